@@ -1,0 +1,43 @@
+"""`ssld`: the entry point and the table of commands."""
+
+import typer
+
+from ssl_diffusion.cli import evaluate, fit, info, predict
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="ssld",
+    help="Semi-supervised and active learning on one joint diffusion model: many images, few labels.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("fit")(fit.fit)
+app.command("predict")(predict.predict)
+app.command("evaluate")(evaluate.evaluate)
+app.command("recipes")(info.recipes)
+app.command("datasets")(info.datasets)
+app.command("doctor")(info.doctor)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from ssl_diffusion import __version__
+
+        typer.echo(f"ssld {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit."),
+) -> None:
+    """Semi-supervised and active learning on one joint diffusion model: many images, few labels."""
+
+
+def run() -> None:
+    """Console script."""
+    app()

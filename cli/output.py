@@ -1,0 +1,130 @@
+"""What every command shares: `--json`, `--quiet`, logs, progress bars, and errors as one sentence with exit code 2.
+
+Results go to standard output (as one JSON object with `--json`), everything else to standard error.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from ssl_diffusion.progress import ProgressUpdate
+
+__all__ = ["JsonOption", "Output", "QuietOption"]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no log lines.")]
+
+
+class TrainingBars:
+    """Progress bars on stderr, made when first needed, also in a process that was spawned (so it can be pickled)."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, update: "ProgressUpdate") -> None:
+        """Show an update."""
+        if self._progress is None:
+            self._progress = _make_progress()
+            self._progress.start()
+        if update.task not in self._tasks:
+            self._tasks[update.task] = self._progress.add_task(update.task, total=update.total, unit=update.unit, info="", rate="")
+        task = self._tasks[update.task]
+        speed = self._progress.tasks[task].speed
+        rate = f"{speed:,.0f} {update.unit}/s" if speed else ""
+        self._progress.update(task, completed=update.done, total=update.total, info=update.info, rate=rate)
+        if update.done >= update.total:
+            self._progress.refresh()
+
+    def close(self) -> None:
+        """Leave the bars as they are and give the terminal back."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+            self._tasks = {}
+
+
+def _make_progress() -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%  {task.fields[rate]}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[info]}", style="dim"),
+        console=console,
+        # A bar redrawn into a file or a pipe is noise; there a line every half minute is enough.
+        disable=not console.is_terminal,
+    )
+
+
+class Output:
+    """How one invocation talks to its user.
+
+    Args:
+        as_json: print the result as one JSON object.
+        quiet: print only the result.
+    """
+
+    def __init__(self, as_json: bool, quiet: bool) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self.bars = None if quiet else TrainingBars()
+
+    def result(self, values: dict[str, Any], text: str) -> None:
+        """Print the result: `values` with --json, `text` without."""
+        if self.bars is not None:
+            self.bars.close()
+        if self.as_json:
+            typer.echo(json.dumps(values, default=str))
+        else:
+            typer.echo(text)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run a command's work: set up logging, turn deliberate errors into one sentence on stderr and an exit code."""
+        from ssl_diffusion.errors import Interrupted, SSLDError
+
+        _configure_logging(self.quiet)
+        try:
+            yield
+        except Interrupted as error:
+            self._fail(str(error), "interrupted", 130)
+        except SSLDError as error:
+            self._fail(str(error), type(error).__name__, 2)
+        except BrokenPipeError:
+            sys.stderr.close()
+            raise typer.Exit(1) from None
+        finally:
+            if self.bars is not None:
+                self.bars.close()
+
+    def _fail(self, message: str, kind: str, code: int) -> None:
+        if self.bars is not None:
+            self.bars.close()
+        typer.echo(f"ssld: {message}" if code == 130 else f"ssld: error: {message}", err=True)
+        if self.as_json:
+            typer.echo(json.dumps({"error": message, "kind": kind}))
+        raise typer.Exit(code)
+
+
+def _configure_logging(quiet: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("ssl_diffusion")
+    logger.handlers = [handler]
+    logger.setLevel(logging.ERROR if quiet else logging.INFO)
+    logger.propagate = False
+    # Fabric announces precision and ranks on every start; ours are in metrics.json and `ssld doctor`.
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)

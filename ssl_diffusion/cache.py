@@ -1,0 +1,88 @@
+"""Pretrained denoisers, kept once per pool content and recipe and shared by every budget, seed and objective.
+
+The key is a hash of the training images, the architecture, the noise distribution and the pretraining settings; labels,
+the run's seed and the budget are not in it. An unfinished pretraining leaves a checkpoint under the same key, which the
+next fit continues.
+"""
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ssl_diffusion.checkpoint import load_tensors, save_tensors
+from ssl_diffusion.errors import CheckpointError
+from ssl_diffusion.joint import JointConfig
+from ssl_diffusion.recipe import PhaseSettings
+from ssl_diffusion.training import TrainingResult
+
+__all__ = ["CachedDenoiser", "DenoiserCache", "denoiser_key"]
+
+_log = logging.getLogger(__name__)
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CachedDenoiser:
+    """EMA weights of a pretrained denoiser (no head), its history, and what it cost."""
+
+    weights: dict[str, Tensor]
+    history: list[dict[str, Any]]
+    steps: int
+    images_seen: int
+    seconds: float
+
+    @classmethod
+    def from_result(cls, result: TrainingResult) -> "CachedDenoiser":
+        """What later phases need of a finished pretraining."""
+        weights = {name: t for name, t in result.ema.items() if not name.startswith("head.")}
+        return cls(weights, result.history, result.steps, result.images_seen, result.seconds)
+
+
+def denoiser_key(fingerprint: str, config: JointConfig, settings: PhaseSettings, flip: bool) -> str:
+    """Key of a pretraining: everything that its weights depend on, except the machine."""
+    network = config.to_dict()
+    for head_only in ("n_classes", "pool_grids", "head_width", "head_dropout"):
+        del network[head_only]
+    identity = [_VERSION, fingerprint, network, asdict(settings), flip]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+
+class DenoiserCache:
+    """A folder of pretrained denoisers.
+
+    Args:
+        folder: where they are kept; created when first written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "denoisers"
+
+    def load(self, key: str) -> CachedDenoiser | None:
+        """The denoiser of a key, or None; a damaged file is left out with a warning and made again."""
+        path = self._path(key)
+        if not path.exists():
+            return None
+        try:
+            weights, metadata = load_tensors(path)
+            return CachedDenoiser(weights, **{k: metadata[k] for k in ("history", "steps", "images_seen", "seconds")})
+        except (CheckpointError, KeyError) as error:
+            _log.warning("cached denoiser left out: %s", error)
+            return None
+
+    def store(self, key: str, denoiser: CachedDenoiser) -> None:
+        """Keep a finished denoiser and drop the unfinished state of the same key."""
+        metadata = {k: v for k, v in vars(denoiser).items() if k != "weights"}
+        save_tensors(self._path(key), denoiser.weights, metadata)
+        self.partial(key).unlink(missing_ok=True)
+
+    def partial(self, key: str) -> Path:
+        """Where the checkpoint of an unfinished pretraining is kept."""
+        return self.folder / f"{key}.partial.safetensors"
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"

@@ -1,0 +1,135 @@
+"""One image file -> its header, or its pixels in a row of an array.
+
+Both functions return why a file cannot be read as text instead of raising, so that a reader can go on and report all such
+files together. They are safe to call from several threads.
+"""
+
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+__all__ = ["Decoded", "Header", "decode", "read_header"]
+
+# Whatever Pillow's decoders are known to raise on damaged files. Not `Exception`: running out of memory is no fault of a file.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    LookupError,
+    NotImplementedError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+_GRAY = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_ORIENTATION = 0x0112
+
+
+class Header(NamedTuple):
+    """What one file's header says, upright."""
+
+    height: int
+    width: int
+    gray: bool
+
+
+class Decoded(NamedTuple):
+    """What had to be done to one image; the names of the fields that are True become notes."""
+
+    resized: bool
+    stretched: bool
+    colored: bool
+    transparent: bool
+    deep: bool
+
+
+def read_header(path: str | Path) -> Header | str:
+    """Size and color of an image without decoding it, or why it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # In PNG files asking for EXIF data that is not at the front would decode the whole image.
+            if (image.format != "PNG" or "exif" in image.info) and _orientation(image) >= 5:
+                width, height = height, width
+            return Header(height, width, image.mode in _GRAY)
+    except _DAMAGE as error:
+        return _reason(path, error)
+
+
+def decode(path: str | Path, out: NDArray[np.uint8]) -> Decoded | str:
+    """Decode one image into `out`, uint8 (C, H, W), or say why it cannot be read."""
+    c, h, w = out.shape
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # Lets the JPEG decoder shrink large photos on the fly; twice the target leaves the filter enough to work on.
+            image.draft(None, (2 * max(h, w), 2 * max(h, w)))
+            image.load()
+            orientation = _orientation(image)
+            mode, transparent = image.mode, image.has_transparency_data
+            flat = _flatten(image, "L" if c == 1 else "RGB")
+        if orientation in _UPRIGHT:
+            flat = flat.transpose(_UPRIGHT[orientation])
+            if orientation >= 5:
+                width, height = height, width
+        if flat.size != (w, h):
+            flat = flat.resize((w, h), Image.Resampling.BICUBIC)
+        pixels = np.asarray(flat)
+    except _DAMAGE as error:
+        return _reason(path, error)
+    out[:] = pixels[None] if c == 1 else pixels.transpose(2, 0, 1)
+    return Decoded(
+        resized=(width, height) != (w, h),
+        stretched=width * h != height * w,
+        colored=c == 3 and mode in _GRAY,
+        transparent=transparent,
+        deep=mode.startswith("I;16"),
+    )
+
+
+def _flatten(image: Image.Image, mode: str) -> Image.Image:
+    """Convert to 8-bit `mode` ("L" or "RGB"), transparency put on white."""
+    if image.mode in ("I", "F"):
+        raise ValueError("its 32-bit pixels have no fixed range; convert it to 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion has clipped instead of scaled in some versions.
+        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    elif image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) to 8; damaged EXIF data does not make an image unreadable."""
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except _DAMAGE:
+        return 1
+
+
+def _reason(path: str | Path, error: Exception) -> str:
+    for kind, text in ((FileNotFoundError, "file not found"), (PermissionError, "no permission to read it")):
+        if isinstance(error, kind):
+            return text
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        return "zero bytes"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or damaged at its start"
+    return " ".join(str(error).split()) or type(error).__name__

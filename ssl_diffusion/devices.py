@@ -1,0 +1,106 @@
+"""What this machine can do, and how to use it: processor features, precision, threads."""
+
+import os
+import platform
+from dataclasses import dataclass
+
+__all__ = ["Machine", "bind_threads", "describe_machine", "has_fast_bf16", "resolve_precision", "usable_cores"]
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def bind_threads(threads: int = 0) -> None:
+    """Bind torch's threads to cores; only has an effect before torch is imported.
+
+    Two unbound threads on two cores slow down several times over as soon as another process runs (the OpenMP barrier
+    waits for the thread that lost its core). Binding is left out when fewer threads than cores are used: several
+    such processes side by side would all be bound to the same first cores. Environment variables that are set already
+    are respected.
+    """
+    cores = usable_cores()
+    threads = threads or cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if 1 < threads == cores:
+        os.environ.setdefault("OMP_PROC_BIND", "true")
+        os.environ.setdefault("OMP_PLACES", "cores")
+
+
+def has_fast_bf16() -> bool:
+    """Whether the processor computes in bf16 (AVX512-BF16 or AMX); without that, bf16 autocast is slower than fp32."""
+    import torch
+
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name)()) for name in probes if hasattr(torch.cpu, name))
+
+
+def resolve_precision(precision: str, accelerator: str) -> str:
+    """Turn "auto" into "bf16" or "fp32" for an accelerator ("cpu", "cuda", "mps")."""
+    import torch
+
+    if precision != "auto":
+        return precision
+    if accelerator == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if accelerator == "cpu" and has_fast_bf16() else "fp32"
+
+
+def resolve_accelerator(accelerator: str) -> str:
+    """Turn "auto" or "gpu" into "cuda", "mps" or "cpu", whatever this machine has."""
+    import torch
+
+    if accelerator not in ("auto", "gpu"):
+        return accelerator
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Facts for `ssld doctor` and for the metrics of a run."""
+
+    processor: str
+    cores: int
+    bf16: bool
+    gpus: tuple[str, ...]
+    memory_gib: float
+    versions: dict[str, str]
+
+
+def describe_machine() -> Machine:
+    """Look at this machine."""
+    import torch
+
+    from ssl_diffusion.provenance import package_versions
+
+    return Machine(
+        processor=_processor_name(),
+        cores=usable_cores(),
+        bf16=has_fast_bf16(),
+        gpus=tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())),
+        memory_gib=round(_memory_bytes() / 2**30, 1),
+        versions=package_versions(),
+    )
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0

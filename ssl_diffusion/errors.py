@@ -1,0 +1,43 @@
+"""Errors that a user can act on: one sentence each, saying what is wrong, where, and what to do.
+
+Everything the library raises on purpose derives from :class:`SSLDError`; the command line turns it into
+exit code 2. Anything else that escapes is a bug.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["CheckpointError", "DataError", "Interrupted", "RecipeError", "RunError", "SSLDError", "nearest_names"]
+
+
+class SSLDError(Exception):
+    """Base of every deliberate error of this package."""
+
+
+class DataError(SSLDError, ValueError):
+    """The images, labels or their description cannot be used as they are."""
+
+
+class RecipeError(SSLDError, ValueError):
+    """A recipe or a setting is unknown, of the wrong type or out of range."""
+
+
+class RunError(SSLDError):
+    """A run folder cannot be created, resumed or read as asked."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint is missing, damaged, or was made by something else."""
+
+
+class Interrupted(SSLDError):
+    """Training was stopped by the user after its state was saved."""
+
+
+def nearest_names(name: str, known: Iterable[str]) -> str:
+    """Say which known names are meant by `name`: the nearest ones, or all if none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return "did you mean " + " or ".join(near) + "?"
+    return "known: " + ", ".join(known)

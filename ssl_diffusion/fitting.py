@@ -1,0 +1,417 @@
+"""From a recipe to a fitted model: pool, labeled budget, pretraining (cached), training, evaluation, run folder.
+
+:func:`fit_model` does the learning and touches no folder but the cache and the checkpoints it is given;
+:func:`fit_run` wraps it in a run folder and is what `ssld fit` calls.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_diffusion.augment import policy
+from ssl_diffusion.cache import CachedDenoiser, DenoiserCache, denoiser_key
+from ssl_diffusion.datasets import load_dataset
+from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
+from ssl_diffusion.evaluation import classification_metrics, predict_logits
+from ssl_diffusion.folders import load_csv, load_folder
+from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.pool import LabeledSet, Pool, choose_labeled, hold_out_test
+from ssl_diffusion.progress import ProgressCallback
+from ssl_diffusion.provenance import package_versions, source_commit
+from ssl_diffusion.recipe import DataSettings, Recipe
+from ssl_diffusion.run import RunFolder, default_run_name, model_metadata
+from ssl_diffusion.training import Job, TrainingData, TrainingResult, build_model, count_parameters, train
+from ssl_diffusion.unet import UNetConfig
+
+__all__ = ["Fitted", "FitOptions", "fit_model", "fit_run", "joint_config", "load_pool", "resume_run"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What does not change the result of a fit.
+
+    Args:
+        cache:            pretrained denoisers; None trains without reading or writing a cache
+        cache_dir:        where data sets are looked for and downloaded to
+        checkpoint_every: seconds between checkpoints
+        max_memory:       bytes of images beyond which the pool is memory-mapped
+        progress:         called with the state of long-running work
+    """
+
+    cache: DenoiserCache | None = None
+    cache_dir: Path | None = None
+    checkpoint_every: float = 60.0
+    max_memory: int | None = None
+    progress: ProgressCallback | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted model: its configuration, both sets of weights, and how it came about."""
+
+    config: JointConfig
+    ema: dict[str, Tensor]
+    raw: dict[str, Tensor]
+    history: list[dict[str, Any]]
+    pretraining: dict[str, Any] | None
+    training: TrainingResult
+
+    def model(self) -> JointDiffusion:
+        """The joint model with its EMA weights, on the CPU, in evaluation mode."""
+        model = build_model(self.config, seed=0)
+        model.load_state_dict(self.ema)
+        return model.eval()
+
+
+def load_pool(data: DataSettings, options: FitOptions | None = None) -> Pool:
+    """Read the images that a recipe names; raises :class:`DataError` if they cannot be used."""
+    options = options or FitOptions()
+    if bool(data.dataset) == bool(data.path):
+        raise RecipeError("name either a data set (--dataset) or a folder or CSV file of images (--data)")
+    size = data.size or None
+    if data.dataset:
+        pool = load_dataset(
+            data.dataset, data_dir=Path(data.data_dir) if data.data_dir else None, cache_dir=options.cache_dir, max_memory=options.max_memory
+        )
+    elif Path(data.path).suffix.lower() in (".csv", ".tsv"):
+        pool = load_csv(
+            Path(data.path),
+            image_column=data.image_column or None,
+            label_column=data.label_column or None,
+            label_columns=list(data.label_columns) or None,
+            size=size,
+            multilabel=data.multilabel,
+            separator=data.separator,
+            skip_bad=data.skip_bad,
+            max_memory=options.max_memory,
+        )
+    else:
+        pool = load_folder(Path(data.path), size=size, skip_bad=data.skip_bad, max_memory=options.max_memory)
+    if data.test_fraction:
+        hold_out_test(pool, data.test_fraction)
+    if not len(pool.train):
+        raise DataError(f"{pool.name!r} has no training images, only a test split")
+    return pool
+
+
+def joint_config(recipe: Recipe, pool: Pool) -> JointConfig:
+    """The model that a recipe describes for a pool."""
+    m = recipe.model
+    return JointConfig(
+        unet=UNetConfig(
+            in_channels=pool.image_shape[0],
+            channels=m.channels,
+            multipliers=m.multipliers,
+            blocks=m.blocks,
+            decoder_blocks=m.decoder_blocks or None,
+            attention=m.attention,
+            heads=m.heads,
+            groups=m.groups,
+            dropout=m.dropout,
+            stem=m.stem,
+        ),
+        n_classes=0 if recipe.training.objective == "denoise-only" else len(pool.classes),
+        image_shape=pool.image_shape,
+        parameterisation=m.parameterisation,
+        sigma_data=pool.sigma_data(),
+        p_mean=m.p_mean,
+        p_std=m.p_std,
+        ddpm_steps=m.ddpm_steps,
+        pool_grids=m.pool_grids,
+        head_width=None if m.head_width < 0 else m.head_width,
+        head_dropout=m.head_dropout,
+    )
+
+
+def fit_model(
+    recipe: Recipe,
+    pool: Pool,
+    labeled: LabeledSet | None,
+    *,
+    fingerprint: str | None = None,
+    checkpoints: Path | None = None,
+    options: FitOptions | None = None,
+) -> Fitted:
+    """Pretrain (or take from the cache) and train.
+
+    Args:
+        recipe: resolved settings.
+        pool: the images.
+        labeled: labels to use; None for the objective "denoise-only".
+        fingerprint: of the pool, if known already.
+        checkpoints: folder for the state to resume from; None keeps nothing.
+        options: see :class:`FitOptions`.
+    """
+    options = options or FitOptions()
+    objective = recipe.training.objective
+    config = joint_config(recipe, pool)
+    fingerprint = fingerprint or pool.fingerprint()
+    flip_choice = {"on": True, "off": False}.get(recipe.augmentation.flip)
+    kind = pool.augmentation if recipe.augmentation.policy == "auto" else recipe.augmentation.policy
+    view = policy(kind, recipe.augmentation.labeled, flip_choice)
+    flip = policy(kind, "weak", flip_choice).flip
+    template = Job(
+        name="training",
+        objective=objective,
+        config=config,
+        initial=None,
+        data=_training_data(pool, labeled),
+        settings=recipe.training,
+        view=view,
+        flip=flip,
+        compute=recipe.compute,
+        checkpoint_every=options.checkpoint_every,
+    )
+    if objective == "denoise-only" and not recipe.pretraining.steps:
+        raise RecipeError("the objective denoise-only runs the pretraining phase, but pretraining.steps is 0")
+
+    denoiser, facts = None, None
+    if recipe.pretraining.steps and objective != "labels-only":
+        key = denoiser_key(fingerprint, config, recipe.pretraining, flip)
+        denoiser, cached = _pretrain(template, recipe, key, checkpoints, options)
+        facts = {"key": key, "cached": cached, "steps": denoiser.steps, "images_seen": denoiser.images_seen}
+        facts["seconds"] = round(denoiser.seconds, 1)
+    history = list(denoiser.history) if denoiser else []
+    if objective == "denoise-only":
+        assert denoiser is not None
+        return Fitted(config, denoiser.weights, denoiser.weights, history, facts, TrainingResult(steps=0))
+    identity = _digest([recipe.to_dict() | {"compute": None, "name": None, "description": None}, fingerprint, labeled])
+    job = replace(
+        template,
+        initial=denoiser.weights if denoiser else None,
+        checkpoint=checkpoints / "checkpoint.safetensors" if checkpoints else None,
+        identity=identity,
+    )
+    result = train(job, options.progress)
+    return Fitted(config, result.ema, result.raw, history + result.history, facts, result)
+
+
+def fit_run(recipe: Recipe, out: Path | None, *, overwrite: bool = False, options: FitOptions | None = None) -> Path:
+    """Fit a recipe into a run folder and return it.
+
+    Args:
+        recipe: settings; what is "auto" is resolved and written to the folder.
+        out: the run folder; None makes `runs/NAME` (:func:`ssl_diffusion.run.default_run_name`).
+        overwrite: replace a run that is there already.
+        options: see :class:`FitOptions`.
+
+    Raises:
+        SSLDError: on unusable data, settings or folders, before anything is written.
+        Interrupted: on Ctrl-C, after the state was saved.
+    """
+    options = options or FitOptions()
+    objective = recipe.training.objective
+    pool = load_pool(recipe.data, options)
+    for note in pool.notes:
+        _log.info("%s", note)
+    labeled = None
+    if objective != "denoise-only":
+        labels = recipe.labels
+        labeled = choose_labeled(
+            pool,
+            None if labels.budget < 0 else labels.budget,
+            seed=recipe.training.seed,
+            choice=labels.choice,
+            val_fraction=labels.val_fraction,
+            allow_missing_classes=labels.allow_missing_classes,
+        )
+        recipe = replace(recipe, labels=replace(labels, budget=len(labeled)))
+    name = default_run_name(pool.name, len(labeled) if labeled else 0, objective, recipe.training.seed)
+    folder = RunFolder(out if out is not None else Path("runs") / name)
+    folder.check_free(overwrite)
+    recipe = _resolve(recipe, pool)
+    fingerprint = pool.fingerprint()
+    folder.create(recipe, pool, labeled, fingerprint)
+    _complete(folder, recipe, pool, labeled, fingerprint, options)
+    return folder.path
+
+
+def resume_run(path: Path, requested: Recipe | None = None, *, options: FitOptions | None = None) -> Path:
+    """Continue an unfinished run.
+
+    Args:
+        path: the run folder.
+        requested: settings the caller believes the run to have; a difference is refused. None takes the run's own.
+        options: see :class:`FitOptions`.
+
+    Raises:
+        RunError: if this is no run folder, the run is finished, or recipe, pool or labels are not those of the run.
+    """
+    options = options or FitOptions()
+    if not path.is_dir():
+        raise RunError(f"no run folder {path}")
+    folder = RunFolder(path)
+    recipe = folder.recipe()
+    if requested is not None:
+        if differences := recipe.differences(requested):
+            raise RunError(f"{path} was started with other settings: {'; '.join(differences)}; leave them out, or start another run")
+        recipe = replace(recipe, compute=requested.compute)
+    if folder.finished:
+        raise RunError(f"{path} is finished; use --overwrite to fit it again, or --out to fit another run")
+    pool = load_pool(recipe.data, options)
+    fingerprint = pool.fingerprint()
+    folder.check_pool(pool, fingerprint)
+    try:
+        labeled = folder.labeled(pool)
+    except DataError as error:
+        raise RunError(f"the labels are not those that {path} was started with: {error}") from error
+    if labeled is None and recipe.training.objective != "denoise-only":
+        raise RunError(f"{path} has lost its labeled.csv; start another run")
+    _complete(folder, recipe, pool, labeled, fingerprint, options)
+    return path
+
+
+def _complete(
+    folder: RunFolder, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint: str, options: FitOptions
+) -> None:
+    with _logging_to(folder.log):
+        _log.info("%s: %d training images, %d labels", folder.path, len(pool.train), len(labeled or ()))
+        try:
+            fitted = fit_model(
+                recipe, pool, labeled, fingerprint=fingerprint, checkpoints=folder.checkpoint.parent, options=options
+            )
+        except Interrupted as error:
+            raise Interrupted(f"{error}; continue with: ssld fit --resume {folder.path}") from None
+        folder.save_model(model_metadata(fitted.config, pool, recipe.training.objective), fitted.ema, fitted.raw)
+        _report(folder, recipe, pool, labeled, fitted, options)
+
+
+def _report(
+    folder: RunFolder, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fitted: Fitted, options: FitOptions
+) -> None:
+    """Figures and pictures of a finished training; the test split is read here and nowhere else."""
+    from ssl_diffusion import plots
+    from ssl_diffusion.run import load_run
+
+    run = load_run(folder.path, recipe.compute.accelerator, recipe.compute.precision)
+    history = folder.save_history(fitted.history)
+    metrics: dict[str, Any] = {f"test_{name}": None for name in ("accuracy", "nll", "ece")}
+    metrics["val_accuracy"] = None
+    test = pool.test[pool.has_label[pool.test]]
+    if labeled is not None and len(test):
+        logits = predict_logits(
+            run.model, pool.images[test], precision=run.precision, progress=options.progress, task="evaluation"
+        )
+        metrics |= {f"test_{name}": value for name, value in classification_metrics(logits, pool.labels[test]).items()}
+        if not pool.multilabel:
+            k = len(pool.classes)
+            confusion = np.bincount(pool.labels[test] * k + logits.argmax(axis=1), minlength=k * k).reshape(k, k)
+            plots.confusion_figure(confusion, pool.classes, metrics["test_accuracy"]).savefig(folder.path / "confusion.png", dpi=130)
+    if labeled is not None and labeled.val:
+        val = pool.positions(labeled.val)
+        scores = classification_metrics(predict_logits(run.model, pool.images[val], precision=run.precision), pool.labels[val])
+        metrics["val_accuracy"] = scores["accuracy"]
+    if not history.empty:
+        plots.history_figure(history).savefig(folder.path / "history.png", dpi=130)
+    if recipe.training.objective != "labels-only":
+        shown = pool.images[(pool.test if len(pool.test) >= 8 else pool.train)[:10]]
+        figure = plots.reconstruction_figure(run.model, shown, precision=run.precision)
+        figure.savefig(folder.path / "reconstructions.png", dpi=130)
+    training, pretraining = fitted.training, fitted.pretraining
+    images_seen, seconds = training.images_seen, training.seconds
+    if pretraining is not None and not pretraining["cached"]:
+        images_seen += pretraining["images_seen"]
+        seconds += pretraining["seconds"]
+    metrics |= {
+        "n_labeled": len(labeled) if labeled else 0,
+        "n_unlabeled": len(pool.train) - (len(labeled) if labeled else 0),
+        "n_test": len(test),
+        "dataset": pool.name,
+        "recipe": recipe.name,
+        "objective": recipe.training.objective,
+        "steps": training.steps,
+        "images_seen": images_seen,
+        "seconds": round(seconds, 1),
+        "images_per_second": round(images_seen / seconds, 1) if seconds else None,
+        "non_finite_steps": training.non_finite_steps,
+        "pretraining": pretraining,
+        "parameters": count_parameters(run.model),
+        "seed": recipe.training.seed,
+        "device": training.device,
+        "precision": training.precision,
+        "threads": torch.get_num_threads(),
+        "versions": package_versions(),
+        "commit": source_commit(),
+    }
+    folder.save_metrics(metrics)
+
+
+def _pretrain(
+    template: Job, recipe: Recipe, key: str, checkpoints: Path | None, options: FitOptions
+) -> tuple[CachedDenoiser, bool]:
+    """The denoiser of a key and whether it came out of the cache."""
+    cache = options.cache
+    if cache is not None and (found := cache.load(key)) is not None:
+        _log.info("pretrained denoiser %s taken from the cache", key)
+        return found, True
+    if cache is not None:
+        checkpoint: Path | None = cache.partial(key)
+    else:
+        checkpoint = checkpoints / "pretraining.safetensors" if checkpoints else None
+    job = replace(
+        template,
+        name="pretraining",
+        objective="denoise-only",
+        config=replace(template.config, n_classes=0),
+        settings=recipe.pretraining,
+        checkpoint=checkpoint,
+        identity=key,
+    )
+    denoiser = CachedDenoiser.from_result(train(job, options.progress))
+    if cache is not None:
+        cache.store(key, denoiser)
+    return denoiser, False
+
+
+def _training_data(pool: Pool, labeled: LabeledSet | None) -> TrainingData:
+    train_positions = pool.train
+    images = pool.images if len(train_positions) == len(pool) else pool.images[train_positions]
+    positions = pool.positions(labeled.train) if labeled else np.zeros(0, dtype=np.int64)
+    labels = torch.from_numpy(pool.labels[positions])
+    return TrainingData(
+        images=torch.from_numpy(np.asarray(images)),
+        labeled=torch.from_numpy(np.searchsorted(train_positions, positions)),
+        labels=labels.float() if pool.multilabel else labels,
+    )
+
+
+def _resolve(recipe: Recipe, pool: Pool) -> Recipe:
+    """Write down what "auto" meant for this pool."""
+    a = recipe.augmentation
+    kind = pool.augmentation if a.policy == "auto" else a.policy
+    flip = a.flip if a.flip != "auto" else ("on" if policy(kind, "weak").flip else "off")
+    data = replace(recipe.data, path=str(Path(recipe.data.path).resolve())) if recipe.data.path else recipe.data
+    return replace(recipe, data=data, augmentation=replace(a, policy=kind, flip=flip))
+
+
+def _digest(values: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=vars).encode()).hexdigest()
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Keep what the library logs in the run folder too."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("ssl_diffusion")
+    level = logger.level
+    logger.addHandler(handler)
+    if logger.getEffectiveLevel() > logging.INFO:
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()

@@ -1,0 +1,345 @@
+"""Image folders and CSV manifests -> :class:`~ssl_diffusion.pool.Pool`.
+
+Folders: one folder a class, nested folders included; images directly in the root or in `unlabeled/` have no label::
+
+    ROOT/CLASS/....jpg      ROOT/unlabeled/....jpg      ROOT/....jpg
+
+With `train/` or `test/` at the top, these are the splits, laid out as above; sample ids are POSIX paths relative to the root.
+Without `train/`, the folders beside `test/` are the training classes.
+
+CSV manifests: one row an image. The path as it stands in the file is the sample id; an empty label means unlabeled. Rows
+are numbered as a spreadsheet shows them: the header is row 1.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ssl_diffusion.errors import DataError
+from ssl_diffusion.images import ENDINGS, ImageArray, Progress, list_images, listing, read_images
+from ssl_diffusion.pool import Pool
+from ssl_diffusion.tables import Table, read_table
+
+__all__ = ["load_csv", "load_folder"]
+
+_UNLABELED = ("unlabeled", "unlabelled")
+_IMAGE_COLUMNS = ("path", "image", "file", "filename", "filepath")
+_LABEL_COLUMNS = ("label", "class", "target")
+_SPLITS = ("train", "test", "unlabeled")
+_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True}
+
+_Labels = frozenset[str] | None
+"""Class names of a sample; None if its label is unknown."""
+
+
+class _Sample(NamedTuple):
+    """What is known of one image beside its pixels."""
+
+    labels: _Labels
+    is_test: bool
+
+
+def load_folder(
+    root: str | Path,
+    *,
+    size: int | None = None,
+    skip_bad: bool = False,
+    max_memory: int | None = None,
+    progress: Progress | None = None,
+) -> Pool:
+    """Read a folder of images; see the module docstring for its layout.
+
+    Args:
+        root: the folder.
+        size: side in pixels of the square that every image is resized to; None keeps the most common size.
+        skip_bad: leave out unreadable images instead of stopping.
+        max_memory: bytes beyond which the images are memory-mapped from a temporary file; None for no limit.
+        progress: called with (files done, files in all).
+
+    Raises:
+        DataError: if the folder is missing, has no images or unreadable ones, mixes splits and classes at its top, or a
+            class of `test/` does not occur in training.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise DataError(f"the folder {root} does not exist: give a folder of images, or a CSV file that lists them")
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder: give a folder of images")
+    paths = list_images(root)
+    if not paths:
+        raise DataError(f"there are no images under {root}: files must end in {', '.join(ENDINGS)}")
+    ids = [path.relative_to(root).as_posix() for path in paths]
+    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    splits = {name: name.lower() for name in folders if name.lower() in ("train", "test")}
+    _check_top(root, ids, splits)
+    samples = [_placed(sample_id, splits) for sample_id in ids]
+    _check_test_classes(root, samples)
+    read = read_images(paths, ids=ids, size=size, skip_bad=skip_bad, max_memory=max_memory, progress=progress)
+    pool = _pool(root.resolve().name or "folder", root, ids, samples, read)
+    pool.notes.extend(_empty_folder_notes(root, splits, pool))
+    if len(pool.classes) == 1:
+        only = pool.classes[0]
+        pool.notes.append(f"there is only one class folder, {only!r}: if it is not a class, give that folder instead of {root}")
+    return pool
+
+
+def load_csv(
+    path: str | Path,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    root: str | Path | None = None,
+    size: int | None = None,
+    multilabel: bool = False,
+    separator: str = "|",
+    label_columns: Sequence[str] | None = None,
+    skip_bad: bool = False,
+    max_memory: int | None = None,
+    split_column: str | None = None,
+    encoding: str | None = None,
+    progress: Progress | None = None,
+) -> Pool:
+    """Read the images that a CSV file lists (separated by comma, semicolon or tab, with a header row).
+
+    Args:
+        path: the CSV file.
+        image_column: column of image paths; None takes the only one among path, image, file, filename, filepath.
+        label_column: column of class names; None takes the first of label, class, target, if there is one.
+        root: folder that the paths are relative to; None for the folder of the CSV file.
+        size: side in pixels of the square that every image is resized to; None keeps the most common size.
+        multilabel: the label column holds several names, joined by `separator`; `separator` alone means "none of the classes".
+        separator: see `multilabel`.
+        label_columns: instead of a label column, one column a class with 0 or 1 (makes the pool multi-label); a row with an
+            empty cell among them is unlabeled.
+        skip_bad: leave out missing and unreadable images instead of stopping.
+        max_memory: bytes beyond which the images are memory-mapped from a temporary file; None for no limit.
+        split_column: column with train, test or unlabeled (no label is read); None takes `split` if there is one.
+        encoding: of the file; None for UTF-8.
+        progress: called with (files done, files in all).
+
+    Raises:
+        DataError: naming the file and, where there is one, the row and the column at fault.
+    """
+    table = read_table(Path(path), encoding)
+    image_column = _image_column(table, image_column)
+    if label_columns and label_column is not None:
+        raise DataError(f"{path}: give either label_column or label_columns, not both")
+    split_column = split_column or next(iter(table.any_case("split")), None)
+    splits = _split_cells(table, split_column) if split_column is not None else ["train"] * len(table.rows)
+    notes: list[str] = []
+    if label_columns:
+        labels = _flag_labels(table, label_columns, notes)
+    else:
+        label_column = label_column or next(iter(table.any_case(*_LABEL_COLUMNS)), None)
+        labels = _cell_labels(table, label_column, separator if multilabel else None)
+    hidden = [split == "unlabeled" for split in splits]
+    n_hidden = sum(hide and label is not None for hide, label in zip(hidden, labels, strict=True))
+    if n_hidden:
+        notes.append(f"the labels of {n_hidden} rows whose split is 'unlabeled' were left unread")
+    samples = [
+        _Sample(None if hide else label, split == "test") for hide, label, split in zip(hidden, labels, splits, strict=True)
+    ]
+    if not (multilabel or label_columns):
+        _check_single_labels(table, label_column, samples)
+        _check_test_classes(table.path, samples)
+    ids, paths = _image_paths(table, image_column, Path(root) if root is not None else table.path.parent, skip_bad)
+    read = read_images(paths, ids=ids, size=size, skip_bad=skip_bad, max_memory=max_memory, progress=progress)
+    multilabel = multilabel or bool(label_columns)
+    pool = _pool(table.path.stem, table.path, ids, samples, read, multilabel=multilabel, classes=label_columns)
+    pool.notes.extend(notes)
+    return pool
+
+
+def _pool(
+    name: str,
+    source: Path,
+    ids: Sequence[str],
+    samples: Sequence[_Sample],
+    read: ImageArray,
+    *,
+    multilabel: bool = False,
+    classes: Sequence[str] | None = None,
+) -> Pool:
+    """The pool of the images that could be read; `classes` None takes the sorted names that occur among them."""
+    samples = [samples[i] for i in read.kept]
+    if read.skipped and not multilabel:
+        _check_test_classes(source, samples)
+    names = tuple(classes or sorted(set().union(*(sample.labels or () for sample in samples))))
+    multilabel = multilabel and len(names) > 0
+    index = {label: k for k, label in enumerate(names)}
+    labels = np.full((len(samples), len(names)) if multilabel else len(samples), -1, dtype=np.int64)
+    for i, sample in enumerate(samples):
+        if sample.labels is not None and multilabel:
+            labels[i] = 0
+            labels[i, [index[label] for label in sample.labels]] = 1
+        elif sample.labels:
+            labels[i] = index[next(iter(sample.labels))]
+    return Pool(
+        name=name,
+        images=read.images,
+        ids=np.array([ids[i] for i in read.kept], dtype=np.str_),
+        labels=labels,
+        classes=names,
+        is_test=np.array([sample.is_test for sample in samples], dtype=np.bool_),
+        multilabel=multilabel,
+        augmentation="photo",
+        notes=[*read.notes, *_label_notes(samples, names)],
+        skipped=read.skipped,
+    )
+
+
+def _label_notes(samples: Sequence[_Sample], classes: Sequence[str]) -> list[str]:
+    """Sentences about labels that are missing or rare."""
+    notes = []
+    if not any(sample.labels is not None for sample in samples):
+        return [f"all {len(samples)} images are unlabeled"]
+    counts = Counter(label for sample in samples if not sample.is_test for label in sample.labels or ())
+    for n, what in ((0, "no labeled training image"), (1, "a single labeled training image, which cannot be split")):
+        names = [repr(name) for name in classes if counts[name] == n]
+        if names:
+            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+            notes.append(f"{'class' if len(names) == 1 else 'classes'} with {what}: {', '.join(names[:10])}{more}")
+    n_blind = sum(sample.is_test and sample.labels is None for sample in samples)
+    if n_blind:
+        notes.append(f"{n_blind} test images have no label and cannot be used to measure accuracy")
+    return notes
+
+
+def _check_test_classes(source: Path, samples: Sequence[_Sample]) -> None:
+    """Every class of the test split must occur in training."""
+    train = set().union(*(sample.labels or () for sample in samples if not sample.is_test))
+    unknown = sorted({label for sample in samples if sample.is_test for label in sample.labels or ()} - train)
+    if unknown:
+        names = ", ".join(map(repr, unknown[:20])) + (" and others" if len(unknown) > 20 else "")
+        raise DataError(
+            f"the test split of {source} has images of {names} but the training split has none: add some, or remove these"
+        )
+
+
+def _check_top(root: Path, ids: Sequence[str], splits: dict[str, str]) -> None:
+    """Beside `train/` there may be no class folders: it would be unclear to which split they belong."""
+    tops = {sample_id.split("/")[0] for sample_id in ids if "/" in sample_id}
+    others = sorted(top for top in tops - splits.keys() if top.lower() not in _UNLABELED)
+    if "train" in splits.values() and others:
+        raise DataError(
+            f"{root} has the folder {others[0]!r} beside its training split: move its images into train/ or test/ (a part for "
+            "validation is set aside later), or, if 'train' is a class here, move all class folders into a new folder train"
+        )
+
+
+def _placed(sample_id: str, splits: dict[str, str]) -> _Sample:
+    """Label and split that a path relative to the root stands for."""
+    top, _, rest = sample_id.partition("/")
+    is_test = False
+    if rest and top in splits:
+        is_test = splits[top] == "test"
+        top, _, rest = rest.partition("/")
+    return _Sample(frozenset({top}) if rest and top.lower() not in _UNLABELED else None, is_test)
+
+
+def _empty_folder_notes(root: Path, splits: dict[str, str], pool: Pool) -> list[str]:
+    """Name the class folders from which no image was read."""
+    # Beside train/ other folders have no images (checked before) and are no classes.
+    bases = [root / name for name in splits] + ([] if "train" in splits.values() else [root])
+    folders = {
+        entry.relative_to(root).as_posix()
+        for base in bases
+        for entry in base.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name.lower() not in _UNLABELED
+    }
+    parts = [str(sample_id).split("/") for sample_id in pool.ids]
+    filled = {"/".join(part[:depth]) for part in parts for depth in (1, 2)}
+    empty = sorted(folders - filled - splits.keys())
+    return [f"the folder {name} has no readable images and was ignored" for name in empty]
+
+
+def _image_column(table: Table, name: str | None) -> str:
+    if name is not None:
+        return name
+    found = table.any_case(*_IMAGE_COLUMNS)
+    if len(found) == 1:
+        return found[0]
+    what = "several columns that could hold image paths" if found else f"no column called {', '.join(_IMAGE_COLUMNS)}"
+    raise DataError(f"{table.path} has {what}: choose image_column among {', '.join(map(repr, table.header))}")
+
+
+def _image_paths(table: Table, column: str, root: Path, skip_bad: bool) -> tuple[list[str], list[Path]]:
+    """Sample ids and files of all rows; raises :class:`DataError` for empty, repeated and missing ones."""
+    if not root.is_dir():
+        raise DataError(f"the folder {root}, which the images of {table.path} are relative to, does not exist: correct root")
+    ids = table.column(column)
+    seen: dict[str, int] = {}
+    for number, text in zip(table.numbers, ids, strict=True):
+        if not text.strip():
+            raise DataError(f"{table.path}: row {number} has no image path in column {column!r}: fill it in or remove the row")
+        first = seen.setdefault(os.path.normpath(text), number)
+        if first != number:
+            raise DataError(f"{table.path}: row {number} names the image of row {first} again, {text!r}: remove one of them")
+    paths = [root / text for text in ids]
+    for i, text in enumerate(ids):
+        if "\\" in text and not paths[i].exists():  # written on Windows
+            paths[i] = root / text.replace("\\", "/")
+    missing = [f"row {n}: {text}" for n, text, p in zip(table.numbers, ids, paths, strict=True) if not p.is_file()]
+    if missing and (not skip_bad or len(missing) == len(ids)):
+        advice = "correct the paths or the folder they are relative to, or leave them out with --skip-bad"
+        raise DataError(
+            f"{table.path}: {len(missing)} of {len(ids)} images are not found under {root}; {advice}:{listing(missing)}"
+        )
+    return ids, paths
+
+
+def _split_cells(table: Table, column: str) -> list[str]:
+    """The split of every row, in lower case."""
+    splits = [cell.strip().lower() for cell in table.column(column)]
+    for number, split in zip(table.numbers, splits, strict=True):
+        if split not in _SPLITS:
+            raise DataError(
+                f"{table.path}: row {number} has {split!r} in column {column!r}, which may hold {', '.join(_SPLITS)}: "
+                "correct it (a part for validation is set aside later), or rename the column if it is not about splits"
+            )
+    return splits
+
+
+def _cell_labels(table: Table, column: str | None, separator: str | None) -> list[_Labels]:
+    """Labels from one column of names; with a separator each cell may hold several."""
+    if separator == "":
+        raise DataError("the separator between class names must not be empty")
+    if column is None:
+        return [None] * len(table.rows)
+    cells = [cell.strip() for cell in table.column(column)]
+    if separator is None:
+        return [frozenset({cell}) if cell else None for cell in cells]
+    names = [frozenset(name.strip() for name in cell.split(separator)) - {""} for cell in cells]
+    return [labels if cell else None for cell, labels in zip(cells, names, strict=True)]
+
+
+def _flag_labels(table: Table, columns: Sequence[str], notes: list[str]) -> list[_Labels]:
+    """Labels from one column of 0 and 1 a class; a row with an empty cell is unlabeled."""
+    if len(set(columns)) < len(columns):
+        raise DataError(f"{table.path}: a column is named twice in label_columns ({', '.join(columns)}): name each once")
+    rows = list(zip(*([cell.strip() for cell in table.column(name)] for name in columns), strict=True))
+    for number, row in zip(table.numbers, rows, strict=True):
+        for name, cell in zip(columns, row, strict=True):
+            if cell and cell not in _FLAGS:
+                raise DataError(f"{table.path}: row {number} has {cell!r} in column {name!r}, which must hold 0, 1 or nothing")
+    n_partial = sum("" in row and any(row) for row in rows)
+    if n_partial:
+        notes.append(f"{n_partial} rows have an empty cell among their label columns and were taken as unlabeled")
+    return [
+        None if "" in row else frozenset(name for name, cell in zip(columns, row, strict=True) if _FLAGS[cell]) for row in rows
+    ]
+
+
+def _check_single_labels(table: Table, column: str | None, samples: Sequence[_Sample]) -> None:
+    """A label column in which nothing repeats holds names or numbers of the images rather than classes."""
+    labels = [sample.labels for sample in samples if sample.labels]
+    # One label a class among unlabeled images is a fair start.
+    if 1 < len(labels) == len(samples) == len(set(labels)):
+        raise DataError(
+            f"{table.path}: every value of column {column!r} occurs only once, so it is probably not the label: choose "
+            f"label_column among {', '.join(map(repr, table.header))}"
+        )

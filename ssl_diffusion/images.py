@@ -1,0 +1,355 @@
+"""Image files -> uint8 arrays of shape (n, C, H, W).
+
+Every image is turned upright (EXIF), put on white where it is transparent, converted to gray (C = 1) or RGB (C = 3) and,
+where its size differs, resized by Pillow's antialiased bicubic filter, without keeping the aspect ratio: nothing is cut off.
+Of several frames or pages the first is read; 16-bit pixels are scaled to 8 bits.
+
+Files that cannot be read are never dropped in silence: they are all named in one :class:`DataError`, or, with
+`skip_bad`, returned with the reason.
+"""
+
+import logging
+import math
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_diffusion.decoding import Decoded, Header, decode, read_header
+from ssl_diffusion.errors import DataError
+
+__all__ = [
+    "ENDINGS",
+    "ImageArray",
+    "ImageBatch",
+    "Progress",
+    "allocate",
+    "iter_image_batches",
+    "list_images",
+    "listing",
+    "read_images",
+]
+
+logger = logging.getLogger(__name__)
+
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+Progress = Callable[[int, int], None]
+"""Called from the reading thread with (files done, files in all)."""
+
+Shape = tuple[int, int, int]
+S = TypeVar("S")
+T = TypeVar("T")
+
+_FILES_PER_TASK = 8
+_THREADS_PAY = 4e-4  # seconds a file
+
+
+@dataclass(frozen=True)
+class ImageArray:
+    """What :func:`read_images` read.
+
+    Attributes:
+        images: uint8, (m, C, H, W); a memory map if larger than asked for.
+        kept: int64, (m,), ascending; positions in the given paths.
+        notes: sentences about conversions.
+        skipped: (id, reason) of the files left out, in the order of the given paths.
+    """
+
+    images: NDArray[np.uint8]
+    kept: NDArray[np.int64]
+    notes: list[str]
+    skipped: list[tuple[str, str]]
+
+
+class ImageBatch(NamedTuple):
+    """One batch of :func:`iter_image_batches`: m ids, uint8 images (m, C, H, W), and (id, reason) of skipped files.
+
+    m is smaller than the batch size where files were skipped, and 0 where all were.
+    """
+
+    ids: list[str]
+    images: NDArray[np.uint8]
+    skipped: list[tuple[str, str]]
+
+
+def list_images(root: Path) -> list[Path]:
+    """All image files under a folder, by ending (:data:`ENDINGS`, any case), sorted by their relative POSIX path.
+
+    Hidden files and folders are left out. Links are followed, except back into a folder that contains them. A dangling
+    link is listed, so that reading reports it.
+
+    Raises:
+        DataError: if a folder cannot be read, or a file name is not valid UTF-8 (it could not be written to a CSV file).
+    """
+    names = sorted(_walk(os.fspath(root), "", frozenset()))
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"the file name {os.fsencode(name)!r} under {root} is not valid UTF-8: rename the file") from None
+    return [Path(root, name) for name in names]
+
+
+def read_images(
+    paths: Sequence[str | Path],
+    *,
+    ids: Sequence[str] | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+    skip_bad: bool = False,
+    max_memory: int | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> ImageArray:
+    """Read image files into one array.
+
+    Args:
+        paths: the files.
+        ids: their names in messages and in `skipped`; None takes the paths.
+        size: side in pixels of the square that every image is resized to; None keeps the most common size.
+        channels: 1 (gray) or 3 (RGB); None takes 1 if all images are gray (by their file's color mode), else 3.
+        skip_bad: leave out unreadable files; the result is then as if they were not there.
+        max_memory: bytes beyond which the array is a memory map of a temporary file (:func:`allocate`); None for no limit.
+        workers: threads; None for the number of usable cores, at most 8.
+        progress: called after every few files.
+
+    Raises:
+        DataError: if there is no file, a file cannot be read (all are named; see `skip_bad`), none can be read, or the
+            temporary file cannot be created.
+    """
+    if not paths:
+        raise DataError("there are no images to read")
+    if size is not None and size < 1:
+        raise DataError(f"the image size must be 1 pixel or more, not {size}")
+    if channels not in (None, 1, 3):
+        raise DataError(f"images can be read with 1 channel (gray) or 3 (RGB), not {channels}")
+    names = [str(path) for path in paths] if ids is None else list(ids)
+    headers: dict[int, Header] = {}
+    bad: dict[int, str] = {}
+    with _threads(workers) as executor:
+        for i, header in enumerate(_each(executor, read_header, paths)):
+            if isinstance(header, str):
+                bad[i] = header
+            else:
+                headers[i] = header
+        # Files that turn out damaged only when decoded have a say in the shape no more: decode again if they decided it.
+        while headers:
+            shape = _common_shape(headers.values(), size, channels)
+            good = list(headers)
+            images = allocate((len(good), *shape), max_memory)
+            outcomes = _decode_all(executor, [paths[i] for i in good], images, progress)
+            late = {i: outcome for i, outcome in zip(good, outcomes, strict=True) if isinstance(outcome, str)}
+            bad |= late
+            headers = {i: header for i, header in headers.items() if i not in late}
+            if not late or (headers and _common_shape(headers.values(), size, channels) == shape):
+                break
+            if not skip_bad:
+                break
+    skipped = [(names[i], bad[i]) for i in sorted(bad)]
+    if skipped and (not skip_bad or not headers):
+        raise _unreadable(skipped, len(paths))
+    kept = np.flatnonzero([not isinstance(outcome, str) for outcome in outcomes])
+    done = [outcome for outcome in outcomes if not isinstance(outcome, str)]
+    n_sizes = len({(header.height, header.width) for header in headers.values()})
+    logger.info("read %d images of shape %s, skipped %d", len(kept), shape, len(skipped))
+    return ImageArray(_compact(images, kept), np.array(good, dtype=np.int64)[kept], _notes(done, shape, n_sizes), skipped)
+
+
+def iter_image_batches(
+    paths: Sequence[str | Path],
+    image_shape: Shape,
+    batch_size: int,
+    skip_bad: bool = False,
+    *,
+    ids: Sequence[str] | None = None,
+    workers: int | None = None,
+) -> Iterator[ImageBatch]:
+    """Read image files batch by batch in constant memory, the next batch while the caller uses this one.
+
+    Args:
+        paths: the files, in the order in which they are to come.
+        image_shape: (C, H, W) that every image is converted to; C is 1 or 3.
+        batch_size: files per batch.
+        skip_bad: leave out unreadable files and name them in their batch's `skipped`.
+        ids: names of the files; None takes the paths.
+        workers: threads; None for the number of usable cores, at most 8.
+
+    Raises:
+        DataError: at once for an impossible shape or batch size; without `skip_bad`, at the first batch with an
+            unreadable file, naming all unreadable files from there on.
+    """
+    if image_shape[0] not in (1, 3) or min(image_shape) < 1:
+        raise DataError(f"images can be read as (1, H, W) or (3, H, W), not as {tuple(image_shape)}")
+    if batch_size < 1:
+        raise DataError(f"the batch size must be 1 or more, not {batch_size}")
+    return _batches(paths, image_shape, batch_size, skip_bad, [str(p) for p in paths] if ids is None else list(ids), workers)
+
+
+def allocate(shape: tuple[int, ...], max_memory: int | None = None) -> NDArray[np.uint8]:
+    """An uninitialised uint8 array; beyond `max_memory` bytes a memory map of a temporary file that vanishes with it.
+
+    The file lies in $TMPDIR, else in /var/tmp (/tmp is often memory itself), else where :mod:`tempfile` puts it.
+
+    Raises:
+        DataError: if the file cannot be created or the disk is too full.
+    """
+    n_bytes = math.prod(shape)
+    if max_memory is None or n_bytes <= max_memory or n_bytes == 0:
+        return np.empty(shape, dtype=np.uint8)
+    folder = "/var/tmp" if "TMPDIR" not in os.environ and os.access("/var/tmp", os.W_OK) else tempfile.gettempdir()
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix="ssld-") as file:
+            if hasattr(os, "posix_fallocate"):
+                # Without reserving the space, a full disk would kill the process (SIGBUS) on a later write.
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            return np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
+    except OSError as error:
+        raise DataError(
+            f"cannot set aside {n_bytes / 1e9:.1f} GB in {folder} for images ({error.strerror or error}): "
+            "set TMPDIR to a folder with more space, or use a smaller --size"
+        ) from error
+
+
+def listing(lines: Sequence[str], limit: int = 20) -> str:
+    """Indented lines, one an entry, for error messages; beyond `limit` entries only how many more there are."""
+    more = [f"and {len(lines) - limit} more"] if len(lines) > limit else []
+    return "".join(f"\n  {line}" for line in [*lines[:limit], *more])
+
+
+def _walk(folder: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
+    """Relative POSIX paths of the image files under a folder; `above` are the real paths of the folders around it."""
+    here = os.path.realpath(folder)
+    if here in above:
+        return
+    try:
+        with os.scandir(folder) as scan:
+            entries = [entry for entry in scan if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"the folder {folder} cannot be read: {error.strerror or error}") from error
+    for entry in entries:
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a link to itself
+            is_folder, is_file = False, False
+        if is_folder:
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
+        elif entry.name.lower().endswith(ENDINGS) and (is_file or entry.is_symlink()):
+            yield prefix + entry.name
+
+
+def _unreadable(bad: Sequence[tuple[str, str]], total: int) -> DataError:
+    """The error that names all unreadable files."""
+    lines = listing([f"{name}: {reason}" for name, reason in bad])
+    if len(bad) == total:
+        return DataError(f"none of the {total} images can be read; look at the files:{lines}")
+    advice = "repair or remove them, or leave them out with --skip-bad"
+    return DataError(f"{len(bad)} of {total} images cannot be read; {advice}:{lines}")
+
+
+def _common_shape(headers: Collection[Header], size: int | None, channels: int | None) -> Shape:
+    """The shape for all images: as asked, else the most common size (the larger if equally common), gray if all are."""
+    counts = Counter((header.height, header.width) for header in headers)
+    height, width = max(counts, key=lambda hw: (counts[hw], hw[0] * hw[1], hw))
+    return channels or (1 if all(header.gray for header in headers) else 3), size or height, size or width
+
+
+def _notes(done: Sequence[Decoded], shape: Shape, n_sizes: int) -> list[str]:
+    """Sentences about the conversions that took place."""
+    n = {name: sum(getattr(one, name) for one in done) for name in Decoded._fields}
+    of = f"of {len(done)} images"
+    notes = []
+    if n["resized"]:
+        why = f"; the images come in {n_sizes} sizes" if n_sizes > 1 else ""
+        notes.append(f"{n['resized']} {of} were resized to {shape[1]} x {shape[2]} pixels (height x width, bicubic){why}")
+    if n["stretched"]:
+        notes.append(f"{n['stretched']} {of} have another aspect ratio than {shape[1]} x {shape[2]} and were stretched to it")
+    if n["colored"] and n["colored"] < len(done):
+        notes.append(f"{n['colored']} {of} are gray and were converted to RGB, as the others are in color")
+    if n["transparent"]:
+        notes.append(f"{n['transparent']} {of} are transparent and were put on white")
+    if n["deep"]:
+        notes.append(f"{n['deep']} {of} have 16 bits a channel and were scaled to 8")
+    return notes
+
+
+def _compact(images: NDArray[np.uint8], kept: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Move the kept rows to the front, in place, and return them as a view."""
+    if len(kept) < len(images):
+        for to, row in enumerate(kept):
+            images[to] = images[row]
+    return images[: len(kept)]
+
+
+@contextmanager
+def _threads(workers: int | None) -> Iterator[ThreadPoolExecutor]:
+    """A thread pool that an exception, Ctrl-C included, leaves without finishing what is queued."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    executor = ThreadPoolExecutor(workers or min(8, usable))
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _decode_all(
+    executor: ThreadPoolExecutor, paths: Sequence[str | Path], images: NDArray[np.uint8], progress: Progress | None = None
+) -> list[Decoded | str]:
+    """Decode every file into its row of `images`; what was done, or why a file cannot be read."""
+    return _each(executor, lambda item: decode(item[0], item[1]), list(zip(paths, images, strict=True)), progress)
+
+
+def _each(
+    executor: ThreadPoolExecutor, function: Callable[[S], T], items: Sequence[S], progress: Progress | None = None
+) -> list[T]:
+    """function(item) of every item, in order; in threads only if that pays."""
+
+    def work(part: slice) -> list[T]:
+        return [function(item) for item in items[part]]
+
+    # The first part is small, as it runs alone: it shows how long a file takes.
+    parts = [slice(0, 4), *(slice(start, start + _FILES_PER_TASK) for start in range(4, len(items), _FILES_PER_TASK))]
+    begin = time.perf_counter()
+    results = work(parts[0])
+    # Threads that decode tiny files mostly wait for Python's lock, and take 1.5 times as long as one.
+    threads_pay = time.perf_counter() - begin > _THREADS_PAY * len(results)
+    for more in executor.map(work, parts[1:]) if threads_pay else map(work, parts[1:]):
+        results += more
+        if progress:
+            progress(len(results), len(items))
+    return results
+
+
+def _batches(
+    paths: Sequence[str | Path], shape: Shape, size: int, skip_bad: bool, names: list[str], workers: int | None
+) -> Iterator[ImageBatch]:
+    """The generator behind :func:`iter_image_batches`."""
+
+    def read(start: int) -> tuple[NDArray[np.uint8], list[Decoded | str]]:
+        chunk = paths[start : start + size]
+        images = np.empty((len(chunk), *shape), dtype=np.uint8)
+        return images, _decode_all(decoders, chunk, images)
+
+    starts = range(0, len(paths), size)
+    # A pool of its own for reading ahead: a task that waits for tasks of the same pool could wait for ever.
+    with _threads(workers) as decoders, _threads(1) as reader:
+        ahead: Future[tuple[NDArray[np.uint8], list[Decoded | str]]] | None = None
+        for start in starts:
+            images, outcomes = ahead.result() if ahead else read(start)
+            bad = [(names[start + i], outcome) for i, outcome in enumerate(outcomes) if isinstance(outcome, str)]
+            if bad and not skip_bad:
+                for later in starts[start // size + 1 :]:
+                    bad += [(names[later + i], outcome) for i, outcome in enumerate(read(later)[1]) if isinstance(outcome, str)]
+                raise _unreadable(bad, len(paths))
+            ahead = reader.submit(read, start + size) if start + size < len(paths) else None
+            kept = np.flatnonzero([not isinstance(outcome, str) for outcome in outcomes])
+            yield ImageBatch([names[start + i] for i in kept], _compact(images, kept), bad)

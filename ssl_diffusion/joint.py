@@ -1,0 +1,168 @@
+r"""The joint diffusion model: one U-Net that denoises and, through its pooled encoder features, classifies.
+
+Deja, Trzciński, Tomczak 2023 (arXiv 2301.13622) write :math:`p(x_{0:T}, y) = p(y | x_0) \, p(x_{0:T})`, both factors
+sharing the encoder. Here
+
+* `encode(x, sigma)` gives the encoder's feature maps;
+* `denoise(x, sigma)` gives D(x; sigma), the estimate of the clean image (:mod:`ssl_diffusion.noise`);
+* `representation` normalises each map by itself, pools it, and concatenates: z, shape (B, F);
+* `classify` is a small MLP on z and runs the encoder only.
+
+The official head feeds the raw time step through BatchNorm, which makes every guided step but the last see one class;
+there is neither a time step nor a BatchNorm here, and image sizes are free (padded to the network's divisor).
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ssl_diffusion.noise import DDPM, EDM, Coefficients, Parameterisation
+from ssl_diffusion.unet import Features, UNet, UNetConfig
+
+__all__ = ["JointConfig", "JointDiffusion"]
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """Everything needed to build a :class:`JointDiffusion`.
+
+    Args:
+        unet:             architecture of the network
+        n_classes:        outputs of the head; 0 builds no head (a denoiser without labels)
+        image_shape:      (C, H, W) of the images the model was made for
+        parameterisation: "edm" or "ddpm"
+        sigma_data:       root mean square of the training images in [-1, 1] (edm)
+        p_mean, p_std:    ln sigma ~ N(p_mean, p_std^2) during training (edm)
+        ddpm_steps:       length of the linear schedule (ddpm)
+        pool_grids:       each map is average-pooled to g x g cells for every g listed; (1,) is global pooling
+        head_width:       hidden units of the head; None is half of the representation, 0 a linear head
+        head_dropout:     dropout before each of the head's linear layers
+    """
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    n_classes: int = 0
+    image_shape: tuple[int, int, int] = (1, 28, 28)
+    parameterisation: str = "edm"
+    sigma_data: float = 0.5
+    p_mean: float = -1.2
+    p_std: float = 1.2
+    ddpm_steps: int = 1000
+    pool_grids: tuple[int, ...] = (1,)
+    head_width: int | None = None
+    head_dropout: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description; :meth:`from_dict` reverses it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "JointConfig":
+        """Rebuild a configuration from :meth:`to_dict` or its JSON form (lists for tuples)."""
+        unet = {k: tuple(v) if isinstance(v, list) else v for k, v in values["unet"].items()}
+        rest = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "unet"}
+        return cls(unet=UNetConfig(**unet), **rest)
+
+
+class JointDiffusion(nn.Module):
+    """Encoder + decoder + classifier head.
+
+    Images are float tensors (B, C, H, W) in [-1, 1]; noise levels are float tensors (B,) or one number for the batch.
+    """
+
+    def __init__(self, config: JointConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.unet = UNet(config.unet)
+        self.noise: Parameterisation
+        if config.parameterisation == "edm":
+            self.noise = EDM(config.sigma_data, config.p_mean, config.p_std)
+        elif config.parameterisation == "ddpm":
+            self.noise = DDPM(config.ddpm_steps)
+        else:
+            raise ValueError(f"parameterisation is 'edm' or 'ddpm', not {config.parameterisation!r}")
+        cells = sum(g * g for g in config.pool_grids)
+        self.n_features = cells * sum(self.unet.feature_channels)
+        self.head = _head(self.n_features, config) if config.n_classes else None
+
+    def encode(self, x: Tensor, sigma: Tensor | float) -> Features:
+        """Feature maps of noised (or clean) images at noise level `sigma`."""
+        return self._encode(x, self._coefficients(x, sigma))
+
+    def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """D(x; sigma): the estimate of the clean images, (B, C, H, W), float32."""
+        c = self._coefficients(x, sigma)
+        return c.skip * x + c.out * self.raw_output(self._encode(x, c), x.shape)
+
+    def raw_output(self, features: Features, shape: torch.Size) -> Tensor:
+        """F, the output of the network before preconditioning, cropped to images of `shape`, float32."""
+        return self.unet.decode(features)[..., : shape[-2], : shape[-1]].float()
+
+    def pool(self, features: Features) -> Tensor:
+        """Representation z of encoded images, (B, n_features), float32.
+
+        Each map is group-normalised without learned parameters, passed through SiLU and average-pooled.
+        """
+        parts = []
+        for m in features.maps:
+            groups = math.gcd(self.config.unet.groups, m.shape[1])
+            h = functional.silu(functional.group_norm(m, groups))
+            parts += [functional.adaptive_avg_pool2d(h, g).flatten(1) for g in self.config.pool_grids]
+        return torch.cat(parts, dim=1).float()
+
+    def representation(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        """Representation of images, (B, n_features), float32; runs the encoder only."""
+        return self.pool(self.encode(x, sigma))
+
+    def classify_representation(self, z: Tensor) -> Tensor:
+        """Class logits of representations: (B, n_features) -> (B, n_classes), float32."""
+        if self.head is None:
+            raise ValueError("this model was trained without labels and has no classifier head")
+        logits: Tensor = self.head(z).float()
+        return logits
+
+    def classify(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        """Class logits of images, (B, n_classes), float32; runs the encoder only."""
+        return self.classify_representation(self.representation(x, sigma))
+
+    def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """Same as :meth:`denoise`."""
+        return self.denoise(x, sigma)
+
+    def _coefficients(self, x: Tensor, sigma: Tensor | float) -> Coefficients:
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0])
+        return self.noise.coefficients(sigma)
+
+    def _encode(self, x: Tensor, c: Coefficients) -> Features:
+        return self.unet.encode(self._pad(c.in_ * x), c.noise)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        """Repeat the last row and column until the network's levels divide the image."""
+        divisor = self.unet.divisor
+        bottom, right = -x.shape[-2] % divisor, -x.shape[-1] % divisor
+        return functional.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by part: "encoder" (with middle and embedding), "decoder", "head"."""
+        decoder = {id(p) for m in self.unet.decoder_modules() for p in m.parameters()}
+        return {
+            "encoder": [p for p in self.unet.parameters() if id(p) not in decoder],
+            "decoder": [p for m in self.unet.decoder_modules() for p in m.parameters()],
+            "head": list(self.head.parameters()) if self.head is not None else [],
+        }
+
+
+def _head(n_features: int, config: JointConfig) -> nn.Module:
+    width = n_features // 2 if config.head_width is None else config.head_width
+    if not width:
+        return nn.Sequential(nn.Dropout(config.head_dropout), nn.Linear(n_features, config.n_classes))
+    return nn.Sequential(
+        nn.Dropout(config.head_dropout),
+        nn.Linear(n_features, width),
+        nn.LeakyReLU(),
+        nn.Dropout(config.head_dropout),
+        nn.Linear(width, config.n_classes),
+    )

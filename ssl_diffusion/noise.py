@@ -1,0 +1,157 @@
+r"""Noise levels, preconditioning and loss weights: every formula of the diffusion process stands here, once.
+
+Notation. A clean image :math:`x` has shape (B, C, H, W) and values in [-1, 1]. At noise level :math:`\sigma`
+(standard deviation of the added Gaussian noise) the network sees
+
+.. math:: x_\sigma = x + \sigma \epsilon, \qquad \epsilon \sim \mathcal N(0, I).
+
+The denoiser wraps a raw network F so that F never meets the noise schedule (Karras et al. 2022, eq. 7):
+
+.. math:: D(x_\sigma; \sigma) = c_{skip} x_\sigma + c_{out} F(c_{in} x_\sigma; c_{noise}).
+
+The denoising loss :math:`w(\sigma) |D(x_\sigma; \sigma) - x|^2` with :math:`w = 1 / c_{out}^2` is the plain mean
+squared error of F to its target, :func:`target`, and is computed in that form: it never divides by a small number.
+
+Two parameterisations share this interface:
+
+* :class:`EDM`: Karras et al. 2022, arXiv 2206.00364, table 1, column "Ours".
+* :class:`DDPM`: eps-prediction on a linear beta schedule, Ho et al. 2020, arXiv 2006.11239, written in terms of
+  :math:`\sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}`, so that samplers and guidance need one notation only.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["DDPM", "EDM", "Coefficients", "Parameterisation", "target"]
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """Preconditioning at given noise levels; each field has shape (B, 1, 1, 1), `noise` has shape (B,)."""
+
+    skip: Tensor
+    out: Tensor
+    in_: Tensor
+    noise: Tensor
+
+
+class Parameterisation(ABC):
+    """How noise levels are drawn and how the raw network is wrapped.
+
+    Attributes:
+        sigma_min: smallest noise level; a clean image is treated as having this one.
+        sigma_max: largest noise level; a sample starts here.
+    """
+
+    sigma_min: float
+    sigma_max: float
+
+    @abstractmethod
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw `n` training noise levels, float32, shape (n,), on the generator's device."""
+
+    @abstractmethod
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """Preconditioning for noise levels `sigma` of shape (B,); levels below `sigma_min` count as `sigma_min`."""
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """Loss weight w(sigma) = 1 / c_out^2 of the squared error in image space, shape (B,)."""
+        return self.coefficients(sigma).out.flatten() ** -2
+
+
+class EDM(Parameterisation):
+    r"""Karras et al. 2022: ln sigma ~ N(p_mean, p_std^2), unit-variance input and target for the network.
+
+    Args:
+        sigma_data: root mean square of the data's pixel values in [-1, 1]. The paper writes "standard deviation"
+            for zero-mean data; the second moment is what makes the variance of the network's input and target one
+            when the mean is not zero (most of a Fashion-MNIST image is background at -1).
+        p_mean: mean of ln sigma during training.
+        p_std: standard deviation of ln sigma during training.
+        sigma_min: smallest noise level.
+        sigma_max: largest noise level.
+    """
+
+    def __init__(
+        self,
+        sigma_data: float = 0.5,
+        p_mean: float = -1.2,
+        p_std: float = 1.2,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+    ) -> None:
+        self.sigma_data = sigma_data
+        self.p_mean = p_mean
+        self.p_std = p_std
+        self.sigma_min = sigma_min
+        self.sigma_max = sigma_max
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        normal = torch.randn(n, generator=generator, device=generator.device)
+        return (normal * self.p_std + self.p_mean).exp().clamp(self.sigma_min, self.sigma_max)
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        s = sigma.float().clamp(min=self.sigma_min)
+        total = s**2 + self.sigma_data**2
+        shape = (-1, 1, 1, 1)
+        return Coefficients(
+            skip=(self.sigma_data**2 / total).view(shape),
+            out=(s * self.sigma_data * total.rsqrt()).view(shape),
+            in_=total.rsqrt().view(shape),
+            # Karras et al. use ln(sigma) / 4. The same embedding serves DDPM's integer steps, whose frequencies run
+            # from 1 down to 1e-4, so ln(sigma) is stretched: more than two or three of them then carry information.
+            noise=s.log() * 10.0,
+        )
+
+
+class DDPM(Parameterisation):
+    r"""Ho et al. 2020: eps-prediction, linear beta schedule scaled so that `steps` steps reach the same end.
+
+    beta_t runs linearly from 1e-4 * 1000 / steps to 0.02 * 1000 / steps. Then D(x_s; s) = x_s - s F(x_s / sqrt(1 + s^2); t),
+    where t is the step whose sigma_t is nearest to s in the logarithm, and the loss is the MSE of F to eps.
+
+    Args:
+        steps: number T of noise levels (1000 for 32 px images in the official code, 500 for Fashion-MNIST).
+    """
+
+    def __init__(self, steps: int = 1000) -> None:
+        if steps < 21:
+            raise ValueError(f"a linear schedule of {steps} steps has beta > 1 at its end; use at least 21")
+        self.steps = steps
+        scale = 1000 / steps
+        beta = torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64)
+        self.alpha_bar = torch.cumprod(1 - beta, dim=0)
+        self.sigmas = ((1 - self.alpha_bar) / self.alpha_bar).sqrt()
+        self.sigma_min = float(self.sigmas[0])
+        self.sigma_max = float(self.sigmas[-1])
+        # Boundaries between neighbouring levels, in ln sigma: `bucketize` then finds the nearest step.
+        log = self.sigmas.log()
+        self._boundaries = (log[1:] + log[:-1]) / 2
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        t = torch.randint(0, self.steps, (n,), generator=generator, device=generator.device)
+        return self.sigmas.to(device=t.device, dtype=torch.float32)[t]
+
+    def step_of(self, sigma: Tensor) -> Tensor:
+        """Index t in 0..steps-1 of the noise level nearest to `sigma`, int64, shape of `sigma`."""
+        log = sigma.double().clamp(min=self.sigma_min).log()
+        return torch.bucketize(log, self._boundaries.to(sigma.device))
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        s = sigma.float().clamp(min=self.sigma_min)
+        shape = (-1, 1, 1, 1)
+        return Coefficients(
+            skip=torch.ones_like(s).view(shape),
+            out=-s.view(shape),
+            in_=(1 + s**2).rsqrt().view(shape),
+            noise=self.step_of(sigma).float(),
+        )
+
+
+def target(clean: Tensor, noised: Tensor, c: Coefficients) -> Tensor:
+    """What F must return so that the denoiser returns `clean`: (x - c_skip x_s) / c_out, shape (B, C, H, W)."""
+    return (clean - c.skip * noised) / c.out
+

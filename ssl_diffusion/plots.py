@@ -1,0 +1,134 @@
+"""Pictures of a run. Each function returns a matplotlib figure; no global pyplot state is touched."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ssl_diffusion.evaluation import inference
+from ssl_diffusion.joint import JointDiffusion
+
+__all__ = ["confusion_figure", "history_figure", "reconstruction_figure"]
+
+_BLUE, _ORANGE, _GRAY = "#2a6f97", "#d1603d", "#8a8f98"
+
+
+def history_figure(history: pd.DataFrame) -> Figure:
+    """Losses and labeled accuracy against images seen, one panel each, pretraining (if any) in gray."""
+    panels = [
+        ("denoising_loss", "denoising loss (all images)", True),
+        ("classification_loss", "classification loss (labeled)", False),
+        ("labeled_accuracy", "accuracy on labeled batches", False),
+    ]
+    panels = [p for p in panels if p[0] in history and history[p[0]].notna().any()]
+    figure = Figure(figsize=(4.2 * max(1, len(panels)), 3.2), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, max(1, len(panels))))
+    offset = 0
+    for phase, rows in history.groupby("phase", sort=False):
+        color = _GRAY if phase == "pretraining" else _BLUE
+        seen = (rows["images_seen"] + offset) / 1000
+        for axis, (column, _, _) in zip(axes, panels, strict=False):
+            if rows[column].notna().any():
+                axis.plot(seen, rows[column], color=color, linewidth=1.6, label=str(phase))
+        offset += rows["images_seen"].max()
+    for axis, (_, title, logarithmic) in zip(axes, panels, strict=False):
+        axis.set_title(title, fontsize=10, loc="left")
+        axis.set_xlabel("images seen, thousands")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        if logarithmic:
+            axis.set_yscale("log")
+        if len(axis.lines) > 1:
+            axis.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str], accuracy: float) -> Figure:
+    """Confusion matrix (K, K), true classes in rows; colour is the share of the true class, numbers are counts."""
+    k = len(classes)
+    side = min(12.0, max(3.6, 0.5 * k + 1.8))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axis = figure.subplots()
+    share = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if k <= 25:
+        for i, j in np.argwhere(confusion > 0):
+            axis.text(j, i, str(confusion[i, j]), ha="center", va="center", fontsize=8, color="white" if share[i, j] > 0.55 else "black")
+        axis.set_xticks(range(k), classes, rotation=45, ha="right", fontsize=9)
+        axis.set_yticks(range(k), classes, fontsize=9)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    axis.set_title(f"test accuracy {accuracy:.1%} of {int(confusion.sum())} images", fontsize=10, loc="left")
+    return figure
+
+
+def reconstruction_figure(
+    model: JointDiffusion, images: NDArray[np.uint8], *, precision: str = "fp32", levels: Sequence[float] = (0.1, 0.3, 0.6, 1.2, 2.5)
+) -> Figure:
+    """Clean images, and for each noise level the noised image above the model's one-step estimate of the clean one."""
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.from_numpy(np.ascontiguousarray(images)).float() / 127.5 - 1
+    noise = torch.randn(clean.shape, generator=generator)
+    rows: list[tuple[str, torch.Tensor]] = [("clean", clean)]
+    with inference(model, precision) as device:
+        for sigma in levels:
+            noised = clean + sigma * noise
+            rows.append((f"noised, σ = {sigma:g}", noised))
+            rows.append(("denoised", model.denoise(noised.to(device), sigma).cpu()))
+    figure = Figure(figsize=(1.3 + 0.62 * len(images), 0.66 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), len(images), squeeze=False)
+    for row, (label, values) in zip(axes, rows, strict=True):
+        for axis, image in zip(row, values, strict=True):
+            show_image(axis, image.numpy())
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+    return figure
+
+
+def show_image(axis: "object", image: NDArray[np.float32]) -> None:
+    """Draw a float image (C, H, W) in [-1, 1] on matplotlib axes, without ticks or frame."""
+    pixels = np.clip((image + 1) / 2, 0, 1)
+    if pixels.shape[0] in (1, 2):
+        axis.imshow(pixels[0], cmap="gray", vmin=0, vmax=1)  # type: ignore[attr-defined]
+    else:
+        axis.imshow(pixels.transpose(1, 2, 0))  # type: ignore[attr-defined]
+    axis.set_xticks([])  # type: ignore[attr-defined]
+    axis.set_yticks([])  # type: ignore[attr-defined]
+    for spine in axis.spines.values():  # type: ignore[attr-defined]
+        spine.set_visible(False)
+
+
+def calibration_figure(p: NDArray[np.float32], labels: NDArray[np.int64], bins: int = 15) -> Figure:
+    """Reliability diagram: accuracy against confidence in equally wide bins, with the number of predictions below.
+
+    Args:
+        p: class probabilities, (n, K).
+        labels: (n,), or (n, K) with 0/1 for multi-label data, where every class is a decision of its own.
+        bins: number of bins.
+    """
+    if labels.ndim == 2:
+        confidence, right = np.maximum(p, 1 - p).ravel(), ((p > 0.5) == (labels > 0.5)).ravel()
+    else:
+        confidence, right = p.max(axis=1), p.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, bins + 1)
+    index = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, bins - 1)
+    counts = np.bincount(index, minlength=bins)
+    filled = counts > 0
+    accuracy = np.bincount(index, weights=right, minlength=bins)[filled] / counts[filled]
+    middle = np.bincount(index, weights=confidence, minlength=bins)[filled] / counts[filled]
+    figure = Figure(figsize=(4.2, 4.6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], color=_GRAY, linewidth=1, linestyle="--", label="perfectly calibrated")
+    top.plot(middle, accuracy, color=_BLUE, marker="o", markersize=4, label="this model")
+    top.set_ylabel("accuracy")
+    top.legend(frameon=False, fontsize=9)
+    bottom.bar((edges[1:] + edges[:-1]) / 2, counts, width=0.9 / bins, color=_BLUE)
+    bottom.set_yscale("log")
+    bottom.set_ylabel("images" if labels.ndim == 1 else "decisions")
+    bottom.set_xlabel("confidence")
+    for axis in (top, bottom):
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure

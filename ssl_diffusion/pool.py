@@ -1,0 +1,288 @@
+"""The pool: all images of one job, their sample ids, the labels that are known, and the labeled budget.
+
+Ids, not positions, identify samples everywhere outside this module. Images are uint8, shape (n, C, H, W), in memory or
+memory-mapped. Labels are int64: shape (n,), -1 where none is known; or, for multi-label data, shape (n, K) with 0/1 and
+a row of -1 where none is known.
+
+Which labels a run may use is a :class:`LabeledSet`: a list of ids with roles, chosen once (:func:`choose_labeled`),
+written to `labeled.csv` and verified on resume. Labels outside it are never looked at during training, known or not.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ssl_diffusion.errors import DataError
+
+__all__ = ["EndlessShuffle", "LabeledSet", "Pool", "choose_labeled", "hold_out_test"]
+
+
+@dataclass
+class Pool:
+    """All images of one job.
+
+    Attributes:
+        name: data set or folder name, used for naming runs.
+        images: uint8, (n, C, H, W).
+        ids: n distinct sample ids.
+        labels: int64, (n,) or (n, K); see the module docstring.
+        classes: K class names; labels index into them.
+        is_test: bool, (n,); True for the test split, which is read once, at the end of a run.
+        multilabel: True if an image may have several classes or none.
+        augmentation: name of the augmentation policy (:mod:`ssl_diffusion.augment`).
+        notes: sentences about what was done while reading (resized, converted), shown to the user.
+        skipped: (id, reason) of images left out because they cannot be read.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    ids: NDArray[np.str_]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    is_test: NDArray[np.bool_]
+    multilabel: bool = False
+    augmentation: str = "photo"
+    notes: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise DataError(f"pool images must be uint8 of shape (n, C, H, W), not {self.images.dtype} {self.images.shape}")
+        if not 1 <= self.images.shape[1] <= 4:
+            raise DataError(f"pool images must have 1 to 4 channels, not {self.images.shape[1]}")
+        self.ids = np.asarray(self.ids, dtype=np.str_)
+        for what, values in (("ids", self.ids), ("labels", self.labels), ("is_test", self.is_test)):
+            if len(values) != n:
+                raise DataError(f"{len(values)} {what} for {n} images")
+        if len(np.unique(self.ids)) != n:
+            values, counts = np.unique(self.ids, return_counts=True)
+            raise DataError(f"sample ids must be distinct; {values[counts > 1][0]!r} occurs {counts.max()} times")
+        if self.labels.size and self.labels.max() >= len(self.classes):
+            raise DataError(f"label {self.labels.max()} has no name among {len(self.classes)} classes")
+        self._index: dict[str, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        c, h, w = self.images.shape[1:]
+        return c, h, w
+
+    @property
+    def train(self) -> NDArray[np.int64]:
+        """Positions of the samples that training may see (labels aside)."""
+        return np.flatnonzero(~self.is_test)
+
+    @property
+    def test(self) -> NDArray[np.int64]:
+        """Positions of the test split."""
+        return np.flatnonzero(self.is_test)
+
+    @property
+    def has_label(self) -> NDArray[np.bool_]:
+        """Which samples have a known label, bool, (n,)."""
+        known: NDArray[np.bool_] = (self.labels >= 0).all(axis=1) if self.multilabel else self.labels >= 0
+        return known
+
+    def positions(self, ids: Iterable[str]) -> NDArray[np.int64]:
+        """Positions of samples by id; raises :class:`DataError` naming the first unknown id."""
+        if self._index is None:
+            self._index = {str(sample): i for i, sample in enumerate(self.ids)}
+        try:
+            return np.array([self._index[str(sample)] for sample in ids], dtype=np.int64)
+        except KeyError as error:
+            raise DataError(f"pool {self.name!r} has no sample {error.args[0]!r}") from None
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the training images and their ids (labels left out), hex; equal pools share cached denoisers."""
+        digest = hashlib.sha256()
+        train = self.train
+        digest.update(repr((self.images.shape[1:], len(train))).encode())
+        digest.update("\n".join(self.ids[train]).encode())
+        for start in range(0, len(train), 4096):
+            digest.update(np.ascontiguousarray(self.images[train[start : start + 4096]]).tobytes())
+        return digest.hexdigest()
+
+    def sigma_data(self) -> float:
+        """Root mean square of the training pixels scaled to [-1, 1], from at most 10,000 evenly spaced images."""
+        train = self.train
+        sample = self.images[train[:: max(1, len(train) // 10_000)]].astype(np.float32) / 127.5 - 1
+        return max(1e-2, float(np.sqrt(np.mean(np.square(sample), dtype=np.float64))))
+
+
+@dataclass(frozen=True)
+class LabeledSet:
+    """The labels a run may use: ids whose labels train the head, and ids whose labels only validate.
+
+    Both count as labeled budget. The file form (`labeled.csv`) has the columns id, label, role; the label is the
+    class name, or names joined by "|" for multi-label data.
+    """
+
+    train: tuple[str, ...]
+    val: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.train) + len(self.val)
+
+    def save(self, path: Path, pool: Pool) -> None:
+        """Write `labeled.csv`."""
+        ids = [*self.train, *self.val]
+        labels = [_label_name(pool, i) for i in pool.positions(ids)]
+        roles = ["train"] * len(self.train) + ["val"] * len(self.val)
+        pd.DataFrame({"id": ids, "label": labels, "role": roles}).to_csv(path, index=False)
+
+    @classmethod
+    def load(cls, path: Path, pool: Pool) -> "LabeledSet":
+        """Read `labeled.csv` and check it against the pool; raises :class:`DataError` on the first difference."""
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        for sample, label, i in zip(frame["id"], frame["label"], pool.positions(frame["id"]), strict=True):
+            if _label_name(pool, i) != label:
+                raise DataError(f"{path}: sample {sample!r} was labeled {label!r} but the pool now says {_label_name(pool, i)!r}")
+        roles = frame["role"]
+        return cls(tuple(frame["id"][roles == "train"]), tuple(frame["id"][roles == "val"]))
+
+
+def choose_labeled(
+    pool: Pool,
+    budget: int | None,
+    *,
+    seed: int,
+    choice: str = "balanced",
+    val_fraction: float = 0.0,
+    allow_missing_classes: bool = False,
+) -> LabeledSet:
+    """Choose which known labels of the training split a run may use.
+
+    The choice for one seed is nested: a smaller budget is a subset of a larger one.
+
+    Args:
+        pool: where to choose from; only samples with a known label that are not in the test split are eligible.
+        budget: how many labels in all, validation included; None takes every known label.
+        seed: of the draw.
+        choice: "balanced" takes the same number from every class as far as it has them (single-label data); "uniform"
+            draws from all labels alike.
+        val_fraction: share of the budget whose labels only validate, in [0, 1).
+        allow_missing_classes: go on when a class has no training label.
+
+    Raises:
+        DataError: if the budget is larger than the number of labels, or a class would be without one.
+    """
+    eligible = np.flatnonzero(pool.has_label & ~pool.is_test)
+    if budget is None:
+        budget = len(eligible)
+    if budget > len(eligible):
+        raise DataError(f"a budget of {budget} labels is larger than the {len(eligible)} labeled training images of {pool.name!r}")
+    if budget < 1:
+        raise DataError("without labels only the denoiser can be trained: use --objective denoise-only, or --labeled 1 or more")
+    if not 0 <= val_fraction < 1:
+        raise DataError(f"the validation fraction must be in [0, 1), not {val_fraction}")
+    n_classes = len(pool.classes)
+    if not pool.multilabel and budget < n_classes and not allow_missing_classes:
+        raise DataError(f"a budget of {budget} labels cannot cover {n_classes} classes; use at least {n_classes}")
+    rng = np.random.default_rng(seed)
+    if choice == "balanced" and not pool.multilabel:
+        order = _balanced_order(pool.labels[eligible], rng)
+    elif choice in ("balanced", "uniform"):
+        order = rng.permutation(len(eligible))
+    else:
+        raise DataError(f"the labeled budget is chosen 'balanced' or 'uniform', not {choice!r}")
+    chosen = eligible[order[:budget]]
+    n_val = round(budget * val_fraction)
+    train, val = chosen[: budget - n_val], chosen[budget - n_val :]
+    if len(train) < 1:
+        raise DataError(f"a validation fraction of {val_fraction} leaves no label of {budget} for training")
+    if not pool.multilabel and not allow_missing_classes:
+        missing = sorted(set(range(n_classes)) - set(pool.labels[train].tolist()))
+        if missing:
+            names = ", ".join(repr(pool.classes[k]) for k in missing)
+            raise DataError(
+                f"no training label for class {names}: raise --labeled, use --choice balanced, or go on with --allow-missing-classes"
+            )
+    return LabeledSet(tuple(map(str, pool.ids[np.sort(train)])), tuple(map(str, pool.ids[np.sort(val)])))
+
+
+def hold_out_test(pool: Pool, fraction: float, *, seed: int = 0) -> None:
+    """Move a share of the labeled samples, stratified by class, to the test split (in place).
+
+    Raises:
+        DataError: if the pool has a test split already, or the fraction leaves no test image or no label.
+    """
+    if pool.is_test.any():
+        raise DataError(f"{pool.name!r} has a test split of {int(pool.is_test.sum())} images already; --test-fraction would change it")
+    eligible = np.flatnonzero(pool.has_label)
+    n_test = round(fraction * len(eligible))
+    if not 0 < n_test < len(eligible):
+        raise DataError(f"a test fraction of {fraction} takes {n_test} of {len(eligible)} labeled images")
+    rng = np.random.default_rng(seed)
+    if pool.multilabel:
+        chosen = eligible[rng.permutation(len(eligible))[:n_test]]
+    else:
+        labels = pool.labels[eligible]
+        # Rank within the class over class size: the smallest n_test of these take the same share of every class.
+        rank = np.empty(len(eligible))
+        for k in np.unique(labels):
+            members = np.flatnonzero(labels == k)
+            rank[members] = (rng.permutation(len(members)) + 0.5) / len(members)
+        chosen = eligible[np.argsort(rank, kind="stable")[:n_test]]
+    pool.is_test[chosen] = True
+
+
+class EndlessShuffle:
+    """An endless stream of positions 0..n-1: every pass visits each once, in an order drawn from (seed, pass).
+
+    Stateless: `batch(start, size)` depends on its arguments only, so a resumed run continues the stream from the number
+    of samples seen, and every rank of a distributed run can compute the global batch.
+    """
+
+    def __init__(self, n: int, seed: int) -> None:
+        if n < 1:
+            raise ValueError("cannot shuffle an empty set")
+        self.n = n
+        self.seed = seed
+        self._pass = -1
+        self._order: NDArray[np.int64] = np.arange(0)
+
+    def batch(self, start: int, size: int) -> NDArray[np.int64]:
+        """The `size` positions from stream offset `start` on, int64, (size,)."""
+        parts = []
+        while size > 0:
+            index, offset = divmod(start, self.n)
+            if index != self._pass:
+                self._pass, self._order = index, np.random.default_rng([self.seed, index]).permutation(self.n)
+            part = self._order[offset : offset + size]
+            parts.append(part)
+            start += len(part)
+            size -= len(part)
+        return np.concatenate(parts)
+
+
+def _balanced_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Positions in an order that deals the classes in turn; a class that runs out is passed over."""
+    classes = rng.permutation(np.unique(labels))
+    turn = np.empty(len(labels), dtype=np.int64)
+    seat = np.empty(len(labels), dtype=np.int64)
+    for position, k in enumerate(classes):
+        members = np.flatnonzero(labels == k)
+        turn[rng.permutation(members)] = np.arange(len(members))
+        seat[members] = position
+    return np.lexsort((seat, turn))
+
+
+def _label_name(pool: Pool, position: int) -> str:
+    return label_name(pool.labels[position], pool.classes)
+
+
+def label_name(label: NDArray[np.int64] | np.int64, classes: Sequence[str]) -> str:
+    """A label as text: the class name, names joined by "|" for a multi-label row, "" for an unknown label."""
+    if np.ndim(label) == 0:
+        return classes[int(label)] if int(label) >= 0 else ""
+    row = np.asarray(label)
+    return "|".join(name for name, present in zip(classes, row, strict=True) if present == 1)

@@ -1,0 +1,95 @@
+"""Predictions for image files: a stream of batches in, a CSV file out, memory constant in the number of images."""
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ssl_diffusion.errors import DataError, RunError
+from ssl_diffusion.images import iter_image_batches, list_images
+from ssl_diffusion.pool import label_name
+from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
+from ssl_diffusion.run import Run
+
+__all__ = ["collect_images", "predict_files"]
+
+
+def collect_images(inputs: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Image files of folders (all below them) and files, with their ids.
+
+    The id of an image is its path relative to the folder that was given, or its file name; with several folders, the
+    folder's name comes first.
+
+    Raises:
+        DataError: if an input does not exist, or there is no image at all.
+    """
+    paths: list[Path] = []
+    ids: list[str] = []
+    for given in inputs:
+        if given.is_dir():
+            found = list_images(given)
+            prefix = f"{given.name}/" if len(inputs) > 1 else ""
+            paths += found
+            ids += [prefix + path.relative_to(given).as_posix() for path in found]
+        elif given.is_file():
+            paths.append(given)
+            ids.append(given.name)
+        else:
+            raise DataError(f"no file or folder {given}")
+    if not paths:
+        raise DataError(f"no images in {', '.join(map(str, inputs))}")
+    return paths, ids
+
+
+def predict_files(
+    run: Run,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    skip_bad: bool = False,
+    batch_size: int = 256,
+    progress: ProgressCallback | None = None,
+) -> tuple[int, list[tuple[str, str]]]:
+    """Predict image files and write `out`, complete or not at all.
+
+    The CSV has the columns id, label, probability (of the label; for multi-label models the largest of all classes) and
+    one column of probability per class, named p(CLASS). Images of another size or colour are converted.
+
+    Returns:
+        The number of predictions and the (id, reason) of files that were skipped.
+
+    Raises:
+        DataError: if there is no image, or one cannot be read and `skip_bad` is off.
+        RunError: if the model has no classes, or `out` cannot be written.
+    """
+    if not run.classes:
+        raise RunError(f"{run.path} was trained without labels and cannot predict; fit with --labeled")
+    paths, ids = collect_images(inputs)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    skipped: list[tuple[str, str]] = []
+    n = seen = 0
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "label", "probability", *(f"p({name})" for name in run.classes)])
+            for batch in iter_image_batches(paths, run.image_shape, batch_size, skip_bad, ids=ids):
+                seen += len(batch.ids) + len(batch.skipped)
+                skipped += batch.skipped
+                if len(batch.ids):
+                    p = run.predict_proba(batch.images)
+                    predicted = (p > 0.5).astype(np.int64) if run.multilabel else p.argmax(axis=1)
+                    for sample, label, row in zip(batch.ids, predicted, p, strict=True):
+                        values = [f"{value:.6g}" for value in row]
+                        writer.writerow([sample, label_name(label, run.classes), f"{row.max():.6g}", *values])
+                    n += len(batch.ids)
+                if progress is not None:
+                    progress(ProgressUpdate("predict", seen, len(paths)))
+        os.replace(temporary, out)
+    except OSError as error:
+        raise RunError(f"cannot write {out} ({error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return n, skipped

@@ -1,0 +1,337 @@
+"""Recipes: the settings of a run as TOML, checked key by key.
+
+A recipe has the sections below. `recipes/NAME.toml` holds the defaults of a data set, the command line overrides single
+settings (`--set training.steps=500`), and the run folder keeps the resolved recipe, from which the run can be repeated.
+"""
+
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from ssl_diffusion.errors import RecipeError, nearest_names
+
+__all__ = [
+    "AugmentationSettings",
+    "ComputeSettings",
+    "DataSettings",
+    "LabelSettings",
+    "ModelSettings",
+    "PhaseSettings",
+    "Recipe",
+    "TrainingSettings",
+    "load_recipe",
+    "recipe_names",
+]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the images come from: `dataset` (a name) or `path` (a folder or a CSV file)."""
+
+    dataset: str = ""
+    path: str = ""
+    image_column: str = ""
+    label_column: str = ""
+    label_columns: tuple[str, ...] = ()
+    separator: str = "|"
+    multilabel: bool = False
+    size: int = 0
+    test_fraction: float = 0.0
+    skip_bad: bool = False
+    data_dir: str = ""
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """The labeled budget; `budget` -1 takes every label there is."""
+
+    budget: int = -1
+    choice: str = "balanced"
+    val_fraction: float = 0.0
+    allow_missing_classes: bool = False
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Architecture and noise; see :class:`ssl_diffusion.unet.UNetConfig` and :class:`ssl_diffusion.joint.JointConfig`.
+
+    `decoder_blocks` 0 means one more than `blocks`; `head_width` -1 means half of the representation.
+    """
+
+    channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2)
+    blocks: int = 2
+    decoder_blocks: int = 0
+    attention: tuple[int, ...] = ()
+    heads: int = 4
+    groups: int = 32
+    dropout: float = 0.0
+    stem: int = 1
+    parameterisation: str = "edm"
+    p_mean: float = -1.2
+    p_std: float = 1.2
+    ddpm_steps: int = 1000
+    pool_grids: tuple[int, ...] = (1,)
+    head_width: int = -1
+    head_dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """`policy` "auto" is the data set's own; `flip` is "auto", "on" or "off"; `labeled` is "none", "weak" or "strong"."""
+
+    policy: str = "auto"
+    flip: str = "auto"
+    labeled: str = "strong"
+
+
+@dataclass(frozen=True)
+class PhaseSettings:
+    """Optimisation of one phase; used as it is for `[pretraining]`, the denoise-only phase that is cached.
+
+    Args:
+        steps:         optimiser steps
+        batch_size:    images of the denoising loss in one step, over all ranks
+        learning_rate: peak, after a linear warm-up and before a cosine to zero
+        warmup:        share of the steps
+        weight_decay:  AdamW, on weight matrices only
+        clip:          largest gradient norm
+        ema:           horizon of the weights' moving average, share of the steps
+        seed:          of this phase's draws
+    """
+
+    steps: int = 1000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.05
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingSettings(PhaseSettings):
+    """The phase after pretraining, under `objective`.
+
+    Args:
+        objective:             "joint", "labels-only" or "denoise-only"
+        labeled_batch_size:    labeled images in one step, over all ranks
+        classification_weight: lambda, weight of the classification loss
+        encoder_lr:            learning rate of encoder and decoder relative to the head's
+        label_smoothing:       share of the target spread over all classes
+        head_noise:            half of the labeled images get noise up to this level, so that the head serves guidance too
+    """
+
+    objective: str = "joint"
+    labeled_batch_size: int = 64
+    classification_weight: float = 1.0
+    encoder_lr: float = 1.0
+    label_smoothing: float = 0.0
+    head_noise: float = 0.3
+
+
+@dataclass(frozen=True)
+class ComputeSettings:
+    """What to run on; `precision` "auto" is bf16 where the processor computes in it, `threads` 0 is all cores."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "auto"
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings of a run."""
+
+    name: str = "custom"
+    description: str = ""
+    data: DataSettings = field(default_factory=DataSettings)
+    labels: LabelSettings = field(default_factory=LabelSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    pretraining: PhaseSettings = field(default_factory=PhaseSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "recipe") -> "Recipe":
+        """Build a recipe from nested mappings; unknown keys and wrong types raise :class:`RecipeError`."""
+        recipe = cls()
+        for section, content in values.items():
+            if isinstance(content, Mapping):
+                for key, value in content.items():
+                    recipe = recipe.with_setting(f"{section}.{key}", value, source)
+            else:
+                recipe = recipe.with_setting(section, content, source)
+        return recipe.checked(source)
+
+    def with_setting(self, key: str, value: Any, source: str = "recipe") -> "Recipe":
+        """A copy with one setting changed; `key` is "section.name", text values are converted to the setting's type."""
+        section, _, name = key.partition(".")
+        if not name:
+            if section not in ("name", "description"):
+                raise RecipeError(f"{source}: unknown setting {key!r}; {nearest_names(key, _all_keys())}")
+            return replace(self, **{section: str(value)})
+        part = getattr(self, section, None) if section in _SECTIONS else None
+        types_by_name = typing.get_type_hints(type(part)) if part is not None else {}
+        if name not in types_by_name:
+            raise RecipeError(f"{source}: unknown setting {key!r}; {nearest_names(key, _all_keys())}")
+        converted = _convert(value, types_by_name[name], f"{source}: {key}")
+        return replace(self, **{section: replace(part, **{name: converted})})  # type: ignore[type-var]
+
+    def with_overrides(self, assignments: Iterable[str]) -> "Recipe":
+        """A copy with "section.name=value" texts applied."""
+        recipe = self
+        for text in assignments:
+            key, equals, value = text.partition("=")
+            if not equals:
+                raise RecipeError(f"a setting is given as section.name=value, not {text!r}")
+            recipe = recipe.with_setting(key.strip(), value.strip(), "--set")
+        return recipe.checked("--set")
+
+    def checked(self, source: str) -> "Recipe":
+        """Itself, if every value is in range; else :class:`RecipeError`."""
+        from ssl_diffusion.augment import POLICIES
+        from ssl_diffusion.objective import OBJECTIVES
+
+        m, t, a = self.model, self.training, self.augmentation
+        choices: list[tuple[str, str, Iterable[str]]] = [
+            ("training.objective", t.objective, OBJECTIVES),
+            ("model.parameterisation", m.parameterisation, ("edm", "ddpm")),
+            ("labels.choice", self.labels.choice, ("balanced", "uniform")),
+            ("augmentation.policy", a.policy, ("auto", *POLICIES)),
+            ("augmentation.flip", a.flip, ("auto", "on", "off")),
+            ("augmentation.labeled", a.labeled, ("none", "weak", "strong")),
+            ("compute.precision", self.compute.precision, ("auto", "fp32", "bf16")),
+            ("compute.accelerator", self.compute.accelerator, ("auto", "cpu", "cuda", "gpu", "mps")),
+        ]
+        for key, text, known in choices:
+            if text not in known:
+                raise RecipeError(f"{source}: {key} cannot be {text!r}; {nearest_names(text, known)}")
+        ranges: list[tuple[str, float, float, float]] = [
+            ("pretraining.steps", self.pretraining.steps, 0, float("inf")),
+            ("training.steps", t.steps, 0, float("inf")),
+            ("pretraining.batch_size", self.pretraining.batch_size, 1, float("inf")),
+            ("training.batch_size", t.batch_size, 1, float("inf")),
+            ("training.labeled_batch_size", t.labeled_batch_size, 1, float("inf")),
+            ("training.learning_rate", t.learning_rate, 1e-9, 10),
+            ("pretraining.learning_rate", self.pretraining.learning_rate, 1e-9, 10),
+            ("training.classification_weight", t.classification_weight, 0, 1e6),
+            ("training.head_noise", t.head_noise, 0, 80),
+            ("labels.val_fraction", self.labels.val_fraction, 0, 0.9),
+            ("data.test_fraction", self.data.test_fraction, 0, 0.9),
+            ("compute.devices", self.compute.devices, 1, 1024),
+            ("model.stem", m.stem, 1, 8),
+            ("model.channels", m.channels, 4, 4096),
+        ]
+        for key, value, low, high in ranges:
+            if not low <= value <= high:
+                raise RecipeError(f"{source}: {key} must be in [{low:g}, {high:g}], not {value:g}")
+        if any(level >= len(m.multipliers) for level in m.attention):
+            raise RecipeError(f"{source}: model.attention names a level that {len(m.multipliers)} multipliers do not have")
+        if not 0 <= m.decoder_blocks <= m.blocks + 1:
+            raise RecipeError(f"{source}: model.decoder_blocks must be in 0..{m.blocks + 1}, not {m.decoder_blocks}")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, ready for TOML and JSON; :meth:`from_dict` reverses it."""
+        return {k: _plain(v) for k, v in asdict(self).items()}
+
+    def save(self, path: Path) -> None:
+        """Write the recipe as TOML."""
+        path.write_text(tomli_w.dumps(self.to_dict()), encoding="utf-8")
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """Settings in which two recipes differ, as "section.name: mine -> other's"; how and where they compute left out."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        return [
+            f"{section}.{key}: {value!r} -> {theirs[section][key]!r}"
+            for section in _SECTIONS
+            if section != "compute"
+            for key, value in mine[section].items()
+            if value != theirs[section][key]
+        ]
+
+
+_SECTIONS = tuple(f.name for f in fields(Recipe) if f.name not in ("name", "description"))
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("ssl_diffusion.recipes")
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Load a recipe by the name of a packaged one or the path of a TOML file.
+
+    Raises:
+        RecipeError: if there is no such recipe, the file is not TOML, or a setting is unknown or out of range.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise RecipeError(f"no recipe file {path}")
+        text, source = path.read_text(encoding="utf-8"), str(path)
+    else:
+        known = recipe_names()
+        if str(name_or_path) not in known:
+            raise RecipeError(f"no recipe {str(name_or_path)!r}; {nearest_names(str(name_or_path), known)}")
+        source = f"recipe {name_or_path}"
+        text = resources.files("ssl_diffusion.recipes").joinpath(f"{name_or_path}.toml").read_text(encoding="utf-8")
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{source} is not valid TOML: {error}") from None
+    return Recipe.from_dict(values, source)
+
+
+def _all_keys() -> list[str]:
+    defaults = Recipe()
+    return ["name", "description", *(f"{s}.{f.name}" for s in _SECTIONS for f in fields(getattr(defaults, s)))]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _convert(value: Any, wanted: Any, where: str) -> Any:
+    """`value` (from TOML, or text from the command line) as the type `wanted`."""
+    origin = typing.get_origin(wanted)
+    if origin is tuple:
+        item = typing.get_args(wanted)[0]
+        parts = [p for p in value.replace("[", "").replace("]", "").split(",") if p.strip()] if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            raise RecipeError(f"{where} is a list, not {value!r}")
+        return tuple(_convert(p.strip() if isinstance(p, str) else p, item, where) for p in parts)
+    if origin is types.UnionType:
+        raise TypeError(f"{where}: union types are not used in recipes")
+    if wanted is bool:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "false"):
+            return str(value).lower() == "true"
+        raise RecipeError(f"{where} is true or false, not {value!r}")
+    if wanted is str:
+        return str(value)
+    if isinstance(value, bool):
+        raise RecipeError(f"{where} is a number, not {value!r}")
+    try:
+        number = float(value)
+        if wanted is int and number != int(number):
+            raise ValueError
+        return wanted(number)
+    except (TypeError, ValueError, OverflowError):
+        kind = "whole number" if wanted is int else "number"
+        raise RecipeError(f"{where} is a {kind}, not {value!r}") from None

@@ -1,0 +1,122 @@
+"""A closer look at a finished run: overall figures with their uncertainty, and every class by itself."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_fscore_support
+
+from ssl_diffusion.errors import DataError, RunError
+from ssl_diffusion.evaluation import classification_metrics, probabilities
+from ssl_diffusion.fitting import load_pool
+from ssl_diffusion.plots import calibration_figure, confusion_figure
+from ssl_diffusion.pool import Pool
+from ssl_diffusion.progress import ProgressCallback
+from ssl_diffusion.recipe import DataSettings
+from ssl_diffusion.run import Run, RunFolder
+
+__all__ = ["Report", "evaluate_run", "wilson_interval"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Result of :func:`evaluate_run`.
+
+    Attributes:
+        n: number of images.
+        metrics: accuracy, nll, ece (:func:`ssl_diffusion.evaluation.classification_metrics`).
+        accuracy_interval: 95 % Wilson interval of the accuracy.
+        per_class: one row a class: class, precision, recall, f1, n.
+    """
+
+    n: int
+    metrics: dict[str, float]
+    accuracy_interval: tuple[float, float]
+    per_class: pd.DataFrame
+
+
+def evaluate_run(
+    run: Run, data: Path | None = None, out: Path | None = None, *, progress: ProgressCallback | None = None
+) -> Report:
+    """Evaluate a run on its own test split, or on other labeled images.
+
+    Args:
+        run: the fitted model.
+        data: folder or CSV file of labeled images; None takes the test split of the run's own data.
+        out: folder for per_class.csv, confusion.png and calibration.png; None writes nothing.
+        progress: called with the number of images done.
+
+    Raises:
+        RunError: if the model has no classes.
+        DataError: if there are no labeled images, or a label is not one of the model's classes.
+    """
+    if not run.classes:
+        raise RunError(f"{run.path} was trained without labels; there is no accuracy to evaluate")
+    images, labels = _labeled_images(run, data)
+    logits = run.logits(images, progress)
+    metrics = classification_metrics(logits, labels)
+    p = probabilities(logits, run.multilabel)
+    predicted = (p > 0.5).astype(np.int64) if run.multilabel else p.argmax(axis=1)
+    precision, recall, f1, n = precision_recall_fscore_support(
+        labels, predicted, labels=range(len(run.classes)), zero_division=0.0
+    )
+    per_class = pd.DataFrame({"class": run.classes, "precision": precision, "recall": recall, "f1": f1, "n": n})
+    report = Report(len(images), metrics, wilson_interval(metrics["accuracy"], labels.size), per_class)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        per_class.to_csv(out / "per_class.csv", index=False)
+        calibration_figure(p, labels).savefig(out / "calibration.png", dpi=130)
+        if not run.multilabel:
+            k = len(run.classes)
+            confusion = np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
+            confusion_figure(confusion, run.classes, metrics["accuracy"]).savefig(out / "confusion.png", dpi=130)
+    return report
+
+
+def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Confidence interval of a proportion observed in n trials (Wilson 1927); 95 % by default."""
+    center = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, float(center - half)), min(1.0, float(center + half))
+
+
+def _labeled_images(run: Run, data: Path | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    if data is None:
+        pool = load_pool(RunFolder(run.path).recipe().data)
+        chosen = pool.test[pool.has_label[pool.test]]
+        if not len(chosen):
+            raise DataError(f"the data of {run.path} has no test split: name labeled images with --data")
+        return pool.images[chosen], pool.labels[chosen]
+    own = RunFolder(run.path).recipe().data
+    settings = DataSettings(
+        path=str(data),
+        size=run.image_shape[1] if run.image_shape[1] == run.image_shape[2] else 0,
+        image_column=own.image_column,
+        label_column=own.label_column,
+        label_columns=own.label_columns,
+        separator=own.separator,
+        multilabel=own.multilabel,
+    )
+    pool = load_pool(settings)
+    chosen = np.flatnonzero(pool.has_label)
+    if not len(chosen):
+        raise DataError(f"{data} has no labeled images")
+    if pool.image_shape != run.image_shape:
+        raise DataError(f"the images of {data} have shape {pool.image_shape}, but {run.path} was made for {run.image_shape}")
+    return pool.images[chosen], _to_classes(pool, run.classes, data)[chosen]
+
+
+def _to_classes(pool: Pool, classes: tuple[str, ...], data: Path) -> NDArray[np.int64]:
+    """Labels of a pool as indices into a model's classes."""
+    unknown = sorted(set(pool.classes) - set(classes))
+    if unknown:
+        raise DataError(f"{data} has classes that the model does not know: {', '.join(map(repr, unknown))}")
+    if pool.multilabel:
+        columns = np.zeros((len(pool), len(classes)), dtype=np.int64)
+        for k, name in enumerate(pool.classes):
+            columns[:, classes.index(name)] = pool.labels[:, k]
+        return columns
+    index = np.array([classes.index(name) for name in pool.classes], dtype=np.int64)
+    return np.where(pool.labels >= 0, index[pool.labels], -1)

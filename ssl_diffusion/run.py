@@ -1,0 +1,224 @@
+"""The run folder: one fitted model and all that belongs to it.
+
+    recipe.toml          every setting, resolved
+    pool.json            what the pool was: fingerprint, sizes, classes
+    labeled.csv          the labels that were used: id, label, role
+    history.csv          losses over steps, pretraining first
+    metrics.json         the figures; written last, so a folder with it is a finished run
+    model.safetensors    EMA and raw weights, with the configuration in the header
+    last/                the state to resume from, while training
+    history.png  confusion.png  reconstructions.png  log.txt
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssl_diffusion.checkpoint import atomic_write_text, load_tensors, prefixed, save_tensors, with_prefix
+from ssl_diffusion.devices import resolve_accelerator, resolve_precision
+from ssl_diffusion.errors import CheckpointError, DataError, RunError
+from ssl_diffusion.evaluation import predict_logits, probabilities, represent
+from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.pool import LabeledSet, Pool
+from ssl_diffusion.progress import ProgressCallback
+from ssl_diffusion.recipe import Recipe, load_recipe
+
+__all__ = ["Run", "RunFolder", "default_run_name", "load_metrics", "load_run", "model_metadata"]
+
+
+class RunFolder:
+    """Paths and files of a run.
+
+    Args:
+        path: the folder; nothing is created until :meth:`create`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.model = path / "model.safetensors"
+        self.metrics = path / "metrics.json"
+        self.log = path / "log.txt"
+        self.checkpoint = path / "last" / "checkpoint.safetensors"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.metrics.exists()
+
+    def check_free(self, overwrite: bool) -> None:
+        """Refuse a folder that exists, unless it is to be overwritten or is empty."""
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        if not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; choose another --out")
+        if not overwrite:
+            how = "it holds a finished run" if self.finished else f"continue it with --resume {self.path}"
+            raise RunError(f"{self.path} exists: {how}; --overwrite replaces it, --out chooses another folder")
+        if not (self.path / "recipe.toml").exists():
+            raise RunError(f"{self.path} is not a run folder, so --overwrite will not delete it; choose another --out")
+
+    def create(self, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint: str) -> None:
+        """Write what identifies the run, replacing an older run in the same place."""
+        try:
+            if self.path.exists():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True)
+            atomic_write_text(self.path / "pool.json", json.dumps(_pool_facts(pool, fingerprint), indent=2) + "\n")
+            if labeled is not None:
+                labeled.save(self.path / "labeled.csv", pool)
+            if pool.skipped:
+                pd.DataFrame(pool.skipped, columns=["id", "reason"]).to_csv(self.path / "skipped.csv", index=False)
+            recipe.save(self.path / "recipe.toml")
+        except OSError as error:
+            raise RunError(f"cannot create the run folder {self.path} ({error})") from error
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe of the run."""
+        if not (self.path / "recipe.toml").is_file():
+            raise RunError(f"{self.path} is not a run folder (it has no recipe.toml)")
+        return load_recipe(self.path / "recipe.toml")
+
+    def labeled(self, pool: Pool) -> LabeledSet | None:
+        """The labels of the run, checked against the pool; None for a run without labels."""
+        path = self.path / "labeled.csv"
+        return LabeledSet.load(path, pool) if path.exists() else None
+
+    def check_pool(self, pool: Pool, fingerprint: str) -> None:
+        """Refuse a pool that is not the one of the run, saying what differs."""
+        kept = json.loads((self.path / "pool.json").read_text(encoding="utf-8"))
+        now = json.loads(json.dumps(_pool_facts(pool, fingerprint)))
+        differences = [f"{key}: {kept.get(key)!r} -> {now[key]!r}" for key in now if now[key] != kept.get(key)]
+        if differences:
+            raise RunError(f"the pool is not the one that {self.path} was started with: {'; '.join(differences)}")
+
+    def save_history(self, history: list[dict[str, Any]]) -> pd.DataFrame:
+        """Write history.csv and return it as a frame."""
+        frame = pd.DataFrame(history)
+        atomic_write_text(self.path / "history.csv", frame.to_csv(index=False))
+        return frame
+
+    def save_model(self, metadata: dict[str, Any], ema: dict[str, Tensor], raw: dict[str, Tensor]) -> None:
+        """Write the final weights."""
+        save_tensors(self.model, {**prefixed("ema", ema), **prefixed("raw", raw)}, metadata)
+
+    def save_metrics(self, metrics: dict[str, Any]) -> None:
+        """Write metrics.json, which marks the run as finished, and drop the state for resuming."""
+        atomic_write_text(self.metrics, json.dumps(metrics, indent=2) + "\n")
+        shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
+
+
+@dataclass
+class Run:
+    """A fitted model with what is needed to use it.
+
+    Attributes:
+        path: the run folder.
+        model: the joint model with its EMA weights, in evaluation mode.
+        classes: class names, in the order of the logits; empty for a denoise-only run.
+        multilabel: whether classes are predicted independently.
+        precision: "bf16" or "fp32", used for inference.
+        metadata: the header of the model file.
+    """
+
+    path: Path
+    model: JointDiffusion
+    classes: tuple[str, ...]
+    multilabel: bool
+    precision: str
+    metadata: dict[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) that the model was made for."""
+        return self.model.config.image_shape
+
+    def logits(self, images: NDArray[np.uint8], progress: ProgressCallback | None = None) -> NDArray[np.float32]:
+        """Class logits of uint8 images (n, C, H, W), float32 (n, K)."""
+        if not self.classes:
+            raise RunError(f"{self.path} was trained without labels and cannot predict; fit with --labeled")
+        if images.shape[1:] != self.image_shape:
+            raise DataError(f"images have shape {images.shape[1:]}, but {self.path} was made for {self.image_shape}")
+        return predict_logits(self.model, images, precision=self.precision, progress=progress)
+
+    def predict_proba(self, images: NDArray[np.uint8], progress: ProgressCallback | None = None) -> NDArray[np.float32]:
+        """Class probabilities of uint8 images (n, C, H, W), float32 (n, K)."""
+        return probabilities(self.logits(images, progress), self.multilabel)
+
+    def represent(self, images: NDArray[np.uint8], progress: ProgressCallback | None = None) -> NDArray[np.float32]:
+        """Representations of uint8 images (n, C, H, W), float32 (n, F)."""
+        return represent(self.model, images, precision=self.precision, progress=progress)
+
+
+def model_metadata(config: JointConfig, pool: Pool, objective: str) -> dict[str, Any]:
+    """Header of a model file."""
+    return {
+        "config": config.to_dict(),
+        "classes": list(pool.classes) if config.n_classes else [],
+        "multilabel": pool.multilabel,
+        "objective": objective,
+    }
+
+
+def load_run(path: str | Path, accelerator: str = "auto", precision: str = "auto") -> Run:
+    """Open a run folder for inference with the EMA weights.
+
+    Raises:
+        RunError: if the folder is no run or is not finished.
+        CheckpointError: if its model file is damaged or foreign.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.path.is_dir():
+        raise RunError(f"no run folder {folder.path}")
+    if not folder.model.exists():
+        recipe = folder.recipe()  # says so if this is no run folder at all
+        raise RunError(f"{folder.path} ({recipe.name}) has no model yet; continue it with: ssld fit --resume {folder.path}")
+    tensors, metadata = load_tensors(folder.model)
+    try:
+        model = JointDiffusion(JointConfig.from_dict(metadata["config"]))
+        model.load_state_dict(with_prefix("ema", tensors))
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{folder.model} was not made by this version of the program ({error})") from error
+    device = resolve_accelerator(accelerator)
+    return Run(
+        path=folder.path,
+        model=model.to(device).eval(),
+        classes=tuple(metadata["classes"]),
+        multilabel=metadata["multilabel"],
+        precision=resolve_precision(precision, device),
+        metadata=metadata,
+    )
+
+
+def load_metrics(path: Path) -> dict[str, Any]:
+    """The figures of a finished run; raises :class:`RunError` if it is not finished."""
+    metrics = path / "metrics.json"
+    if not metrics.is_file():
+        raise RunError(f"{path} is not finished; continue it with: ssld fit --resume {path}")
+    values: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
+    return values
+
+
+def default_run_name(pool_name: str, n_labeled: int, objective: str, seed: int) -> str:
+    """For instance "fashion-mnist-4000-s0"; objectives other than "joint" are part of the name."""
+    parts: Sequence[str] = [pool_name, *([str(n_labeled)] if n_labeled else []), *([objective] if objective != "joint" else [])]
+    return "-".join([*parts, f"s{seed}"])
+
+
+def _pool_facts(pool: Pool, fingerprint: str) -> dict[str, Any]:
+    return {
+        "name": pool.name,
+        "n_train": len(pool.train),
+        "n_test": len(pool.test),
+        "image_shape": list(pool.image_shape),
+        "classes": list(pool.classes),
+        "multilabel": pool.multilabel,
+        "fingerprint": fingerprint,
+    }

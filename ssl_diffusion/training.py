@@ -1,0 +1,412 @@
+"""The one training loop.
+
+:func:`train` runs one phase (denoiser pretraining, or training under an objective) from given weights to its last step.
+Device, precision and ranks come from Lightning Fabric; the loop stays plain torch.
+
+Reproducibility: every draw of step s comes from a generator seeded with (seed, phase, s), and the streams of images are
+functions of the number of images seen. A checkpoint therefore needs weights, optimiser moments and the step, nothing
+else, and a resumed run ends bit-identical to an uninterrupted one. All ranks draw the global batch and take their share
+of it, so that two ranks follow the loss curve of one.
+"""
+
+import hashlib
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ssl_diffusion.augment import Augmentation, augment, mirror
+from ssl_diffusion.checkpoint import load_tensors, prefixed, save_tensors, with_prefix
+from ssl_diffusion.devices import resolve_accelerator, resolve_precision, usable_cores
+from ssl_diffusion.errors import CheckpointError, Interrupted, SSLDError
+from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.noise import Parameterisation
+from ssl_diffusion.objective import Batch, Objective
+from ssl_diffusion.pool import EndlessShuffle
+from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
+from ssl_diffusion.recipe import ComputeSettings, PhaseSettings, TrainingSettings
+
+__all__ = ["Job", "TrainingData", "TrainingResult", "build_model", "derive_seed", "train"]
+
+_log = logging.getLogger(__name__)
+
+_MAX_CONSECUTIVE_NON_FINITE = 25
+_HISTORY_ROWS = 200
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What the loop may see: training images (uint8, (N, C, H, W)), and the labeled ones among them.
+
+    `labeled` holds positions into `images`, int64 (m,); `labels` int64 (m,) or float32 (m, K) for multi-label data.
+    """
+
+    images: Tensor
+    labeled: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Job:
+    """One phase to run; picklable, so that ranks can be spawned.
+
+    Args:
+        name:             "pretraining" or "training"; part of the seed of every draw
+        objective:        see :data:`ssl_diffusion.objective.OBJECTIVES`
+        config:           model to build
+        initial:          weights to start from; the head may be missing. None starts from fresh weights
+        data, settings:   what to train on and how
+        view:             augmentation of labeled images
+        flip:             whether images of the denoising loss are mirrored at random
+        compute:          device, precision, ranks
+        checkpoint:       file to save to and to continue from; None keeps nothing
+        checkpoint_every: seconds between checkpoints
+        identity:         hash of all that determines the result; a checkpoint with another one is refused
+    """
+
+    name: str
+    objective: str
+    config: JointConfig
+    initial: dict[str, Tensor] | None
+    data: TrainingData
+    settings: PhaseSettings
+    view: Augmentation
+    flip: bool
+    compute: ComputeSettings
+    checkpoint: Path | None = None
+    checkpoint_every: float = 60.0
+    identity: str = ""
+
+
+@dataclass
+class TrainingResult:
+    """Final weights (`ema` is the one to use), the history as a list of rows, and what it cost."""
+
+    raw: dict[str, Tensor] = field(default_factory=dict)
+    ema: dict[str, Tensor] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    steps: int = 0
+    images_seen: int = 0
+    seconds: float = 0.0
+    non_finite_steps: int = 0
+    device: str = "cpu"
+    precision: str = "fp32"
+    interrupted: bool = False
+
+
+def train(job: Job, progress: ProgressCallback | None = None) -> TrainingResult:
+    """Run a job to its end, continuing from its checkpoint if there is one.
+
+    Raises:
+        Interrupted: on Ctrl-C or SIGTERM, after the checkpoint was written.
+        CheckpointError: if the checkpoint cannot be read or written, or belongs to another job.
+        SSLDError: if the loss stays non-finite, or a batch cannot be divided among the ranks.
+    """
+    compute = job.compute
+    sizes = [job.settings.batch_size]
+    if isinstance(job.settings, TrainingSettings):
+        sizes.append(job.settings.labeled_batch_size)
+    if any(size % compute.devices for size in sizes):
+        raise SSLDError(f"batch sizes {sizes} cannot be divided among {compute.devices} ranks")
+    accelerator = resolve_accelerator(compute.accelerator)
+    precision = resolve_precision(compute.precision, accelerator)
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=compute.devices,
+        strategy="ddp_spawn" if compute.devices > 1 else "auto",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+    if compute.devices == 1:
+        result = _run(fabric, job, precision, progress)
+    else:
+        with _stop_requested():  # Ctrl-C reaches the ranks too; they save and return
+            result = fabric.launch(_run, job, precision, progress)
+    if result.interrupted:
+        raise Interrupted(f"stopped at step {result.steps} of {job.settings.steps} of {job.name}")
+    return result
+
+
+def build_model(config: JointConfig, seed: int, initial: dict[str, Tensor] | None = None) -> JointDiffusion:
+    """A model with seeded fresh weights, overwritten by `initial` where given; the global random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "weights"))
+        model = JointDiffusion(config)
+    if initial is not None:
+        missing, unexpected = model.load_state_dict(initial, strict=False)
+        if unexpected or any(not name.startswith("head.") for name in missing):
+            raise CheckpointError(f"weights do not fit the model: {len(missing)} missing, {len(unexpected)} unexpected")
+    return model
+
+
+def derive_seed(*parts: object) -> int:
+    """A 63-bit seed from any parts; different parts give unrelated seeds."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+def _run(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | None) -> TrainingResult:
+    """The loop, in each rank."""
+    s, ranks, device = job.settings, fabric.world_size, fabric.device
+    if ranks > 1:
+        torch.set_num_threads(max(1, (job.compute.threads or usable_cores()) // ranks))
+    model = build_model(job.config, s.seed, job.initial)
+    t = s if isinstance(s, TrainingSettings) else TrainingSettings()
+    objective = Objective(
+        model, job.objective, classification_weight=t.classification_weight, label_smoothing=t.label_smoothing
+    )
+    module, optimizer = fabric.setup(objective, _optimizer(model, s, device))
+    parameters = list(model.parameters())
+    ema = [p.detach().clone() for p in parameters]
+    state = _State(model, ema, optimizer, job)
+    result = TrainingResult(device=str(device), precision=precision)
+    if job.checkpoint is not None and job.checkpoint.exists():
+        state.load(result)
+    draw = _Sampler(job, model.noise)
+    meter = _Meter(fabric)
+    module.train()
+    began, saved = time.monotonic() - result.seconds, time.monotonic()
+    log_every = max(1, s.steps // _HISTORY_ROWS)
+    consecutive = 0
+
+    with _stop_requested() as stop, torch.random.fork_rng(devices=[]):
+        for step in range(result.steps, s.steps):
+            batch = draw(step).share(fabric.global_rank, ranks, device)
+            torch.manual_seed(derive_seed(s.seed, job.name, "dropout", step, fabric.global_rank))
+            rate = _schedule(step, s)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+            losses = module(batch)
+            fabric.backward(losses["loss"])
+            norm = fabric.clip_gradients(module, optimizer, max_norm=s.clip, error_if_nonfinite=False)
+            if bool(torch.isfinite(torch.as_tensor(norm))):
+                optimizer.step()
+                consecutive = 0
+            else:
+                result.non_finite_steps += 1
+                consecutive += 1
+                if consecutive == _MAX_CONSECUTIVE_NON_FINITE:
+                    raise SSLDError(
+                        f"the loss was not finite for {consecutive} steps in a row (step {step} of {job.name}): lower the "
+                        f"learning rate (now {rate:.2g}) or use --precision fp32"
+                    )
+            optimizer.zero_grad()
+            beta = min(1 - 1 / max(1.0, s.ema * s.steps), (1 + step) / (10 + step))
+            torch._foreach_lerp_(ema, [p.detach() for p in parameters], 1 - beta)
+
+            result.steps = step + 1
+            result.images_seen += draw.images_per_step
+            result.seconds = time.monotonic() - began
+            meter.add(losses)
+            last = step + 1 == s.steps
+            if (step + 1) % log_every == 0 or last:
+                result.history.append(
+                    {
+                        "phase": job.name,
+                        "step": step + 1,
+                        "images_seen": result.images_seen,
+                        "seconds": round(result.seconds, 3),
+                        "learning_rate": rate,
+                        **meter.means(),
+                        "non_finite_steps": result.non_finite_steps,
+                    }
+                )
+            if progress is not None and fabric.is_global_zero:
+                info = _progress_info(result.history)
+                progress(ProgressUpdate(job.name, result.images_seen, s.steps * draw.images_per_step, "images", info))
+            result.interrupted = _any_rank(stop(), fabric) and not last
+            if result.interrupted or last or time.monotonic() - saved > job.checkpoint_every:
+                if fabric.is_global_zero and job.checkpoint is not None:
+                    state.save(result)
+                saved = time.monotonic()
+            if result.interrupted:
+                break
+    if result.non_finite_steps:
+        _log.warning("%s: %d steps were left out because their gradient was not finite", job.name, result.non_finite_steps)
+    result.raw = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
+    result.ema = {name: t.detach().cpu().clone() for (name, _), t in zip(model.named_parameters(), ema, strict=True)}
+    return result
+
+
+class _Sampler:
+    """Draws the global batch of a step; everything random about a step happens here."""
+
+    def __init__(self, job: Job, noise: Parameterisation) -> None:
+        self.job, self.noise = job, noise
+        s = job.settings
+        seed = derive_seed(s.seed, job.name, "stream")
+        labeled_size = s.labeled_batch_size if isinstance(s, TrainingSettings) else 0
+        self.n_denoise = 0 if job.objective == "labels-only" else s.batch_size
+        self.n_labeled = 0 if job.objective == "denoise-only" else labeled_size
+        self.images = EndlessShuffle(len(job.data.images), seed) if self.n_denoise else None
+        self.labeled = EndlessShuffle(len(job.data.labeled), seed + 1) if self.n_labeled else None
+        self.images_per_step = self.n_denoise + self.n_labeled
+
+    def __call__(self, step: int) -> Batch:
+        job, data, batch = self.job, self.job.data, Batch()
+        generator = torch.Generator().manual_seed(derive_seed(job.settings.seed, job.name, step))
+        if self.images is not None:
+            index = torch.from_numpy(self.images.batch(step * self.n_denoise, self.n_denoise))
+            clean = data.images[index].float() / 127.5 - 1
+            batch.clean = mirror(clean, generator) if job.flip else clean
+            batch.sigma = self.noise.draw(self.n_denoise, generator)
+            batch.eps = torch.randn(clean.shape, generator=generator)
+        if self.labeled is not None:
+            chosen = torch.from_numpy(self.labeled.batch(step * self.n_labeled, self.n_labeled))
+            view = augment(data.images[data.labeled[chosen]].float() / 255, job.view, generator) * 2 - 1
+            batch.labels = data.labels[chosen]
+            batch.labeled_sigma = self._head_noise(generator)
+            batch.labeled = view + batch.labeled_sigma[:, None, None, None] * torch.randn(view.shape, generator=generator)
+        return batch
+
+    def _head_noise(self, generator: torch.Generator) -> Tensor:
+        """Half of the labeled images stay clean, half get a level log-uniform up to `head_noise`."""
+        highest = getattr(self.job.settings, "head_noise", 0.0)
+        n, low = self.n_labeled, self.noise.sigma_min
+        draws = torch.rand(2, n, generator=generator)
+        if highest <= low:
+            return torch.zeros(n)
+        levels = low * (highest / low) ** draws[0]
+        return torch.where(draws[1] < 0.5, levels, torch.zeros(n))
+
+
+class _State:
+    """The loop's state as one checkpoint file."""
+
+    def __init__(self, model: JointDiffusion, ema: list[Tensor], optimizer: Any, job: Job) -> None:
+        self.model, self.ema, self.optimizer, self.job = model, ema, optimizer, job
+
+    def save(self, result: TrainingResult) -> None:
+        assert self.job.checkpoint is not None
+        names = [name for name, _ in self.model.named_parameters()]
+        moments = {
+            f"{index}.{key}": value
+            for index, entry in self.optimizer.state_dict()["state"].items()
+            for key, value in entry.items()
+        }
+        tensors = {
+            **prefixed("raw", self.model.state_dict()),
+            **prefixed("ema", dict(zip(names, self.ema, strict=True))),
+            **prefixed("optimizer", moments),
+        }
+        metadata = {
+            "job": self.job.name,
+            "identity": self.job.identity,
+            "steps": result.steps,
+            "images_seen": result.images_seen,
+            "seconds": result.seconds,
+            "non_finite_steps": result.non_finite_steps,
+            "history": result.history,
+        }
+        save_tensors(self.job.checkpoint, tensors, metadata)
+
+    def load(self, result: TrainingResult) -> None:
+        assert self.job.checkpoint is not None
+        tensors, metadata = load_tensors(self.job.checkpoint)
+        if metadata.get("job") != self.job.name or metadata.get("identity") != self.job.identity:
+            raise CheckpointError(
+                f"{self.job.checkpoint} was made with other settings, data or labels; use --overwrite to start again"
+            )
+        self.model.load_state_dict(with_prefix("raw", tensors))
+        averages = with_prefix("ema", tensors)
+        for (name, _), average in zip(self.model.named_parameters(), self.ema, strict=True):
+            average.copy_(averages[name])
+        entries: dict[int, dict[str, Tensor]] = {}
+        for name, value in with_prefix("optimizer", tensors).items():
+            index, _, key = name.partition(".")
+            entries.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": entries})
+        for key in ("steps", "images_seen", "seconds", "non_finite_steps", "history"):
+            setattr(result, key, metadata[key])
+
+
+class _Meter:
+    """Mean losses since the last row of the history, over all ranks."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric = fabric
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+        self.count += 1
+
+    def means(self) -> dict[str, float]:
+        means = {}
+        for name, total in self.sums.items():
+            mean = total / self.count
+            if self.fabric.world_size > 1:
+                mean = self.fabric.all_reduce(mean, reduce_op="mean")  # type: ignore[assignment]
+            means[name] = float(mean)
+        self.sums, self.count = {}, 0
+        return means
+
+
+def _optimizer(model: JointDiffusion, s: PhaseSettings, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW; the head at the full learning rate, the rest at `encoder_lr` of it; weight decay on matrices only."""
+    groups = []
+    for part, parameters in model.parameter_groups().items():
+        scale = 1.0 if part == "head" else getattr(s, "encoder_lr", 1.0)
+        trained = [p for p in parameters if p.requires_grad]
+        groups.append({"params": [p for p in trained if p.ndim > 1], "weight_decay": s.weight_decay, "scale": scale})
+        groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "scale": scale})
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=s.learning_rate, fused=device.type in ("cpu", "cuda"))
+
+
+def _schedule(step: int, s: PhaseSettings) -> float:
+    """Learning rate of a step: linear warm-up, then half a cosine to zero at the last step."""
+    warmup = max(1, round(s.warmup * s.steps))
+    if step < warmup:
+        return s.learning_rate * (step + 1) / warmup
+    return s.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, s.steps - warmup)))
+
+
+def _any_rank(flag: bool, fabric: Fabric) -> bool:
+    if fabric.world_size == 1:
+        return flag
+    return bool(fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum"))
+
+
+def _progress_info(history: list[dict[str, Any]]) -> str:
+    if not history:
+        return ""
+    row = history[-1]
+    short = {"denoising_loss": "denoising", "classification_loss": "classification", "labeled_accuracy": "accuracy"}
+    return "  ".join(f"{label} {row[key]:.3f}" for key, label in short.items() if key in row)
+
+
+@contextmanager
+def _stop_requested() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a flag (a second SIGINT acts as usual); only in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameters of a module."""
+    return sum(p.numel() for p in module.parameters())

@@ -1,0 +1,241 @@
+"""The network: encoder, middle block, decoder. It knows nothing of noise schedules or classes.
+
+A U-Net in the form of Dhariwal & Nichol 2021 (arXiv 2105.05233): residual blocks with FiLM conditioning on a scalar,
+self-attention at chosen levels, strided convolutions down, nearest-neighbour interpolation plus convolution up.
+Two things differ, both for speed: an optional pixel-unshuffle stem, and a decoder that may be lighter than the
+encoder (it then reads the last few skip maps of each level; the maps a classifier pools are all in the encoder).
+
+Shapes: images are (B, C, H, W) with H and W divisible by :attr:`UNet.divisor`; the conditioning scalar is (B,).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["Features", "UNet", "UNetConfig", "sinusoidal_embedding"]
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Architecture of a :class:`UNet`.
+
+    Args:
+        in_channels:    colour channels of an image, 1 to 4
+        channels:       width of the first level
+        multipliers:    width of each level as a multiple of `channels`; one level a number
+        blocks:         residual blocks in each encoder level
+        decoder_blocks: residual blocks in each decoder level, 1 to `blocks` + 1; None means `blocks` + 1
+        attention:      levels (0 is the finest) whose blocks are followed by self-attention; the middle always is
+        heads:          attention heads
+        groups:         groups of every group normalisation (the largest common divisor with the width is used)
+        dropout:        dropout inside residual blocks
+        stem:           pixel-unshuffle factor: 2 turns (C, H, W) into (4C, H/2, W/2) before the first convolution
+    """
+
+    in_channels: int = 1
+    channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2)
+    blocks: int = 2
+    decoder_blocks: int | None = None
+    attention: tuple[int, ...] = ()
+    heads: int = 4
+    groups: int = 32
+    dropout: float = 0.0
+    stem: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.in_channels <= 4:
+            raise ValueError(f"images have 1 to 4 channels, not {self.in_channels}")
+        if self.decoder_blocks is not None and not 1 <= self.decoder_blocks <= self.blocks + 1:
+            raise ValueError(f"decoder_blocks must be in 1..{self.blocks + 1}, not {self.decoder_blocks}")
+        if any(not 0 <= level < len(self.multipliers) for level in self.attention):
+            raise ValueError(f"attention levels {self.attention} do not exist in a U-Net of {len(self.multipliers)} levels")
+
+
+@dataclass
+class Features:
+    """What the encoder computes for a batch.
+
+    Attributes:
+        levels: for each level the maps of its blocks in order, each (B, C_i, H_l, W_l); the first level starts with the
+            stem's map, the others with the downsampled map of the level before.
+        middle: the middle block's map, (B, C, H_last, W_last).
+        embedding: embedded conditioning scalar, (B, 4 * channels); the decoder needs it.
+    """
+
+    levels: list[list[Tensor]]
+    middle: Tensor
+    embedding: Tensor
+
+    @property
+    def maps(self) -> list[Tensor]:
+        """Every encoder map followed by the middle one, in the order of :attr:`UNet.feature_channels`."""
+        return [m for level in self.levels for m in level] + [self.middle]
+
+    def __getitem__(self, batch: slice) -> "Features":
+        """The features of a part of the batch."""
+        return Features([[m[batch] for m in level] for level in self.levels], self.middle[batch], self.embedding[batch])
+
+
+class UNet(nn.Module):
+    """Encoder, middle and decoder over a scalar-conditioned image.
+
+    Attributes:
+        feature_channels: channels of each map in :attr:`Features.maps`.
+        divisor: image height and width must be multiples of this.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config.channels
+        embedding = 4 * c
+        pixels = config.in_channels * config.stem**2
+        self.divisor = config.stem * 2 ** (len(config.multipliers) - 1)
+
+        self.embed = nn.Sequential(nn.Linear(c, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.stem = nn.Conv2d(pixels, c, 3, padding=1)
+
+        def block(c_in: int, c_out: int, attention: bool) -> "Block":
+            return Block(c_in, c_out, embedding, config, attention)
+
+        self.encoder = nn.ModuleList()
+        self.down = nn.ModuleList()
+        skips: list[list[int]] = []
+        width = c
+        for level, multiplier in enumerate(config.multipliers):
+            if level:
+                self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
+            channels = [width]
+            blocks = nn.ModuleList()
+            for _ in range(config.blocks):
+                blocks.append(block(width, c * multiplier, level in config.attention))
+                width = c * multiplier
+                channels.append(width)
+            self.encoder.append(blocks)
+            skips.append(channels)
+        self.feature_channels = [n for level in skips for n in level] + [width]
+
+        self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
+
+        n_decoder = config.blocks + 1 if config.decoder_blocks is None else config.decoder_blocks
+        self.skips_per_level = n_decoder
+        self.decoder = nn.ModuleList()
+        self.up = nn.ModuleList()
+        for level in reversed(range(len(config.multipliers))):
+            blocks = nn.ModuleList()
+            for skip in reversed(skips[level][-n_decoder:]):
+                blocks.append(block(width + skip, c * config.multipliers[level], level in config.attention))
+                width = c * config.multipliers[level]
+            self.decoder.append(blocks)
+            if level:
+                self.up.append(nn.Conv2d(width, width, 3, padding=1))
+        self.out = nn.Sequential(_norm(width, config), nn.SiLU(), _zero(nn.Conv2d(width, pixels, 3, padding=1)))
+
+    def encode(self, x: Tensor, scalar: Tensor) -> Features:
+        """Encoder and middle block only: (B, C, H, W), (B,) -> :class:`Features`."""
+        embedding = self.embed(sinusoidal_embedding(scalar, self.config.channels))
+        if self.config.stem > 1:
+            x = functional.pixel_unshuffle(x, self.config.stem)
+        h = self.stem(x)
+        levels = []
+        for level, blocks in enumerate(self.encoder):
+            if level:
+                h = self.down[level - 1](h)
+            maps = [h]
+            for block in blocks:  # type: ignore[attr-defined]  # ModuleList is not generic
+                h = block(h, embedding)
+                maps.append(h)
+            levels.append(maps)
+        for block in self.middle:
+            h = block(h, embedding)
+        return Features(levels, h, embedding)
+
+    def decode(self, features: Features) -> Tensor:
+        """Decoder only: :class:`Features` -> (B, C, H, W)."""
+        h = features.middle
+        for index, blocks in enumerate(self.decoder):
+            skips = features.levels[-1 - index][-self.skips_per_level :]
+            for block, skip in zip(blocks, reversed(skips), strict=True):  # type: ignore[arg-type]
+                h = block(torch.cat([h, skip], dim=1), features.embedding)
+            if index < len(self.up):
+                h = self.up[index](functional.interpolate(h, scale_factor=2.0, mode="nearest"))
+        h = self.out(h)
+        return functional.pixel_shuffle(h, self.config.stem) if self.config.stem > 1 else h
+
+    def forward(self, x: Tensor, scalar: Tensor) -> Tensor:
+        """The whole network: (B, C, H, W), (B,) -> (B, C, H, W)."""
+        return self.decode(self.encode(x, scalar))
+
+    def decoder_modules(self) -> list[nn.Module]:
+        """The parts that :meth:`decode` uses and :meth:`encode` does not."""
+        return [self.decoder, self.up, self.out]
+
+
+class Block(nn.Module):
+    """A residual block with FiLM conditioning, followed by self-attention if asked for."""
+
+    def __init__(self, c_in: int, c_out: int, embedding: int, config: UNetConfig, attention: bool) -> None:
+        super().__init__()
+        self.norm_in = _norm(c_in, config)
+        self.conv_in = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * c_out)
+        self.norm_out = _norm(c_out, config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.conv_out = _zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.shortcut = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
+        self.attention = Attention(c_out, config) if attention else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv_in(functional.silu(self.norm_in(x)))
+        scale, shift = self.film(functional.silu(embedding))[:, :, None, None].chunk(2, dim=1)
+        h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
+        h = self.conv_out(self.dropout(functional.silu(h)))
+        result: Tensor = self.attention(self.shortcut(x) + h)
+        return result
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the positions of a map, with a residual connection."""
+
+    def __init__(self, channels: int, config: UNetConfig) -> None:
+        super().__init__()
+        self.heads = math.gcd(config.heads, channels)
+        self.norm = _norm(channels, config)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.project = _zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).view(b, 3, self.heads, c // self.heads, h * w)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)
+        # The fused kernels want the head dimension contiguous; a transposed view makes torch use plain matrix products,
+        # which on a CPU are faster for the short sequences of coarse maps.
+        if x.is_cuda or h * w > 128:
+            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        attended = functional.scaled_dot_product_attention(q, k, v)
+        result: Tensor = x + self.project(attended.transpose(-1, -2).reshape(b, c, h, w))
+        return result
+
+
+def sinusoidal_embedding(value: Tensor, dim: int, max_period: float = 1e4) -> Tensor:
+    """Cosines and sines of a scalar at geometrically spaced frequencies (Vaswani et al. 2017, sec. 3.5): (B,) -> (B, dim)."""
+    half = dim // 2
+    frequency = torch.exp(-math.log(max_period) / half * torch.arange(half, device=value.device, dtype=torch.float32))
+    angle = value.float()[:, None] * frequency[None]
+    return functional.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, dim - 2 * half))
+
+
+def _norm(channels: int, config: UNetConfig) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(config.groups, channels), channels)
+
+
+def _zero(conv: nn.Conv2d) -> nn.Conv2d:
+    """Start a residual branch at zero, so that a fresh block is the identity."""
+    nn.init.zeros_(conv.weight)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
