@@ -6,6 +6,7 @@ Results go to standard output (as one JSON object with `--json`), everything els
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,26 +24,25 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no log lines.")]
 
 
-class TrainingBars:
-    """Progress bars on stderr, made when first needed, also in a process that was spawned (so it can be pickled)."""
+class ProgressBars:
+    """Progress on stderr: bars in a terminal, elsewhere (files, pipes, CI) a line every half minute.
+
+    Made when first needed, also in a process that was spawned, so it can be pickled.
+    """
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._began: dict[str, float] = {}
+        self._last_line = 0.0
+        self._first_done = 0
 
     def __call__(self, update: "ProgressUpdate") -> None:
         """Show an update."""
-        if self._progress is None:
-            self._progress = _make_progress()
-            self._progress.start()
-        if update.task not in self._tasks:
-            self._tasks[update.task] = self._progress.add_task(update.task, total=update.total, unit=update.unit, info="", rate="")
-        task = self._tasks[update.task]
-        speed = self._progress.tasks[task].speed
-        rate = f"{speed:,.0f} {update.unit}/s" if speed else ""
-        self._progress.update(task, completed=update.done, total=update.total, info=update.info, rate=rate)
-        if update.done >= update.total:
-            self._progress.refresh()
+        if sys.stderr.isatty():
+            self._bar(update)
+        else:
+            self._line(update)
 
     def close(self) -> None:
         """Leave the bars as they are and give the terminal back."""
@@ -51,21 +51,46 @@ class TrainingBars:
             self._progress = None
             self._tasks = {}
 
+    def _bar(self, update: "ProgressUpdate") -> None:
+        if self._progress is None:
+            self._progress = _make_progress()
+            self._progress.start()
+        if update.task not in self._tasks:
+            self._tasks[update.task] = self._progress.add_task(update.task, total=update.total, info="", rate="")
+        task = self._tasks[update.task]
+        speed = self._progress.tasks[task].speed
+        rate = f"{speed:,.0f} {update.unit}/s" if speed else ""
+        self._progress.update(task, completed=update.done, total=update.total, info=update.info, rate=rate)
+        if update.done >= update.total:
+            self._progress.refresh()
+
+    def _line(self, update: "ProgressUpdate") -> None:
+        now = time.monotonic()
+        # A task is timed from its first report, so that the work before a resume does not count as speed.
+        first = self._began.setdefault(update.task, now)
+        if first == now:
+            self._first_done = update.done
+            self._last_line = now
+        elif now - self._last_line > 30:
+            self._last_line = now
+            rate = (update.done - self._first_done) / (now - first)
+            left = (update.total - update.done) / max(rate, 1e-9)
+            share = update.done / update.total
+            line = f"{update.task} {share:.0%}, {rate:,.0f} {update.unit}/s, {left / 60:.1f} min left   {update.info}"
+            typer.echo(line.rstrip(), err=True)
+
 
 def _make_progress() -> "Progress":
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TextColumn("{task.percentage:>3.0f}%  {task.fields[rate]}"),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         TextColumn("{task.fields[info]}", style="dim"),
-        console=console,
-        # A bar redrawn into a file or a pipe is noise; there a line every half minute is enough.
-        disable=not console.is_terminal,
+        console=Console(stderr=True),
     )
 
 
@@ -80,7 +105,7 @@ class Output:
     def __init__(self, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
         self.quiet = quiet
-        self.bars = None if quiet else TrainingBars()
+        self.bars = None if quiet else ProgressBars()
 
     def result(self, values: dict[str, Any], text: str) -> None:
         """Print the result: `values` with --json, `text` without."""
@@ -127,4 +152,4 @@ def _configure_logging(quiet: bool) -> None:
     logger.setLevel(logging.ERROR if quiet else logging.INFO)
     logger.propagate = False
     # Fabric announces precision and ranks on every start; ours are in metrics.json and `ssld doctor`.
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.ERROR)

@@ -20,7 +20,7 @@ import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ from ssl_diffusion.idx import find_idx, read_idx_pair
 from ssl_diffusion.images import allocate
 from ssl_diffusion.pool import Pool
 
-__all__ = ["DATASETS", "DatasetInfo", "default_cache_dir", "find_dataset", "load_dataset"]
+__all__ = ["DATASETS", "DatasetInfo", "dataset_info", "default_cache_dir", "find_dataset", "load_dataset"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,14 @@ _FIRST_LABELS = {"mnist": [5, 0, 4, 1, 9, 2, 1, 3], "fashion-mnist": [9, 0, 0, 3
 
 _Part = tuple[str, NDArray[np.uint8], NDArray[np.int64]]
 """Split name, images (n, C, H, W), labels (n,)."""
+
+
+class _TorchvisionSet(Protocol):
+    """What is used of torchvision's classes: images and, by one of two names, labels."""
+
+    data: Any
+    targets: Any
+    labels: Any
 
 
 def default_cache_dir() -> Path:
@@ -59,7 +67,7 @@ def find_dataset(name: str, data_dir: str | Path | None = None, cache_dir: str |
     Raises:
         DataError: for an unknown name.
     """
-    _info(name)
+    dataset_info(name)
     if name == "digits":
         import sklearn.datasets
 
@@ -99,7 +107,7 @@ def load_dataset(
     Raises:
         DataError: if the name is unknown, a file is damaged, or the set is neither here nor can be downloaded.
     """
-    _info(name)
+    dataset_info(name)
     if name == "digits":
         return _pool(name, _digits(), max_memory)
     if data_dir is not None and not Path(data_dir).expanduser().is_dir():
@@ -115,7 +123,8 @@ def load_dataset(
     return _pool(name, _idx_parts(name, place) if layout.idx else _torchvision_parts(name, place), max_memory)
 
 
-def _info(name: str) -> DatasetInfo:
+def dataset_info(name: str) -> DatasetInfo:
+    """What is known of a data set by its name; raises :class:`DataError` with the nearest names if there is none."""
     if name not in DATASETS:
         raise DataError(f"there is no data set {name!r}; {nearest_names(name, DATASETS)}")
     return DATASETS[name]
@@ -217,13 +226,13 @@ def _torchvision_parts(name: str, place: Path) -> list[_Part]:
     return parts
 
 
-def _open(name: str, root: Path, split: str, *, download: bool) -> Any:  # noqa: ANN401 (a torchvision data set)
+def _open(name: str, root: Path, split: str, *, download: bool) -> _TorchvisionSet:
     import torchvision.datasets
 
     dataset = getattr(torchvision.datasets, LAYOUTS[name].torchvision)
-    if name in ("svhn", "stl10"):
-        return dataset(root, split=split, download=download)
-    return dataset(root, train=split == "train", download=download)
+    which = {"split": split} if name in ("svhn", "stl10") else {"train": split == "train"}
+    opened: _TorchvisionSet = dataset(root, **which, download=download)
+    return opened
 
 
 def _intact(name: str, archive: Path) -> bool:

@@ -25,7 +25,7 @@ from ssl_diffusion.evaluation import classification_metrics, predict_logits
 from ssl_diffusion.folders import load_csv, load_folder
 from ssl_diffusion.joint import JointConfig, JointDiffusion
 from ssl_diffusion.pool import LabeledSet, Pool, choose_labeled, hold_out_test
-from ssl_diffusion.progress import ProgressCallback
+from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.provenance import package_versions, source_commit
 from ssl_diffusion.recipe import DataSettings, Recipe
 from ssl_diffusion.run import RunFolder, default_run_name, model_metadata
@@ -80,6 +80,12 @@ def load_pool(data: DataSettings, options: FitOptions | None = None) -> Pool:
     if bool(data.dataset) == bool(data.path):
         raise RecipeError("name either a data set (--dataset) or a folder or CSV file of images (--data)")
     size = data.size or None
+    report = options.progress
+
+    def reading(done: int, total: int) -> None:
+        if report is not None:
+            report(ProgressUpdate("reading images", done, total))
+
     if data.dataset:
         pool = load_dataset(
             data.dataset, data_dir=Path(data.data_dir) if data.data_dir else None, cache_dir=options.cache_dir, max_memory=options.max_memory
@@ -95,9 +101,12 @@ def load_pool(data: DataSettings, options: FitOptions | None = None) -> Pool:
             separator=data.separator,
             skip_bad=data.skip_bad,
             max_memory=options.max_memory,
+            progress=reading,
         )
     else:
-        pool = load_folder(Path(data.path), size=size, skip_bad=data.skip_bad, max_memory=options.max_memory)
+        pool = load_folder(
+            Path(data.path), size=size, skip_bad=data.skip_bad, max_memory=options.max_memory, progress=reading
+        )
     if data.test_fraction:
         hold_out_test(pool, data.test_fraction)
     if not len(pool.train):

@@ -128,6 +128,7 @@ def load_csv(
     image_column = _image_column(table, image_column)
     if label_columns and label_column is not None:
         raise DataError(f"{path}: give either label_column or label_columns, not both")
+    ids, paths = _image_paths(table, image_column, Path(root) if root is not None else table.path.parent, skip_bad)
     split_column = split_column or next(iter(table.any_case("split")), None)
     splits = _split_cells(table, split_column) if split_column is not None else ["train"] * len(table.rows)
     notes: list[str] = []
@@ -146,7 +147,6 @@ def load_csv(
     if not (multilabel or label_columns):
         _check_single_labels(table, label_column, samples)
         _check_test_classes(table.path, samples)
-    ids, paths = _image_paths(table, image_column, Path(root) if root is not None else table.path.parent, skip_bad)
     read = read_images(paths, ids=ids, size=size, skip_bad=skip_bad, max_memory=max_memory, progress=progress)
     multilabel = multilabel or bool(label_columns)
     pool = _pool(table.path.stem, table.path, ids, samples, read, multilabel=multilabel, classes=label_columns)

@@ -63,7 +63,10 @@ class Pool:
         if len(np.unique(self.ids)) != n:
             values, counts = np.unique(self.ids, return_counts=True)
             raise DataError(f"sample ids must be distinct; {values[counts > 1][0]!r} occurs {counts.max()} times")
-        if self.labels.size and self.labels.max() >= len(self.classes):
+        if self.multilabel:
+            if self.labels.ndim != 2 or self.labels.shape[1] != len(self.classes):
+                raise DataError(f"multi-label labels have shape {self.labels.shape}, not (n, {len(self.classes)})")
+        elif self.labels.size and self.labels.max() >= len(self.classes):
             raise DataError(f"label {self.labels.max()} has no name among {len(self.classes)} classes")
         self._index: dict[str, int] | None = None
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from ssl_diffusion.errors import DataError
 from ssl_diffusion.images import allocate, iter_image_batches, list_images, listing, read_images
 
 
-def write(path: Path, mode: str = "RGB", size: tuple[int, int] = (8, 8), color: object = 100, **options: object) -> Path:
+def write(path: Path, mode: str = "RGB", size: tuple[int, int] = (8, 8), color: Any = 100, **options: Any) -> Path:
     """A one-colored image file; size is (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if color == 100 and mode not in ("L", "1", "I;16", "F", "P"):
