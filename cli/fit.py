@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
 from ssl_diffusion.cli.output import JsonOption, Output, QuietOption
 
 if TYPE_CHECKING:
@@ -51,7 +50,8 @@ def fit(
         str | None, typer.Option(help="Named data set; see `ssld datasets`. Default: fashion-mnist.", rich_help_panel=_DATA)
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder with one folder a class, or a CSV file that lists images.", rich_help_panel=_DATA)
+        Path | None,
+        typer.Option(help="Folder with one folder a class, or a CSV file that lists images.", rich_help_panel=_DATA),
     ] = None,
     image_column: Annotated[str | None, typer.Option(help="CSV column with image paths.", rich_help_panel=_DATA)] = None,
     label_column: Annotated[str | None, typer.Option(help="CSV column with labels.", rich_help_panel=_DATA)] = None,
@@ -69,11 +69,13 @@ def fit(
         float | None, typer.Option(help="Hold out this share of the labeled images as test split.", rich_help_panel=_DATA)
     ] = None,
     skip_bad: Annotated[
-        bool | None, typer.Option("--skip-bad", help="Leave out unreadable images; lists them in skipped.csv.", rich_help_panel=_DATA)
+        bool | None,
+        typer.Option("--skip-bad", help="Leave out unreadable images; lists them in skipped.csv.", rich_help_panel=_DATA),
     ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Where files of named data sets are.", rich_help_panel=_DATA)] = None,
     max_memory: Annotated[
-        float | None, typer.Option(help="GiB of images beyond which the pool is memory-mapped. Default: 4.", rich_help_panel=_DATA)
+        float | None,
+        typer.Option(help="GiB of images beyond which the pool is memory-mapped. Default: 4.", rich_help_panel=_DATA),
     ] = None,
     labeled: Annotated[
         int | None, typer.Option(help="Labeled budget, validation included. Default: every label.", rich_help_panel=_LABELS)
@@ -97,7 +99,9 @@ def fit(
     pretrain_steps: Annotated[
         int | None, typer.Option(help="Steps of the label-free pretraining; 0 leaves it out.", rich_help_panel=_TRAINING)
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the labeled budget and of training.", rich_help_panel=_TRAINING)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the labeled budget and of training.", rich_help_panel=_TRAINING)
+    ] = None,
     flip: Annotated[
         str | None, typer.Option(help="Mirror images: on, off, or auto (by data set).", rich_help_panel=_TRAINING)
     ] = None,
@@ -107,19 +111,24 @@ def fit(
     accelerator: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=_COMPUTE)] = None,
     devices: Annotated[int | None, typer.Option(help="Devices (ranks) to train on.", rich_help_panel=_COMPUTE)] = None,
     precision: Annotated[str | None, typer.Option(help="auto, bf16 or fp32.", rich_help_panel=_COMPUTE)] = None,
-    threads: Annotated[int | None, typer.Option(help="Processor threads. Default: all cores.", rich_help_panel=_COMPUTE)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Processor threads. Default: all cores.", rich_help_panel=_COMPUTE)
+    ] = None,
     cache_dir: Annotated[
         Path | None, typer.Option(help="Cache of downloads and denoisers. Default: ~/.cache/ssld.", rich_help_panel=_COMPUTE)
     ] = None,
     no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Pretrain afresh; neither read nor write cached denoisers.", rich_help_panel=_COMPUTE)
+        bool,
+        typer.Option("--no-cache", help="Pretrain afresh; neither read nor write cached denoisers.", rich_help_panel=_COMPUTE),
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/DATASET-LABELS-sSEED.", rich_help_panel=_RUN)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: runs/DATASET-LABELS-sSEED.", rich_help_panel=_RUN)
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder.", rich_help_panel=_RUN)] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run in the same folder.", rich_help_panel=_RUN)] = False,
-    checkpoint_every: Annotated[
-        float, typer.Option(help="Seconds between checkpoints.", rich_help_panel=_RUN)
-    ] = 60.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a run in the same folder.", rich_help_panel=_RUN)
+    ] = False,
+    checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.", rich_help_panel=_RUN)] = 60.0,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

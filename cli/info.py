@@ -3,14 +3,15 @@
 from typing import Any
 
 import typer
-
 from ssl_diffusion.cli.output import JsonOption, Output, QuietOption
 
 __all__ = ["datasets", "doctor", "recipes"]
 
 
 def recipes(
-    name: str | None = typer.Argument(None, help="Print this recipe as TOML."), as_json: JsonOption = False, quiet: QuietOption = False
+    name: str | None = typer.Argument(None, help="Print this recipe as TOML."),
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """List the recipes, or print one."""
     output = Output(as_json, quiet)

@@ -1,7 +1,6 @@
 """`ssld`: the entry point and the table of commands."""
 
 import typer
-
 from ssl_diffusion.cli import evaluate, fit, info, predict
 
 __all__ = ["app", "run"]

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
 from ssl_diffusion.cli.output import JsonOption, Output, QuietOption
 
 __all__ = ["predict"]

@@ -111,7 +111,8 @@ def _affine(images: Tensor, a: Augmentation, generator: torch.Generator) -> Tens
     rows = [cos, -sin * h / w, 2 * a.shift * dx, sin * w / h, cos, 2 * a.shift * dy]
     theta = torch.stack(rows, dim=1).view(n, 2, 3)
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False).clamp(0, 1)
+    views: Tensor = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return views.clamp(0, 1)
 
 
 def _photometric(images: Tensor, a: Augmentation, generator: torch.Generator) -> Tensor:

@@ -38,7 +38,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise CheckpointError(
-            f"cannot write {path} ({error}); what was saved there before is untouched: free some space and continue with --resume"
+            f"cannot write {path} ({error}); what was there before is untouched: free some space and continue with --resume"
         ) from error
 
 

@@ -30,7 +30,7 @@ class CheckpointError(RunError):
     """A checkpoint is missing, damaged, or was made by something else."""
 
 
-class Interrupted(SSLDError):
+class Interrupted(SSLDError):  # noqa: N818 (nothing went wrong)
     """Training was stopped by the user after its state was saved."""
 
 

@@ -32,7 +32,7 @@ from ssl_diffusion.run import RunFolder, default_run_name, model_metadata
 from ssl_diffusion.training import Job, TrainingData, TrainingResult, build_model, count_parameters, train
 from ssl_diffusion.unet import UNetConfig
 
-__all__ = ["Fitted", "FitOptions", "fit_model", "fit_run", "joint_config", "load_pool", "resume_run"]
+__all__ = ["FitOptions", "Fitted", "fit_model", "fit_run", "joint_config", "load_pool", "resume_run"]
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +88,10 @@ def load_pool(data: DataSettings, options: FitOptions | None = None) -> Pool:
 
     if data.dataset:
         pool = load_dataset(
-            data.dataset, data_dir=Path(data.data_dir) if data.data_dir else None, cache_dir=options.cache_dir, max_memory=options.max_memory
+            data.dataset,
+            data_dir=Path(data.data_dir) if data.data_dir else None,
+            cache_dir=options.cache_dir,
+            max_memory=options.max_memory,
         )
     elif Path(data.path).suffix.lower() in (".csv", ".tsv"):
         pool = load_csv(
@@ -104,9 +107,7 @@ def load_pool(data: DataSettings, options: FitOptions | None = None) -> Pool:
             progress=reading,
         )
     else:
-        pool = load_folder(
-            Path(data.path), size=size, skip_bad=data.skip_bad, max_memory=options.max_memory, progress=reading
-        )
+        pool = load_folder(Path(data.path), size=size, skip_bad=data.skip_bad, max_memory=options.max_memory, progress=reading)
     if data.test_fraction:
         hold_out_test(pool, data.test_fraction)
     if not len(pool.train):
@@ -264,7 +265,9 @@ def resume_run(path: Path, requested: Recipe | None = None, *, options: FitOptio
     recipe = folder.recipe()
     if requested is not None:
         if differences := recipe.differences(requested):
-            raise RunError(f"{path} was started with other settings: {'; '.join(differences)}; leave them out, or start another run")
+            raise RunError(
+                f"{path} was started with other settings: {'; '.join(differences)}; leave them out, or start another run"
+            )
         recipe = replace(recipe, compute=requested.compute)
     if folder.finished:
         raise RunError(f"{path} is finished; use --overwrite to fit it again, or --out to fit another run")
@@ -316,7 +319,9 @@ def _report(
         if not pool.multilabel:
             k = len(pool.classes)
             confusion = np.bincount(pool.labels[test] * k + logits.argmax(axis=1), minlength=k * k).reshape(k, k)
-            plots.confusion_figure(confusion, pool.classes, metrics["test_accuracy"]).savefig(folder.path / "confusion.png", dpi=130)
+            plots.confusion_figure(confusion, pool.classes, metrics["test_accuracy"]).savefig(
+                folder.path / "confusion.png", dpi=130
+            )
     if labeled is not None and labeled.val:
         val = pool.positions(labeled.val)
         scores = classification_metrics(predict_logits(run.model, pool.images[val], precision=run.precision), pool.labels[val])

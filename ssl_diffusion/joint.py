@@ -62,8 +62,8 @@ class JointConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "JointConfig":
         """Rebuild a configuration from :meth:`to_dict` or its JSON form (lists for tuples)."""
-        unet = {k: tuple(v) if isinstance(v, list) else v for k, v in values["unet"].items()}
-        rest = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "unet"}
+        unet: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["unet"].items()}
+        rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "unet"}
         return cls(unet=UNetConfig(**unet), **rest)
 
 

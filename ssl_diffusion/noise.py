@@ -90,10 +90,12 @@ class EDM(Parameterisation):
         self.sigma_max = sigma_max
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Log-normal noise levels within [sigma_min, sigma_max]."""
         normal = torch.randn(n, generator=generator, device=generator.device)
         return (normal * self.p_std + self.p_mean).exp().clamp(self.sigma_min, self.sigma_max)
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
+        """Table 1 of Karras et al. 2022, but for the scale of `noise`."""
         s = sigma.float().clamp(min=self.sigma_min)
         total = s**2 + self.sigma_data**2
         shape = (-1, 1, 1, 1)
@@ -132,6 +134,7 @@ class DDPM(Parameterisation):
         self._boundaries = (log[1:] + log[:-1]) / 2
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Noise levels of uniformly drawn steps."""
         t = torch.randint(0, self.steps, (n,), generator=generator, device=generator.device)
         return self.sigmas.to(device=t.device, dtype=torch.float32)[t]
 
@@ -141,6 +144,7 @@ class DDPM(Parameterisation):
         return torch.bucketize(log, self._boundaries.to(sigma.device))
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
+        """The variance-preserving input x_t and eps-prediction, written for x + sigma eps."""
         s = sigma.float().clamp(min=self.sigma_min)
         shape = (-1, 1, 1, 1)
         return Coefficients(
@@ -154,4 +158,3 @@ class DDPM(Parameterisation):
 def target(clean: Tensor, noised: Tensor, c: Coefficients) -> Tensor:
     """What F must return so that the denoiser returns `clean`: (x - c_skip x_s) / c_out, shape (B, C, H, W)."""
     return (clean - c.skip * noised) / c.out
-

@@ -56,7 +56,15 @@ def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str], accur
     axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if k <= 25:
         for i, j in np.argwhere(confusion > 0):
-            axis.text(j, i, str(confusion[i, j]), ha="center", va="center", fontsize=8, color="white" if share[i, j] > 0.55 else "black")
+            axis.text(
+                j,
+                i,
+                str(confusion[i, j]),
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if share[i, j] > 0.55 else "black",
+            )
         axis.set_xticks(range(k), classes, rotation=45, ha="right", fontsize=9)
         axis.set_yticks(range(k), classes, fontsize=9)
     axis.set_xlabel("predicted")
@@ -66,7 +74,11 @@ def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str], accur
 
 
 def reconstruction_figure(
-    model: JointDiffusion, images: NDArray[np.uint8], *, precision: str = "fp32", levels: Sequence[float] = (0.1, 0.3, 0.6, 1.2, 2.5)
+    model: JointDiffusion,
+    images: NDArray[np.uint8],
+    *,
+    precision: str = "fp32",
+    levels: Sequence[float] = (0.1, 0.3, 0.6, 1.2, 2.5),
 ) -> Figure:
     """Clean images, and for each noise level the noised image above the model's one-step estimate of the clean one."""
     generator = torch.Generator().manual_seed(0)

@@ -92,8 +92,7 @@ class Pool:
     @property
     def has_label(self) -> NDArray[np.bool_]:
         """Which samples have a known label, bool, (n,)."""
-        known: NDArray[np.bool_] = (self.labels >= 0).all(axis=1) if self.multilabel else self.labels >= 0
-        return known
+        return np.asarray((self.labels >= 0).all(axis=1) if self.multilabel else self.labels >= 0)
 
     def positions(self, ids: Iterable[str]) -> NDArray[np.int64]:
         """Positions of samples by id; raises :class:`DataError` naming the first unknown id."""
@@ -148,7 +147,9 @@ class LabeledSet:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
         for sample, label, i in zip(frame["id"], frame["label"], pool.positions(frame["id"]), strict=True):
             if _label_name(pool, i) != label:
-                raise DataError(f"{path}: sample {sample!r} was labeled {label!r} but the pool now says {_label_name(pool, i)!r}")
+                raise DataError(
+                    f"{path}: sample {sample!r} was labeled {label!r} but the pool now says {_label_name(pool, i)!r}"
+                )
         roles = frame["role"]
         return cls(tuple(frame["id"][roles == "train"]), tuple(frame["id"][roles == "val"]))
 
@@ -182,7 +183,9 @@ def choose_labeled(
     if budget is None:
         budget = len(eligible)
     if budget > len(eligible):
-        raise DataError(f"a budget of {budget} labels is larger than the {len(eligible)} labeled training images of {pool.name!r}")
+        raise DataError(
+            f"a budget of {budget} labels is larger than the {len(eligible)} labeled training images of {pool.name!r}"
+        )
     if budget < 1:
         raise DataError("without labels only the denoiser can be trained: use --objective denoise-only, or --labeled 1 or more")
     if not 0 <= val_fraction < 1:
@@ -219,7 +222,7 @@ def hold_out_test(pool: Pool, fraction: float, *, seed: int = 0) -> None:
         DataError: if the pool has a test split already, or the fraction leaves no test image or no label.
     """
     if pool.is_test.any():
-        raise DataError(f"{pool.name!r} has a test split of {int(pool.is_test.sum())} images already; --test-fraction would change it")
+        raise DataError(f"{pool.name!r} has a test split of {pool.is_test.sum()} images; leave out --test-fraction")
     eligible = np.flatnonzero(pool.has_label)
     n_test = round(fraction * len(eligible))
     if not 0 < n_test < len(eligible):

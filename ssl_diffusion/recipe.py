@@ -180,13 +180,15 @@ class Recipe:
         if not name:
             if section not in ("name", "description"):
                 raise RecipeError(f"{source}: unknown setting {key!r}; {nearest_names(key, _all_keys())}")
-            return replace(self, **{section: str(value)})
+            text: dict[str, Any] = {section: str(value)}
+            return replace(self, **text)
         part = getattr(self, section, None) if section in _SECTIONS else None
         types_by_name = typing.get_type_hints(type(part)) if part is not None else {}
         if name not in types_by_name:
             raise RecipeError(f"{source}: unknown setting {key!r}; {nearest_names(key, _all_keys())}")
         converted = _convert(value, types_by_name[name], f"{source}: {key}")
-        return replace(self, **{section: replace(part, **{name: converted})})  # type: ignore[type-var]
+        changed: dict[str, Any] = {section: replace(part, **{name: converted})}  # type: ignore[type-var]
+        return replace(self, **changed)
 
     def with_overrides(self, assignments: Iterable[str]) -> "Recipe":
         """A copy with "section.name=value" texts applied."""
@@ -311,7 +313,9 @@ def _convert(value: Any, wanted: Any, where: str) -> Any:
     origin = typing.get_origin(wanted)
     if origin is tuple:
         item = typing.get_args(wanted)[0]
-        parts = [p for p in value.replace("[", "").replace("]", "").split(",") if p.strip()] if isinstance(value, str) else value
+        parts = (
+            [p for p in value.replace("[", "").replace("]", "").split(",") if p.strip()] if isinstance(value, str) else value
+        )
         if not isinstance(parts, list | tuple):
             raise RecipeError(f"{where} is a list, not {value!r}")
         return tuple(_convert(p.strip() if isinstance(p, str) else p, item, where) for p in parts)

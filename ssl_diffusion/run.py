@@ -1,13 +1,13 @@
 """The run folder: one fitted model and all that belongs to it.
 
-    recipe.toml          every setting, resolved
-    pool.json            what the pool was: fingerprint, sizes, classes
-    labeled.csv          the labels that were used: id, label, role
-    history.csv          losses over steps, pretraining first
-    metrics.json         the figures; written last, so a folder with it is a finished run
-    model.safetensors    EMA and raw weights, with the configuration in the header
-    last/                the state to resume from, while training
-    history.png  confusion.png  reconstructions.png  log.txt
+recipe.toml          every setting, resolved
+pool.json            what the pool was: fingerprint, sizes, classes
+labeled.csv          the labels that were used: id, label, role
+history.csv          losses over steps, pretraining first
+metrics.json         the figures; written last, so a folder with it is a finished run
+model.safetensors    EMA and raw weights, with the configuration in the header
+last/                the state to resume from, while training
+history.png  confusion.png  reconstructions.png  log.txt
 """
 
 import json

@@ -130,7 +130,7 @@ def train(job: Job, progress: ProgressCallback | None = None) -> TrainingResult:
         result = _run(fabric, job, precision, progress)
     else:
         with _stop_requested():  # Ctrl-C reaches the ranks too; they save and return
-            result = fabric.launch(_run, job, precision, progress)
+            result = fabric.launch(_run, job, precision, progress)  # type: ignore[arg-type]
     if result.interrupted:
         raise Interrupted(f"stopped at step {result.steps} of {job.settings.steps} of {job.name}")
     return result

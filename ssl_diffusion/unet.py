@@ -159,7 +159,7 @@ class UNet(nn.Module):
         h = features.middle
         for index, blocks in enumerate(self.decoder):
             skips = features.levels[-1 - index][-self.skips_per_level :]
-            for block, skip in zip(blocks, reversed(skips), strict=True):  # type: ignore[arg-type]
+            for block, skip in zip(blocks, reversed(skips), strict=True):  # type: ignore[call-overload]
                 h = block(torch.cat([h, skip], dim=1), features.embedding)
             if index < len(self.up):
                 h = self.up[index](functional.interpolate(h, scale_factor=2.0, mode="nearest"))

@@ -1,0 +1,145 @@
+"""What the benchmarks share: where a figure comes from, tables, and the cost of a child process.
+
+Import this module before anything binds threads: it remembers the environment and the cores of a fresh process, which
+children are given back (a parent with bound threads would otherwise hand them its one core).
+"""
+
+import csv
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+_ENVIRONMENT = dict(os.environ)
+_CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+
+
+def provenance() -> dict[str, Any]:
+    """Columns that say where a figure comes from: threads, torch version, processor, commit."""
+    import torch
+
+    from ssl_diffusion.devices import describe_machine
+    from ssl_diffusion.provenance import source_commit
+
+    return {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "processor": describe_machine().processor,
+        "commit": source_commit() or "unknown",
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Columns "median", "min" and "max" of one figure's rounds."""
+    return {"median": round(statistics.median(values), 2), "min": round(min(values), 2), "max": round(max(values), 2)}
+
+
+def paired_ratio(values: Sequence[float], base: Sequence[float]) -> float:
+    """Median over rounds of the ratio within a round; what slows down a whole round cancels."""
+    return round(statistics.median(a / b for a, b in zip(values, base, strict=True)), 3)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], append: bool = False) -> None:
+    """Write rows as CSV; the columns are those of all rows in the order of their first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = not (append and path.exists())
+    if not header:
+        with path.open(newline="", encoding="utf-8") as file:
+            if next(csv.reader(file), []) != columns:
+                raise SystemExit(f"{path} has other columns; move it away")
+    with path.open("w" if header else "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a Markdown table, numbers to the right, two decimals below 100 and none above."""
+    columns = list(rows[0])
+    numeric = [all(isinstance(row[c], int | float) for row in rows) for c in columns]
+    lines = [columns, ["---:" if n else "---" for n in numeric], *([_cell(row[c]) for c in columns] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@dataclass(frozen=True)
+class ChildCost:
+    """What a child process cost.
+
+    `peak_mib` is the kernel's own high-water mark of the process (None where there is no /proc); `peak_tree_mib` the largest
+    sum of the resident sizes of the process and its descendants at any poll (pages that they share count for each).
+    """
+
+    seconds: float
+    peak_mib: float | None
+    peak_tree_mib: float
+
+
+def run_measured(command: Sequence[str], interval: float = 0.05) -> ChildCost:
+    """Run a command to its end, polling its memory every `interval` seconds; exits with its last lines if it fails.
+
+    The rusage of a terminated child is not used: Linux counts the parent's own size into it.
+    """
+    with tempfile.TemporaryFile() as output:
+        began = time.monotonic()
+        process = subprocess.Popen(command, env=_ENVIRONMENT, stdout=output, stderr=subprocess.STDOUT)
+        if _CORES is not None:
+            os.sched_setaffinity(process.pid, _CORES)
+        root = psutil.Process(process.pid)
+        high, tree = 0.0, 0.0
+        while process.poll() is None:
+            high, tree = max(high, _high_water(process.pid)), max(tree, _tree_bytes(root))
+            time.sleep(interval)
+        seconds = time.monotonic() - began
+        if process.returncode:
+            output.seek(0)
+            tail = output.read().decode(errors="replace").splitlines()[-15:]
+            raise SystemExit("\n".join([f"{' '.join(command)} ended with exit code {process.returncode}:", *tail]))
+    return ChildCost(round(seconds, 2), round(high / 2**20, 1) if high else None, round(tree / 2**20, 1))
+
+
+def _tree_bytes(root: psutil.Process) -> int:
+    total = 0
+    try:
+        for process in [root, *root.children(recursive=True)]:
+            try:
+                total += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+    except psutil.NoSuchProcess:
+        pass
+    return total
+
+
+def _high_water(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def ssld() -> str:
+    """The `ssld` of this Python environment."""
+    program = Path(sys.executable).with_name("ssld")
+    return str(program) if program.exists() else "ssld"

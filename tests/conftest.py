@@ -1,0 +1,88 @@
+"""What every test relies on: one thread, a cache of its own, small pools and recipes."""
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in subprocesses
+
+import numpy as np
+import torch
+
+from ssl_diffusion.datasets import load_dataset
+from ssl_diffusion.pool import Pool
+from ssl_diffusion.recipe import Recipe, load_recipe
+
+TINY = (
+    "model.channels=8",
+    "model.blocks=1",
+    "model.decoder_blocks=1",
+    "pretraining.steps=4",
+    "pretraining.batch_size=16",
+    "training.steps=6",
+    "training.batch_size=16",
+    "training.labeled_batch_size=16",
+    "compute.accelerator=cpu",
+    "compute.precision=fp32",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Downloads and denoisers go to a temporary folder, in this process and in its children."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSLD_CACHE", str(folder / "ssld"))
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _logger_as_found() -> Iterator[None]:
+    """Commands configure the package's logger; later tests find it as it was."""
+    logger = logging.getLogger("ssl_diffusion")
+    kept = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.level, logger.propagate = kept
+
+
+@pytest.fixture(scope="session")
+def digits_pool() -> Pool:
+    """The digits data set, 1437 training and 360 test images; not to be changed."""
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> tuple[str, ...]:
+    """Overrides that make a run on digits take a fraction of a second."""
+    return TINY
+
+
+@pytest.fixture
+def tiny_recipe() -> Recipe:
+    """Digits with 8 channels and a handful of steps."""
+    return load_recipe("digits").with_overrides(TINY)
+
+
+@pytest.fixture
+def small_pool() -> Pool:
+    """60 images of noise, 3 channels, 6 x 5, three classes; 12 of them a test split, 6 without label."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    labels[:6] = -1
+    return Pool(
+        name="small",
+        images=rng.integers(0, 256, (60, 3, 6, 5), dtype=np.uint8),
+        ids=np.array([f"s{i:02d}" for i in range(60)]),
+        labels=labels.astype(np.int64),
+        classes=("ant", "bee", "cat"),
+        is_test=np.arange(60) >= 48,
+        augmentation="none",
+    )

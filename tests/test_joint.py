@@ -1,0 +1,234 @@
+"""The joint model: official sizes, any image, and a classifier that runs the encoder only."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ssl_diffusion.catalog import DATASETS
+from ssl_diffusion.fitting import joint_config
+from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.pool import Pool
+from ssl_diffusion.recipe import load_recipe, recipe_names
+from ssl_diffusion.training import count_parameters
+from ssl_diffusion.unet import UNetConfig
+
+SMALL = JointConfig(UNetConfig(channels=8, multipliers=(1, 2), blocks=1, groups=4), n_classes=3, image_shape=(1, 8, 8))
+
+# The official configurations and what they count: millions of parameters in all and in the head, features.
+# Its BatchNorms and its input for the raw time step, which are not here, disappear in the rounding.
+OFFICIAL = {
+    "28 px": (UNetConfig(1, 64, (1, 2, 2), 3, attention=(0,)), 10, 9.7, 0.9, 1344),
+    "32 px": (UNetConfig(3, 128, (1, 2, 2, 2), 3, attention=(1, 2)), 10, 59.5, 6.9, 3712),
+    "64 px": (UNetConfig(3, 128, (1, 2, 3, 4), 3, attention=(2, 3)), 10, 134.9, 13.8, 5248),
+}
+PAPER = [name for name in recipe_names() if name.startswith("paper-")]
+
+
+def build(config: JointConfig, seed: int = 0) -> JointDiffusion:
+    """A small model in which no weight is zero."""
+    torch.manual_seed(seed)
+    model = JointDiffusion(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            if not p.any():
+                p.normal_(std=0.1)
+    return model.eval()
+
+
+def millions(module: nn.Module) -> float:
+    return round(count_parameters(module) / 1e6, 1)
+
+
+@pytest.mark.parametrize("which", OFFICIAL)
+def test_official_configurations_count_as_published(which: str) -> None:
+    unet, n_classes, total, head, features = OFFICIAL[which]
+    with torch.device("meta"):
+        model = JointDiffusion(JointConfig(unet, n_classes=n_classes))
+    assert model.head is not None
+    assert model.n_features == features
+    assert (millions(model), millions(model.head)) == (total, head)
+
+
+@pytest.mark.parametrize("name", PAPER or [pytest.param(None, marks=pytest.mark.skip(reason="no packaged paper-* recipe yet"))])
+def test_paper_recipes_describe_the_official_configurations(name: str) -> None:
+    recipe = load_recipe(name)
+    info = DATASETS[recipe.data.dataset]
+    shape = (info.channels, info.size, info.size)
+    pool = Pool(name, np.zeros((1, *shape), np.uint8), np.array(["a"]), np.zeros(1, np.int64), info.classes, np.zeros(1, bool))
+    config = joint_config(recipe, pool)
+    unet, _, _, _, features = OFFICIAL[f"{info.size} px"]
+    assert replace(config.unet, dropout=0.0, decoder_blocks=None) == replace(unet, in_channels=info.channels)
+    assert config.unet.decoder_blocks in (None, unet.blocks + 1)
+    assert (config.unet.dropout, config.head_dropout) == (0.3, 0.7)
+    assert config.parameterisation == "ddpm"
+    assert config.ddpm_steps == (500 if info.size == 28 else 1000)
+    with torch.device("meta"):
+        assert JointDiffusion(replace(config, parameterisation="edm")).n_features == features
+    assert (recipe.training.classification_weight, recipe.training.learning_rate) == (0.001, 1e-4)
+    assert recipe.training.objective == "joint"
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 19), st.integers(1, 19)),
+    channels=st.integers(1, 4),
+    stem=st.sampled_from([1, 2]),
+    parameterisation=st.sampled_from(["edm", "ddpm"]),
+)
+def test_any_image_size_and_one_to_four_channels(size: tuple[int, int], channels: int, stem: int, parameterisation: str) -> None:
+    unet = replace(SMALL.unet, in_channels=channels, stem=stem)
+    model = build(replace(SMALL, unet=unet, image_shape=(channels, *size), parameterisation=parameterisation, pool_grids=(1, 2)))
+    x = torch.rand(2, channels, *size) * 2 - 1
+    with torch.inference_mode():
+        assert model.denoise(x, 0.5).shape == x.shape
+        assert model.classify(x).shape == (2, 3)
+        assert model.representation(x).shape == (2, model.n_features)
+        assert torch.isfinite(model.denoise(x, 0.5)).all()
+        assert torch.isfinite(model.representation(x)).all()
+
+
+def test_five_channels_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 to 4 channels, not 5"):
+        replace(SMALL.unet, in_channels=5)
+
+
+def test_padding_repeats_the_border_and_is_cropped_away() -> None:
+    """An odd image denoises like the even one with its last row and column repeated."""
+    model = build(SMALL)
+    x = torch.randn(1, 1, 7, 5)
+    even = torch.cat([x, x[:, :, -1:]], dim=2)
+    even = torch.cat([even, even[..., -1:]], dim=3)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.denoise(x, 0.4), model.denoise(even, 0.4)[..., :7, :5])
+        torch.testing.assert_close(model.classify(x), model.classify(even))
+
+
+def test_classify_and_representation_never_run_the_decoder() -> None:
+    model = build(SMALL)
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("the decoder ran")
+
+    for part in model.unet.decoder_modules():
+        for module in part.modules():
+            if not list(module.children()):
+                module.register_forward_pre_hook(forbidden)
+    x = torch.randn(2, 1, 8, 8)
+    assert model.classify(x).shape == (2, 3)
+    assert model.representation(x, 0.2).shape == (2, model.n_features)
+    with pytest.raises(AssertionError, match="the decoder ran"):
+        model.denoise(x, 0.2)
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.5, 30.0])
+def test_fresh_edm_denoiser_returns_skip_times_input(sigma: float) -> None:
+    torch.manual_seed(0)
+    model = JointDiffusion(replace(SMALL, sigma_data=0.6))
+    x = torch.randn(4, 1, 8, 8)
+    torch.testing.assert_close(model.denoise(x, sigma), 0.36 / (sigma**2 + 0.36) * x)
+    assert torch.equal(model(x, sigma), model.denoise(x, sigma))
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000), sigma=st.floats(0.01, 10))
+def test_denoise_is_the_preconditioned_raw_output(seed: int, sigma: float) -> None:
+    model = build(SMALL, seed)
+    x = torch.randn(2, 1, 8, 8)
+    with torch.inference_mode():
+        raw = model.raw_output(model.encode(x, sigma), x.shape)
+        norm = sigma**2 + 0.25
+        torch.testing.assert_close(model.denoise(x, sigma), 0.25 / norm * x + sigma * 0.5 / math.sqrt(norm) * raw, rtol=1e-4, atol=1e-5)
+
+
+def test_levels_may_differ_within_a_batch() -> None:
+    model = build(SMALL)
+    x, sigma = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 1.0, 5.0])
+    with torch.inference_mode():
+        together = model.denoise(x, sigma)
+        for i in range(3):
+            torch.testing.assert_close(together[i : i + 1], model.denoise(x[i : i + 1], sigma[i].item()), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000), train=st.booleans())
+def test_representation_is_independent_of_the_other_images(seed: int, train: bool) -> None:
+    model = build(SMALL, seed).train(train)
+    x = torch.randn(4, 1, 8, 8)
+    others = x.clone()
+    others[1:] = 100 * torch.randn(3, 1, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.representation(x)[:1], model.representation(others)[:1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model.classify(x)[:1], model.classify(x[:1]), rtol=1e-4, atol=1e-5)
+
+
+def test_no_batch_normalisation_and_no_running_state() -> None:
+    model = build(SMALL)
+    assert not [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert not list(model.buffers())
+
+
+@pytest.mark.parametrize(("grids", "cells"), [((1,), 1), ((1, 2), 5), ((3,), 9)])
+def test_representation_pools_to_every_grid(grids: tuple[int, ...], cells: int) -> None:
+    model = build(replace(SMALL, pool_grids=grids))
+    assert model.n_features == cells * sum(model.unet.feature_channels)
+    assert model.representation(torch.randn(2, 1, 8, 8)).shape == (2, model.n_features)
+
+
+def test_coarse_grid_is_the_mean_of_the_finer_one() -> None:
+    model = build(replace(SMALL, pool_grids=(1, 2)))
+    z = model.representation(torch.randn(1, 1, 8, 8))[0]
+    at = 0
+    for channels in model.unet.feature_channels:
+        coarse, fine = z[at : at + channels], z[at + channels : at + 5 * channels].view(channels, 4)
+        torch.testing.assert_close(coarse, fine.mean(dim=1), rtol=1e-4, atol=1e-5)
+        at += 5 * channels
+
+
+def test_head_forms() -> None:
+    linear, narrow, half = (build(replace(SMALL, head_width=w)) for w in (0, 5, None))
+    assert [m.out_features for m in linear.head.modules() if isinstance(m, nn.Linear)] == [3]
+    assert [m.out_features for m in narrow.head.modules() if isinstance(m, nn.Linear)] == [5, 3]
+    assert [m.out_features for m in half.head.modules() if isinstance(m, nn.Linear)] == [half.n_features // 2, 3]
+
+
+def test_denoiser_without_head_says_so() -> None:
+    model = build(replace(SMALL, n_classes=0))
+    assert model.parameter_groups()["head"] == []
+    with pytest.raises(ValueError, match="trained without labels"):
+        model.classify(torch.zeros(1, 1, 8, 8))
+
+
+def test_parameter_groups_are_a_partition() -> None:
+    model = build(SMALL)
+    groups = [id(p) for group in model.parameter_groups().values() for p in group]
+    assert sorted(groups) == sorted(id(p) for p in model.parameters())
+
+
+def test_unknown_parameterisation_is_refused() -> None:
+    with pytest.raises(ValueError, match="'edm' or 'ddpm', not 'vp'"):
+        JointDiffusion(replace(SMALL, parameterisation="vp"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    multipliers=st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple),
+    grids=st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple),
+    decoder_blocks=st.sampled_from([None, 1, 2]),
+    head_width=st.sampled_from([None, 0, 7]),
+    sigma_data=st.floats(0.01, 2),
+)
+def test_configuration_survives_json(
+    multipliers: tuple[int, ...], grids: tuple[int, ...], decoder_blocks: int | None, head_width: int | None, sigma_data: float
+) -> None:
+    unet = UNetConfig(multipliers=multipliers, decoder_blocks=decoder_blocks, attention=(len(multipliers) - 1,))
+    config = JointConfig(unet, 7, (3, 5, 9), "ddpm", sigma_data, pool_grids=grids, head_width=head_width)
+    again = JointConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert hash(again) == hash(config)

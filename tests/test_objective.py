@@ -1,0 +1,155 @@
+"""The joint loss by hand, and who gets gradients."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.objective import OBJECTIVES, Batch, Objective
+from ssl_diffusion.unet import UNetConfig
+
+CONFIG = JointConfig(UNetConfig(channels=8, multipliers=(1, 2), blocks=1, groups=4), n_classes=3, image_shape=(1, 7, 8))
+
+
+def build(config: JointConfig = CONFIG) -> JointDiffusion:
+    """A model in which no weight is zero, so that every part takes part."""
+    torch.manual_seed(0)
+    model = JointDiffusion(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            if not p.any():
+                p.normal_(std=0.1)
+    return model
+
+
+def draw(n: int = 4, m: int = 6, seed: int = 1) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    return Batch(
+        clean=torch.rand(n, 1, 7, 8, generator=g) * 2 - 1,
+        sigma=torch.rand(n, generator=g) * 2 + 0.05,
+        eps=torch.randn(n, 1, 7, 8, generator=g),
+        labeled=torch.rand(m, 1, 7, 8, generator=g) * 2 - 1,
+        labels=torch.arange(m) % 3,
+        labeled_sigma=torch.rand(m, generator=g) * 0.3,
+    )
+
+
+def parts(batch: Batch, name: str) -> Batch:
+    """The part of a batch that an objective uses, as the training loop draws it."""
+    if name == "labels-only":
+        return replace(batch, clean=None, sigma=None, eps=None)
+    if name == "denoise-only":
+        return replace(batch, labeled=None, labels=None, labeled_sigma=None)
+    return batch
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("parameterisation", ["edm", "ddpm"])
+def test_gradients_reach_the_parts_that_the_objective_trains_and_no_others(name: str, parameterisation: str) -> None:
+    model = build(replace(CONFIG, parameterisation=parameterisation))
+    Objective(model, name)(parts(draw(), name))["loss"].backward()
+    for part, parameters in model.parameter_groups().items():
+        trained = part in OBJECTIVES[name]
+        assert parameters
+        for p in parameters:
+            assert p.requires_grad == trained
+            assert (p.grad is not None and bool(p.grad.any())) == trained
+
+
+def test_objectives_of_one_model_can_follow_each_other() -> None:
+    """What pretraining froze, training thaws."""
+    model = build()
+    Objective(model, "denoise-only")
+    Objective(model, "joint")
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@settings(max_examples=15, deadline=None)
+@given(weight=st.floats(0, 50), smoothing=st.floats(0, 0.9), seed=st.integers(0, 1000), ddpm=st.booleans())
+def test_joint_loss_by_hand(weight: float, smoothing: float, seed: int, ddpm: bool) -> None:
+    """In image space with its weight, and through log-softmax: two ways that the objective does not take."""
+    model, batch = build(replace(CONFIG, parameterisation="ddpm" if ddpm else "edm")), draw(seed=seed)
+    assert batch.clean is not None and batch.sigma is not None and batch.eps is not None  # noqa: PT018
+    assert batch.labeled is not None and batch.labels is not None and batch.labeled_sigma is not None  # noqa: PT018
+    losses = Objective(model, "joint", classification_weight=weight, label_smoothing=smoothing)(batch)
+    with torch.inference_mode():
+        sigma = batch.sigma[:, None, None, None]
+        error = (model.denoise(batch.clean + sigma * batch.eps, batch.sigma) - batch.clean).square().mean(dim=(1, 2, 3))
+        denoising = (model.noise.weight(batch.sigma) * error).mean()
+        log_p = model.classify(batch.labeled, batch.labeled_sigma).log_softmax(dim=1)
+        wanted = functional.one_hot(batch.labels, 3) * (1 - smoothing) + smoothing / 3
+        classification = -(wanted * log_p).sum(dim=1).mean()
+        accuracy = (log_p.argmax(dim=1) == batch.labels).float().mean()
+    assert losses["denoising_loss"].item() == pytest.approx(denoising.item(), rel=1e-3)
+    assert losses["classification_loss"].item() == pytest.approx(classification.item(), rel=1e-4)
+    assert losses["loss"].item() == pytest.approx((denoising + weight * classification).item(), rel=1e-3)
+    assert losses["labeled_accuracy"].item() == pytest.approx(accuracy.item())
+
+
+def test_one_shared_encoder_pass_equals_two() -> None:
+    model, batch = build(), draw()
+    together = Objective(model, "joint", classification_weight=2.5)(batch)
+    denoise = Objective(model, "denoise-only")(parts(batch, "denoise-only"))
+    classify = Objective(model, "labels-only", classification_weight=2.5)(parts(batch, "labels-only"))
+    torch.testing.assert_close(together["denoising_loss"], denoise["denoising_loss"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(together["classification_loss"], classify["classification_loss"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(together["loss"], denoise["loss"] + classify["loss"], rtol=1e-5, atol=1e-6)
+    assert set(denoise) == {"loss", "denoising_loss"}
+    assert set(classify) == {"loss", "classification_loss", "labeled_accuracy"}
+
+
+def test_the_encoder_runs_once_and_the_decoder_on_pool_images_only() -> None:
+    model, batch = build(), draw(n=4, m=6)
+    encoded: list[int] = []
+    decoded: list[int] = []
+    model.unet.stem.register_forward_pre_hook(lambda _, inputs: encoded.append(len(inputs[0])))
+    model.unet.out.register_forward_pre_hook(lambda _, inputs: decoded.append(len(inputs[0])))
+    Objective(model, "joint")(batch)
+    assert (encoded, decoded) == ([10], [4])
+
+
+def test_only_the_loss_carries_gradients() -> None:
+    losses = Objective(build(), "joint")(draw())
+    assert {name for name, value in losses.items() if value.requires_grad} == {"loss"}
+
+
+def test_multilabel_loss_is_the_binary_cross_entropy_of_every_class() -> None:
+    model = build()
+    labels = torch.tensor([[1.0, 0, 1], [0, 0, 0]])
+    batch = replace(parts(draw(m=2), "labels-only"), labels=labels)
+    assert batch.labeled is not None
+    assert batch.labeled_sigma is not None
+    losses = Objective(model, "labels-only")(batch)
+    p = model.classify(batch.labeled, batch.labeled_sigma).sigmoid()
+    by_hand = -(labels * p.log() + (1 - labels) * (1 - p).log()).mean()
+    assert losses["loss"].item() == pytest.approx(by_hand.item(), rel=1e-4)
+    assert losses["labeled_accuracy"].item() == pytest.approx(((p > 0.5) == (labels > 0.5)).float().mean().item())
+
+
+@settings(max_examples=20, deadline=None)
+@given(ranks=st.integers(1, 4), n=st.integers(1, 3), m=st.integers(1, 3), labeled=st.booleans())
+def test_shares_are_even_disjoint_and_complete(ranks: int, n: int, m: int, labeled: bool) -> None:
+    batch = draw(n * ranks, m * ranks)
+    if not labeled:
+        batch = parts(batch, "denoise-only")
+    shares = [batch.share(rank, ranks, torch.device("cpu")) for rank in range(ranks)]
+    for f in fields(Batch):
+        whole: Tensor | None = getattr(batch, f.name)
+        pieces = [getattr(share, f.name) for share in shares]
+        if whole is None:
+            assert pieces == [None] * ranks
+        else:
+            assert {len(piece) for piece in pieces} == {len(whole) // ranks}
+            assert torch.equal(torch.cat(pieces), whole)
+
+
+def test_mean_of_the_shares_losses_is_the_loss_of_the_batch() -> None:
+    """What makes two ranks follow the curve of one."""
+    objective, batch = Objective(build(), "joint"), draw(4, 6)
+    shares = [objective(batch.share(rank, 2, torch.device("cpu")))["loss"] for rank in range(2)]
+    torch.testing.assert_close(torch.stack(shares).mean(), objective(batch)["loss"], rtol=1e-5, atol=1e-6)
