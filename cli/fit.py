@@ -109,10 +109,10 @@ def fit(
         list[str] | None, typer.Option("--set", help="Any recipe setting: section.name=value.", rich_help_panel=_TRAINING)
     ] = None,
     accelerator: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=_COMPUTE)] = None,
-    devices: Annotated[int | None, typer.Option(help="Devices (ranks) to train on.", rich_help_panel=_COMPUTE)] = None,
+    devices: Annotated[int | None, typer.Option(help="Devices (ranks) to train on.", min=1, rich_help_panel=_COMPUTE)] = None,
     precision: Annotated[str | None, typer.Option(help="auto, bf16 or fp32.", rich_help_panel=_COMPUTE)] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Processor threads. Default: all cores.", rich_help_panel=_COMPUTE)
+        int | None, typer.Option(help="Processor threads. Default: all cores.", min=0, rich_help_panel=_COMPUTE)
     ] = None,
     cache_dir: Annotated[
         Path | None, typer.Option(help="Cache of downloads and denoisers. Default: ~/.cache/ssld.", rich_help_panel=_COMPUTE)

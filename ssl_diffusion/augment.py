@@ -121,7 +121,8 @@ def _photometric(images: Tensor, a: Augmentation, generator: torch.Generator) ->
         gray = images.mean(dim=1, keepdim=True)
         images = gray + (images - gray) * (1 + a.saturation * saturation)
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return (mean + (images - mean) * (1 + a.contrast * contrast) + a.brightness * brightness).clamp(0, 1)
+    changed: Tensor = mean + (images - mean) * (1 + a.contrast * contrast) + a.brightness * brightness
+    return changed.clamp(0, 1)
 
 
 def _cutout(images: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -46,7 +46,7 @@ class CachedDenoiser:
 def denoiser_key(fingerprint: str, config: JointConfig, settings: PhaseSettings, flip: bool) -> str:
     """Key of a pretraining: everything that its weights depend on, except the machine."""
     network = config.to_dict()
-    for head_only in ("n_classes", "pool_grids", "head_width", "head_dropout"):
+    for head_only in ("n_classes", "pool_grids", "read_sigma", "head_width", "head_dropout"):
         del network[head_only]
     identity = [_VERSION, fingerprint, network, asdict(settings), flip]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
@@ -78,11 +78,18 @@ class DenoiserCache:
         """Keep a finished denoiser and drop the unfinished state of the same key."""
         metadata = {k: v for k, v in vars(denoiser).items() if k != "weights"}
         save_tensors(self._path(key), denoiser.weights, metadata)
-        self.partial(key).unlink(missing_ok=True)
+        (self.folder / f"{key}.partial.safetensors").unlink(missing_ok=True)
 
     def partial(self, key: str) -> Path:
-        """Where the checkpoint of an unfinished pretraining is kept."""
-        return self.folder / f"{key}.partial.safetensors"
+        """Where the checkpoint of an unfinished pretraining is kept; a damaged one is removed with a warning."""
+        path = self.folder / f"{key}.partial.safetensors"
+        if path.exists():
+            try:
+                load_tensors(path)
+            except CheckpointError as error:
+                _log.warning("unfinished pretraining left out: %s", error)
+                path.unlink(missing_ok=True)
+        return path
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"

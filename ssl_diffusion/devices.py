@@ -4,6 +4,8 @@ import os
 import platform
 from dataclasses import dataclass
 
+from ssl_diffusion.errors import RecipeError, nearest_names
+
 __all__ = ["Machine", "bind_threads", "describe_machine", "has_fast_bf16", "resolve_precision", "usable_cores"]
 
 
@@ -42,6 +44,8 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     """Turn "auto" into "bf16" or "fp32" for an accelerator ("cpu", "cuda", "mps")."""
     import torch
 
+    if precision not in ("auto", "bf16", "fp32"):
+        raise RecipeError(f"no precision {precision!r}; {nearest_names(precision, ('auto', 'bf16', 'fp32'))}")
     if precision != "auto":
         return precision
     if accelerator == "cuda":
@@ -50,14 +54,17 @@ def resolve_precision(precision: str, accelerator: str) -> str:
 
 
 def resolve_accelerator(accelerator: str) -> str:
-    """Turn "auto" or "gpu" into "cuda", "mps" or "cpu", whatever this machine has."""
+    """Turn "auto" or "gpu" into "cuda", "mps" or "cpu", whatever this machine has; refuse what it has not."""
     import torch
 
-    if accelerator not in ("auto", "gpu"):
-        return accelerator
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if accelerator in ("auto", "gpu"):
+        return next(name for name, available in here.items() if available)
+    if accelerator not in here:
+        raise RecipeError(f"no accelerator {accelerator!r}; {nearest_names(accelerator, ('auto', *here))}")
+    if not here[accelerator]:
+        raise RecipeError(f"torch finds no {accelerator} device on this machine; leave out --accelerator, or use auto")
+    return accelerator
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ Inside it is the same as `ssld fit`: the arrays become a :class:`~ssl_diffusion.
 import copy
 import logging
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
@@ -40,6 +41,9 @@ from ssl_diffusion.training import build_model
 __all__ = ["JointDiffusionClassifier"]
 
 _log = logging.getLogger(__name__)
+
+# Training seeds torch's global generator, so fits in several threads (joblib's "threading") take turns to stay repeatable.
+_seeding = threading.Lock()
 
 # The recipe settings behind each parameter; a parameter that is None leaves them as the recipe has them.
 _SETTINGS: dict[str, tuple[str, ...]] = {
@@ -94,8 +98,8 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         settings: any other recipe settings, {"section.name": value}; they win over the parameters above.
         accelerator: "auto", "cpu", "cuda", "gpu" or "mps", for fitting and predicting.
         devices: number of devices to fit on, 1 or more; batch sizes must be multiples of it.
-        precision: "auto", "fp32" or "bf16", for fitting. Predictions are made in fp32, so that the prediction for an image
-            does not depend on the images beside it.
+        precision: "auto", "fp32" or "bf16", for fitting. Predictions are made in fp32, so that, but for rounding, the
+            prediction for an image does not depend on the images beside it.
         cache_dir: folder of pretrained denoisers, shared by fits with the same images, pretraining and seed. None: no cache.
         random_state: seed of all draws; an int makes fits repeatable and is used as the seed of the recipe.
         verbose: 1 or more logs the state of the fit ten times in each phase: at level INFO of the logger `ssl_diffusion`, and
@@ -188,8 +192,9 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
             progress=_log_tenths() if self.verbose else None,
         )
         try:
-            with _log_shown(self.verbose):
+            with _seeding, _log_shown(self.verbose):
                 fitted = fit_model(recipe, pool, LabeledSet(tuple(ids[i] for i in labeled)), options=options)
+                model = fitted.model()
         except Interrupted as error:
             raise KeyboardInterrupt(str(error)) from None  # a grid search must not take this for one failed fit
         self.classes_ = classes
@@ -197,7 +202,7 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         self.n_features_in_ = math.prod(image_shape)
         self.image_shape_, self._row_shape = image_shape, row_shape
         self.value_range_ = value_range
-        self.model_ = fitted.model()
+        self.model_ = model
         self.n_iter_ = fitted.training.steps
         self.history_ = pd.DataFrame(fitted.history)
         return self
@@ -236,7 +241,8 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if (saved := state.get("model_")) is not None:
-            model = build_model(JointConfig.from_dict(saved["config"]), seed=0)
+            with _seeding:
+                model = build_model(JointConfig.from_dict(saved["config"]), seed=0)
             model.load_state_dict(load(saved["weights"]))
             state = state | {"model_": model.eval()}
         super().__setstate__(state)

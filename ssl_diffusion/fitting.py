@@ -20,6 +20,7 @@ from torch import Tensor
 from ssl_diffusion.augment import policy
 from ssl_diffusion.cache import CachedDenoiser, DenoiserCache, denoiser_key
 from ssl_diffusion.datasets import load_dataset
+from ssl_diffusion.devices import resolve_accelerator, resolve_precision
 from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
 from ssl_diffusion.evaluation import classification_metrics, predict_logits
 from ssl_diffusion.folders import load_csv, load_folder
@@ -29,7 +30,7 @@ from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.provenance import package_versions, source_commit
 from ssl_diffusion.recipe import DataSettings, Recipe
 from ssl_diffusion.run import RunFolder, default_run_name, model_metadata
-from ssl_diffusion.training import Job, TrainingData, TrainingResult, build_model, count_parameters, train
+from ssl_diffusion.training import Job, TrainingData, TrainingResult, build_model, check_divisible, count_parameters, train
 from ssl_diffusion.unet import UNetConfig
 
 __all__ = ["FitOptions", "Fitted", "fit_model", "fit_run", "joint_config", "load_pool", "resume_run"]
@@ -139,6 +140,7 @@ def joint_config(recipe: Recipe, pool: Pool) -> JointConfig:
         p_std=m.p_std,
         ddpm_steps=m.ddpm_steps,
         pool_grids=m.pool_grids,
+        read_sigma=m.read_sigma,
         head_width=None if m.head_width < 0 else m.head_width,
         head_dropout=m.head_dropout,
     )
@@ -164,6 +166,7 @@ def fit_model(
         options: see :class:`FitOptions`.
     """
     options = options or FitOptions()
+    _check(recipe)
     objective = recipe.training.objective
     config = joint_config(recipe, pool)
     fingerprint = fingerprint or pool.fingerprint()
@@ -183,9 +186,6 @@ def fit_model(
         compute=recipe.compute,
         checkpoint_every=options.checkpoint_every,
     )
-    if objective == "denoise-only" and not recipe.pretraining.steps:
-        raise RecipeError("the objective denoise-only runs the pretraining phase, but pretraining.steps is 0")
-
     denoiser, facts = None, None
     if recipe.pretraining.steps and objective != "labels-only":
         key = denoiser_key(fingerprint, config, recipe.pretraining, flip)
@@ -195,7 +195,9 @@ def fit_model(
     history = list(denoiser.history) if denoiser else []
     if objective == "denoise-only":
         assert denoiser is not None
-        return Fitted(config, denoiser.weights, denoiser.weights, history, facts, TrainingResult(steps=0))
+        accelerator = resolve_accelerator(recipe.compute.accelerator)
+        nothing = TrainingResult(device=accelerator, precision=resolve_precision(recipe.compute.precision, accelerator))
+        return Fitted(config, denoiser.weights, denoiser.weights, history, facts, nothing)
     identity = _digest([recipe.to_dict() | {"compute": None, "name": None, "description": None}, fingerprint, labeled])
     job = replace(
         template,
@@ -221,6 +223,7 @@ def fit_run(recipe: Recipe, out: Path | None, *, overwrite: bool = False, option
         Interrupted: on Ctrl-C, after the state was saved.
     """
     options = options or FitOptions()
+    _check(recipe)
     objective = recipe.training.objective
     pool = load_pool(recipe.data, options)
     for note in pool.notes:
@@ -280,6 +283,10 @@ def resume_run(path: Path, requested: Recipe | None = None, *, options: FitOptio
         raise RunError(f"the labels are not those that {path} was started with: {error}") from error
     if labeled is None and recipe.training.objective != "denoise-only":
         raise RunError(f"{path} has lost its labeled.csv; start another run")
+    if labeled is not None and len(labeled) != recipe.labels.budget:
+        raise RunError(
+            f"{path} was started with {recipe.labels.budget} labels, but its labeled.csv has {len(labeled)}; start another run"
+        )
     _complete(folder, recipe, pool, labeled, fingerprint, options)
     return path
 
@@ -398,6 +405,15 @@ def _training_data(pool: Pool, labeled: LabeledSet | None) -> TrainingData:
         labeled=torch.from_numpy(np.searchsorted(train_positions, positions)),
         labels=labels.float() if pool.multilabel else labels,
     )
+
+
+def _check(recipe: Recipe) -> None:
+    """Refuse settings that cannot be trained here, before anything is read or written."""
+    if recipe.training.objective == "denoise-only" and not recipe.pretraining.steps:
+        raise RecipeError("the objective denoise-only runs the pretraining phase, but pretraining.steps is 0")
+    resolve_accelerator(recipe.compute.accelerator)
+    for settings in (recipe.pretraining, recipe.training):
+        check_divisible(settings, recipe.compute.devices)
 
 
 def _resolve(recipe: Recipe, pool: Pool) -> Recipe:

@@ -6,7 +6,12 @@ sharing the encoder. Here
 * `encode(x, sigma)` gives the encoder's feature maps;
 * `denoise(x, sigma)` gives D(x; sigma), the estimate of the clean image (:mod:`ssl_diffusion.noise`);
 * `representation` normalises each map by itself, pools it, and concatenates: z, shape (B, F);
-* `classify` is a small MLP on z and runs the encoder only.
+* `classify` is a small head on z and runs the encoder only.
+
+Images are read for classification at a nominal noise level of at least `read_sigma`: the encoder is told that the image
+has this much noise, though it has less or none. At small levels a denoiser looks at texture (there is little else to
+estimate); at larger ones it has to recognise what is there, and its features follow. Guidance reads noisier images at
+their own level, so one head serves both.
 
 The official head feeds the raw time step through BatchNorm, which makes every guided step but the last see one class;
 there is neither a time step nor a BatchNorm here, and image sizes are free (padded to the network's divisor).
@@ -39,6 +44,7 @@ class JointConfig:
         p_mean, p_std:    ln sigma ~ N(p_mean, p_std^2) during training (edm)
         ddpm_steps:       length of the linear schedule (ddpm)
         pool_grids:       each map is average-pooled to g x g cells for every g listed; (1,) is global pooling
+        read_sigma:       smallest nominal noise level at which images are read for classification
         head_width:       hidden units of the head; None is half of the representation, 0 a linear head
         head_dropout:     dropout before each of the head's linear layers
     """
@@ -52,6 +58,7 @@ class JointConfig:
     p_std: float = 1.2
     ddpm_steps: int = 1000
     pool_grids: tuple[int, ...] = (1,)
+    read_sigma: float = 0.0
     head_width: int | None = None
     head_dropout: float = 0.0
 
@@ -113,9 +120,13 @@ class JointDiffusion(nn.Module):
             parts += [functional.adaptive_avg_pool2d(h, g).flatten(1) for g in self.config.pool_grids]
         return torch.cat(parts, dim=1).float()
 
+    def read_level(self, sigma: Tensor | float) -> Tensor:
+        """Nominal noise level at which images of noise level `sigma` are read for classification."""
+        return torch.as_tensor(sigma, dtype=torch.float32).clamp(min=self.config.read_sigma)
+
     def representation(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
-        """Representation of images, (B, n_features), float32; runs the encoder only."""
-        return self.pool(self.encode(x, sigma))
+        """Representation of images of noise level `sigma`, (B, n_features), float32; runs the encoder only."""
+        return self.pool(self.encode(x, self.read_level(sigma)))
 
     def classify_representation(self, z: Tensor) -> Tensor:
         """Class logits of representations: (B, n_features) -> (B, n_classes), float32."""

@@ -82,7 +82,7 @@ class Objective(nn.Module):
             sigma.append(batch.sigma)
         if batch.labeled is not None and batch.labeled_sigma is not None:
             x.append(batch.labeled)
-            sigma.append(batch.labeled_sigma)
+            sigma.append(model.read_level(batch.labeled_sigma))
         levels = torch.cat(sigma)
         features = model.encode(torch.cat(x), levels)
         n_denoise = 0 if batch.clean is None else len(batch.clean)

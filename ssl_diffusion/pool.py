@@ -62,7 +62,7 @@ class Pool:
                 raise DataError(f"{len(values)} {what} for {n} images")
         if len(np.unique(self.ids)) != n:
             values, counts = np.unique(self.ids, return_counts=True)
-            raise DataError(f"sample ids must be distinct; {values[counts > 1][0]!r} occurs {counts.max()} times")
+            raise DataError(f"sample ids must be distinct; {str(values[counts > 1][0])!r} occurs {counts.max()} times")
         if self.multilabel:
             if self.labels.ndim != 2 or self.labels.shape[1] != len(self.classes):
                 raise DataError(f"multi-label labels have shape {self.labels.shape}, not (n, {len(self.classes)})")
@@ -144,7 +144,16 @@ class LabeledSet:
     @classmethod
     def load(cls, path: Path, pool: Pool) -> "LabeledSet":
         """Read `labeled.csv` and check it against the pool; raises :class:`DataError` on the first difference."""
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        try:
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read ({error})") from None
+        if list(frame.columns) != ["id", "label", "role"]:
+            raise DataError(f"{path} has not the columns id, label, role")
+        if (twice := frame["id"].duplicated()).any():
+            raise DataError(f"{path} lists sample {frame['id'][twice].iloc[0]!r} twice")
+        if not (known := frame["role"].isin(["train", "val"])).all():
+            raise DataError(f"{path}: a role is train or val, not {frame['role'][~known].iloc[0]!r}")
         for sample, label, i in zip(frame["id"], frame["label"], pool.positions(frame["id"]), strict=True):
             if _label_name(pool, i) != label:
                 raise DataError(
@@ -210,7 +219,7 @@ def choose_labeled(
         if missing:
             names = ", ".join(repr(pool.classes[k]) for k in missing)
             raise DataError(
-                f"no training label for class {names}: raise --labeled, use --choice balanced, or go on with --allow-missing-classes"
+                f"no training label for class {names}: raise --labeled, use --choice balanced, or add --allow-missing-classes"
             )
     return LabeledSet(tuple(map(str, pool.ids[np.sort(train)])), tuple(map(str, pool.ids[np.sort(val)])))
 

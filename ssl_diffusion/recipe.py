@@ -79,6 +79,7 @@ class ModelSettings:
     p_std: float = 1.2
     ddpm_steps: int = 1000
     pool_grids: tuple[int, ...] = (1,)
+    read_sigma: float = 0.0
     head_width: int = -1
     head_dropout: float = 0.0
 
@@ -219,22 +220,51 @@ class Recipe:
         for key, text, known in choices:
             if text not in known:
                 raise RecipeError(f"{source}: {key} cannot be {text!r}; {nearest_names(text, known)}")
+        inf = float("inf")
         ranges: list[tuple[str, float, float, float]] = [
-            ("pretraining.steps", self.pretraining.steps, 0, float("inf")),
-            ("training.steps", t.steps, 0, float("inf")),
-            ("pretraining.batch_size", self.pretraining.batch_size, 1, float("inf")),
-            ("training.batch_size", t.batch_size, 1, float("inf")),
-            ("training.labeled_batch_size", t.labeled_batch_size, 1, float("inf")),
-            ("training.learning_rate", t.learning_rate, 1e-9, 10),
-            ("pretraining.learning_rate", self.pretraining.learning_rate, 1e-9, 10),
+            ("training.labeled_batch_size", t.labeled_batch_size, 1, inf),
             ("training.classification_weight", t.classification_weight, 0, 1e6),
+            ("training.encoder_lr", t.encoder_lr, 0, 1e6),
+            ("training.label_smoothing", t.label_smoothing, 0, 0.99),
             ("training.head_noise", t.head_noise, 0, 80),
+            ("labels.budget", self.labels.budget, -1, inf),
             ("labels.val_fraction", self.labels.val_fraction, 0, 0.9),
+            ("data.size", self.data.size, 0, 65_536),
             ("data.test_fraction", self.data.test_fraction, 0, 0.9),
             ("compute.devices", self.compute.devices, 1, 1024),
-            ("model.stem", m.stem, 1, 8),
+            ("compute.threads", self.compute.threads, 0, 65_536),
             ("model.channels", m.channels, 4, 4096),
+            ("model.blocks", m.blocks, 1, 64),
+            ("model.heads", m.heads, 1, 4096),
+            ("model.groups", m.groups, 1, 4096),
+            ("model.dropout", m.dropout, 0, 0.99),
+            ("model.head_dropout", m.head_dropout, 0, 0.99),
+            ("model.head_width", m.head_width, -1, 65_536),
+            ("model.read_sigma", m.read_sigma, 0, 80),
+            ("model.stem", m.stem, 1, 8),
+            ("model.p_mean", m.p_mean, -20, 20),
+            ("model.p_std", m.p_std, 0, 20),
+            ("model.ddpm_steps", m.ddpm_steps, 21, 1_000_000),
         ]
+        for phase, settings in (("pretraining", self.pretraining), ("training", t)):
+            ranges += [
+                (f"{phase}.steps", settings.steps, 0, inf),
+                (f"{phase}.batch_size", settings.batch_size, 1, inf),
+                (f"{phase}.learning_rate", settings.learning_rate, 1e-9, 10),
+                (f"{phase}.warmup", settings.warmup, 0, 1),
+                (f"{phase}.weight_decay", settings.weight_decay, 0, 1e6),
+                (f"{phase}.clip", settings.clip, 1e-9, inf),
+                (f"{phase}.ema", settings.ema, 0, 1),
+                (f"{phase}.seed", settings.seed, 0, 2**63 - 1),
+            ]
+        for key, numbers, least in (
+            ("multipliers", m.multipliers, 1),
+            ("pool_grids", m.pool_grids, 1),
+            ("attention", m.attention, 0),
+        ):
+            if not numbers and key != "attention":
+                raise RecipeError(f"{source}: model.{key} is empty; it needs one whole number or more")
+            ranges += [(f"model.{key}", number, least, 1024) for number in numbers]
         for key, value, low, high in ranges:
             if not low <= value <= high:
                 raise RecipeError(f"{source}: {key} must be in [{low:g}, {high:g}], not {value:g}")
@@ -283,7 +313,11 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise RecipeError(f"no recipe file {path}")
-        text, source = path.read_text(encoding="utf-8"), str(path)
+        source = str(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path} cannot be read as text in UTF-8: {error}") from None
     else:
         known = recipe_names()
         if str(name_or_path) not in known:
@@ -313,12 +347,12 @@ def _convert(value: Any, wanted: Any, where: str) -> Any:
     origin = typing.get_origin(wanted)
     if origin is tuple:
         item = typing.get_args(wanted)[0]
-        parts = (
-            [p for p in value.replace("[", "").replace("]", "").split(",") if p.strip()] if isinstance(value, str) else value
-        )
+        parts = value
+        if isinstance(value, str):
+            parts = [p.strip() for p in value.replace("[", "").replace("]", "").split(",") if p.strip()]
         if not isinstance(parts, list | tuple):
             raise RecipeError(f"{where} is a list, not {value!r}")
-        return tuple(_convert(p.strip() if isinstance(p, str) else p, item, where) for p in parts)
+        return tuple(_convert(p, item, where) for p in parts)
     if origin is types.UnionType:
         raise TypeError(f"{where}: union types are not used in recipes")
     if wanted is bool:
@@ -332,6 +366,8 @@ def _convert(value: Any, wanted: Any, where: str) -> Any:
     if isinstance(value, bool):
         raise RecipeError(f"{where} is a number, not {value!r}")
     try:
+        if wanted is int and (isinstance(value, int) or str(value).isdecimal()):
+            return int(value)  # not by way of float, which would round large seeds
         number = float(value)
         if wanted is int and number != int(number):
             raise ValueError

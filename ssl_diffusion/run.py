@@ -66,17 +66,26 @@ class RunFolder:
             raise RunError(f"{self.path} is not a run folder, so --overwrite will not delete it; choose another --out")
 
     def create(self, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint: str) -> None:
-        """Write what identifies the run, replacing an older run in the same place."""
+        """Write what identifies the run, replacing an older run in the same place.
+
+        recipe.toml comes first and stays while an older run is removed, so that a folder that was left half-made is still
+        known as a run folder and can be overwritten; pool.json comes last and marks the folder as complete.
+        """
         try:
-            if self.path.exists():
-                shutil.rmtree(self.path)
-            self.path.mkdir(parents=True)
-            atomic_write_text(self.path / "pool.json", json.dumps(_pool_facts(pool, fingerprint), indent=2) + "\n")
+            self.path.mkdir(parents=True, exist_ok=True)
+            for item in sorted(self.path.iterdir(), key=lambda item: item.name not in ("pool.json", "metrics.json")):
+                if item.is_dir() and not item.is_symlink():
+                    shutil.rmtree(item)
+                elif item.name != "recipe.toml":
+                    item.unlink()
+            temporary = self.path / ".recipe.toml.tmp"
+            recipe.save(temporary)
+            temporary.replace(self.path / "recipe.toml")
             if labeled is not None:
                 labeled.save(self.path / "labeled.csv", pool)
             if pool.skipped:
                 pd.DataFrame(pool.skipped, columns=["id", "reason"]).to_csv(self.path / "skipped.csv", index=False)
-            recipe.save(self.path / "recipe.toml")
+            atomic_write_text(self.path / "pool.json", json.dumps(_pool_facts(pool, fingerprint), indent=2) + "\n")
         except OSError as error:
             raise RunError(f"cannot create the run folder {self.path} ({error})") from error
 
@@ -93,7 +102,12 @@ class RunFolder:
 
     def check_pool(self, pool: Pool, fingerprint: str) -> None:
         """Refuse a pool that is not the one of the run, saying what differs."""
-        kept = json.loads((self.path / "pool.json").read_text(encoding="utf-8"))
+        try:
+            kept = json.loads((self.path / "pool.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise RunError(
+                f"{self.path} was never begun in full (no readable pool.json); fit it again with --overwrite"
+            ) from None
         now = json.loads(json.dumps(_pool_facts(pool, fingerprint)))
         differences = [f"{key}: {kept.get(key)!r} -> {now[key]!r}" for key in now if now[key] != kept.get(key)]
         if differences:
@@ -110,9 +124,12 @@ class RunFolder:
         save_tensors(self.model, {**prefixed("ema", ema), **prefixed("raw", raw)}, metadata)
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
-        """Write metrics.json, which marks the run as finished, and drop the state for resuming."""
+        """Write metrics.json, which marks the run as finished, and drop the state for resuming and half-written files."""
         atomic_write_text(self.metrics, json.dumps(metrics, indent=2) + "\n")
         shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
+        for pattern in (".*.tmp", ".tmp*"):  # ours and those of safetensors, left by a process that was killed
+            for leftover in self.path.glob(pattern):
+                leftover.unlink(missing_ok=True)
 
 
 @dataclass

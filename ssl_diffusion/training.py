@@ -36,7 +36,7 @@ from ssl_diffusion.pool import EndlessShuffle
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.recipe import ComputeSettings, PhaseSettings, TrainingSettings
 
-__all__ = ["Job", "TrainingData", "TrainingResult", "build_model", "derive_seed", "train"]
+__all__ = ["Job", "TrainingData", "TrainingResult", "build_model", "check_divisible", "derive_seed", "train"]
 
 _log = logging.getLogger(__name__)
 
@@ -113,11 +113,7 @@ def train(job: Job, progress: ProgressCallback | None = None) -> TrainingResult:
         SSLDError: if the loss stays non-finite, or a batch cannot be divided among the ranks.
     """
     compute = job.compute
-    sizes = [job.settings.batch_size]
-    if isinstance(job.settings, TrainingSettings):
-        sizes.append(job.settings.labeled_batch_size)
-    if any(size % compute.devices for size in sizes):
-        raise SSLDError(f"batch sizes {sizes} cannot be divided among {compute.devices} ranks")
+    check_divisible(job.settings, compute.devices)
     accelerator = resolve_accelerator(compute.accelerator)
     precision = resolve_precision(compute.precision, accelerator)
     fabric = Fabric(
@@ -134,6 +130,15 @@ def train(job: Job, progress: ProgressCallback | None = None) -> TrainingResult:
     if result.interrupted:
         raise Interrupted(f"stopped at step {result.steps} of {job.settings.steps} of {job.name}")
     return result
+
+
+def check_divisible(settings: PhaseSettings, ranks: int) -> None:
+    """Raise :class:`SSLDError` if the batches of a phase cannot be shared evenly among the ranks."""
+    sizes = [settings.batch_size]
+    if isinstance(settings, TrainingSettings):
+        sizes.append(settings.labeled_batch_size)
+    if any(size % ranks for size in sizes):
+        raise SSLDError(f"batch sizes {sizes} cannot be divided among {ranks} ranks")
 
 
 def build_model(config: JointConfig, seed: int, initial: dict[str, Tensor] | None = None) -> JointDiffusion:

@@ -302,7 +302,7 @@ def test_multilabel_pools_can_be_split() -> None:
     assert len(pool.test) == 5
 
 
-@pytest.mark.parametrize(("n_test", "fraction", "message"), [(3, 0.2, "has a test split of 3 images already"), (0, 0.01, "takes 0 of 30"), (0, 1.0, "takes 30 of 30")])
+@pytest.mark.parametrize(("n_test", "fraction", "message"), [(3, 0.2, "has a test split of 3 images"), (0, 0.01, "takes 0 of 30"), (0, 1.0, "takes 30 of 30")])
 def test_impossible_test_splits_are_refused(n_test: int, fraction: float, message: str) -> None:
     pool = make([i % 3 for i in range(30)], n_test=n_test)
     with pytest.raises(DataError, match=message):

@@ -1,0 +1,58 @@
+"""`ssld` in processes of its own, to be killed: forked from a server that has imported everything already."""
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+PRELOAD = ["sklearn.model_selection", "sklearn.datasets", "ssl_diffusion.cli.main", "ssl_diffusion.cache", "ssl_diffusion.report"]
+
+
+def start(arguments: Sequence[str], log: Path) -> BaseProcess:
+    """Start `ssld` with these arguments; what it prints is appended to `log`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    process = context.Process(target=_ssld, args=(list(arguments), log))
+    process.start()
+    return process
+
+
+def _ssld(arguments: list[str], log: Path) -> None:
+    with log.open("a") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    import torch
+    from matplotlib.figure import Figure
+
+    from ssl_diffusion import plots
+    from ssl_diffusion.cli.main import app
+
+    def blank(*_: Any, **__: Any) -> Figure:
+        return Figure(figsize=(1, 1))
+
+    for name in ("confusion_figure", "history_figure", "reconstruction_figure"):  # they take longer than tiny trainings
+        setattr(plots, name, blank)
+    torch.set_num_threads(1)
+    app(arguments)
+
+
+def wait_for(condition: Callable[[], bool], process: BaseProcess, seconds: float = 60.0) -> None:
+    """Poll as fast as possible until the condition holds; fails if the process ends before."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if not process.is_alive():
+            # It may have become true in the process's last moments.
+            assert condition(), f"the process ended (exit code {process.exitcode}) before it could be killed"
+        assert time.monotonic() < deadline, "waited in vain"
+
+
+def being_written(folder: Path) -> bool:
+    """Whether a file in this folder is being written: its temporary form is there."""
+    with contextlib.suppress(FileNotFoundError):
+        return any(name.startswith(".") and "tmp" in name for name in os.listdir(folder))
+    return False
