@@ -152,7 +152,7 @@ def fit(
         if (devices or 1) == 1:
             bind_threads(threads or 0)
         path = _fit(options, output)
-        _print_result(path, output)
+        _print_result(path, output, cached=not no_cache)
 
 
 def _fit(options: dict[str, Any], output: Output) -> Path:
@@ -216,7 +216,7 @@ def _with_settings(recipe: "Recipe", options: dict[str, Any]) -> "Recipe":
     return recipe.with_overrides(options["setting"] or []).checked("command line")
 
 
-def _print_result(path: Path, output: Output) -> None:
+def _print_result(path: Path, output: Output, *, cached: bool) -> None:
     from ssl_diffusion.run import load_metrics
 
     m = load_metrics(path)
@@ -232,7 +232,9 @@ def _print_result(path: Path, output: Output) -> None:
     if m["val_accuracy"] is not None:
         lines.append(f"validation      {m['val_accuracy']:.2%}")
     if (pretraining := m["pretraining"]) is not None:
-        how = "from the cache" if pretraining["cached"] else f"{pretraining['seconds']:.0f} s, now in the cache"
+        how = "from the cache" if pretraining["cached"] else f"{pretraining['seconds']:.0f} s"
+        if cached and not pretraining["cached"]:
+            how += ", now in the cache"
         lines.append(f"pretraining     {pretraining['images_seen']:,} images, {how}")
     rate = f", {m['images_per_second']:,.0f} images/s" if m["images_per_second"] else ""
     lines.append(f"training        {m['seconds']:.0f} s{rate}, {m['device']}, {m['precision']}")

@@ -149,7 +149,9 @@ def _configure_logging(quiet: bool) -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("ssl_diffusion")
     logger.handlers = [handler]
-    logger.setLevel(logging.ERROR if quiet else logging.INFO)
+    # On the handler, as the log file of a run wants the lines that the terminal does not show.
+    handler.setLevel(logging.ERROR if quiet else logging.INFO)
+    logger.setLevel(logging.INFO)
     logger.propagate = False
     # Fabric announces precision and ranks on every start; ours are in metrics.json and `ssld doctor`.
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.ERROR)

@@ -46,7 +46,7 @@ class CachedDenoiser:
 def denoiser_key(fingerprint: str, config: JointConfig, settings: PhaseSettings, flip: bool) -> str:
     """Key of a pretraining: everything that its weights depend on, except the machine."""
     network = config.to_dict()
-    for head_only in ("n_classes", "pool_grids", "read_sigma", "head_width", "head_dropout"):
+    for head_only in ("n_classes", "pool_maps", "pool_grids", "read_sigma", "head_width", "head_dropout"):
         del network[head_only]
     identity = [_VERSION, fingerprint, network, asdict(settings), flip]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]

@@ -268,7 +268,7 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         elif recipe.augmentation.policy == "auto" and not recipe.data.dataset:
             recipe = recipe.with_setting("augmentation.labeled", "weak")
         seed = _seed(self.random_state)
-        recipe = recipe.with_setting("training.seed", seed).with_setting("pretraining.seed", seed)
+        recipe = recipe.with_setting("training.seed", seed)
         if self.settings is not None and not isinstance(self.settings, Mapping):
             raise TypeError(f"settings must be a dict of section.name: value, not {self.settings!r}")
         for key, value in (self.settings or {}).items():

@@ -59,7 +59,10 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted model: its configuration, both sets of weights, and how it came about."""
+    """A fitted model: its configuration, both sets of weights, and how it came about.
+
+    `raw` is empty for a denoise-only fit: the cache, from which it comes, keeps averaged weights only.
+    """
 
     config: JointConfig
     ema: dict[str, Tensor]
@@ -139,6 +142,7 @@ def joint_config(recipe: Recipe, pool: Pool) -> JointConfig:
         p_mean=m.p_mean,
         p_std=m.p_std,
         ddpm_steps=m.ddpm_steps,
+        pool_maps=m.pool_maps,
         pool_grids=m.pool_grids,
         read_sigma=m.read_sigma,
         head_width=None if m.head_width < 0 else m.head_width,
@@ -197,7 +201,7 @@ def fit_model(
         assert denoiser is not None
         accelerator = resolve_accelerator(recipe.compute.accelerator)
         nothing = TrainingResult(device=accelerator, precision=resolve_precision(recipe.compute.precision, accelerator))
-        return Fitted(config, denoiser.weights, denoiser.weights, history, facts, nothing)
+        return Fitted(config, denoiser.weights, {}, history, facts, nothing)
     identity = _digest([recipe.to_dict() | {"compute": None, "name": None, "description": None}, fingerprint, labeled])
     job = replace(
         template,

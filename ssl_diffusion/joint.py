@@ -19,6 +19,7 @@ there is neither a time step nor a BatchNorm here, and image sizes are free (pad
 
 import math
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -43,6 +44,8 @@ class JointConfig:
         sigma_data:       root mean square of the training images in [-1, 1] (edm)
         p_mean, p_std:    ln sigma ~ N(p_mean, p_std^2) during training (edm)
         ddpm_steps:       length of the linear schedule (ddpm)
+        pool_maps:        "levels" pools the last map of every level and the middle one; "blocks" pools the maps of all
+                          blocks, as the official code does
         pool_grids:       each map is average-pooled to g x g cells for every g listed; (1,) is global pooling
         read_sigma:       smallest nominal noise level at which images are read for classification
         head_width:       hidden units of the head; None is half of the representation, 0 a linear head
@@ -57,6 +60,7 @@ class JointConfig:
     p_mean: float = -1.2
     p_std: float = 1.2
     ddpm_steps: int = 1000
+    pool_maps: str = "levels"
     pool_grids: tuple[int, ...] = (1,)
     read_sigma: float = 0.0
     head_width: int | None = None
@@ -92,7 +96,10 @@ class JointDiffusion(nn.Module):
         else:
             raise ValueError(f"parameterisation is 'edm' or 'ddpm', not {config.parameterisation!r}")
         cells = sum(g * g for g in config.pool_grids)
-        self.n_features = cells * sum(self.unet.feature_channels)
+        if config.pool_maps not in ("levels", "blocks"):
+            raise ValueError(f"pool_maps is 'levels' or 'blocks', not {config.pool_maps!r}")
+        channels = self.unet.last_channels if config.pool_maps == "levels" else self.unet.feature_channels
+        self.n_features = cells * sum(channels)
         self.head = _head(self.n_features, config) if config.n_classes else None
 
     def encode(self, x: Tensor, sigma: Tensor | float) -> Features:
@@ -114,10 +121,11 @@ class JointDiffusion(nn.Module):
         Each map is group-normalised without learned parameters, passed through SiLU and average-pooled.
         """
         parts = []
-        for m in features.maps:
+        for m in features.last_maps if self.config.pool_maps == "levels" else features.maps:
             groups = math.gcd(self.config.unet.groups, m.shape[1])
-            h = functional.silu(functional.group_norm(m, groups))
-            parts += [functional.adaptive_avg_pool2d(h, g).flatten(1) for g in self.config.pool_grids]
+            h = functional.silu(functional.group_norm(m, groups)).flatten(2)
+            cells = _pooling_matrix(m.shape[-2], m.shape[-1], self.config.pool_grids)
+            parts.append((h @ cells.to(h)).flatten(1))
         return torch.cat(parts, dim=1).float()
 
     def read_level(self, sigma: Tensor | float) -> Tensor:
@@ -164,6 +172,17 @@ class JointDiffusion(nn.Module):
             "decoder": [p for m in self.unet.decoder_modules() for p in m.parameters()],
             "head": list(self.head.parameters()) if self.head is not None else [],
         }
+
+
+@lru_cache(maxsize=64)
+def _pooling_matrix(height: int, width: int, grids: tuple[int, ...]) -> Tensor:
+    """Average pooling over g x g cells for each g, as a matrix of shape (height * width, cells).
+
+    One product for all grids: adaptive pooling itself is slow in bf16 on a CPU, and where cells do not divide the map.
+    """
+    with torch.inference_mode(False):  # the first caller may be predicting, a later one training
+        pixels = torch.eye(height * width).view(-1, 1, height, width)
+        return torch.cat([functional.adaptive_avg_pool2d(pixels, g).flatten(1) for g in grids], dim=1)
 
 
 def _head(n_features: int, config: JointConfig) -> nn.Module:

@@ -86,16 +86,17 @@ class Objective(nn.Module):
         levels = torch.cat(sigma)
         features = model.encode(torch.cat(x), levels)
         n_denoise = 0 if batch.clean is None else len(batch.clean)
+        pool_part, labeled_part = features.split(n_denoise)
 
         losses: dict[str, Tensor] = {}
         loss = levels.new_zeros(())
         if batch.clean is not None:
             c = model.noise.coefficients(levels[:n_denoise])
-            raw = model.raw_output(features[:n_denoise], batch.clean.shape)
+            raw = model.raw_output(pool_part, batch.clean.shape)
             losses["denoising_loss"] = functional.mse_loss(raw, target(batch.clean, noised, c))
             loss = loss + losses["denoising_loss"]
         if batch.labels is not None:
-            logits = model.classify_representation(model.pool(features[n_denoise:]))
+            logits = model.classify_representation(model.pool(labeled_part))
             losses["classification_loss"] = self._classification_loss(logits, batch.labels)
             losses["labeled_accuracy"] = _accuracy(logits, batch.labels)
             loss = loss + self.classification_weight * losses["classification_loss"]

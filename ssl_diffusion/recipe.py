@@ -78,6 +78,7 @@ class ModelSettings:
     p_mean: float = -1.2
     p_std: float = 1.2
     ddpm_steps: int = 1000
+    pool_maps: str = "levels"
     pool_grids: tuple[int, ...] = (1,)
     read_sigma: float = 0.0
     head_width: int = -1
@@ -126,7 +127,7 @@ class TrainingSettings(PhaseSettings):
         objective:             "joint", "labels-only" or "denoise-only"
         labeled_batch_size:    labeled images in one step, over all ranks
         classification_weight: lambda, weight of the classification loss
-        encoder_lr:            learning rate of encoder and decoder relative to the head's
+        encoder_lr:            learning rate of a pretrained encoder and decoder relative to the head's
         label_smoothing:       share of the target spread over all classes
         head_noise:            half of the labeled images get noise up to this level, so that the head serves guidance too
     """
@@ -210,6 +211,7 @@ class Recipe:
         choices: list[tuple[str, str, Iterable[str]]] = [
             ("training.objective", t.objective, OBJECTIVES),
             ("model.parameterisation", m.parameterisation, ("edm", "ddpm")),
+            ("model.pool_maps", m.pool_maps, ("levels", "blocks")),
             ("labels.choice", self.labels.choice, ("balanced", "uniform")),
             ("augmentation.policy", a.policy, ("auto", *POLICIES)),
             ("augmentation.flip", a.flip, ("auto", "on", "off")),

@@ -13,17 +13,20 @@ import hashlib
 import logging
 import math
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from ssl_diffusion.augment import Augmentation, augment, mirror
 from ssl_diffusion.checkpoint import load_tensors, prefixed, save_tensors, with_prefix
@@ -122,11 +125,8 @@ def train(job: Job, progress: ProgressCallback | None = None) -> TrainingResult:
         strategy="ddp_spawn" if compute.devices > 1 else "auto",
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
-    if compute.devices == 1:
-        result = _run(fabric, job, precision, progress)
-    else:
-        with _stop_requested():  # Ctrl-C reaches the ranks too; they save and return
-            result = fabric.launch(_run, job, precision, progress)  # type: ignore[arg-type]
+    run = _run if compute.devices == 1 else _launch
+    result = run(fabric, job, precision, progress)
     if result.interrupted:
         raise Interrupted(f"stopped at step {result.steps} of {job.settings.steps} of {job.name}")
     return result
@@ -158,6 +158,34 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
+def _launch(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | None) -> TrainingResult:
+    """Run a job on spawned ranks; their result comes back in a file, as the ranks are gone before a pipe could be read."""
+    beside = None
+    if job.checkpoint is not None:
+        beside = job.checkpoint.parent
+        beside.mkdir(parents=True, exist_ok=True)
+    with _stop_requested(), tempfile.TemporaryDirectory(prefix=".ranks-", dir=beside) as folder:
+        path = Path(folder) / "result.safetensors"
+        # One object without arguments: Fabric takes arguments apart, which a frozen dataclass does not allow.
+        work = partial(_run_rank, job=job, precision=precision, progress=progress, path=path)
+        try:
+            fabric.launch(work)
+        except ProcessRaisedException as error:
+            kind, _, message = str(error).strip().rpartition("\n")[2].partition(": ")
+            if kind.startswith("ssl_diffusion.errors."):
+                raise SSLDError(message) from None
+            raise
+        tensors, facts = load_tensors(path)
+    return TrainingResult(raw=with_prefix("raw", tensors), ema=with_prefix("ema", tensors), **facts)
+
+
+def _run_rank(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | None, path: Path) -> None:
+    result = _run(fabric, job, precision, progress)
+    if fabric.is_global_zero:
+        facts = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in ("raw", "ema")}
+        save_tensors(path, {**prefixed("raw", result.raw), **prefixed("ema", result.ema)}, facts)
+
+
 def _run(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | None) -> TrainingResult:
     """The loop, in each rank."""
     s, ranks, device = job.settings, fabric.world_size, fabric.device
@@ -168,7 +196,7 @@ def _run(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | 
     objective = Objective(
         model, job.objective, classification_weight=t.classification_weight, label_smoothing=t.label_smoothing
     )
-    module, optimizer = fabric.setup(objective, _optimizer(model, s, device))
+    module, optimizer = fabric.setup(objective, _optimizer(model, s, device, pretrained=job.initial is not None))
     parameters = list(model.parameters())
     ema = [p.detach().clone() for p in parameters]
     state = _State(model, ema, optimizer, job)
@@ -357,11 +385,11 @@ class _Meter:
         return means
 
 
-def _optimizer(model: JointDiffusion, s: PhaseSettings, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW; the head at the full learning rate, the rest at `encoder_lr` of it; weight decay on matrices only."""
+def _optimizer(model: JointDiffusion, s: PhaseSettings, device: torch.device, pretrained: bool) -> torch.optim.Optimizer:
+    """AdamW; a pretrained encoder and decoder at `encoder_lr` of the head's learning rate; weight decay on matrices only."""
     groups = []
     for part, parameters in model.parameter_groups().items():
-        scale = 1.0 if part == "head" else getattr(s, "encoder_lr", 1.0)
+        scale = getattr(s, "encoder_lr", 1.0) if pretrained and part != "head" else 1.0
         trained = [p for p in parameters if p.requires_grad]
         groups.append({"params": [p for p in trained if p.ndim > 1], "weight_decay": s.weight_decay, "scale": scale})
         groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "scale": scale})

@@ -75,9 +75,21 @@ class Features:
         """Every encoder map followed by the middle one, in the order of :attr:`UNet.feature_channels`."""
         return [m for level in self.levels for m in level] + [self.middle]
 
-    def __getitem__(self, batch: slice) -> "Features":
-        """The features of a part of the batch."""
-        return Features([[m[batch] for m in level] for level in self.levels], self.middle[batch], self.embedding[batch])
+    @property
+    def last_maps(self) -> list[Tensor]:
+        """The last map of every level followed by the middle one."""
+        return [level[-1] for level in self.levels] + [self.middle]
+
+    def split(self, first: int) -> tuple["Features", "Features"]:
+        """The features of the first samples of the batch and those of the rest.
+
+        One split of every map, not two slices: the gradient of a slice is a zero-filled map of the whole batch.
+        """
+        sizes = [first, len(self.middle) - first]
+        levels = [[m.split(sizes) for m in level] for level in self.levels]
+        middle, embedding = self.middle.split(sizes), self.embedding.split(sizes)
+        one, two = (Features([[m[i] for m in level] for level in levels], middle[i], embedding[i]) for i in (0, 1))
+        return one, two
 
 
 class UNet(nn.Module):
@@ -85,6 +97,7 @@ class UNet(nn.Module):
 
     Attributes:
         feature_channels: channels of each map in :attr:`Features.maps`.
+        last_channels: channels of each map in :attr:`Features.last_maps`.
         divisor: image height and width must be multiples of this.
     """
 
@@ -118,6 +131,7 @@ class UNet(nn.Module):
             self.encoder.append(blocks)
             skips.append(channels)
         self.feature_channels = [n for level in skips for n in level] + [width]
+        self.last_channels = [level[-1] for level in skips] + [width]
 
         self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
 
@@ -192,7 +206,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv_in(functional.silu(self.norm_in(x)))
         scale, shift = self.film(functional.silu(embedding))[:, :, None, None].chunk(2, dim=1)
-        h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
+        h = self.norm_out(h) * (1 + scale) + shift  # broadcasting addcmul is slower than both steps together in bf16
         h = self.conv_out(self.dropout(functional.silu(h)))
         result: Tensor = self.attention(self.shortcut(x) + h)
         return result
@@ -213,8 +227,8 @@ class Attention(nn.Module):
         qkv = self.qkv(self.norm(x)).view(b, 3, self.heads, c // self.heads, h * w)
         q, k, v = qkv.transpose(-1, -2).unbind(1)
         # The fused kernels want the head dimension contiguous; a transposed view makes torch use plain matrix products,
-        # which on a CPU are faster for the short sequences of coarse maps.
-        if x.is_cuda or h * w > 128:
+        # which on a CPU are faster in bf16 and for the short sequences of coarse maps.
+        if q.device.type != "cpu" or (q.dtype == torch.float32 and h * w > 128):
             q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         attended = functional.scaled_dot_product_attention(q, k, v)
         result: Tensor = x + self.project(attended.transpose(-1, -2).reshape(b, c, h, w))

@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here 
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from ssl_diffusion.datasets import load_dataset
 from ssl_diffusion.pool import Pool
@@ -86,3 +87,10 @@ def small_pool() -> Pool:
         is_test=np.arange(60) >= 48,
         augmentation="none",
     )
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blank pictures of a run, for tests about other things: drawing takes longer than a tiny training."""
+    for name in ("confusion_figure", "history_figure", "reconstruction_figure"):
+        monkeypatch.setattr(f"ssl_diffusion.plots.{name}", lambda *_, **__: Figure(figsize=(1, 1)))

@@ -10,7 +10,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-PRELOAD = ["sklearn.model_selection", "sklearn.datasets", "ssl_diffusion.cli.main", "ssl_diffusion.cache", "ssl_diffusion.report"]
+PRELOAD = [
+    "sklearn.model_selection",
+    "sklearn.datasets",
+    "ssl_diffusion.cli.main",
+    "ssl_diffusion.cache",
+    "ssl_diffusion.report",
+]
 
 
 def start(arguments: Sequence[str], log: Path) -> BaseProcess:
@@ -28,9 +34,9 @@ def _ssld(arguments: list[str], log: Path) -> None:
         os.dup2(file.fileno(), sys.stderr.fileno())
     import torch
     from matplotlib.figure import Figure
+    from ssl_diffusion.cli.main import app
 
     from ssl_diffusion import plots
-    from ssl_diffusion.cli.main import app
 
     def blank(*_: Any, **__: Any) -> Figure:
         return Figure(figsize=(1, 1))

@@ -38,7 +38,9 @@ def center_of_mass(images: Tensor) -> tuple[Tensor, Tensor]:
     size=st.tuples(st.integers(2, 14), st.integers(2, 14)),
     seed=st.integers(0, 2**31),
 )
-def test_every_view_keeps_shape_and_range_and_its_input(view: tuple[str, str], channels: int, size: tuple[int, int], seed: int) -> None:
+def test_every_view_keeps_shape_and_range_and_its_input(
+    view: tuple[str, str], channels: int, size: tuple[int, int], seed: int
+) -> None:
     images = noise(3, channels, *size, seed=seed)
     images[0], images[1] = 0.0, 1.0
     kept = images.clone()

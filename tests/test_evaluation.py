@@ -115,10 +115,15 @@ def test_prediction_switches_dropout_off_and_leaves_the_model_as_it_was(model: J
         assert np.array_equal(first, predict_logits(model, images))
         assert model.training == mode
     model.train()
-    with pytest.raises(RuntimeError, match="stop"), inference(model, "fp32"):
-        assert not model.training
-        assert torch.is_inference_mode_enabled()
-        raise RuntimeError("stop")
+
+    def fail() -> None:
+        with inference(model, "fp32"):
+            assert not model.training
+            assert torch.is_inference_mode_enabled()
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
     assert model.training
 
 

@@ -50,7 +50,7 @@ def millions(module: nn.Module) -> float:
 def test_official_configurations_count_as_published(which: str) -> None:
     unet, n_classes, total, head, features = OFFICIAL[which]
     with torch.device("meta"):
-        model = JointDiffusion(JointConfig(unet, n_classes=n_classes))
+        model = JointDiffusion(JointConfig(unet, n_classes=n_classes, pool_maps="blocks"))
     assert model.head is not None
     assert model.n_features == features
     assert (millions(model), millions(model.head)) == (total, head)
@@ -82,9 +82,13 @@ def test_paper_recipes_describe_the_official_configurations(name: str) -> None:
     stem=st.sampled_from([1, 2]),
     parameterisation=st.sampled_from(["edm", "ddpm"]),
 )
-def test_any_image_size_and_one_to_four_channels(size: tuple[int, int], channels: int, stem: int, parameterisation: str) -> None:
+def test_any_image_size_and_one_to_four_channels(
+    size: tuple[int, int], channels: int, stem: int, parameterisation: str
+) -> None:
     unet = replace(SMALL.unet, in_channels=channels, stem=stem)
-    model = build(replace(SMALL, unet=unet, image_shape=(channels, *size), parameterisation=parameterisation, pool_grids=(1, 2)))
+    model = build(
+        replace(SMALL, unet=unet, image_shape=(channels, *size), parameterisation=parameterisation, pool_grids=(1, 2))
+    )
     x = torch.rand(2, channels, *size) * 2 - 1
     with torch.inference_mode():
         assert model.denoise(x, 0.5).shape == x.shape
@@ -144,7 +148,9 @@ def test_denoise_is_the_preconditioned_raw_output(seed: int, sigma: float) -> No
     with torch.inference_mode():
         raw = model.raw_output(model.encode(x, sigma), x.shape)
         norm = sigma**2 + 0.25
-        torch.testing.assert_close(model.denoise(x, sigma), 0.25 / norm * x + sigma * 0.5 / math.sqrt(norm) * raw, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            model.denoise(x, sigma), 0.25 / norm * x + sigma * 0.5 / math.sqrt(norm) * raw, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_levels_may_differ_within_a_batch() -> None:
@@ -174,21 +180,54 @@ def test_no_batch_normalisation_and_no_running_state() -> None:
     assert not list(model.buffers())
 
 
-@pytest.mark.parametrize(("grids", "cells"), [((1,), 1), ((1, 2), 5), ((3,), 9)])
-def test_representation_pools_to_every_grid(grids: tuple[int, ...], cells: int) -> None:
-    model = build(replace(SMALL, pool_grids=grids))
-    assert model.n_features == cells * sum(model.unet.feature_channels)
+@pytest.mark.parametrize(("grids", "cells"), [((1,), 1), ((1, 2), 5), ((3,), 9), ((2, 1, 3), 14)])
+@pytest.mark.parametrize(("maps", "channels"), [("levels", 8 + 16 + 16), ("blocks", 8 + 8 + 8 + 16 + 16)])
+def test_representation_pools_every_map_to_every_grid(grids: tuple[int, ...], cells: int, maps: str, channels: int) -> None:
+    model = build(replace(SMALL, pool_grids=grids, pool_maps=maps))
+    assert model.n_features == cells * channels
     assert model.representation(torch.randn(2, 1, 8, 8)).shape == (2, model.n_features)
 
 
-def test_coarse_grid_is_the_mean_of_the_finer_one() -> None:
-    model = build(replace(SMALL, pool_grids=(1, 2)))
-    z = model.representation(torch.randn(1, 1, 8, 8))[0]
-    at = 0
-    for channels in model.unet.feature_channels:
-        coarse, fine = z[at : at + channels], z[at + channels : at + 5 * channels].view(channels, 4)
-        torch.testing.assert_close(coarse, fine.mean(dim=1), rtol=1e-4, atol=1e-5)
-        at += 5 * channels
+@pytest.mark.parametrize("maps", ["levels", "blocks"])
+@pytest.mark.parametrize("size", [(8, 8), (6, 10), (7, 5)])
+@pytest.mark.parametrize("grids", [(1, 2), (3, 1), (2, 3)])
+def test_representation_against_its_formula(maps: str, size: tuple[int, int], grids: tuple[int, ...]) -> None:
+    """Each map normalised group by group, through SiLU, and averaged over the cells of each grid."""
+    model = build(replace(SMALL, pool_grids=grids, pool_maps=maps, image_shape=(1, *size)))
+    x = torch.randn(2, 1, *size)
+    with torch.inference_mode():
+        features = model.encode(x, 0.3)
+        chosen = features.maps if maps == "blocks" else [level[-1] for level in features.levels] + [features.middle]
+        parts = []
+        for m in chosen:
+            grouped = m.unflatten(1, (4, -1))
+            mean = grouped.mean(dim=(2, 3, 4), keepdim=True)
+            variance = grouped.var(dim=(2, 3, 4), keepdim=True, correction=0)
+            h = ((grouped - mean) / (variance + 1e-5).sqrt()).flatten(1, 2)
+            h = h * h.sigmoid()
+            for g in grids:
+                rows, columns = ([(n * i // g, -(-n * (i + 1) // g)) for i in range(g)] for n in h.shape[-2:])
+                cells = [h[..., top:bottom, left:right].mean(dim=(2, 3)) for top, bottom in rows for left, right in columns]
+                parts.append(torch.stack(cells, dim=2).flatten(1))
+        torch.testing.assert_close(model.representation(x, 0.3), torch.cat(parts, dim=1), rtol=1e-4, atol=1e-5)
+
+
+def test_images_are_read_at_a_nominal_level_unless_they_are_noisier() -> None:
+    nominal, plain = build(replace(SMALL, read_sigma=0.6)), build(SMALL)
+    x = torch.randn(2, 1, 8, 8)
+    with torch.inference_mode():
+        for sigma, read in ((0.0, 0.6), (0.3, 0.6), (0.6, 0.6), (2.0, 2.0)):
+            torch.testing.assert_close(nominal.representation(x, sigma), plain.representation(x, read))
+            torch.testing.assert_close(nominal.classify(x, sigma), plain.classify(x, read))
+        each = torch.tensor([0.1, 2.0])
+        torch.testing.assert_close(nominal.representation(x, each), plain.representation(x, torch.tensor([0.6, 2.0])))
+        torch.testing.assert_close(nominal.denoise(x, 0.1), plain.denoise(x, 0.1))  # denoising knows the true level
+        assert not torch.allclose(plain.representation(x, 0.0), plain.representation(x, 0.6))
+
+
+def test_unknown_choice_of_maps_is_refused() -> None:
+    with pytest.raises(ValueError, match="'levels' or 'blocks', not 'all'"):
+        JointDiffusion(replace(SMALL, pool_maps="all"))
 
 
 def test_head_forms() -> None:

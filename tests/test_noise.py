@@ -60,7 +60,9 @@ def test_exact_denoiser_of_gaussian_data_is_skip_times_input(s: float, sigma: fl
     noised = x + sigma * torch.randn(n, generator=generator(2), dtype=torch.float64)
     c = EDM(s).coefficients(torch.tensor([sigma]))
     posterior_mean = noised * s**2 / (s**2 + sigma**2)
-    torch.testing.assert_close(c.skip.double() * noised[None, None, None], posterior_mean[None, None, None], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        c.skip.double() * noised[None, None, None], posterior_mean[None, None, None], rtol=1e-5, atol=1e-7
+    )
     wanted = target(x.view(1, 1, 1, -1), noised.view(1, 1, 1, -1), c).flatten()
     for low in (True, False):  # the mean of the target is zero on either half of the inputs
         half = noised < 0 if low else noised >= 0
@@ -169,7 +171,9 @@ def test_ddpm_target_is_eps_and_input_is_the_variance_preserving_one(step: int, 
     c = process.coefficients(sigma)
     torch.testing.assert_close(target(clean, noised, c), eps, rtol=1e-5, atol=1e-5)
     alpha_bar = process.alpha_bar[step]
-    torch.testing.assert_close(c.in_.double() * noised, alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * eps, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        c.in_.double() * noised, alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * eps, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_ddpm_refuses_a_schedule_with_beta_above_one() -> None:

@@ -70,10 +70,17 @@ def test_objectives_of_one_model_can_follow_each_other() -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(weight=st.floats(0, 50), smoothing=st.floats(0, 0.9), seed=st.integers(0, 1000), ddpm=st.booleans())
-def test_joint_loss_by_hand(weight: float, smoothing: float, seed: int, ddpm: bool) -> None:
+@given(
+    weight=st.floats(0, 50),
+    smoothing=st.floats(0, 0.9),
+    seed=st.integers(0, 1000),
+    ddpm=st.booleans(),
+    read_sigma=st.sampled_from([0.0, 0.2]),
+)
+def test_joint_loss_by_hand(weight: float, smoothing: float, seed: int, ddpm: bool, read_sigma: float) -> None:
     """In image space with its weight, and through log-softmax: two ways that the objective does not take."""
-    model, batch = build(replace(CONFIG, parameterisation="ddpm" if ddpm else "edm")), draw(seed=seed)
+    config = replace(CONFIG, parameterisation="ddpm" if ddpm else "edm", read_sigma=read_sigma)
+    model, batch = build(config), draw(seed=seed)
     assert batch.clean is not None and batch.sigma is not None and batch.eps is not None  # noqa: PT018
     assert batch.labeled is not None and batch.labels is not None and batch.labeled_sigma is not None  # noqa: PT018
     losses = Objective(model, "joint", classification_weight=weight, label_smoothing=smoothing)(batch)

@@ -69,7 +69,12 @@ def test_confusion_shows_counts_and_shares_of_the_true_class(tmp_path: Path) -> 
     confusion = np.array([[8, 2, 0], [0, 5, 5], [0, 0, 0]])
     figure = confusion_figure(confusion, ("ant", "bee", "cat"), 0.65)
     axis = figure.axes[0]
-    assert {(text.get_position(), text.get_text()) for text in axis.texts} == {((0, 0), "8"), ((1, 0), "2"), ((1, 1), "5"), ((2, 1), "5")}
+    assert {(text.get_position(), text.get_text()) for text in axis.texts} == {
+        ((0, 0), "8"),
+        ((1, 0), "2"),
+        ((1, 1), "5"),
+        ((2, 1), "5"),
+    }
     np.testing.assert_allclose(axis.images[0].get_array(), [[0.8, 0.2, 0], [0, 0.5, 0.5], [0, 0, 0]])
     assert [label.get_text() for label in axis.get_yticklabels()] == ["ant", "bee", "cat"]
     assert axis.get_title(loc="left") == "test accuracy 65.0% of 20 images"
@@ -114,7 +119,8 @@ def test_reconstructions_repeat() -> None:
     model = JointDiffusion(JointConfig(UNetConfig(channels=8, multipliers=(1,), blocks=1, groups=4), image_shape=(1, 4, 4)))
     images = np.random.default_rng(0).integers(0, 256, (1, 1, 4, 4), dtype=np.uint8)
     first, again = (
-        [np.asarray(axis.images[0].get_array()) for axis in reconstruction_figure(model, images, levels=(1.0,)).axes] for _ in range(2)
+        [np.asarray(axis.images[0].get_array()) for axis in reconstruction_figure(model, images, levels=(1.0,)).axes]
+        for _ in range(2)
     )
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -75,6 +75,8 @@ def test_recipe_survives_toml(tmp_path_factory: pytest.TempPathFactory, recipe: 
         ({"augmentation": {"flip": "yes"}}, "augmentation.flip cannot be 'yes'; known: auto, off, on"),
         ({"compute": {"precision": "fp16"}}, "compute.precision cannot be 'fp16'; did you mean"),
         ({"model": {"parameterisation": "vp"}}, "model.parameterisation"),
+        ({"model": {"pool_maps": "level"}}, "model.pool_maps cannot be 'level'; did you mean levels"),
+        ({"model": {"read_sigma": -1}}, "model.read_sigma must be in"),
         ({"training": {"steps": -1}}, r"training.steps must be in \[0, inf\], not -1"),
         ({"training": {"batch_size": 0}}, "training.batch_size must be in"),
         ({"training": {"learning_rate": float("nan")}}, "training.learning_rate must be in"),
@@ -168,13 +170,17 @@ def test_differences_name_both_values_and_leave_out_where_it_computes() -> None:
 def test_unknown_recipes_are_answered_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no recipe 'digit'; did you mean digits"):
         load_recipe("digit")
-    with pytest.raises(RecipeError, match="no recipe file .*nowhere.toml"):
+    with pytest.raises(RecipeError, match=r"no recipe file .*nowhere\.toml"):
         load_recipe(tmp_path / "nowhere.toml")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"[training\nsteps = 3", "is not valid TOML"), (b"[training]\nstep = 3", "mine.toml: unknown setting"), (b"\xff\xfe", "mine.toml")],
+    [
+        (b"[training\nsteps = 3", "is not valid TOML"),
+        (b"[training]\nstep = 3", "mine.toml: unknown setting"),
+        (b"\xff\xfe", "mine.toml"),
+    ],
 )
 def test_damaged_recipe_files_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "mine.toml"

@@ -94,7 +94,15 @@ def crash() -> None:
 
 
 def test_both_losses_fall_and_labels_are_learned(tiny_recipe: Recipe, digits_pool: Pool, labeled: LabeledSet) -> None:
-    recipe = tiny_recipe.with_overrides(["pretraining.steps=60", "training.steps=60", "augmentation.labeled=none"])
+    recipe = tiny_recipe.with_overrides(
+        [
+            "pretraining.steps=60",
+            "training.steps=60",
+            "pretraining.learning_rate=5e-3",
+            "training.learning_rate=5e-3",
+            "augmentation.labeled=none",
+        ]
+    )
     history = fit_model(recipe, digits_pool, labeled).history
     rows = {phase: [r for r in history if r["phase"] == phase] for phase in ("pretraining", "training")}
 
@@ -120,10 +128,10 @@ def test_history_tells_steps_images_and_rate(tiny_recipe: Recipe, digits_pool: P
     assert (fitted.pretraining["steps"], fitted.pretraining["images_seen"]) == (4, 64)
 
 
-def test_long_histories_are_thinned_and_keep_the_last_step() -> None:
-    result = train(make_job(TrainingSettings(steps=401, batch_size=1, labeled_batch_size=1), objective="labels-only"))
-    steps = [row["step"] for row in result.history]
-    assert steps == [*range(2, 401, 2), 401]
+def test_long_histories_are_thinned_and_keep_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_HISTORY_ROWS", 10)
+    result = train(make_job(TrainingSettings(steps=31, batch_size=1, labeled_batch_size=2), objective="labels-only"))
+    assert [row["step"] for row in result.history] == [*range(3, 31, 3), 31]
 
 
 def test_only_labels_of_the_budget_and_no_test_image_are_looked_at(
@@ -188,16 +196,27 @@ def test_averaged_weights_differ_from_raw_and_follow_their_horizon(
     assert same(without.raw, fitted.raw)  # averaging does not touch training
 
 
-def test_average_by_hand() -> None:
-    """One step: the average of the start and the end, weighted by min(1 - 1 / horizon, 1 / 10)."""
-    job = make_job(TrainingSettings(steps=1, batch_size=4, labeled_batch_size=4, ema=1.0), objective="joint")
-    start, result = build_model(job.config, 0).state_dict(), train(job)
-    assert same(result.ema, result.raw)  # a horizon of one step
-    longer = replace(job, settings=replace(job.settings, steps=2))
-    result = train(longer)
-    raw_1 = train(replace(longer, checkpoint=None, settings=replace(longer.settings, steps=2, ema=0.0))).raw
-    assert same(result.raw, raw_1)
-    assert not same(result.ema, start)
+def test_average_by_hand(tmp_path: Path) -> None:
+    """Step s moves the average to the weights with weight beta on itself: the horizon's, or (1 + s) / (10 + s) early on."""
+    path = tmp_path / "c.safetensors"
+    settings = TrainingSettings(steps=6, batch_size=4, labeled_batch_size=4, ema=0.25)  # a horizon of 1.5 steps
+    states: list[dict[str, Tensor]] = []
+
+    def look(_: ProgressUpdate) -> None:
+        if path.exists():
+            states.append(load_tensors(path)[0])  # that of the step before
+
+    job = make_job(settings, checkpoint=path, checkpoint_every=0.0)
+    result = train(job, look)
+    states.append(load_tensors(path)[0])
+    assert len(states) == 6
+    average = {name: t.double() for name, t in build_model(job.config, settings.seed).state_dict().items()}
+    for step, state in enumerate(states):
+        beta = min(1 / 3, (1 + step) / (10 + step))
+        for name in average:
+            average[name] = beta * average[name] + (1 - beta) * state[f"raw.{name}"].double()
+            torch.testing.assert_close(state[f"ema.{name}"].double(), average[name], rtol=1e-4, atol=1e-6)
+    assert same(result.ema, {name: states[-1][f"ema.{name}"] for name in average})
 
 
 def test_fitted_model_has_the_averaged_weights(tiny_recipe: Recipe, digits_pool: Pool, labeled: LabeledSet) -> None:
@@ -219,7 +238,7 @@ def test_same_seed_same_weights_whatever_the_global_random_state(
     first = fit_model(recipe, digits_pool, labeled)
     assert torch.equal(torch.get_rng_state(), before)  # and it is left alone
     torch.manual_seed(2)
-    np.random.seed(2)  # noqa: NPY002
+    np.random.seed(2)
     again = fit_model(recipe, digits_pool, labeled)
     assert equal(first, again)
     for changed in ("training.seed=1", "pretraining.seed=1"):
@@ -251,12 +270,26 @@ def test_cache_is_shared_by_labels_seeds_and_heads_and_by_nothing_else(
         return bool(fitted.pretraining["cached"])
 
     assert not cached(digits_pool)
-    shared = ("training.seed=3", "training.learning_rate=1e-4", "model.head_width=5", "model.head_dropout=0.5", "model.pool_grids=1")
+    shared = (
+        "training.seed=3",
+        "training.learning_rate=1e-4",
+        "model.head_width=5",
+        "model.head_dropout=0.5",
+        "model.pool_grids=1",
+        "model.pool_maps=blocks",
+        "model.read_sigma=0.1",
+    )
     assert all(cached(digits_pool, override) for override in shared)
     assert cached(digits_pool, labels=choose_labeled(digits_pool, 50, seed=4))
     relabeled = replace(digits_pool, labels=np.where(digits_pool.is_test, -1, digits_pool.labels))
     assert cached(relabeled)
-    for override in ("pretraining.seed=1", "pretraining.steps=3", "model.channels=12", "model.p_mean=-1", "augmentation.flip=on"):
+    for override in (
+        "pretraining.seed=1",
+        "pretraining.steps=3",
+        "model.channels=12",
+        "model.p_mean=-1",
+        "augmentation.flip=on",
+    ):
         assert not cached(digits_pool, override), override
     images = digits_pool.images.copy()
     images[0, 0, 0, 0] ^= 1
@@ -290,14 +323,24 @@ def test_damaged_cache_is_made_again_with_a_warning(
 @pytest.mark.parametrize("cached", [True, False], ids=["cache", "no cache"])
 @pytest.mark.parametrize("action", [interrupt, crash])
 def test_continued_fit_ends_bit_identical(
-    tiny_recipe: Recipe, digits_pool: Pool, labeled: LabeledSet, tmp_path: Path, phase: str, cached: bool, action: Callable[[], None]
+    tiny_recipe: Recipe,
+    digits_pool: Pool,
+    labeled: LabeledSet,
+    tmp_path: Path,
+    phase: str,
+    cached: bool,
+    action: Callable[[], None],
 ) -> None:
     recipe = tiny_recipe.with_overrides(["model.dropout=0.1", "model.head_dropout=0.3", "training.ema=0.5"])
     reference = fit_model(recipe, digits_pool, labeled)
     cache = DenoiserCache(tmp_path / "cache") if cached else None
     # After an interrupt the state of this very step is saved; a crash leaves that of the step before.
     options = FitOptions(cache=cache, checkpoint_every=1e9 if action is interrupt else 0.0, progress=Stopper(phase, 3, action))
-    expected = pytest.raises(Interrupted, match=f"stopped at step 3 of . of {phase}") if action is interrupt else pytest.raises(RuntimeError, match="crash")
+    expected = (
+        pytest.raises(Interrupted, match=f"stopped at step 3 of . of {phase}")
+        if action is interrupt
+        else pytest.raises(RuntimeError, match="crash")
+    )
     with expected:
         fit_model(recipe, digits_pool, labeled, checkpoints=tmp_path / "last", options=options)
     seen: list[ProgressUpdate] = []
@@ -338,7 +381,11 @@ def test_checkpoint_of_another_job_is_refused(tmp_path: Path, change: dict[str, 
 def test_state_of_another_fit_is_refused(tiny_recipe: Recipe, digits_pool: Pool, labeled: LabeledSet, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         fit_model(
-            tiny_recipe, digits_pool, labeled, checkpoints=tmp_path, options=FitOptions(progress=Stopper("training", 2, interrupt))
+            tiny_recipe,
+            digits_pool,
+            labeled,
+            checkpoints=tmp_path,
+            options=FitOptions(progress=Stopper("training", 2, interrupt)),
         )
     others = [
         (tiny_recipe.with_overrides(["training.learning_rate=1e-4"]), labeled),
@@ -362,11 +409,12 @@ def test_weights_that_do_not_fit_are_refused() -> None:
 # ---- killed
 
 
-TINY_RUN = (
-    "--dataset digits --labeled 20 --seed 1 --pretrain-steps 6 --steps 8 --accelerator cpu --precision fp32 --quiet "
-    "--set model.channels=8 --set model.blocks=1 --set model.dropout=0.1 --set pretraining.batch_size=16 "
-    "--set training.batch_size=16 --set training.labeled_batch_size=16"
-).split()
+TINY_RUN = [
+    *("--dataset", "digits", "--labeled", "20", "--seed", "1", "--pretrain-steps", "10", "--steps", "16", "--quiet"),
+    *("--accelerator", "cpu", "--precision", "fp32", "--set", "model.channels=8", "--set", "model.blocks=1"),
+    *("--set", "model.dropout=0.1", "--set", "pretraining.batch_size=16", "--set", "training.batch_size=16"),
+    *("--set", "training.labeled_batch_size=16"),
+]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
@@ -378,23 +426,38 @@ def test_killed_at_any_moment_ends_bit_identical(tmp_path: Path, cached: bool) -
     fit = ["fit", *TINY_RUN, *cache, "--checkpoint-every", "0", "--out", str(run)]
     resume = ["fit", "--resume", str(run), *cache, "--checkpoint-every", "0", "--quiet"]
 
-    def steps(pattern: str) -> int:
+    def steps(folder: Path, pattern: str) -> int:
         """Step of the only checkpoint of this name; also checks that a file under its final name is always whole."""
-        paths = [p for p in state.glob(pattern) if not p.name.startswith(".")]
-        return int(load_tensors(paths[0])[1]["steps"]) if paths else 0
+        paths = [p for p in folder.glob(pattern) if not p.name.startswith(".")]
+        try:
+            return int(load_tensors(paths[0])[1]["steps"]) if paths else 0
+        except CheckpointError:
+            assert not paths[0].exists()  # a finished pretraining has just been moved to its final name
+            return 99
 
-    pretraining = "*.partial.safetensors" if cached else "pretraining.safetensors"
-    delay = np.random.default_rng(0).uniform(0.2, 0.8)
+    pretraining, training = "*.partial.safetensors" if cached else "pretraining.safetensors", "checkpoint.safetensors"
+    rng = np.random.default_rng(int(cached))
+    some_step, some_delay = rng.integers(3, 9), rng.uniform(0, 0.02)
+
+    def at(folder: Path, pattern: str, first: int, last: int) -> bool:
+        """While a state is being written, after the `first` step and, should every write be missed, after the `last`."""
+        return (processes.being_written(folder) and steps(folder, pattern) >= first) or steps(folder, pattern) >= last
+
+    def at_random() -> bool:
+        if steps(last, training) < some_step:
+            return False
+        time.sleep(some_delay)
+        return True
+
     moments: list[tuple[str, Callable[[], bool]]] = [
-        ("while the first state of pretraining is written", lambda: processes.being_written(state)),
-        ("while a later one is written", lambda: steps(pretraining) >= 2 and processes.being_written(state)),
-        ("while a state of training is written", lambda: processes.being_written(last) and steps(pretraining) in (0, 6)),
-        ("at some moment", lambda: time.monotonic() > started + delay),
+        ("while the first state of pretraining is written", lambda: at(state, pretraining, 0, 1)),
+        ("while a later one is written", lambda: at(state, pretraining, 2, 5)),
+        ("while a state of training is written", lambda: last.exists() and at(last, training, 1, 2)),
+        ("at some moment", at_random),
         ("after training, before its figures", lambda: (run / "model.safetensors").exists()),
     ]
     for when, condition in moments:
         process = processes.start(resume if run.exists() else fit, log)
-        started = time.monotonic()
         processes.wait_for(condition, process)
         process.kill()
         process.join()
@@ -457,7 +520,9 @@ def test_bad_steps_in_a_row_are_fatal_at_the_25th(monkeypatch: pytest.MonkeyPatc
     if bad < 25:
         assert train(job).non_finite_steps == bad
     else:
-        with pytest.raises(SSLDError, match=r"not finite for 25 steps in a row \(step 26 of training\): lower the learning rate"):
+        with pytest.raises(
+            SSLDError, match=r"not finite for 25 steps in a row \(step 26 of training\): lower the learning rate"
+        ):
             train(job)
 
 
@@ -484,7 +549,9 @@ def test_denoise_only_needs_pretraining_steps(tiny_recipe: Recipe, digits_pool: 
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
-@pytest.mark.skipif(shutil.which("ssld", path=str(Path(sys.executable).parent)) is None, reason="ssld is not installed as a script")
+@pytest.mark.skipif(
+    shutil.which("ssld", path=str(Path(sys.executable).parent)) is None, reason="ssld is not installed as a script"
+)
 def test_two_ranks_follow_the_curve_of_one(tmp_path: Path) -> None:
     """On the CPU with gloo; spawned processes need a real script as their main module, here the console script."""
     curves = {}
@@ -505,7 +572,7 @@ def test_two_ranks_follow_the_curve_of_one(tmp_path: Path) -> None:
                 {key: float(row[key]) for key in ("denoising_loss", "classification_loss", "labeled_accuracy", "images_seen")}
                 for row in csv.DictReader(file)
             ]
-    assert len(curves[1]) == len(curves[2]) == 8
+    assert len(curves[1]) == len(curves[2]) == 16
     for one, two in zip(curves[1], curves[2], strict=True):
         assert two == pytest.approx(one, abs=1e-4)
     one, two = (load_tensors(tmp_path / str(ranks) / "model.safetensors")[0] for ranks in (1, 2))
