@@ -187,12 +187,11 @@ def _pooling_matrix(height: int, width: int, grids: tuple[int, ...]) -> Tensor:
 
 def _head(n_features: int, config: JointConfig) -> nn.Module:
     width = n_features // 2 if config.head_width is None else config.head_width
+    logits = nn.Linear(width or n_features, config.n_classes)
+    # A few labels span a few directions of the representation; in all others the initial weights stay, and would be noise.
+    nn.init.zeros_(logits.weight)
+    nn.init.zeros_(logits.bias)
     if not width:
-        return nn.Sequential(nn.Dropout(config.head_dropout), nn.Linear(n_features, config.n_classes))
-    return nn.Sequential(
-        nn.Dropout(config.head_dropout),
-        nn.Linear(n_features, width),
-        nn.LeakyReLU(),
-        nn.Dropout(config.head_dropout),
-        nn.Linear(width, config.n_classes),
-    )
+        return nn.Sequential(nn.Dropout(config.head_dropout), logits)
+    hidden = nn.Linear(n_features, width)
+    return nn.Sequential(nn.Dropout(config.head_dropout), hidden, nn.LeakyReLU(), nn.Dropout(config.head_dropout), logits)

@@ -81,6 +81,16 @@ def test_calibration_error_of_errors_that_cancel_across_bins_is_not_zero() -> No
     assert expected_calibration_error(confidence, right) == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize("low", np.arange(9) / 10 + 0.05)
+def test_neighboring_bins_are_kept_apart(low: float) -> None:
+    """Half of the answers too sure by 0.2, half not sure enough: together they would look calibrated."""
+    confidence = np.array([low, low + 0.1]).repeat(1000)
+    right = np.arange(2000) % 1000 < 1000 * np.clip(confidence + np.array([0.2, -0.2]).repeat(1000), 0, 1)
+    by_hand = np.abs(right.reshape(2, -1).mean(axis=1) - [low, low + 0.1]).mean()
+    assert by_hand > 0.05
+    assert expected_calibration_error(confidence, right, bins=10) == pytest.approx(by_hand)
+
+
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 1 / 15, 14 / 15])
 def test_bin_edges_count_once(confidence: float) -> None:
     assert expected_calibration_error(np.full(4, confidence), np.full(4, False)) == pytest.approx(confidence)
