@@ -100,7 +100,7 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         devices: number of devices to fit on, 1 or more; batch sizes must be multiples of it.
         precision: "auto", "fp32" or "bf16", for fitting. Predictions are made in fp32, so that, but for rounding, the
             prediction for an image does not depend on the images beside it.
-        cache_dir: folder of pretrained denoisers, shared by fits with the same images, pretraining and seed. None: no cache.
+        cache_dir: folder of pretrained denoisers, shared by fits with the same images and pretraining. None: no cache.
         random_state: seed of all draws; an int makes fits repeatable and is used as the seed of the recipe.
         verbose: 1 or more logs the state of the fit ten times in each phase: at level INFO of the logger `ssl_diffusion`, and
             on stderr if logging is not set up.

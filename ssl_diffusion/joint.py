@@ -181,8 +181,11 @@ def _pooling_matrix(height: int, width: int, grids: tuple[int, ...]) -> Tensor:
     One product for all grids: adaptive pooling itself is slow in bf16 on a CPU, and where cells do not divide the map.
     """
     with torch.inference_mode(False):  # the first caller may be predicting, a later one training
-        pixels = torch.eye(height * width).view(-1, 1, height, width)
-        return torch.cat([functional.adaptive_avg_pool2d(pixels, g).flatten(1) for g in grids], dim=1)
+        parts = []
+        for g in grids:
+            rows, columns = (functional.adaptive_avg_pool1d(torch.eye(n, device="cpu"), g) for n in (height, width))
+            parts.append(torch.einsum("hi,wj->hwij", rows, columns).reshape(height * width, g * g))
+        return torch.cat(parts, dim=1)
 
 
 def _head(n_features: int, config: JointConfig) -> nn.Module:

@@ -86,8 +86,8 @@ class Features:
         One split of every map, not two slices: the gradient of a slice is a zero-filled map of the whole batch.
         """
         sizes = [first, len(self.middle) - first]
-        levels = [[m.split(sizes) for m in level] for level in self.levels]
-        middle, embedding = self.middle.split(sizes), self.embedding.split(sizes)
+        levels = [[torch.split(m, sizes) for m in level] for level in self.levels]
+        middle, embedding = torch.split(self.middle, sizes), torch.split(self.embedding, sizes)
         one, two = (Features([[m[i] for m in level] for level in levels], middle[i], embedding[i]) for i in (0, 1))
         return one, two
 

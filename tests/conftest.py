@@ -46,12 +46,18 @@ def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(autouse=True)
-def _logger_as_found() -> Iterator[None]:
-    """Commands configure the package's logger; later tests find it as it was."""
+def _fresh_logger() -> Iterator[None]:
+    """Commands configure the package's logger, also in fixtures of a module; every test starts and ends without that."""
     logger = logging.getLogger("ssl_diffusion")
-    kept = logger.handlers[:], logger.level, logger.propagate
+
+    def reset() -> None:
+        logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
+
+    reset()
     yield
-    logger.handlers[:], logger.level, logger.propagate = kept
+    reset()
 
 
 @pytest.fixture(scope="session")

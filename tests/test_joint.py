@@ -204,12 +204,19 @@ def test_representation_against_its_formula(maps: str, size: tuple[int, int], gr
             mean = grouped.mean(dim=(2, 3, 4), keepdim=True)
             variance = grouped.var(dim=(2, 3, 4), keepdim=True, correction=0)
             h = ((grouped - mean) / (variance + 1e-5).sqrt()).flatten(1, 2)
-            h = h * h.sigmoid()
+            h, cells = h * h.sigmoid(), []
             for g in grids:
                 rows, columns = ([(n * i // g, -(-n * (i + 1) // g)) for i in range(g)] for n in h.shape[-2:])
-                cells = [h[..., top:bottom, left:right].mean(dim=(2, 3)) for top, bottom in rows for left, right in columns]
-                parts.append(torch.stack(cells, dim=2).flatten(1))
+                cells += [h[..., top:bottom, left:right].mean(dim=(2, 3)) for top, bottom in rows for left, right in columns]
+            parts.append(torch.stack(cells, dim=2).flatten(1))
         torch.testing.assert_close(model.representation(x, 0.3), torch.cat(parts, dim=1), rtol=1e-4, atol=1e-5)
+
+
+def test_large_images_are_pooled_without_a_matrix_of_pixels_by_pixels() -> None:
+    """256 x 320 pixels squared would be 25 GiB."""
+    model = build(replace(SMALL, unet=replace(SMALL.unet, channels=4, groups=2), pool_grids=(1, 2)))
+    with torch.inference_mode():
+        assert torch.isfinite(model.representation(torch.rand(1, 1, 256, 320))).all()
 
 
 def test_images_are_read_at_a_nominal_level_unless_they_are_noisier() -> None:
