@@ -20,11 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssl_diffusion import training
 from ssl_diffusion.augment import policy
+from ssl_diffusion.job import BatchSampler, Job, TrainingData
 from ssl_diffusion.joint import JointConfig, JointDiffusion
 from ssl_diffusion.objective import Batch, Objective
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.recipe import ComputeSettings, TrainingSettings
-from ssl_diffusion.training import Job, TrainingData, build_model
+from ssl_diffusion.training import build_model, make_optimizer
 from ssl_diffusion.unet import UNetConfig
 
 _LEARNING_RATE = 1e-4
@@ -122,6 +123,7 @@ def synthetic_data(shape: tuple[int, int, int], n: int, n_labeled: int) -> Train
     generator = torch.Generator().manual_seed(0)
     return TrainingData(
         images=torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=generator),
+        train=torch.arange(n),
         labeled=torch.arange(n_labeled),
         labels=torch.randint(0, 10, (n_labeled,), generator=generator),
     )
@@ -255,12 +257,12 @@ class LeverTrainer:
         self.parameters = list(self.model.parameters())
         self.optimizer: torch.optim.Optimizer
         if lever.fused_adamw:
-            self.optimizer = training._optimizer(self.model, job.settings, torch.device("cpu"), pretrained=False)
+            self.optimizer = make_optimizer(self.model, job.settings, torch.device("cpu"), pretrained=False)
         else:
             self.optimizer = torch.optim.AdamW(self.parameters, lr=_LEARNING_RATE)
         self.averages = [p.detach().clone() for p in self.parameters]
         self.ema = EMAModel(self.parameters)
-        self.sampler = training._Sampler(job, self.model.noise)
+        self.sampler = BatchSampler(job, self.model.noise)
         self.pool, self.labeled = loaders(setting)
         self.generator = torch.Generator().manual_seed(0)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ssl_diffusion.cli.output import JsonOption, Output, QuietOption
+from ssl_diffusion.cli.output import AcceleratorOption, JsonOption, Output, PrecisionOption, QuietOption, ThreadsOption
 
 __all__ = ["evaluate"]
 
@@ -15,9 +15,9 @@ def evaluate(
         Path | None, typer.Option(help="Labeled images to evaluate on instead of the test split: a folder or CSV file.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for per_class.csv, confusion.png and calibration.png.")] = None,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
-    threads: Annotated[int, typer.Option(help="Processor threads; 0 is all cores.", min=0)] = 0,
+    accelerator: AcceleratorOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = 0,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

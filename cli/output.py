@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
     from ssl_diffusion.progress import ProgressUpdate
 
-__all__ = ["JsonOption", "Output", "QuietOption"]
+__all__ = ["AcceleratorOption", "JsonOption", "Output", "PrecisionOption", "QuietOption", "ThreadsOption"]
+
+AcceleratorOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, bf16 or fp32.")]
+ThreadsOption = Annotated[int, typer.Option(help="Processor threads; 0 is all cores.", min=0)]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no log lines.")]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ssl_diffusion.cli.output import JsonOption, Output, QuietOption
+from ssl_diffusion.cli.output import AcceleratorOption, JsonOption, Output, PrecisionOption, QuietOption, ThreadsOption
 
 __all__ = ["predict"]
 
@@ -15,9 +15,9 @@ def predict(
     out: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("predictions.csv"),
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out unreadable images.")] = False,
     batch_size: Annotated[int, typer.Option(help="Images per batch.", min=1)] = 256,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
-    threads: Annotated[int, typer.Option(help="Processor threads; 0 is all cores.", min=0)] = 0,
+    accelerator: AcceleratorOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = 0,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

@@ -34,7 +34,7 @@ from ssl_diffusion.evaluation import predict_logits, probabilities, represent
 from ssl_diffusion.fitting import FitOptions, fit_model
 from ssl_diffusion.joint import JointConfig, JointDiffusion
 from ssl_diffusion.pool import LabeledSet, Pool
-from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
+from ssl_diffusion.progress import ProgressCallback, ProgressUpdate, log_to
 from ssl_diffusion.recipe import Recipe, load_recipe
 from ssl_diffusion.training import build_model
 
@@ -318,11 +318,5 @@ def _log_shown(verbose: int) -> Iterator[None]:
     if not verbose or logger.hasHandlers():
         yield
         return
-    handler, level = logging.StreamHandler(), logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
+    with log_to(logging.StreamHandler()):
         yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)

@@ -7,8 +7,6 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,21 +17,21 @@ from torch import Tensor
 
 from ssl_diffusion.augment import policy
 from ssl_diffusion.cache import CachedDenoiser, DenoiserCache, denoiser_key
-from ssl_diffusion.datasets import load_dataset
 from ssl_diffusion.devices import resolve_accelerator, resolve_precision
 from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
 from ssl_diffusion.evaluation import classification_metrics, predict_logits
-from ssl_diffusion.folders import load_csv, load_folder
+from ssl_diffusion.job import Job, TrainingData
 from ssl_diffusion.joint import JointConfig, JointDiffusion
-from ssl_diffusion.pool import LabeledSet, Pool, choose_labeled, hold_out_test
-from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
+from ssl_diffusion.pool import LabeledSet, Pool, choose_labeled
+from ssl_diffusion.progress import ProgressCallback, log_to
 from ssl_diffusion.provenance import package_versions, source_commit
-from ssl_diffusion.recipe import DataSettings, Recipe
+from ssl_diffusion.recipe import Recipe
 from ssl_diffusion.run import RunFolder, default_run_name, model_metadata
-from ssl_diffusion.training import Job, TrainingData, TrainingResult, build_model, check_divisible, count_parameters, train
+from ssl_diffusion.sources import load_pool
+from ssl_diffusion.training import TrainingResult, build_model, check_divisible, count_parameters, train
 from ssl_diffusion.unet import UNetConfig
 
-__all__ = ["FitOptions", "Fitted", "fit_model", "fit_run", "joint_config", "load_pool", "resume_run"]
+__all__ = ["FitOptions", "Fitted", "fit_model", "fit_run", "joint_config", "resume_run"]
 
 _log = logging.getLogger(__name__)
 
@@ -76,47 +74,6 @@ class Fitted:
         model = build_model(self.config, seed=0)
         model.load_state_dict(self.ema)
         return model.eval()
-
-
-def load_pool(data: DataSettings, options: FitOptions | None = None) -> Pool:
-    """Read the images that a recipe names; raises :class:`DataError` if they cannot be used."""
-    options = options or FitOptions()
-    if bool(data.dataset) == bool(data.path):
-        raise RecipeError("name either a data set (--dataset) or a folder or CSV file of images (--data)")
-    size = data.size or None
-    report = options.progress
-
-    def reading(done: int, total: int) -> None:
-        if report is not None:
-            report(ProgressUpdate("reading images", done, total))
-
-    if data.dataset:
-        pool = load_dataset(
-            data.dataset,
-            data_dir=Path(data.data_dir) if data.data_dir else None,
-            cache_dir=options.cache_dir,
-            max_memory=options.max_memory,
-        )
-    elif Path(data.path).suffix.lower() in (".csv", ".tsv"):
-        pool = load_csv(
-            Path(data.path),
-            image_column=data.image_column or None,
-            label_column=data.label_column or None,
-            label_columns=list(data.label_columns) or None,
-            size=size,
-            multilabel=data.multilabel,
-            separator=data.separator,
-            skip_bad=data.skip_bad,
-            max_memory=options.max_memory,
-            progress=reading,
-        )
-    else:
-        pool = load_folder(Path(data.path), size=size, skip_bad=data.skip_bad, max_memory=options.max_memory, progress=reading)
-    if data.test_fraction:
-        hold_out_test(pool, data.test_fraction)
-    if not len(pool.train):
-        raise DataError(f"{pool.name!r} has no training images, only a test split")
-    return pool
 
 
 def joint_config(recipe: Recipe, pool: Pool) -> JointConfig:
@@ -229,7 +186,7 @@ def fit_run(recipe: Recipe, out: Path | None, *, overwrite: bool = False, option
     options = options or FitOptions()
     _check(recipe)
     objective = recipe.training.objective
-    pool = load_pool(recipe.data, options)
+    pool = load_pool(recipe.data, cache_dir=options.cache_dir, max_memory=options.max_memory, progress=options.progress)
     for note in pool.notes:
         _log.info("%s", note)
     labeled = None
@@ -278,19 +235,13 @@ def resume_run(path: Path, requested: Recipe | None = None, *, options: FitOptio
         recipe = replace(recipe, compute=requested.compute)
     if folder.finished:
         raise RunError(f"{path} is finished; use --overwrite to fit it again, or --out to fit another run")
-    pool = load_pool(recipe.data, options)
+    pool = load_pool(recipe.data, cache_dir=options.cache_dir, max_memory=options.max_memory, progress=options.progress)
     fingerprint = pool.fingerprint()
     folder.check_pool(pool, fingerprint)
     try:
         labeled = folder.labeled(pool)
     except DataError as error:
         raise RunError(f"the labels are not those that {path} was started with: {error}") from error
-    if labeled is None and recipe.training.objective != "denoise-only":
-        raise RunError(f"{path} has lost its labeled.csv; start another run")
-    if labeled is not None and len(labeled) != recipe.labels.budget:
-        raise RunError(
-            f"{path} was started with {recipe.labels.budget} labels, but its labeled.csv has {len(labeled)}; start another run"
-        )
     _complete(folder, recipe, pool, labeled, fingerprint, options)
     return path
 
@@ -298,7 +249,7 @@ def resume_run(path: Path, requested: Recipe | None = None, *, options: FitOptio
 def _complete(
     folder: RunFolder, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint: str, options: FitOptions
 ) -> None:
-    with _logging_to(folder.log):
+    with log_to(_log_file(folder.log)):
         _log.info("%s: %d training images, %d labels", folder.path, len(pool.train), len(labeled or ()))
         try:
             fitted = fit_model(
@@ -400,13 +351,12 @@ def _pretrain(
 
 
 def _training_data(pool: Pool, labeled: LabeledSet | None) -> TrainingData:
-    train_positions = pool.train
-    images = pool.images if len(train_positions) == len(pool) else pool.images[train_positions]
     positions = pool.positions(labeled.train) if labeled else np.zeros(0, dtype=np.int64)
     labels = torch.from_numpy(pool.labels[positions])
     return TrainingData(
-        images=torch.from_numpy(np.asarray(images)),
-        labeled=torch.from_numpy(np.searchsorted(train_positions, positions)),
+        images=torch.from_numpy(np.asarray(pool.images)),
+        train=torch.from_numpy(pool.train),
+        labeled=torch.from_numpy(positions),
         labels=labels.float() if pool.multilabel else labels,
     )
 
@@ -433,19 +383,7 @@ def _digest(values: list[Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=vars).encode()).hexdigest()
 
 
-@contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """Keep what the library logs in the run folder too."""
+def _log_file(path: Path) -> logging.FileHandler:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("ssl_diffusion")
-    level = logger.level
-    logger.addHandler(handler)
-    if logger.getEffectiveLevel() > logging.INFO:
-        logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        handler.close()
+    return handler

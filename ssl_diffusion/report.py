@@ -10,12 +10,12 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.evaluation import classification_metrics, probabilities
-from ssl_diffusion.fitting import load_pool
 from ssl_diffusion.plots import calibration_figure, confusion_figure
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.recipe import DataSettings
 from ssl_diffusion.run import Run, RunFolder
+from ssl_diffusion.sources import load_pool
 
 __all__ = ["Report", "evaluate_run", "wilson_interval"]
 

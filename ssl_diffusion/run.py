@@ -10,10 +10,11 @@ last/                the state to resume from, while training
 history.png  confusion.png  reconstructions.png  log.txt
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ class RunFolder:
                 labeled.save(self.path / "labeled.csv", pool)
             if pool.skipped:
                 pd.DataFrame(pool.skipped, columns=["id", "reason"]).to_csv(self.path / "skipped.csv", index=False)
-            atomic_write_text(self.path / "pool.json", json.dumps(_pool_facts(pool, fingerprint), indent=2) + "\n")
+            facts = _pool_facts(pool, fingerprint) | {"labeled": _digest(labeled)}
+            atomic_write_text(self.path / "pool.json", json.dumps(facts, indent=2) + "\n")
         except OSError as error:
             raise RunError(f"cannot create the run folder {self.path} ({error})") from error
 
@@ -96,9 +98,12 @@ class RunFolder:
         return load_recipe(self.path / "recipe.toml")
 
     def labeled(self, pool: Pool) -> LabeledSet | None:
-        """The labels of the run, checked against the pool; None for a run without labels."""
+        """The labels of the run, checked against the pool and against what the run was started with; None if it has none."""
         path = self.path / "labeled.csv"
-        return LabeledSet.load(path, pool) if path.exists() else None
+        labeled = LabeledSet.load(path, pool) if path.exists() else None
+        if _digest(labeled) != json.loads((self.path / "pool.json").read_text(encoding="utf-8")).get("labeled"):
+            raise DataError(f"{path} lists other samples, or is missing; start another run")
+        return labeled
 
     def check_pool(self, pool: Pool, fingerprint: str) -> None:
         """Refuse a pool that is not the one of the run, saying what differs."""
@@ -227,6 +232,10 @@ def default_run_name(pool_name: str, n_labeled: int, objective: str, seed: int) 
     """For instance "fashion-mnist-4000-s0"; objectives other than "joint" are part of the name."""
     parts: Sequence[str] = [pool_name, *([str(n_labeled)] if n_labeled else []), *([objective] if objective != "joint" else [])]
     return "-".join([*parts, f"s{seed}"])
+
+
+def _digest(labeled: LabeledSet | None) -> str | None:
+    return None if labeled is None else hashlib.sha256(json.dumps(asdict(labeled)).encode()).hexdigest()
 
 
 def _pool_facts(pool: Pool, fingerprint: str) -> dict[str, Any]:

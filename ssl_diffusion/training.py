@@ -9,7 +9,6 @@ else, and a resumed run ends bit-identical to an uninterrupted one. All ranks dr
 of it, so that two ranks follow the loss curve of one.
 """
 
-import hashlib
 import logging
 import math
 import signal
@@ -28,67 +27,21 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from ssl_diffusion.augment import Augmentation, augment, mirror
 from ssl_diffusion.checkpoint import load_tensors, prefixed, save_tensors, with_prefix
 from ssl_diffusion.devices import resolve_accelerator, resolve_precision, usable_cores
 from ssl_diffusion.errors import CheckpointError, Interrupted, SSLDError
+from ssl_diffusion.job import BatchSampler, Job, derive_seed
 from ssl_diffusion.joint import JointConfig, JointDiffusion
-from ssl_diffusion.noise import Parameterisation
-from ssl_diffusion.objective import Batch, Objective
-from ssl_diffusion.pool import EndlessShuffle
+from ssl_diffusion.objective import Objective
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
-from ssl_diffusion.recipe import ComputeSettings, PhaseSettings, TrainingSettings
+from ssl_diffusion.recipe import PhaseSettings, TrainingSettings
 
-__all__ = ["Job", "TrainingData", "TrainingResult", "build_model", "check_divisible", "derive_seed", "train"]
+__all__ = ["TrainingResult", "build_model", "check_divisible", "count_parameters", "make_optimizer", "train"]
 
 _log = logging.getLogger(__name__)
 
 _MAX_CONSECUTIVE_NON_FINITE = 25
 _HISTORY_ROWS = 200
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What the loop may see: training images (uint8, (N, C, H, W)), and the labeled ones among them.
-
-    `labeled` holds positions into `images`, int64 (m,); `labels` int64 (m,) or float32 (m, K) for multi-label data.
-    """
-
-    images: Tensor
-    labeled: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class Job:
-    """One phase to run; picklable, so that ranks can be spawned.
-
-    Args:
-        name:             "pretraining" or "training"; part of the seed of every draw
-        objective:        see :data:`ssl_diffusion.objective.OBJECTIVES`
-        config:           model to build
-        initial:          weights to start from; the head may be missing. None starts from fresh weights
-        data, settings:   what to train on and how
-        view:             augmentation of labeled images
-        flip:             whether images of the denoising loss are mirrored at random
-        compute:          device, precision, ranks
-        checkpoint:       file to save to and to continue from; None keeps nothing
-        checkpoint_every: seconds between checkpoints
-        identity:         hash of all that determines the result; a checkpoint with another one is refused
-    """
-
-    name: str
-    objective: str
-    config: JointConfig
-    initial: dict[str, Tensor] | None
-    data: TrainingData
-    settings: PhaseSettings
-    view: Augmentation
-    flip: bool
-    compute: ComputeSettings
-    checkpoint: Path | None = None
-    checkpoint_every: float = 60.0
-    identity: str = ""
 
 
 @dataclass
@@ -153,11 +106,6 @@ def build_model(config: JointConfig, seed: int, initial: dict[str, Tensor] | Non
     return model
 
 
-def derive_seed(*parts: object) -> int:
-    """A 63-bit seed from any parts; different parts give unrelated seeds."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
-
-
 def _launch(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | None) -> TrainingResult:
     """Run a job on spawned ranks; their result comes back in a file, as the ranks are gone before a pipe could be read."""
     beside = None
@@ -196,14 +144,14 @@ def _run(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | 
     objective = Objective(
         model, job.objective, classification_weight=t.classification_weight, label_smoothing=t.label_smoothing
     )
-    module, optimizer = fabric.setup(objective, _optimizer(model, s, device, pretrained=job.initial is not None))
+    module, optimizer = fabric.setup(objective, make_optimizer(model, s, device, pretrained=job.initial is not None))
     parameters = list(model.parameters())
     ema = [p.detach().clone() for p in parameters]
     state = _State(model, ema, optimizer, job)
     result = TrainingResult(device=str(device), precision=precision)
     if job.checkpoint is not None and job.checkpoint.exists():
         state.load(result)
-    draw = _Sampler(job, model.noise)
+    draw = BatchSampler(job, model.noise)
     meter = _Meter(fabric)
     module.train()
     began, saved = time.monotonic() - result.seconds, time.monotonic()
@@ -267,48 +215,6 @@ def _run(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | 
     result.raw = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
     result.ema = {name: t.detach().cpu().clone() for (name, _), t in zip(model.named_parameters(), ema, strict=True)}
     return result
-
-
-class _Sampler:
-    """Draws the global batch of a step; everything random about a step happens here."""
-
-    def __init__(self, job: Job, noise: Parameterisation) -> None:
-        self.job, self.noise = job, noise
-        s = job.settings
-        seed = derive_seed(s.seed, job.name, "stream")
-        labeled_size = s.labeled_batch_size if isinstance(s, TrainingSettings) else 0
-        self.n_denoise = 0 if job.objective == "labels-only" else s.batch_size
-        self.n_labeled = 0 if job.objective == "denoise-only" else labeled_size
-        self.images = EndlessShuffle(len(job.data.images), seed) if self.n_denoise else None
-        self.labeled = EndlessShuffle(len(job.data.labeled), seed + 1) if self.n_labeled else None
-        self.images_per_step = self.n_denoise + self.n_labeled
-
-    def __call__(self, step: int) -> Batch:
-        job, data, batch = self.job, self.job.data, Batch()
-        generator = torch.Generator().manual_seed(derive_seed(job.settings.seed, job.name, step))
-        if self.images is not None:
-            index = torch.from_numpy(self.images.batch(step * self.n_denoise, self.n_denoise))
-            clean = data.images[index].float() / 127.5 - 1
-            batch.clean = mirror(clean, generator) if job.flip else clean
-            batch.sigma = self.noise.draw(self.n_denoise, generator)
-            batch.eps = torch.randn(clean.shape, generator=generator)
-        if self.labeled is not None:
-            chosen = torch.from_numpy(self.labeled.batch(step * self.n_labeled, self.n_labeled))
-            view = augment(data.images[data.labeled[chosen]].float() / 255, job.view, generator) * 2 - 1
-            batch.labels = data.labels[chosen]
-            batch.labeled_sigma = self._head_noise(generator)
-            batch.labeled = view + batch.labeled_sigma[:, None, None, None] * torch.randn(view.shape, generator=generator)
-        return batch
-
-    def _head_noise(self, generator: torch.Generator) -> Tensor:
-        """Half of the labeled images stay clean, half get a level log-uniform up to `head_noise`."""
-        highest = getattr(self.job.settings, "head_noise", 0.0)
-        n, low = self.n_labeled, self.noise.sigma_min
-        draws = torch.rand(2, n, generator=generator)
-        if highest <= low:
-            return torch.zeros(n)
-        levels = low * (highest / low) ** draws[0]
-        return torch.where(draws[1] < 0.5, levels, torch.zeros(n))
 
 
 class _State:
@@ -385,7 +291,7 @@ class _Meter:
         return means
 
 
-def _optimizer(model: JointDiffusion, s: PhaseSettings, device: torch.device, pretrained: bool) -> torch.optim.Optimizer:
+def make_optimizer(model: JointDiffusion, s: PhaseSettings, device: torch.device, pretrained: bool) -> torch.optim.Optimizer:
     """AdamW; a pretrained encoder and decoder at `encoder_lr` of the head's learning rate; weight decay on matrices only."""
     groups = []
     for part, parameters in model.parameter_groups().items():

@@ -24,11 +24,12 @@ from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.checkpoint import load_tensors
 from ssl_diffusion.errors import CheckpointError, Interrupted, RecipeError, SSLDError
 from ssl_diffusion.fitting import FitOptions, Fitted, fit_model
+from ssl_diffusion.job import Job, TrainingData, derive_seed
 from ssl_diffusion.joint import JointConfig
 from ssl_diffusion.pool import LabeledSet, Pool, choose_labeled
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.recipe import ComputeSettings, PhaseSettings, Recipe, TrainingSettings
-from ssl_diffusion.training import Job, TrainingData, build_model, derive_seed, train
+from ssl_diffusion.training import build_model, train
 from ssl_diffusion.unet import UNetConfig
 
 CPU = ComputeSettings(accelerator="cpu", precision="fp32")
@@ -58,6 +59,7 @@ def make_job(settings: PhaseSettings | None = None, **changes: object) -> Job:
         initial=None,
         data=TrainingData(
             images=torch.from_numpy(rng.integers(0, 256, (12, 1, 6, 6), dtype=np.uint8)),
+            train=torch.arange(12),
             labeled=torch.arange(6),
             labels=torch.arange(6) % 3,
         ),

@@ -1,0 +1,120 @@
+"""One phase of training as data: what it trains on, how, and the batch of every step.
+
+Every draw of step s comes from a generator seeded with (seed, phase, s), and the streams of images are functions of the
+number of images seen: a batch depends on the step alone, not on what was drawn before.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ssl_diffusion.augment import Augmentation, augment, mirror
+from ssl_diffusion.joint import JointConfig
+from ssl_diffusion.noise import Parameterisation
+from ssl_diffusion.objective import Batch
+from ssl_diffusion.pool import EndlessShuffle
+from ssl_diffusion.recipe import ComputeSettings, PhaseSettings, TrainingSettings
+
+__all__ = ["BatchSampler", "Job", "TrainingData", "derive_seed"]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What the loop may see: images (uint8, (N, C, H, W)), which of them are for training, and the labeled ones.
+
+    `train` and `labeled` hold positions into `images`, int64; images at other positions are never read, so that a
+    memory-mapped pool needs no copy without its test split. `labels` are int64 (m,) or float32 (m, K) for multi-label data.
+    """
+
+    images: Tensor
+    train: Tensor
+    labeled: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Job:
+    """One phase to run; picklable, so that ranks can be spawned.
+
+    Args:
+        name:             "pretraining" or "training"; part of the seed of every draw
+        objective:        see :data:`ssl_diffusion.objective.OBJECTIVES`
+        config:           model to build
+        initial:          weights to start from; the head may be missing. None starts from fresh weights
+        data, settings:   what to train on and how
+        view:             augmentation of labeled images
+        flip:             whether images of the denoising loss are mirrored at random
+        compute:          device, precision, ranks
+        checkpoint:       file to save to and to continue from; None keeps nothing
+        checkpoint_every: seconds between checkpoints
+        identity:         hash of all that determines the result; a checkpoint with another one is refused
+    """
+
+    name: str
+    objective: str
+    config: JointConfig
+    initial: dict[str, Tensor] | None
+    data: TrainingData
+    settings: PhaseSettings
+    view: Augmentation
+    flip: bool
+    compute: ComputeSettings
+    checkpoint: Path | None = None
+    checkpoint_every: float = 60.0
+    identity: str = ""
+
+
+class BatchSampler:
+    """Draws the global batch of a step (the same in every rank); everything random about a step happens here.
+
+    Args:
+        job: what to draw from, and with which seed.
+        noise: where noise levels come from.
+    """
+
+    def __init__(self, job: Job, noise: Parameterisation) -> None:
+        self.job, self.noise = job, noise
+        s = job.settings
+        seed = derive_seed(s.seed, job.name, "stream")
+        labeled_size = s.labeled_batch_size if isinstance(s, TrainingSettings) else 0
+        self.n_denoise = 0 if job.objective == "labels-only" else s.batch_size
+        self.n_labeled = 0 if job.objective == "denoise-only" else labeled_size
+        self.images = EndlessShuffle(len(job.data.train), seed) if self.n_denoise else None
+        self.labeled = EndlessShuffle(len(job.data.labeled), seed + 1) if self.n_labeled else None
+        self.images_per_step = self.n_denoise + self.n_labeled
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of a step, on the CPU; a function of the step alone."""
+        job, data, batch = self.job, self.job.data, Batch()
+        generator = torch.Generator().manual_seed(derive_seed(job.settings.seed, job.name, step))
+        if self.images is not None:
+            index = torch.from_numpy(self.images.batch(step * self.n_denoise, self.n_denoise))
+            clean = data.images[data.train[index]].float() / 127.5 - 1
+            batch.clean = mirror(clean, generator) if job.flip else clean
+            batch.sigma = self.noise.draw(self.n_denoise, generator)
+            batch.eps = torch.randn(clean.shape, generator=generator)
+        if self.labeled is not None:
+            chosen = torch.from_numpy(self.labeled.batch(step * self.n_labeled, self.n_labeled))
+            view = augment(data.images[data.labeled[chosen]].float() / 255, job.view, generator) * 2 - 1
+            batch.labels = data.labels[chosen]
+            batch.labeled_sigma = self._head_noise(generator)
+            batch.labeled = view + batch.labeled_sigma[:, None, None, None] * torch.randn(view.shape, generator=generator)
+        return batch
+
+    def _head_noise(self, generator: torch.Generator) -> Tensor:
+        """Half of the labeled images stay clean, half get a level log-uniform up to `head_noise`."""
+        highest = getattr(self.job.settings, "head_noise", 0.0)
+        n, low = self.n_labeled, self.noise.sigma_min
+        draws = torch.rand(2, n, generator=generator)
+        if highest <= low:
+            return torch.zeros(n)
+        levels = low * (highest / low) ** draws[0]
+        return torch.where(draws[1] < 0.5, levels, torch.zeros(n))
+
+
+def derive_seed(*parts: object) -> int:
+    """A 63-bit seed from any parts; different parts give unrelated seeds."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1

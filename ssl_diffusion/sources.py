@@ -1,0 +1,64 @@
+"""From the data section of a recipe to a pool, wherever the images come from."""
+
+from pathlib import Path
+
+from ssl_diffusion.datasets import load_dataset
+from ssl_diffusion.errors import DataError, RecipeError
+from ssl_diffusion.folders import load_csv, load_folder
+from ssl_diffusion.pool import Pool, hold_out_test
+from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
+from ssl_diffusion.recipe import DataSettings
+
+__all__ = ["load_pool"]
+
+
+def load_pool(
+    data: DataSettings,
+    *,
+    cache_dir: Path | None = None,
+    max_memory: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Pool:
+    """Read the images that a recipe names.
+
+    Args:
+        data: a data set by name, or the path of a folder or a CSV file, and how to read it.
+        cache_dir: where named data sets are looked for and downloaded to; None is the user's cache.
+        max_memory: bytes of images beyond which the pool is memory-mapped; None keeps it in memory.
+        progress: called with the number of images read.
+
+    Raises:
+        RecipeError: if not exactly one of data set and path is named.
+        DataError: if the images cannot be used.
+    """
+    if bool(data.dataset) == bool(data.path):
+        raise RecipeError("name either a data set (--dataset) or a folder or CSV file of images (--data)")
+    size = data.size or None
+
+    def reading(done: int, total: int) -> None:
+        if progress is not None:
+            progress(ProgressUpdate("reading images", done, total))
+
+    if data.dataset:
+        data_dir = Path(data.data_dir) if data.data_dir else None
+        pool = load_dataset(data.dataset, data_dir=data_dir, cache_dir=cache_dir, max_memory=max_memory)
+    elif Path(data.path).suffix.lower() in (".csv", ".tsv"):
+        pool = load_csv(
+            Path(data.path),
+            image_column=data.image_column or None,
+            label_column=data.label_column or None,
+            label_columns=list(data.label_columns) or None,
+            size=size,
+            multilabel=data.multilabel,
+            separator=data.separator,
+            skip_bad=data.skip_bad,
+            max_memory=max_memory,
+            progress=reading,
+        )
+    else:
+        pool = load_folder(Path(data.path), size=size, skip_bad=data.skip_bad, max_memory=max_memory, progress=reading)
+    if data.test_fraction:
+        hold_out_test(pool, data.test_fraction)
+    if not len(pool.train):
+        raise DataError(f"{pool.name!r} has no training images, only a test split")
+    return pool
