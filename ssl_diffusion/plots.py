@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from ssl_diffusion.evaluation import inference
@@ -41,6 +42,9 @@ def history_figure(history: pd.DataFrame) -> Figure:
         axis.spines[["top", "right"]].set_visible(False)
         if logarithmic:
             axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter(NullFormatter())
         if len(axis.lines) > 1:
             axis.legend(frameon=False, fontsize=9)
     return figure

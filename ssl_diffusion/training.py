@@ -155,7 +155,7 @@ def _run(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | 
     meter = _Meter(fabric)
     module.train()
     began, saved = time.monotonic() - result.seconds, time.monotonic()
-    log_every = max(1, s.steps // _HISTORY_ROWS)
+    rows = min(_HISTORY_ROWS, s.steps)
     consecutive = 0
 
     with _stop_requested() as stop, torch.random.fork_rng(devices=[]):
@@ -188,7 +188,7 @@ def _run(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | 
             result.seconds = time.monotonic() - began
             meter.add(losses)
             last = step + 1 == s.steps
-            if (step + 1) % log_every == 0 or last:
+            if (step + 1) * rows // s.steps > step * rows // s.steps:  # evenly spaced, the last step included
                 result.history.append(
                     {
                         "phase": job.name,

@@ -103,6 +103,10 @@ def test_both_losses_fall_and_labels_are_learned(tiny_recipe: Recipe, digits_poo
             "pretraining.learning_rate=5e-3",
             "training.learning_rate=5e-3",
             "augmentation.labeled=none",
+            "training.label_smoothing=0",
+            "training.head_noise=0",
+            "training.encoder_lr=1",
+            "model.head_dropout=0",
         ]
     )
     history = fit_model(recipe, digits_pool, labeled).history
