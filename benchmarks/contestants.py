@@ -50,7 +50,7 @@ class Architecture:
     heads: int = 4
 
     def joint_config(self) -> JointConfig:
-        """The library's form, with the head of the default recipe."""
+        """The library's form, with all maps pooled, as the official code does, and a linear head."""
         unet = UNetConfig(
             in_channels=self.image_shape[0],
             channels=self.channels,
@@ -60,7 +60,7 @@ class Architecture:
             heads=self.heads,
             groups=self.groups,
         )
-        return JointConfig(unet, 10, self.image_shape, pool_grids=(1, 2), head_width=0, head_dropout=0.2)
+        return JointConfig(unet, 10, self.image_shape, pool_maps="blocks", pool_grids=(1, 2), head_width=0, head_dropout=0.2)
 
     def diffusers_unet(self) -> UNet2DModel:
         """The form of diffusers."""
