@@ -83,7 +83,8 @@ def fit_scikit(dataset: str, labeled: int, method: str, seed: int) -> dict[str, 
     )
     began = time.perf_counter()
     model.fit(x[train], y)
-    p = model.predict_proba(x[pool.test])
+    # Label spreading knows nothing of an image that its graph does not connect to a label, and says NaN.
+    p = np.nan_to_num(model.predict_proba(x[pool.test]), nan=1 / len(pool.classes))
     seconds = time.perf_counter() - began
     truth = pool.labels[pool.test]
     right = p.argmax(axis=1) == truth
