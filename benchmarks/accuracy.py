@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py --dataset digits --labeled 40 --seeds 5
     python benchmarks/accuracy.py --dataset fashion-mnist --labeled 4000 --seeds 3 --methods joint labels-only
 
-Rows are appended to `results/accuracy.csv` as they are done, and rows that are there already are not run again. The
+Rows are appended to `results/accuracy-DATASET.csv` as they are done, and rows that are there already are not run again. The
 first joint fit of a call starts with an empty cache, so that its row holds the whole price of the pretraining; the
 others take the denoiser from the cache, which changes their time and nothing else.
 
@@ -129,21 +129,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to SEEDS - 1")
     parser.add_argument("--methods", nargs="+", default=[*OURS, *SCIKIT], choices=[*OURS, *SCIKIT])
     parser.add_argument("--table", action="store_true", help="only print the table of the rows that are there")
-    parser.add_argument("--results", type=Path, default=RESULTS / "accuracy.csv")
+    parser.add_argument("--results", type=Path, help="CSV file. Default: results/accuracy-DATASET.csv")
     arguments, extra = parser.parse_known_args()
+    results = arguments.results or RESULTS / f"accuracy-{arguments.dataset}.csv"
     if not arguments.table:
         with tempfile.TemporaryDirectory() as cache:
             for method in arguments.methods:
                 for seed in range(arguments.seeds):
                     key = dict(zip(KEYS, (arguments.dataset, arguments.labeled, method, seed), strict=True))
-                    if _done(arguments.results, key):
+                    if _done(results, key):
                         continue
                     fit = fit_ours if method in OURS else fit_scikit
                     more = (Path(cache), extra) if method in OURS else ()
                     row = key | fit(arguments.dataset, arguments.labeled, method, seed, *more)  # type: ignore[operator]
-                    _append(arguments.results, row)
+                    _append(results, row)
                     print(f"{key} {row['test_accuracy']:.4f} {row['command_seconds']:.0f} s", file=sys.stderr, flush=True)
-    print(markdown_table(summary(pd.read_csv(arguments.results)).to_dict("records")))
+    print(markdown_table(summary(pd.read_csv(results)).to_dict("records")))
 
 
 def _done(path: Path, key: dict[str, Any]) -> bool:
