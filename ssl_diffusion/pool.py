@@ -241,12 +241,13 @@ def hold_out_test(pool: Pool, fraction: float, *, seed: int = 0) -> None:
         chosen = eligible[rng.permutation(len(eligible))[:n_test]]
     else:
         labels = pool.labels[eligible]
-        # Rank within the class over class size: the smallest n_test of these take the same share of every class.
-        rank = np.empty(len(eligible))
-        for k in np.unique(labels):
-            members = np.flatnonzero(labels == k)
-            rank[members] = (rng.permutation(len(members)) + 0.5) / len(members)
-        chosen = eligible[np.argsort(rank, kind="stable")[:n_test]]
+        classes, counts = np.unique(labels, return_counts=True)
+        quota = n_test * counts / len(eligible)
+        take = np.floor(quota).astype(int)
+        # What rounding down left over goes to the classes with the largest remainders.
+        take[np.argsort(take - quota, kind="stable")[: n_test - take.sum()]] += 1
+        members = [rng.permutation(eligible[labels == k])[:n] for k, n in zip(classes, take, strict=True)]
+        chosen = np.concatenate(members)
     pool.is_test[chosen] = True
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in subprocesses
+# Subprocesses too import the installed package, not the source tree of the working directory, which has no ssl_diffusion.cli.
+os.environ["PYTHONSAFEPATH"] = "1"
 
 import numpy as np
 import torch

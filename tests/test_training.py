@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_diffusion import training
+from ssl_diffusion import job, training
 from ssl_diffusion.augment import Augmentation
 from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.checkpoint import load_tensors
@@ -137,7 +137,7 @@ def test_history_tells_steps_images_and_rate(tiny_recipe: Recipe, digits_pool: P
 def test_long_histories_are_thinned_and_keep_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "_HISTORY_ROWS", 10)
     result = train(make_job(TrainingSettings(steps=31, batch_size=1, labeled_batch_size=2), objective="labels-only"))
-    assert [row["step"] for row in result.history] == [*range(3, 31, 3), 31]
+    assert [row["step"] for row in result.history] == [*range(4, 32, 3)]
 
 
 def test_only_labels_of_the_budget_and_no_test_image_are_looked_at(
@@ -506,7 +506,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     def mirror(images: Tensor, generator: torch.Generator) -> Tensor:
         return images * (float("nan") if next(calls) in steps else 1.0)
 
-    monkeypatch.setattr(training, "mirror", mirror)
+    monkeypatch.setattr(job, "mirror", mirror)
 
 
 def test_single_bad_steps_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
