@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from ssl_diffusion.augment import policy
@@ -280,7 +281,7 @@ def _report(
         metrics |= {f"test_{name}": value for name, value in classification_metrics(logits, pool.labels[test]).items()}
         if not pool.multilabel:
             k = len(pool.classes)
-            confusion = np.bincount(pool.labels[test] * k + logits.argmax(axis=1), minlength=k * k).reshape(k, k)
+            confusion = confusion_matrix(pool.labels[test], logits.argmax(axis=1), labels=range(k))
             plots.confusion_figure(confusion, pool.classes, metrics["test_accuracy"]).savefig(
                 folder.path / "confusion.png", dpi=130
             )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.evaluation import classification_metrics, probabilities
@@ -70,7 +70,7 @@ def evaluate_run(
         calibration_figure(p, labels).savefig(out / "calibration.png", dpi=130)
         if not run.multilabel:
             k = len(run.classes)
-            confusion = np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
+            confusion = confusion_matrix(labels, predicted, labels=range(k))
             confusion_figure(confusion, run.classes, metrics["accuracy"]).savefig(out / "confusion.png", dpi=130)
     return report
 
