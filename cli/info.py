@@ -16,13 +16,11 @@ def recipes(
     """List the recipes, or print one."""
     output = Output(as_json, quiet)
     with output.running():
-        import tomli_w
-
         from ssl_diffusion.recipe import load_recipe, recipe_names
 
         if name is not None:
             recipe = load_recipe(name)
-            output.result(recipe.to_dict(), tomli_w.dumps(recipe.to_dict()).rstrip())
+            output.result(recipe.to_dict(), recipe.to_toml().rstrip())
             return
         found = [load_recipe(each) for each in recipe_names()]
         rows = [{"name": r.name, "dataset": r.data.dataset or "your images", "description": r.description} for r in found]

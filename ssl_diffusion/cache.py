@@ -78,11 +78,11 @@ class DenoiserCache:
         """Keep a finished denoiser and drop the unfinished state of the same key."""
         metadata = {k: v for k, v in vars(denoiser).items() if k != "weights"}
         save_tensors(self._path(key), denoiser.weights, metadata)
-        (self.folder / f"{key}.partial.safetensors").unlink(missing_ok=True)
+        self._partial_path(key).unlink(missing_ok=True)
 
     def partial(self, key: str) -> Path:
         """Where the checkpoint of an unfinished pretraining is kept; a damaged one is removed with a warning."""
-        path = self.folder / f"{key}.partial.safetensors"
+        path = self._partial_path(key)
         if path.exists():
             try:
                 load_tensors(path)
@@ -93,3 +93,6 @@ class DenoiserCache:
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
+
+    def _partial_path(self, key: str) -> Path:
+        return self.folder / f"{key}.partial.safetensors"

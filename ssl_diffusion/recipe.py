@@ -280,9 +280,13 @@ class Recipe:
         """Nested plain values, ready for TOML and JSON; :meth:`from_dict` reverses it."""
         return {k: _plain(v) for k, v in asdict(self).items()}
 
+    def to_toml(self) -> str:
+        """The recipe as the text of a TOML file."""
+        return tomli_w.dumps(self.to_dict())
+
     def save(self, path: Path) -> None:
         """Write the recipe as TOML."""
-        path.write_text(tomli_w.dumps(self.to_dict()), encoding="utf-8")
+        path.write_text(self.to_toml(), encoding="utf-8")
 
     def differences(self, other: "Recipe") -> list[str]:
         """Settings in which two recipes differ, as "section.name: mine -> other's"; how and where they compute left out."""

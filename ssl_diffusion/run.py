@@ -79,9 +79,7 @@ class RunFolder:
                     shutil.rmtree(item)
                 elif item.name != "recipe.toml":
                     item.unlink()
-            temporary = self.path / ".recipe.toml.tmp"
-            recipe.save(temporary)
-            temporary.replace(self.path / "recipe.toml")
+            atomic_write_text(self.path / "recipe.toml", recipe.to_toml())
             if labeled is not None:
                 labeled.save(self.path / "labeled.csv", pool)
             if pool.skipped:
