@@ -64,8 +64,8 @@ def _fresh_runs(scratch: Path) -> dict[str, "Run"]:
     """Run folders with fresh weights: the default recipe's network, and one as in the paper (no stem, symmetric decoder)."""
     import numpy as np
 
-    from ssl_diffusion.fitting import joint_config
     from ssl_diffusion.joint import JointConfig
+    from ssl_diffusion.phases import joint_config
     from ssl_diffusion.pool import Pool
     from ssl_diffusion.recipe import load_recipe
     from ssl_diffusion.run import RunFolder, model_metadata

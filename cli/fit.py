@@ -34,6 +34,7 @@ _SETTINGS = {
     "val_fraction": "labels.val_fraction",
     "allow_missing_classes": "labels.allow_missing_classes",
     "objective": "training.objective",
+    "consistency": "training.consistency",
     "steps": "training.steps",
     "pretrain_steps": "pretraining.steps",
     "seed": "training.seed",
@@ -92,8 +93,25 @@ def fit(
     recipe: Annotated[
         str | None, typer.Option(help="Recipe name (see `ssld recipes`) or TOML file.", rich_help_panel=_TRAINING)
     ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Another recipe of the data set: quick, thorough or paper.", rich_help_panel=_TRAINING)
+    ] = None,
     objective: Annotated[
-        str | None, typer.Option(help="joint (default), labels-only or denoise-only.", rich_help_panel=_TRAINING)
+        str | None,
+        typer.Option(
+            help="joint (default), labels-only, probe (logistic regression on the pretrained denoiser) or denoise-only.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    consistency: Annotated[
+        str | None,
+        typer.Option(help="match: pseudo-labels on unlabeled images, too. Default: none.", rich_help_panel=_TRAINING),
+    ] = None,
+    duration: Annotated[
+        str | None,
+        typer.Option(
+            "--time", help="How long the fit may take (90s, 10m, 1.5h): chooses the steps.", rich_help_panel=_TRAINING
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps after pretraining.", rich_help_panel=_TRAINING)] = None,
     pretrain_steps: Annotated[
@@ -142,6 +160,8 @@ def fit(
 
       ssld fit --data photos/ --labeled 200 --test-fraction 0.2
 
+      ssld fit --labeled 100 --consistency match --time 20m
+
       ssld fit --resume runs/fashion-mnist-4000-s0
     """
     options = dict(locals())
@@ -162,6 +182,7 @@ def _fit(options: dict[str, Any], output: Output) -> Path:
     from ssl_diffusion.datasets import default_cache_dir
     from ssl_diffusion.errors import RecipeError
     from ssl_diffusion.fitting import FitOptions, fit_run, resume_run
+    from ssl_diffusion.planning import parse_duration
     from ssl_diffusion.run import RunFolder
 
     if options["threads"]:
@@ -178,31 +199,36 @@ def _fit(options: dict[str, Any], output: Output) -> Path:
     if options["resume"] is not None:
         if options["out"] or options["overwrite"]:
             raise RecipeError("--resume continues a run where it is: leave out --out and --overwrite")
+        if options["duration"] or options["preset"]:
+            raise RecipeError("--resume continues a run with its own steps and recipe: leave out --time and --preset")
         folder = RunFolder(options["resume"])
         requested = _with_settings(folder.recipe(), options) if folder.path.is_dir() else None
         return resume_run(options["resume"], requested, options=fit_options)
+    seconds = parse_duration(options["duration"]) if options["duration"] is not None else None
+    if seconds is not None and (options["steps"] is not None or options["pretrain_steps"] is not None):
+        raise RecipeError("--time chooses the steps: leave out --steps and --pretrain-steps")
     recipe = _with_settings(_base_recipe(options), options)
-    return fit_run(recipe, options["out"], overwrite=options["overwrite"], options=fit_options)
+    return fit_run(recipe, options["out"], overwrite=options["overwrite"], seconds=seconds, options=fit_options)
 
 
 def _base_recipe(options: dict[str, Any]) -> "Recipe":
     """The recipe that was named, else the one of the data set, else the one for images of one's own."""
     from ssl_diffusion.errors import RecipeError
-    from ssl_diffusion.recipe import load_recipe, recipe_names
+    from ssl_diffusion.recipe import load_recipe, recipe_for
 
     if options["dataset"] and options["data"]:
         raise RecipeError("give either --dataset or --data, not both")
+    if options["recipe"] and options["preset"]:
+        raise RecipeError("give either --recipe or --preset, not both")
     if options["recipe"]:
-        recipe = load_recipe(options["recipe"])
-    elif options["data"]:
-        recipe = load_recipe("images")
-    else:
-        name = options["dataset"] or "fashion-mnist"
+        return load_recipe(options["recipe"])
+    name = "images"
+    if not options["data"]:
         from ssl_diffusion.datasets import dataset_info
 
+        name = options["dataset"] or "fashion-mnist"
         dataset_info(name)  # an unknown data set is named before an unknown recipe
-        recipe = load_recipe(name if name in recipe_names() else "images")
-    return recipe
+    return load_recipe(recipe_for(name, options["preset"]))
 
 
 def _with_settings(recipe: "Recipe", options: dict[str, Any]) -> "Recipe":

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ssl_diffusion.checkpoint import load_tensors, save_tensors
+from ssl_diffusion.checkpoint import load_tensors, read_metadata, save_tensors
 from ssl_diffusion.errors import CheckpointError
 from ssl_diffusion.joint import JointConfig
 from ssl_diffusion.recipe import PhaseSettings
@@ -44,7 +44,10 @@ class CachedDenoiser:
 
 
 def denoiser_key(fingerprint: str, config: JointConfig, settings: PhaseSettings, flip: bool) -> str:
-    """Key of a pretraining: everything that its weights depend on, except the machine."""
+    """Key of a pretraining: everything that its weights depend on, except the machine.
+
+    With `settings.steps` 0 it is the key of a family: pretrainings that differ in their length only.
+    """
     network = config.to_dict()
     for head_only in ("n_classes", "pool_maps", "pool_grids", "read_sigma", "head_width", "head_dropout"):
         del network[head_only]
@@ -62,6 +65,11 @@ class DenoiserCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "denoisers"
 
+    def steps_of(self, family: str) -> list[int]:
+        """Lengths of the finished pretrainings of a family, see :func:`denoiser_key`."""
+        facts = [read_metadata(path) for path in sorted(self.folder.glob("*.safetensors")) if ".partial" not in path.name]
+        return sorted(int(f["steps"]) for f in facts if f is not None and f.get("family") == family)
+
     def load(self, key: str) -> CachedDenoiser | None:
         """The denoiser of a key, or None; a damaged file is left out with a warning and made again."""
         path = self._path(key)
@@ -74,9 +82,9 @@ class DenoiserCache:
             _log.warning("cached denoiser left out: %s", error)
             return None
 
-    def store(self, key: str, denoiser: CachedDenoiser) -> None:
+    def store(self, key: str, denoiser: CachedDenoiser, family: str = "") -> None:
         """Keep a finished denoiser and drop the unfinished state of the same key."""
-        metadata = {k: v for k, v in vars(denoiser).items() if k != "weights"}
+        metadata = {k: v for k, v in vars(denoiser).items() if k != "weights"} | {"family": family}
         save_tensors(self._path(key), denoiser.weights, metadata)
         self._partial_path(key).unlink(missing_ok=True)
 

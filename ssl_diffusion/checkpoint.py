@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ssl_diffusion.errors import CheckpointError
 
-__all__ = ["atomic_write_text", "load_tensors", "prefixed", "save_tensors", "with_prefix"]
+__all__ = ["atomic_write_text", "load_tensors", "prefixed", "read_metadata", "save_tensors", "with_prefix"]
 
 _FORMAT = "ssld-1"
 
@@ -63,6 +63,17 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header["metadata"])  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged or not a checkpoint ({error})") from error
+
+
+def read_metadata(path: Path) -> dict[str, Any] | None:
+    """The metadata of a checkpoint without its tensors; None if it is damaged or foreign."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        metadata: dict[str, Any] | None = json.loads(header["metadata"]) if header.get("format") == _FORMAT else None
+        return metadata
+    except (SafetensorError, OSError, ValueError, KeyError):
+        return None
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@
 import hashlib
 import json
 import logging
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,27 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from ssl_diffusion.augment import policy
-from ssl_diffusion.cache import CachedDenoiser, DenoiserCache, denoiser_key
+from ssl_diffusion.cache import CachedDenoiser, DenoiserCache
 from ssl_diffusion.devices import resolve_accelerator, resolve_precision
 from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
-from ssl_diffusion.evaluation import classification_metrics, predict_logits
-from ssl_diffusion.job import Job, TrainingData
+from ssl_diffusion.evaluation import classification_metrics, predict_logits, represent
+from ssl_diffusion.job import Job
 from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.phases import pretraining_job, training_job
+from ssl_diffusion.planning import plan_for_time
 from ssl_diffusion.pool import LabeledSet, Pool, choose_labeled
+from ssl_diffusion.probe import LinearProbe, fit_probe
 from ssl_diffusion.progress import ProgressCallback, log_to
 from ssl_diffusion.provenance import package_versions, source_commit
 from ssl_diffusion.recipe import Recipe
 from ssl_diffusion.run import RunFolder, default_run_name, model_metadata
 from ssl_diffusion.sources import load_pool
 from ssl_diffusion.training import TrainingResult, build_model, check_divisible, count_parameters, train
-from ssl_diffusion.unet import UNetConfig
 
-__all__ = ["FitOptions", "Fitted", "fit_model", "fit_run", "joint_config", "resume_run"]
+__all__ = ["FitOptions", "Fitted", "fit_model", "fit_run", "resume_run"]
 
 _log = logging.getLogger(__name__)
+_PROBE_REFERENCE = 2000
 
 
 @dataclass(frozen=True)
@@ -77,37 +81,6 @@ class Fitted:
         return model.eval()
 
 
-def joint_config(recipe: Recipe, pool: Pool) -> JointConfig:
-    """The model that a recipe describes for a pool."""
-    m = recipe.model
-    return JointConfig(
-        unet=UNetConfig(
-            in_channels=pool.image_shape[0],
-            channels=m.channels,
-            multipliers=m.multipliers,
-            blocks=m.blocks,
-            decoder_blocks=m.decoder_blocks or None,
-            attention=m.attention,
-            heads=m.heads,
-            groups=m.groups,
-            dropout=m.dropout,
-            stem=m.stem,
-        ),
-        n_classes=0 if recipe.training.objective == "denoise-only" else len(pool.classes),
-        image_shape=pool.image_shape,
-        parameterisation=m.parameterisation,
-        sigma_data=pool.sigma_data(),
-        p_mean=m.p_mean,
-        p_std=m.p_std,
-        ddpm_steps=m.ddpm_steps,
-        pool_maps=m.pool_maps,
-        pool_grids=m.pool_grids,
-        read_sigma=m.read_sigma,
-        head_width=None if m.head_width < 0 else m.head_width,
-        head_dropout=m.head_dropout,
-    )
-
-
 def fit_model(
     recipe: Recipe,
     pool: Pool,
@@ -130,40 +103,35 @@ def fit_model(
     options = options or FitOptions()
     _check(recipe)
     objective = recipe.training.objective
-    config = joint_config(recipe, pool)
+    job = replace(training_job(recipe, pool, labeled), checkpoint_every=options.checkpoint_every)
+    config = job.config
     fingerprint = fingerprint or pool.fingerprint()
-    flip_choice = {"on": True, "off": False}.get(recipe.augmentation.flip)
-    kind = pool.augmentation if recipe.augmentation.policy == "auto" else recipe.augmentation.policy
-    view = policy(kind, recipe.augmentation.labeled, flip_choice)
-    flip = policy(kind, "weak", flip_choice).flip
-    template = Job(
-        name="training",
-        objective=objective,
-        config=config,
-        initial=None,
-        data=_training_data(pool, labeled),
-        settings=recipe.training,
-        view=view,
-        flip=flip,
-        compute=recipe.compute,
-        checkpoint_every=options.checkpoint_every,
-    )
     denoiser, facts = None, None
-    if recipe.pretraining.steps and objective != "labels-only":
-        key = denoiser_key(fingerprint, config, recipe.pretraining, flip)
-        denoiser, cached = _pretrain(template, recipe, key, checkpoints, options)
-        facts = {"key": key, "cached": cached, "steps": denoiser.steps, "images_seen": denoiser.images_seen}
+    if (pretraining := pretraining_job(recipe, job, fingerprint)) is not None:
+        denoiser, cached = _pretrain(pretraining, checkpoints, options)
+        facts = {"key": pretraining.identity, "cached": cached, "steps": denoiser.steps, "images_seen": denoiser.images_seen}
         facts["seconds"] = round(denoiser.seconds, 1)
     history = list(denoiser.history) if denoiser else []
     if objective == "denoise-only":
         assert denoiser is not None
-        accelerator = resolve_accelerator(recipe.compute.accelerator)
-        nothing = TrainingResult(device=accelerator, precision=resolve_precision(recipe.compute.precision, accelerator))
-        return Fitted(config, denoiser.weights, {}, history, facts, nothing)
+        return Fitted(config, denoiser.weights, {}, history, facts, _untrained(recipe))
+    assert labeled is not None
+    initial = denoiser.weights if denoiser else None
+    if initial is not None and (objective == "probe" or recipe.training.head_start == "probe"):
+        began = time.monotonic()
+        probe = _fit_probe(config, initial, pool, labeled, recipe)
+        # "head" is dropout and one linear layer
+        head = {"head.1.weight": torch.from_numpy(probe.weight), "head.1.bias": torch.from_numpy(probe.bias)}
+        initial = initial | head
+        _log.info("probe: C = %g", probe.inverse_penalty)
+        if objective == "probe":
+            result = _untrained(recipe)
+            result.seconds = time.monotonic() - began
+            return Fitted(config, initial, {}, history, facts, result)
     identity = _digest([recipe.to_dict() | {"compute": None, "name": None, "description": None}, fingerprint, labeled])
     job = replace(
-        template,
-        initial=denoiser.weights if denoiser else None,
+        job,
+        initial=initial,
         checkpoint=checkpoints / "checkpoint.safetensors" if checkpoints else None,
         identity=identity,
     )
@@ -171,19 +139,29 @@ def fit_model(
     return Fitted(config, result.ema, result.raw, history + result.history, facts, result)
 
 
-def fit_run(recipe: Recipe, out: Path | None, *, overwrite: bool = False, options: FitOptions | None = None) -> Path:
+def fit_run(
+    recipe: Recipe,
+    out: Path | None,
+    *,
+    overwrite: bool = False,
+    seconds: float | None = None,
+    options: FitOptions | None = None,
+) -> Path:
     """Fit a recipe into a run folder and return it.
 
     Args:
         recipe: settings; what is "auto" is resolved and written to the folder.
         out: the run folder; None makes `runs/NAME` (:func:`ssl_diffusion.run.default_run_name`).
         overwrite: replace a run that is there already.
+        seconds: how long the fit may take; the steps of the recipe are then those that fit
+            (:func:`ssl_diffusion.planning.plan_for_time`). None takes the recipe's.
         options: see :class:`FitOptions`.
 
     Raises:
         SSLDError: on unusable data, settings or folders, before anything is written.
         Interrupted: on Ctrl-C, after the state was saved.
     """
+    began = time.monotonic()
     options = options or FitOptions()
     _check(recipe)
     objective = recipe.training.objective
@@ -207,6 +185,9 @@ def fit_run(recipe: Recipe, out: Path | None, *, overwrite: bool = False, option
     folder.check_free(overwrite)
     recipe = _resolve(recipe, pool)
     fingerprint = pool.fingerprint()
+    if seconds is not None:
+        left = seconds - (time.monotonic() - began)
+        recipe = plan_for_time(recipe, pool, labeled, fingerprint, left, options.cache)
     folder.create(recipe, pool, labeled, fingerprint)
     _complete(folder, recipe, pool, labeled, fingerprint, options)
     return folder.path
@@ -324,11 +305,9 @@ def _report(
     folder.save_metrics(metrics)
 
 
-def _pretrain(
-    template: Job, recipe: Recipe, key: str, checkpoints: Path | None, options: FitOptions
-) -> tuple[CachedDenoiser, bool]:
-    """The denoiser of a key and whether it came out of the cache."""
-    cache = options.cache
+def _pretrain(job: Job, checkpoints: Path | None, options: FitOptions) -> tuple[CachedDenoiser, bool]:
+    """The denoiser that a pretraining job makes, and whether it came out of the cache."""
+    cache, key = options.cache, job.identity
     if cache is not None and (found := cache.load(key)) is not None:
         _log.info("pretrained denoiser %s taken from the cache", key)
         return found, True
@@ -336,36 +315,38 @@ def _pretrain(
         checkpoint: Path | None = cache.partial(key)
     else:
         checkpoint = checkpoints / "pretraining.safetensors" if checkpoints else None
-    job = replace(
-        template,
-        name="pretraining",
-        objective="denoise-only",
-        config=replace(template.config, n_classes=0),
-        settings=recipe.pretraining,
-        checkpoint=checkpoint,
-        identity=key,
-    )
-    denoiser = CachedDenoiser.from_result(train(job, options.progress))
+    denoiser = CachedDenoiser.from_result(train(replace(job, checkpoint=checkpoint), options.progress))
     if cache is not None:
-        cache.store(key, denoiser)
+        cache.store(key, denoiser, job.family)
     return denoiser, False
 
 
-def _training_data(pool: Pool, labeled: LabeledSet | None) -> TrainingData:
-    positions = pool.positions(labeled.train) if labeled else np.zeros(0, dtype=np.int64)
-    labels = torch.from_numpy(pool.labels[positions])
-    return TrainingData(
-        images=torch.from_numpy(np.asarray(pool.images)),
-        train=torch.from_numpy(pool.train),
-        labeled=torch.from_numpy(positions),
-        labels=labels.float() if pool.multilabel else labels,
-    )
+def _untrained(recipe: Recipe) -> TrainingResult:
+    """The result of an objective that ends with the pretraining."""
+    accelerator = resolve_accelerator(recipe.compute.accelerator)
+    return TrainingResult(device=accelerator, precision=resolve_precision(recipe.compute.precision, accelerator))
+
+
+def _fit_probe(config: JointConfig, weights: dict[str, Tensor], pool: Pool, labeled: LabeledSet, recipe: Recipe) -> LinearProbe:
+    """Logistic regression on the representation of a pretrained denoiser."""
+    device = resolve_accelerator(recipe.compute.accelerator)
+    precision = resolve_precision(recipe.compute.precision, device)
+    model = build_model(config, seed=0, initial=weights).to(device)
+    positions = pool.positions(labeled.train)
+    seed = recipe.training.seed
+    reference = np.random.default_rng(seed).permutation(pool.train)[:_PROBE_REFERENCE]
+    z = represent(model, pool.images[np.concatenate([positions, reference])], precision=precision)
+    n = len(positions)
+    return fit_probe(z[:n], pool.labels[positions], z[n:], len(pool.classes), seed=seed)
 
 
 def _check(recipe: Recipe) -> None:
     """Refuse settings that cannot be trained here, before anything is read or written."""
-    if recipe.training.objective == "denoise-only" and not recipe.pretraining.steps:
-        raise RecipeError("the objective denoise-only runs the pretraining phase, but pretraining.steps is 0")
+    t = recipe.training
+    if t.objective in ("denoise-only", "probe") and not recipe.pretraining.steps:
+        raise RecipeError(f"the objective {t.objective} needs the pretraining phase, but pretraining.steps is 0")
+    if t.head_start == "probe" and recipe.model.head_width:
+        raise RecipeError("training.head_start = 'probe' needs a linear head: set model.head_width to 0")
     resolve_accelerator(recipe.compute.accelerator)
     for settings in (recipe.pretraining, recipe.training):
         check_divisible(settings, recipe.compute.devices)

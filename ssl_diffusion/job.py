@@ -27,12 +27,15 @@ class TrainingData:
 
     `train` and `labeled` hold positions into `images`, int64; images at other positions are never read, so that a
     memory-mapped pool needs no copy without its test split. `labels` are int64 (m,) or float32 (m, K) for multi-label data.
+    `hidden` are the labels of `train` as far as they are known, else -1: int64, aligned with `train`. They are not for
+    training: the history says with them how good the pseudo-labels were.
     """
 
     images: Tensor
     train: Tensor
     labeled: Tensor
     labels: Tensor
+    hidden: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,13 @@ class Job:
         initial:          weights to start from; the head may be missing. None starts from fresh weights
         data, settings:   what to train on and how
         view:             augmentation of labeled images
+        weak, strong:     augmentations of unlabeled images for the consistency term
         flip:             whether images of the denoising loss are mirrored at random
         compute:          device, precision, ranks
         checkpoint:       file to save to and to continue from; None keeps nothing
         checkpoint_every: seconds between checkpoints
         identity:         hash of all that determines the result; a checkpoint with another one is refused
+        family:           of a pretraining: hash of all but its length
     """
 
     name: str
@@ -60,11 +65,14 @@ class Job:
     data: TrainingData
     settings: PhaseSettings
     view: Augmentation
+    weak: Augmentation
+    strong: Augmentation
     flip: bool
     compute: ComputeSettings
     checkpoint: Path | None = None
     checkpoint_every: float = 60.0
     identity: str = ""
+    family: str = ""
 
 
 class BatchSampler:
@@ -84,7 +92,10 @@ class BatchSampler:
         self.n_labeled = 0 if job.objective == "denoise-only" else labeled_size
         self.images = EndlessShuffle(len(job.data.train), seed) if self.n_denoise else None
         self.labeled = EndlessShuffle(len(job.data.labeled), seed + 1) if self.n_labeled else None
-        self.images_per_step = self.n_denoise + self.n_labeled
+        matches = self.n_labeled and isinstance(s, TrainingSettings) and s.consistency == "match"
+        self.n_unlabeled = s.unlabeled_batch_size if matches and isinstance(s, TrainingSettings) else 0
+        self.unlabeled = EndlessShuffle(len(job.data.train), seed + 2) if self.n_unlabeled else None
+        self.images_per_step = self.n_denoise + self.n_labeled + self.n_unlabeled
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step, on the CPU; a function of the step alone."""
@@ -100,14 +111,24 @@ class BatchSampler:
             chosen = torch.from_numpy(self.labeled.batch(step * self.n_labeled, self.n_labeled))
             view = augment(data.images[data.labeled[chosen]].float() / 255, job.view, generator) * 2 - 1
             batch.labels = data.labels[chosen]
-            batch.labeled_sigma = self._head_noise(generator)
-            batch.labeled = view + batch.labeled_sigma[:, None, None, None] * torch.randn(view.shape, generator=generator)
+            batch.labeled, batch.labeled_sigma = self._with_noise(view, generator)
+        if self.unlabeled is not None:
+            index = torch.from_numpy(self.unlabeled.batch(step * self.n_unlabeled, self.n_unlabeled))
+            images = data.images[data.train[index]].float() / 255
+            batch.weak = augment(images, job.weak, generator) * 2 - 1
+            batch.strong, batch.strong_sigma = self._with_noise(augment(images, job.strong, generator) * 2 - 1, generator)
+            batch.hidden = None if data.hidden is None else data.hidden[index]
         return batch
 
-    def _head_noise(self, generator: torch.Generator) -> Tensor:
-        """Half of the labeled images stay clean, half get a level log-uniform up to `head_noise`."""
+    def _with_noise(self, views: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Views to classify with the noise that the head is trained on, and its levels."""
+        sigma = self._head_noise(len(views), generator)
+        return views + sigma[:, None, None, None] * torch.randn(views.shape, generator=generator), sigma
+
+    def _head_noise(self, n: int, generator: torch.Generator) -> Tensor:
+        """Half of the images stay clean, half get a level log-uniform up to `head_noise`."""
         highest = getattr(self.job.settings, "head_noise", 0.0)
-        n, low = self.n_labeled, self.noise.sigma_min
+        low = self.noise.sigma_min
         draws = torch.rand(2, n, generator=generator)
         if highest <= low:
             return torch.zeros(n)

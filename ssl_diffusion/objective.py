@@ -7,6 +7,9 @@ r"""The joint loss.
 The denoising term sees all images; the classification term sees labeled batches only, drawn from their own stream. Both
 share one encoder pass: noised pool images and augmented labeled images are one batch until the decoder, which runs on
 the former only. Everything random is in the :class:`Batch`, so that the objective itself is a deterministic function.
+
+With a consistency term (:mod:`ssl_diffusion.consistency`), weighted like the classification loss, strong views of unlabeled
+images join that pass. Their weak views need no gradient and go through the moving average of the weights, encoder only.
 """
 
 from dataclasses import dataclass, fields
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ssl_diffusion.consistency import Match
 from ssl_diffusion.joint import JointDiffusion
 from ssl_diffusion.noise import target
 
@@ -25,15 +29,18 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "joint": ("encoder", "decoder", "head"),
     "labels-only": ("encoder", "head"),
     "denoise-only": ("encoder", "decoder"),
+    "probe": (),
 }
 
 
 @dataclass
 class Batch:
-    """One step's data. Denoising part: `clean`, `sigma`, `eps`; classification part: `labeled`, `labels`, `labeled_sigma`.
+    """One step's data. Denoising part: `clean`, `sigma`, `eps`; classification part: `labeled`, `labels`, `labeled_sigma`;
+    consistency part: `weak`, `strong`, `strong_sigma` and, for the history only, `hidden`.
 
-    Images are float32 (B, C, H, W) in [-1, 1]; `labeled` has its noise added already; noise levels are (B,);
-    labels are int64 (B,), or float (B, K) with 0/1 for multi-label data. A part that an objective does not use is None.
+    Images are float32 (B, C, H, W) in [-1, 1]; `labeled` and `strong` have their noise added already; noise levels are (B,);
+    labels are int64 (B,), or float (B, K) with 0/1 for multi-label data; `hidden` are the true labels of the unlabeled
+    images as far as they are known, else -1. A part that an objective does not use is None.
     """
 
     clean: Tensor | None = None
@@ -42,6 +49,10 @@ class Batch:
     labeled: Tensor | None = None
     labels: Tensor | None = None
     labeled_sigma: Tensor | None = None
+    weak: Tensor | None = None
+    strong: Tensor | None = None
+    strong_sigma: Tensor | None = None
+    hidden: Tensor | None = None
 
     def share(self, rank: int, ranks: int, device: torch.device) -> "Batch":
         """This rank's equal share of the global batch, on `device`."""
@@ -60,15 +71,26 @@ class Objective(nn.Module):
         name: "joint", "labels-only" or "denoise-only".
         classification_weight: lambda of the formula above.
         label_smoothing: share of the target spread over all classes, in [0, 1); single-label data only.
+        consistency: the pseudo-label term; None leaves it out.
+        teacher: model that reads the weak views, in evaluation mode; its weights are the caller's to update.
     """
 
     def __init__(
-        self, model: JointDiffusion, name: str, *, classification_weight: float = 1.0, label_smoothing: float = 0.0
+        self,
+        model: JointDiffusion,
+        name: str,
+        *,
+        classification_weight: float = 1.0,
+        label_smoothing: float = 0.0,
+        consistency: Match | None = None,
+        teacher: JointDiffusion | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.classification_weight = classification_weight
         self.label_smoothing = label_smoothing
+        self.consistency = consistency
+        self._teacher = (teacher,)  # in a tuple, so that it is no submodule: neither trained nor saved with this one
         for part, parameters in model.parameter_groups().items():
             for parameter in parameters:
                 parameter.requires_grad_(part in OBJECTIVES[name])
@@ -83,10 +105,13 @@ class Objective(nn.Module):
         if batch.labeled is not None and batch.labeled_sigma is not None:
             x.append(batch.labeled)
             sigma.append(model.read_level(batch.labeled_sigma))
+        if batch.strong is not None and batch.strong_sigma is not None:
+            x.append(batch.strong)
+            sigma.append(model.read_level(batch.strong_sigma))
         levels = torch.cat(sigma)
         features = model.encode(torch.cat(x), levels)
         n_denoise = 0 if batch.clean is None else len(batch.clean)
-        pool_part, labeled_part = features.split(n_denoise)
+        pool_part, read_part = features.split(n_denoise)
 
         losses: dict[str, Tensor] = {}
         loss = levels.new_zeros(())
@@ -96,11 +121,30 @@ class Objective(nn.Module):
             losses["denoising_loss"] = functional.mse_loss(raw, target(batch.clean, noised, c))
             loss = loss + losses["denoising_loss"]
         if batch.labels is not None:
-            logits = model.classify_representation(model.pool(labeled_part))
+            all_logits = model.classify_representation(model.pool(read_part))
+            logits = all_logits[: len(batch.labels)]
             losses["classification_loss"] = self._classification_loss(logits, batch.labels)
             losses["labeled_accuracy"] = _accuracy(logits, batch.labels)
             loss = loss + self.classification_weight * losses["classification_loss"]
+            if self.consistency is not None and batch.weak is not None:
+                losses |= self._consistency_losses(batch.weak, all_logits[len(batch.labels) :], batch.hidden)
+                loss = loss + self.classification_weight * losses["consistency_loss"]
         return {"loss": loss, **{name: value.detach() for name, value in losses.items()}}
+
+    def _consistency_losses(self, weak: Tensor, strong_logits: Tensor, hidden: Tensor | None) -> dict[str, Tensor]:
+        teacher, match = self._teacher[0], self.consistency
+        assert teacher is not None
+        assert match is not None
+        with torch.no_grad():
+            weak_logits = teacher.classify(weak)
+        result = match(weak_logits, strong_logits)
+        losses = {"consistency_loss": result.loss, "mask_rate": result.confident.float().mean()}
+        if hidden is not None:
+            known = hidden >= 0
+            # Shares of the batch, whose means over steps have a meaningful ratio; the ratio of one batch may be 0 / 0.
+            losses["pseudo_known"] = (result.confident & known).float().mean()
+            losses["pseudo_right"] = (result.confident & known & (result.pseudo_labels == hidden)).float().mean()
+        return losses
 
     def _classification_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if labels.ndim == 2:

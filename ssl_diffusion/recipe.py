@@ -27,6 +27,7 @@ __all__ = [
     "Recipe",
     "TrainingSettings",
     "load_recipe",
+    "recipe_for",
     "recipe_names",
 ]
 
@@ -130,6 +131,12 @@ class TrainingSettings(PhaseSettings):
         encoder_lr:            learning rate of a pretrained encoder and decoder relative to the head's
         label_smoothing:       share of the target spread over all classes
         head_noise:            half of the labeled images get noise up to this level, so that the head serves guidance too
+        head_start:            "probe" starts a linear head of a pretrained model from logistic regression on its frozen
+                               representation; "zero" from nothing
+        consistency:           "match" adds pseudo-labels (:mod:`ssl_diffusion.consistency`); "none"
+        unlabeled_batch_size:  unlabeled images in one step of the consistency term, over all ranks
+        consistency_threshold: fixed threshold of the pseudo-labels; 0 adapts it
+        consistency_alignment: align pseudo-labels to the class shares of the labels
     """
 
     objective: str = "joint"
@@ -138,6 +145,11 @@ class TrainingSettings(PhaseSettings):
     encoder_lr: float = 1.0
     label_smoothing: float = 0.0
     head_noise: float = 0.3
+    head_start: str = "zero"
+    consistency: str = "none"
+    unlabeled_batch_size: int = 64
+    consistency_threshold: float = 0.0
+    consistency_alignment: bool = True
 
 
 @dataclass(frozen=True)
@@ -210,6 +222,8 @@ class Recipe:
         m, t, a = self.model, self.training, self.augmentation
         choices: list[tuple[str, str, Iterable[str]]] = [
             ("training.objective", t.objective, OBJECTIVES),
+            ("training.head_start", t.head_start, ("zero", "probe")),
+            ("training.consistency", t.consistency, ("none", "match")),
             ("model.parameterisation", m.parameterisation, ("edm", "ddpm")),
             ("model.pool_maps", m.pool_maps, ("levels", "blocks")),
             ("labels.choice", self.labels.choice, ("balanced", "uniform")),
@@ -225,6 +239,8 @@ class Recipe:
         inf = float("inf")
         ranges: list[tuple[str, float, float, float]] = [
             ("training.labeled_batch_size", t.labeled_batch_size, 1, inf),
+            ("training.unlabeled_batch_size", t.unlabeled_batch_size, 1, inf),
+            ("training.consistency_threshold", t.consistency_threshold, 0, 1),
             ("training.classification_weight", t.classification_weight, 0, 1e6),
             ("training.encoder_lr", t.encoder_lr, 0, 1e6),
             ("training.label_smoothing", t.label_smoothing, 0, 0.99),
@@ -307,6 +323,24 @@ def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = resources.files("ssl_diffusion.recipes")
     return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def recipe_for(dataset: str, preset: str | None = None) -> str:
+    """Name of the recipe of a data set, or of one of its presets; data sets without a recipe of their own use "images".
+
+    Raises:
+        RecipeError: if there is no such preset.
+    """
+    known = recipe_names()
+    base = dataset if dataset in known else "images"
+    presets = {"quick": f"{base}-quick", "thorough": f"{base}-thorough", "paper": f"paper-{dataset}"}
+    if preset is None:
+        return base
+    available = [name for name, recipe in presets.items() if recipe in known]
+    if preset not in available:
+        there = f"it has: {', '.join(available)}" if available else "it has none"
+        raise RecipeError(f"no preset {preset!r} for {dataset}; {there}")
+    return presets[preset]
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:

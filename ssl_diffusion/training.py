@@ -9,13 +9,14 @@ else, and a resumed run ends bit-identical to an uninterrupted one. All ranks dr
 of it, so that two ranks follow the loss curve of one.
 """
 
+import copy
 import logging
 import math
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from ssl_diffusion.checkpoint import load_tensors, prefixed, save_tensors, with_prefix
+from ssl_diffusion.consistency import Match
 from ssl_diffusion.devices import resolve_accelerator, resolve_precision, usable_cores
 from ssl_diffusion.errors import CheckpointError, Interrupted, SSLDError
 from ssl_diffusion.job import BatchSampler, Job, derive_seed
@@ -89,7 +91,7 @@ def check_divisible(settings: PhaseSettings, ranks: int) -> None:
     """Raise :class:`SSLDError` if the batches of a phase cannot be shared evenly among the ranks."""
     sizes = [settings.batch_size]
     if isinstance(settings, TrainingSettings):
-        sizes.append(settings.labeled_batch_size)
+        sizes += [settings.labeled_batch_size, settings.unlabeled_batch_size]
     if any(size % ranks for size in sizes):
         raise SSLDError(f"batch sizes {sizes} cannot be divided among {ranks} ranks")
 
@@ -141,13 +143,20 @@ def _run(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | 
         torch.set_num_threads(max(1, (job.compute.threads or usable_cores()) // ranks))
     model = build_model(job.config, s.seed, job.initial)
     t = s if isinstance(s, TrainingSettings) else TrainingSettings()
+    match = make_consistency(job)
+    averaged = copy.deepcopy(model).requires_grad_(False).eval().to(device)
     objective = Objective(
-        model, job.objective, classification_weight=t.classification_weight, label_smoothing=t.label_smoothing
+        model,
+        job.objective,
+        classification_weight=t.classification_weight,
+        label_smoothing=t.label_smoothing,
+        consistency=match,
+        teacher=averaged,
     )
     module, optimizer = fabric.setup(objective, make_optimizer(model, s, device, pretrained=job.initial is not None))
-    parameters = list(model.parameters())
-    ema = [p.detach().clone() for p in parameters]
-    state = _State(model, ema, optimizer, job)
+    parameters: list[Tensor] = list(model.parameters())
+    ema = [p.detach() for p in averaged.parameters()]
+    state = _State(model, ema, optimizer, match, job)
     result = TrainingResult(device=str(device), precision=precision)
     if job.checkpoint is not None and job.checkpoint.exists():
         state.load(result)
@@ -220,8 +229,8 @@ def _run(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | 
 class _State:
     """The loop's state as one checkpoint file."""
 
-    def __init__(self, model: JointDiffusion, ema: list[Tensor], optimizer: Any, job: Job) -> None:
-        self.model, self.ema, self.optimizer, self.job = model, ema, optimizer, job
+    def __init__(self, model: JointDiffusion, ema: Sequence[Tensor], optimizer: Any, match: Match | None, job: Job) -> None:
+        self.model, self.ema, self.optimizer, self.match, self.job = model, ema, optimizer, match, job
 
     def save(self, result: TrainingResult) -> None:
         assert self.job.checkpoint is not None
@@ -235,6 +244,7 @@ class _State:
             **prefixed("raw", self.model.state_dict()),
             **prefixed("ema", dict(zip(names, self.ema, strict=True))),
             **prefixed("optimizer", moments),
+            **prefixed("consistency", self.match.state_dict() if self.match is not None else {}),
         }
         metadata = {
             "job": self.job.name,
@@ -258,6 +268,8 @@ class _State:
         averages = with_prefix("ema", tensors)
         for (name, _), average in zip(self.model.named_parameters(), self.ema, strict=True):
             average.copy_(averages[name])
+        if self.match is not None:
+            self.match.load_state_dict(with_prefix("consistency", tensors))
         entries: dict[int, dict[str, Tensor]] = {}
         for name, value in with_prefix("optimizer", tensors).items():
             index, _, key = name.partition(".")
@@ -288,7 +300,20 @@ class _Meter:
                 mean = self.fabric.all_reduce(mean, reduce_op="mean")  # type: ignore[assignment]
             means[name] = float(mean)
         self.sums, self.count = {}, 0
+        if "pseudo_known" in means:
+            known, right = means.pop("pseudo_known"), means.pop("pseudo_right")
+            means["pseudo_label_accuracy"] = right / known if known else math.nan
         return means
+
+
+def make_consistency(job: Job) -> Match | None:
+    """The consistency term of a job, aligned to the class shares of its labels; None if it has none."""
+    s = job.settings
+    if not isinstance(s, TrainingSettings) or s.consistency == "none":
+        return None
+    k = job.config.n_classes
+    shares = torch.bincount(job.data.labels, minlength=k) / len(job.data.labels) if s.consistency_alignment else None
+    return Match(k, shares, s.consistency_threshold)
 
 
 def make_optimizer(model: JointDiffusion, s: PhaseSettings, device: torch.device, pretrained: bool) -> torch.optim.Optimizer:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ssl_diffusion.catalog import DATASETS
-from ssl_diffusion.fitting import joint_config
 from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.phases import joint_config
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.recipe import load_recipe, recipe_names
 from ssl_diffusion.training import count_parameters

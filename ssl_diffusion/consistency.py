@@ -1,0 +1,79 @@
+r"""Pseudo-labels: what the model says of a weak view of an unlabeled image teaches it on a strong view.
+
+FixMatch (Sohn et al. 2020, arXiv 2001.07685) keeps the pseudo-labels whose probability exceeds a fixed threshold. Here the
+threshold adapts, as in FreeMatch (Wang et al. 2022, arXiv 2205.07246, eqs. 5 to 8): a global part follows the mean
+confidence, and classes the model predicts less readily have a lower one. Before that the predictions are aligned to the
+class shares of the labels (ReMixMatch, Berthelot et al. 2019, arXiv 1911.09785, sec. 3.1), without which few labels let
+one class swallow another:
+
+.. math::
+    \tilde q \propto q \, \pi / \bar q, \qquad
+    \tau_k = \tau \, \bar q_k / \max_j \bar q_j, \qquad
+    L = \mathbb E \, [\max \tilde q \ge \tau_{\hat y}] \; CE(\mathrm{strong}, \hat y), \quad \hat y = \arg\max \tilde q
+
+with :math:`\bar q` and :math:`\tau` moving averages of the predictions and of their confidence.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["Match", "MatchResult"]
+
+
+@dataclass(frozen=True)
+class MatchResult:
+    """Of one batch: the mean loss over all its images, which images passed the threshold (bool, (B,)), and their pseudo-labels
+    (int64, (B,))."""
+
+    loss: Tensor
+    confident: Tensor
+    pseudo_labels: Tensor
+
+
+class Match(nn.Module):
+    """The consistency loss and its moving averages, which are buffers and belong into a checkpoint.
+
+    Args:
+        shares: class shares to align the predictions to, (K,), summing to one; None leaves them as they are.
+        n_classes: K.
+        threshold: fixed threshold in (0, 1], as in FixMatch; 0 adapts it.
+        momentum: of the moving averages, per step.
+    """
+
+    confidence: Tensor
+    marginal: Tensor
+
+    def __init__(self, n_classes: int, shares: Tensor | None = None, threshold: float = 0.0, momentum: float = 0.99) -> None:
+        super().__init__()
+        self.shares, self.threshold, self.momentum = shares, threshold, momentum
+        self.register_buffer("confidence", torch.tensor(1 / n_classes))
+        self.register_buffer("marginal", torch.full((n_classes,), 1 / n_classes))
+
+    def forward(self, weak: Tensor, strong: Tensor) -> MatchResult:
+        """Loss of strong views' logits under the pseudo-labels of the weak views' logits, both (B, K)."""
+        q = weak.detach().float().softmax(dim=1)
+        self._follow("marginal", q.mean(dim=0))
+        if self.shares is not None:
+            q = q * (self.shares.to(q) / self.marginal.clamp(min=1e-6))
+            q = q / q.sum(dim=1, keepdim=True)
+        highest, pseudo_labels = q.max(dim=1)
+        self._follow("confidence", highest.mean())
+        confident = highest >= self._thresholds(pseudo_labels)
+        losses = functional.cross_entropy(strong.float(), pseudo_labels, reduction="none")
+        return MatchResult((losses * confident).mean(), confident, pseudo_labels)
+
+    def _thresholds(self, pseudo_labels: Tensor) -> Tensor | float:
+        if self.threshold:
+            return self.threshold
+        return self.confidence * (self.marginal / self.marginal.max())[pseudo_labels]
+
+    def _follow(self, name: str, now: Tensor) -> None:
+        """Move an average towards this batch's value, which all ranks share."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            now = now.clone()
+            torch.distributed.all_reduce(now)
+            now = now / torch.distributed.get_world_size()
+        getattr(self, name).lerp_(now, 1 - self.momentum)

@@ -1,0 +1,97 @@
+"""From a recipe and a pool to the jobs of a fit: the label-free pretraining and the training after it."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ssl_diffusion.augment import policy
+from ssl_diffusion.cache import denoiser_key
+from ssl_diffusion.job import Job, TrainingData
+from ssl_diffusion.joint import JointConfig
+from ssl_diffusion.pool import LabeledSet, Pool
+from ssl_diffusion.recipe import Recipe
+from ssl_diffusion.unet import UNetConfig
+
+__all__ = ["joint_config", "pretraining_job", "training_job"]
+
+
+def joint_config(recipe: Recipe, pool: Pool) -> JointConfig:
+    """The model that a recipe describes for a pool."""
+    m, objective = recipe.model, recipe.training.objective
+    linear = objective == "probe"
+    return JointConfig(
+        unet=UNetConfig(
+            in_channels=pool.image_shape[0],
+            channels=m.channels,
+            multipliers=m.multipliers,
+            blocks=m.blocks,
+            decoder_blocks=m.decoder_blocks or None,
+            attention=m.attention,
+            heads=m.heads,
+            groups=m.groups,
+            dropout=m.dropout,
+            stem=m.stem,
+        ),
+        n_classes=0 if objective == "denoise-only" else len(pool.classes),
+        image_shape=pool.image_shape,
+        parameterisation=m.parameterisation,
+        sigma_data=pool.sigma_data(),
+        p_mean=m.p_mean,
+        p_std=m.p_std,
+        ddpm_steps=m.ddpm_steps,
+        pool_maps=m.pool_maps,
+        pool_grids=m.pool_grids,
+        read_sigma=m.read_sigma,
+        head_width=0 if linear else None if m.head_width < 0 else m.head_width,
+        head_dropout=0.0 if linear else m.head_dropout,
+    )
+
+
+def training_job(recipe: Recipe, pool: Pool, labeled: LabeledSet | None) -> Job:
+    """The training phase, from fresh weights and without a checkpoint."""
+    a = recipe.augmentation
+    flip = {"on": True, "off": False}.get(a.flip)
+    kind = pool.augmentation if a.policy == "auto" else a.policy
+    view, weak, strong = (policy(kind, strength, flip) for strength in (a.labeled, "weak", "strong"))
+    positions = pool.positions(labeled.train) if labeled else np.zeros(0, dtype=np.int64)
+    labels = torch.from_numpy(pool.labels[positions])
+    data = TrainingData(
+        images=torch.from_numpy(np.asarray(pool.images)),
+        train=torch.from_numpy(pool.train),
+        labeled=torch.from_numpy(positions),
+        labels=labels.float() if pool.multilabel else labels,
+        hidden=None if pool.multilabel else torch.from_numpy(pool.labels[pool.train]),
+    )
+    return Job(
+        name="training",
+        objective=recipe.training.objective,
+        config=joint_config(recipe, pool),
+        initial=None,
+        data=data,
+        settings=recipe.training,
+        view=view,
+        weak=weak,
+        strong=strong,
+        flip=weak.flip,
+        compute=recipe.compute,
+    )
+
+
+def pretraining_job(recipe: Recipe, training: Job, fingerprint: str) -> Job | None:
+    """The pretraining before a training job, its cache key as identity; None if the recipe or the objective has none."""
+    if not recipe.pretraining.steps or training.objective == "labels-only":
+        return None
+    settings = recipe.pretraining
+    identity, family = (
+        denoiser_key(fingerprint, training.config, s, training.flip) for s in (settings, replace(settings, steps=0))
+    )
+    return replace(
+        training,
+        name="pretraining",
+        objective="denoise-only",
+        config=replace(training.config, n_classes=0),
+        settings=settings,
+        identity=identity,
+        family=family,
+    )

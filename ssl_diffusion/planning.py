@@ -1,0 +1,115 @@
+"""How many steps fit into a given time: measured on this machine, for this pool and recipe, just before the fit.
+
+The learning rate falls to zero at the last step, so a schedule has to know its length in advance; stopping an endless one
+at the bell would waste its best part.
+"""
+
+import logging
+import re
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from ssl_diffusion.cache import DenoiserCache
+from ssl_diffusion.devices import resolve_accelerator, resolve_precision
+from ssl_diffusion.errors import RecipeError
+from ssl_diffusion.evaluation import predict_logits
+from ssl_diffusion.job import Job
+from ssl_diffusion.phases import pretraining_job, training_job
+from ssl_diffusion.pool import LabeledSet, Pool
+from ssl_diffusion.recipe import Recipe
+from ssl_diffusion.training import build_model, train
+
+__all__ = ["parse_duration", "plan_for_time"]
+
+_log = logging.getLogger(__name__)
+_WARM_UP, _TIMED = 2, 6
+_SECONDS_TO_START = 3.0  # weights, first steps, checkpoints and pictures
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90", "90s", "10m", "1.5h" or "1h30m".
+
+    Raises:
+        RecipeError: if the text is no duration, or not a positive one.
+    """
+    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip().lower())
+    numbers = [float(p or 0) for p in parts.groups()] if parts else []
+    seconds = sum(n * unit for n, unit in zip(numbers, (3600, 60, 1), strict=False))
+    if seconds <= 0:
+        raise RecipeError(f"a time is given as 90s, 10m, 1.5h or 1h30m, not {text!r}")
+    return seconds
+
+
+def plan_for_time(
+    recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint: str, seconds: float, cache: DenoiserCache | None
+) -> Recipe:
+    """The recipe with steps such that a fit takes about `seconds`, evaluation included.
+
+    Steps of both phases are stretched alike. A denoiser of the same pool and network that is in the cache already, after
+    at least half of the pretraining that would be planned, is taken as it is and leaves all of the time to the training;
+    of several the one with the most steps.
+
+    Raises:
+        RecipeError: if the time is too short for anything.
+    """
+    began = time.monotonic()
+    training = training_job(recipe, pool, labeled)
+    pretraining = pretraining_job(recipe, training, fingerprint)
+    trains = recipe.training.steps > 0 and training.objective not in ("denoise-only", "probe")
+    per_step = _seconds_per_step(training) if trains else 0.0
+    per_pretraining_step = _seconds_per_step(pretraining) if pretraining else 0.0
+    reserve = _seconds_to_evaluate(training, pool) + _SECONDS_TO_START
+    left = seconds - reserve - (time.monotonic() - began)
+    wanted = recipe.pretraining.steps * per_pretraining_step + recipe.training.steps * per_step
+    stretch = max(0.0, left) / wanted if wanted else 0.0
+    steps, pretraining_steps = int(recipe.training.steps * stretch), int(recipe.pretraining.steps * stretch)
+    if pretraining is not None:
+        cached = cache.steps_of(pretraining.family) if cache else []
+        if cached and max(cached) >= pretraining_steps / 2:
+            pretraining_steps = max(cached)
+            steps = int(left / per_step) if trains else recipe.training.steps
+    if (trains and steps < 1) or (pretraining is not None and pretraining_steps < 1):
+        least = reserve + per_step + per_pretraining_step + (time.monotonic() - began)
+        raise RecipeError(f"{seconds:g} s are too short: measuring, one step and the evaluation take {least:.0f} s")
+    if trains:
+        recipe = replace(recipe, training=replace(recipe.training, steps=steps))
+    if pretraining is not None:
+        recipe = replace(recipe, pretraining=replace(recipe.pretraining, steps=pretraining_steps))
+    _log.info(
+        "%g s: %d pretraining steps of %.0f ms, %d training steps of %.0f ms, %.0f s to evaluate",
+        seconds,
+        pretraining_steps if pretraining else 0,
+        1e3 * per_pretraining_step,
+        steps if trains else 0,
+        1e3 * per_step,
+        reserve,
+    )
+    return recipe
+
+
+def _seconds_per_step(job: Job) -> float:
+    """Of the training loop as it is; the first steps, in which kernels are chosen, are left out."""
+
+    def seconds(steps: int) -> float:
+        return train(replace(job, settings=replace(job.settings, steps=steps))).seconds
+
+    first = seconds(_WARM_UP)
+    return max(1e-4, (seconds(_WARM_UP + _TIMED) - first) / _TIMED)
+
+
+def _seconds_to_evaluate(job: Job, pool: Pool) -> float:
+    """Reading the test split with the encoder, from the time that a few of its images take."""
+    n = len(pool.test) if job.config.n_classes else 0
+    if not n:
+        return 0.0
+    model = build_model(job.config, seed=0)
+    accelerator = resolve_accelerator(job.compute.accelerator)
+    precision = resolve_precision(job.compute.precision, accelerator)
+    sample = np.resize(pool.train, min(512, n))  # not the test split: that is read once, at the end
+    for _ in range(2):
+        began = time.monotonic()
+        predict_logits(model.to(accelerator), pool.images[sample], precision=precision)
+        spent = time.monotonic() - began
+    return spent * n / len(sample)

@@ -1,0 +1,127 @@
+r"""Logistic regression on a frozen representation, as a linear head.
+
+What a denoiser has learned without labels is read out by multinomial logistic regression with an L2 penalty: a convex
+problem, solved in seconds and the same for every seed. The representation is standardised with the mean and deviation of
+images of the pool, labeled or not, and the solution is folded into the weights of a linear head,
+
+.. math::
+    \mathrm{logits} = W \frac{z - \mu}{s} + b = (W / s) \, z + (b - W \mu / s)
+
+so that a probe is a joint model like any other. By the representer theorem the solution lies in the span of the labeled
+samples; where they are fewer than the features, the problem is solved in coordinates of that span, which is exact.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.model_selection import StratifiedKFold
+
+__all__ = ["LinearProbe", "fit_probe"]
+
+# Inverse penalties for standardised features divided by the square root of their number, where a sample has length 1.
+PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+WITHOUT_VALIDATION = 30.0
+_FOLDS = 5
+_LARGEST_FOR_VALIDATION = 1000
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A linear classifier of representations.
+
+    Attributes:
+        weight: float32, (K, F).
+        bias: float32, (K,).
+        inverse_penalty: C of the logistic regression, as chosen.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    inverse_penalty: float
+
+    def logits(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Class logits of representations: (n, F) -> (n, K)."""
+        return z @ self.weight.T + self.bias
+
+
+def fit_probe(
+    z: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    reference: NDArray[np.float32],
+    n_classes: int,
+    *,
+    inverse_penalty: float | None = None,
+    seed: int = 0,
+) -> LinearProbe:
+    """Fit a probe.
+
+    Args:
+        z: representations of the labeled samples, (n, F).
+        labels: their classes, (n,); or (n, K) with 0/1 for multi-label data, where each class is fitted by itself.
+        reference: representations of images of the pool, (m, F), whose mean and deviation standardise the features.
+        n_classes: K. A class without a label gets a probability of about 1 / 2n everywhere.
+        inverse_penalty: C; None chooses it by cross-validated log-likelihood on at most 1,000 samples, as far as every
+            class has at least two.
+        seed: of the folds.
+    """
+    mean, scale = reference.mean(axis=0, dtype=np.float64), reference.std(axis=0, dtype=np.float64)
+    # A feature that hardly varies must not be blown up by its own deviation.
+    scale = np.maximum(scale, 1e-2 * max(float(np.median(scale)), 1e-12)) * np.sqrt(z.shape[1])
+    x = (z - mean) / scale
+    x, basis = _span(x)
+    targets = labels.T if labels.ndim == 2 else labels[None]
+    if inverse_penalty is None:
+        inverse_penalty = _choose_penalty(x, labels.argmax(axis=1) if labels.ndim == 2 else labels, seed)
+    parts = [_solve(x, y, inverse_penalty, 2 if labels.ndim == 2 else n_classes) for y in targets]
+    if labels.ndim == 2:
+        # The two logits of "no" and "yes" differ by the log-odds, which is what a sigmoid wants.
+        coefficients, intercepts = (np.stack([p[i][1] - p[i][0] for p in parts]) for i in (0, 1))
+    else:
+        coefficients, intercepts = parts[0]
+    weight = coefficients @ basis / scale
+    return LinearProbe(weight.astype(np.float32), (intercepts - weight @ mean).astype(np.float32), inverse_penalty)
+
+
+def _span(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coordinates of samples in an orthonormal basis of their span, (n, r), and the basis, (r, F)."""
+    if x.shape[0] >= x.shape[1]:
+        return x, np.eye(x.shape[1])
+    values, vectors = np.linalg.eigh(x @ x.T)
+    kept = values > values[-1] * 1e-10
+    lengths = np.sqrt(values[kept])
+    return vectors[:, kept] * lengths, (vectors[:, kept] / lengths).T @ x
+
+
+def _choose_penalty(x: NDArray[np.float64], y: NDArray[np.int64], seed: int) -> float:
+    chosen = np.random.default_rng(seed).permutation(len(y))[:_LARGEST_FOR_VALIDATION]
+    x, y = x[chosen], y[chosen]
+    counts = np.unique(y, return_counts=True)[1]
+    folds = min(_FOLDS, int(counts.min()))
+    if folds < 2 or len(counts) < 2:
+        return WITHOUT_VALIDATION
+    search = LogisticRegressionCV(
+        Cs=PENALTIES, cv=StratifiedKFold(folds, shuffle=True, random_state=seed), scoring="neg_log_loss", max_iter=300, tol=1e-3
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of the weakest penalties, which then lose
+        search.fit(x, y)
+    return float(np.atleast_1d(search.C_)[0])
+
+
+def _solve(x: NDArray[np.float64], y: NDArray[np.int64], c: float, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coefficients (K, r) and intercepts (K,) of logistic regression, also for classes that do not occur."""
+    present = np.unique(y)
+    coefficients, intercepts = np.zeros((k, x.shape[1])), np.zeros(k)
+    if len(present) > 1:
+        model = LogisticRegression(C=c, max_iter=1000, tol=1e-4).fit(x, y)
+        w, b = model.coef_, model.intercept_
+        if len(present) == 2:
+            w, b = np.concatenate([-w, w]) / 2, np.concatenate([-b, b]) / 2
+        coefficients[present], intercepts[present] = w, b
+    absent = np.setdiff1d(np.arange(k), present)
+    intercepts[absent] = np.logaddexp.reduce(intercepts[present]) - np.log(2 * len(y))
+    return coefficients, intercepts
