@@ -103,6 +103,8 @@ def fit_model(
     options = options or FitOptions()
     _check(recipe)
     objective = recipe.training.objective
+    if pool.multilabel and recipe.training.consistency != "none":
+        raise RecipeError("pseudo-labels are for data with one label an image: leave out --consistency")
     job = replace(training_job(recipe, pool, labeled), checkpoint_every=options.checkpoint_every)
     config = job.config
     fingerprint = fingerprint or pool.fingerprint()
@@ -186,8 +188,7 @@ def fit_run(
     recipe = _resolve(recipe, pool)
     fingerprint = pool.fingerprint()
     if seconds is not None:
-        left = seconds - (time.monotonic() - began)
-        recipe = plan_for_time(recipe, pool, labeled, fingerprint, left, options.cache)
+        recipe = plan_for_time(recipe, pool, labeled, fingerprint, seconds, options.cache, began=began)
     folder.create(recipe, pool, labeled, fingerprint)
     _complete(folder, recipe, pool, labeled, fingerprint, options)
     return folder.path
@@ -345,6 +346,8 @@ def _check(recipe: Recipe) -> None:
     t = recipe.training
     if t.objective in ("denoise-only", "probe") and not recipe.pretraining.steps:
         raise RecipeError(f"the objective {t.objective} needs the pretraining phase, but pretraining.steps is 0")
+    if t.objective in ("denoise-only", "probe") and t.consistency != "none":
+        raise RecipeError(f"consistency {t.consistency!r} needs training steps, which the objective {t.objective} has none of")
     if t.head_start == "probe" and recipe.model.head_width:
         raise RecipeError("training.head_start = 'probe' needs a linear head: set model.head_width to 0")
     resolve_accelerator(recipe.compute.accelerator)

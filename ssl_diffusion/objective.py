@@ -29,7 +29,6 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "joint": ("encoder", "decoder", "head"),
     "labels-only": ("encoder", "head"),
     "denoise-only": ("encoder", "decoder"),
-    "probe": (),
 }
 
 

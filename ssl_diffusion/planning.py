@@ -5,6 +5,7 @@ at the bell would waste its best part.
 """
 
 import logging
+import math
 import re
 import time
 from dataclasses import replace
@@ -43,9 +44,17 @@ def parse_duration(text: str) -> float:
 
 
 def plan_for_time(
-    recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint: str, seconds: float, cache: DenoiserCache | None
+    recipe: Recipe,
+    pool: Pool,
+    labeled: LabeledSet | None,
+    fingerprint: str,
+    seconds: float,
+    cache: DenoiserCache | None,
+    *,
+    began: float | None = None,
 ) -> Recipe:
-    """The recipe with steps such that a fit takes about `seconds`, evaluation included.
+    """The recipe with steps such that a fit takes about `seconds`, counted from `began` (a `time.monotonic()`; None is now),
+    evaluation included.
 
     Steps of both phases are stretched alike. A denoiser of the same pool and network that is in the cache already, after
     at least half of the pretraining that would be planned, is taken as it is and leaves all of the time to the training;
@@ -54,7 +63,7 @@ def plan_for_time(
     Raises:
         RecipeError: if the time is too short for anything.
     """
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     training = training_job(recipe, pool, labeled)
     pretraining = pretraining_job(recipe, training, fingerprint)
     trains = recipe.training.steps > 0 and training.objective not in ("denoise-only", "probe")
@@ -71,8 +80,8 @@ def plan_for_time(
             pretraining_steps = max(cached)
             steps = int(left / per_step) if trains else recipe.training.steps
     if (trains and steps < 1) or (pretraining is not None and pretraining_steps < 1):
-        least = reserve + per_step + per_pretraining_step + (time.monotonic() - began)
-        raise RecipeError(f"{seconds:g} s are too short: measuring, one step and the evaluation take {least:.0f} s")
+        least = math.ceil(seconds - left + per_step + per_pretraining_step)
+        raise RecipeError(f"{seconds:g} s are too short: reading, measuring, one step and the evaluation take {least} s")
     if trains:
         recipe = replace(recipe, training=replace(recipe.training, steps=steps))
     if pretraining is not None:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
-from sklearn.model_selection import StratifiedKFold
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 __all__ = ["LinearProbe", "fit_probe"]
 
@@ -103,13 +103,17 @@ def _choose_penalty(x: NDArray[np.float64], y: NDArray[np.int64], seed: int) -> 
     folds = min(_FOLDS, int(counts.min()))
     if folds < 2 or len(counts) < 2:
         return WITHOUT_VALIDATION
-    search = LogisticRegressionCV(
-        Cs=PENALTIES, cv=StratifiedKFold(folds, shuffle=True, random_state=seed), scoring="neg_log_loss", max_iter=300, tol=1e-3
+    search = GridSearchCV(
+        LogisticRegression(max_iter=300, tol=1e-3),
+        {"C": PENALTIES},
+        cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
+        scoring="neg_log_loss",
+        refit=False,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of the weakest penalties, which then lose
         search.fit(x, y)
-    return float(np.atleast_1d(search.C_)[0])
+    return float(search.best_params_["C"])
 
 
 def _solve(x: NDArray[np.float64], y: NDArray[np.int64], c: float, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

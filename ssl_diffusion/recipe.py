@@ -125,7 +125,7 @@ class TrainingSettings(PhaseSettings):
     """The phase after pretraining, under `objective`.
 
     Args:
-        objective:             "joint", "labels-only" or "denoise-only"
+        objective:             "joint", "labels-only", "probe" (only the head, by logistic regression) or "denoise-only"
         labeled_batch_size:    labeled images in one step, over all ranks
         classification_weight: lambda, weight of the classification loss
         encoder_lr:            learning rate of a pretrained encoder and decoder relative to the head's
@@ -221,7 +221,7 @@ class Recipe:
 
         m, t, a = self.model, self.training, self.augmentation
         choices: list[tuple[str, str, Iterable[str]]] = [
-            ("training.objective", t.objective, OBJECTIVES),
+            ("training.objective", t.objective, (*OBJECTIVES, "probe")),
             ("training.head_start", t.head_start, ("zero", "probe")),
             ("training.consistency", t.consistency, ("none", "match")),
             ("model.parameterisation", m.parameterisation, ("edm", "ddpm")),

@@ -65,6 +65,8 @@ def make_job(settings: PhaseSettings | None = None, **changes: object) -> Job:
         ),
         settings=settings or TrainingSettings(steps=5, batch_size=4, labeled_batch_size=4),
         view=Augmentation(),
+        weak=Augmentation(),
+        strong=Augmentation(),
         flip=False,
         compute=CPU,
     )

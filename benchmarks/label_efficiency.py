@@ -1,0 +1,303 @@
+"""Does the unlabeled pool pay? Test accuracy by number of labels, for this package, its ablations and other people's tools.
+
+    python benchmarks/label_efficiency.py                           # everything; rows that are there are not run again
+    python benchmarks/label_efficiency.py --dataset digits
+    python benchmarks/label_efficiency.py --dataset fashion-mnist --shard 1/2     # beside --shard 2/2, one core each
+    python benchmarks/label_efficiency.py --table                   # only the table and the picture
+
+All methods of a seed see the same labels and the same test split, which is read once, at the end. Methods that train for
+long get the same wall-clock on one core (`SUITES`), chosen as a user would, with `--time`; the pretraining of the denoiser
+is done once for each data set, is in the cache for all rows that use it, and is listed in a column of its own.
+
+`labels-only` is trained for the best of a quarter, a half and all of that time, chosen for each budget by two-fold
+cross-validation on the labeled set of seed 0.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from baselines import BASELINES, components
+from common import RESULTS, markdown_table
+
+CSV = RESULTS / "label_efficiency.csv"
+LENGTHS = RESULTS / "label_efficiency_lengths.csv"
+KEYS = ["dataset", "n_labeled", "method", "seed"]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Budgets and seeds of a data set, the recipe, and the seconds that a fit may take on one core."""
+
+    budgets: tuple[int, ...]
+    seeds: int
+    recipe: str
+    seconds: float
+    methods: tuple[str, ...]
+
+
+# name: arguments of `ssld fit`
+OURS: dict[str, list[str]] = {
+    "labels-only": ["--objective", "labels-only"],
+    "joint": [],
+    "joint + match": ["--consistency", "match"],
+    "probe": ["--objective", "probe"],
+    "FixMatch": [
+        *("--objective", "labels-only", "--consistency", "match", "--set", "training.consistency_threshold=0.95"),
+        *("--set", "training.consistency_alignment=false"),
+    ],
+}
+STYLES: dict[str, dict[str, Any]] = {
+    "labels-only": {"color": "black", "linewidth": 1.6, "linestyle": "--"},
+    "joint": {"color": "tab:blue", "linewidth": 2},
+    "joint + match": {"color": "tab:orange", "linewidth": 2},
+    "probe": {"color": "tab:green", "linewidth": 1.6},
+    "FixMatch": {"color": "tab:red", "linewidth": 1.2},
+}
+N_CLASSES = 10
+ALL = (*OURS, *BASELINES)
+SUITES = {
+    "digits": Suite((10, 20, 40, 100), 10, "digits", 30, ALL),
+    "fashion-mnist": Suite((100, 400, 1000, 4000), 3, "fashion-mnist-thorough", 300, ALL),
+    "cifar10": Suite((4000,), 2, "cifar10-thorough", 1200, ("labels-only", "joint", "joint + match", "probe")),
+}
+
+
+def fit_ours(dataset: str, labeled: int, method: str, seed: int, suite: Suite, cache: Path, data: list[str]) -> dict[str, Any]:
+    """One `ssld fit` in a process of its own, on one thread."""
+    seconds = suite.seconds
+    if method == "labels-only":
+        seconds *= _best_length(dataset, labeled, suite, cache, data)
+    arguments = ["--recipe", suite.recipe, "--labeled", str(labeled), "--seed", str(seed), *OURS[method]]
+    if method != "probe":
+        arguments += ["--time", f"{seconds:g}s"]
+    m, spent = _ssld_fit(arguments, cache, data)
+    pretraining = m["pretraining"] or {"seconds": 0.0}
+    return {
+        "test_accuracy": m["test_accuracy"],
+        "test_nll": m["test_nll"],
+        "test_ece": m["test_ece"],
+        "fit_seconds": round(spent, 1),
+        "pretrain_seconds": pretraining["seconds"],
+        "steps": m["steps"],
+        "commit": m["commit"],
+        "command": "ssld fit " + " ".join(arguments),
+    }
+
+
+def _ssld_fit(arguments: list[str], cache: Path, data: list[str]) -> tuple[dict[str, Any], float]:
+    """Metrics of a fit and how long the command took, its start included."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        done = subprocess.run(
+            [
+                *(Path(sys.executable).with_name("ssld"), "fit", *arguments, *data, "--threads", "1", "--json"),
+                *("--cache-dir", cache, "--out", f"{folder}/run"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise SystemExit(f"ssld fit {' '.join(arguments)}:\n{done.stderr[-2000:]}")
+        return json.loads(done.stdout), time.perf_counter() - began
+
+
+def _best_length(dataset: str, labeled: int, suite: Suite, cache: Path, data: list[str]) -> float:
+    """The share of the time that serves labels-only best; measured once for each budget and kept in LENGTHS.
+
+    Monte-Carlo cross-validation: a quarter of the labels validates, for the labeled sets of two seeds. Budgets with fewer
+    than four labels a class cannot spare a quarter; the length of the next larger budget is theirs, too.
+    """
+    labeled = next((n for n in suite.budgets if n >= max(labeled, 4 * N_CLASSES)), labeled)
+    rows = []
+    for share in (0.25, 0.5, 1.0):
+        for seed in (0, 1):
+            key = {"dataset": dataset, "n_labeled": labeled, "share": share, "seed": seed}
+            row = _find(LENGTHS, key)
+            if row is None:
+                arguments = ["--recipe", suite.recipe, "--labeled", str(labeled), "--seed", str(seed)]
+                arguments += ["--objective", "labels-only", "--val-fraction", "0.25", "--time", f"{suite.seconds * share:g}s"]
+                m, spent = _ssld_fit(arguments, cache, data)
+                row = key | {"val_accuracy": m["val_accuracy"], "fit_seconds": round(spent, 1), "commit": m["commit"]}
+                _append(LENGTHS, row)
+            rows.append(row)
+    return float(pd.DataFrame(rows).groupby("share")["val_accuracy"].mean().idxmax())
+
+
+def fit_baseline(
+    dataset: str, labeled: int, method: str, seed: int, suite: Suite, cache: Path, data: list[str]
+) -> dict[str, Any]:
+    """One method of another package."""
+    from sklearn.metrics import log_loss
+
+    from ssl_diffusion.evaluation import expected_calibration_error
+    from ssl_diffusion.pool import choose_labeled
+    from ssl_diffusion.provenance import source_commit
+
+    function, reads = BASELINES[method]
+    pool, x, pretraining = _inputs(dataset, reads, suite.recipe, cache, tuple(data))
+    train, test = pool.train, pool.test[pool.has_label[pool.test]]
+    y = np.full(len(train), -1)
+    chosen = np.searchsorted(train, pool.positions(choose_labeled(pool, labeled, seed=seed).train))
+    y[chosen] = pool.labels[train[chosen]]
+    began = time.perf_counter()
+    p = function(x[train], y, x[test], len(pool.classes), seed)
+    seconds = time.perf_counter() - began
+    truth = pool.labels[test]
+    return {
+        "test_accuracy": float((p.argmax(axis=1) == truth).mean()),
+        "test_nll": float(log_loss(truth, np.clip(p, 1e-12, 1), labels=range(len(pool.classes)))),
+        "test_ece": expected_calibration_error(p.max(axis=1), p.argmax(axis=1) == truth),
+        "fit_seconds": round(seconds, 1),
+        "pretrain_seconds": pretraining,
+        "steps": 0,
+        "commit": source_commit(),
+        "command": f"python benchmarks/label_efficiency.py --dataset {dataset} --methods '{method}'",
+    }
+
+
+@lru_cache(maxsize=4)
+def _inputs(dataset: str, reads: str, recipe: str, cache: Path, data: tuple[str, ...]) -> tuple[Any, Any, float]:
+    """The pool, what a method reads of all its images, and the seconds of pretraining behind that."""
+    from ssl_diffusion.cache import DenoiserCache
+    from ssl_diffusion.evaluation import represent
+    from ssl_diffusion.fitting import FitOptions, fit_model
+    from ssl_diffusion.recipe import load_recipe
+    from ssl_diffusion.sources import load_pool
+
+    settings = load_recipe(recipe).with_setting("training.objective", "denoise-only")
+    if data:
+        settings = settings.with_setting("data.path", data[1]).with_setting("data.dataset", "")
+    pool = load_pool(settings.data)
+    if reads == "representation":
+        fitted = fit_model(settings, pool, None, options=FitOptions(cache=DenoiserCache(cache)))
+        z = represent(fitted.model(), pool.images, precision="fp32")
+        return pool, components(z), float((fitted.pretraining or {})["seconds"])
+    pixels = pool.images.reshape(len(pool), -1).astype(np.float32) / 255
+    return pool, pixels if reads == "pixels" else components(pixels), 0.0
+
+
+def cells(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Keys of the rows that were asked for, cheap methods first."""
+    for dataset in arguments.dataset or SUITES:
+        suite = SUITES[dataset]
+        for method in sorted(arguments.methods or suite.methods, key=lambda m: (m in OURS, suite.methods.index(m))):
+            for labeled in arguments.labeled or suite.budgets:
+                for seed in range(suite.seeds):
+                    yield dict(zip(KEYS, (dataset, labeled, method, seed), strict=True))
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean and deviation over seeds, one row a method and one column a budget, for each data set."""
+    rows = []
+    for dataset, suite in SUITES.items():
+        for method in suite.methods:
+            part = frame[(frame["dataset"] == dataset) & (frame["method"] == method)]
+            if part.empty:
+                continue
+            row: dict[str, Any] = {"data": dataset, "method": method}
+            for n, group in part.groupby("n_labeled"):
+                a = 100 * group["test_accuracy"]
+                row[f"{n}"] = f"{a.mean():.2f} ± {a.std(ddof=1):.2f} ({len(a)})"
+            row |= {"NLL": f"{part['test_nll'].mean():.3f}", "ECE": f"{part['test_ece'].mean():.3f}"}
+            row["fit, s"] = f"{part['fit_seconds'].median():.0f}"
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _find(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    frame = pd.read_csv(path)
+    found = frame[(frame[list(key)] == pd.Series(key)).all(axis=1)]
+    return None if found.empty else found.iloc[0].to_dict()
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to a file that several processes may be adding to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        pd.DataFrame([row]).to_csv(file, index=False, header=os.fstat(file.fileno()).st_size == 0)
+
+
+def picture(frame: pd.DataFrame, path: Path) -> None:
+    """Accuracy against labels with the deviation over seeds, one panel a data set with more than one budget."""
+    from matplotlib.figure import Figure
+
+    shown = [d for d in SUITES if frame.loc[frame["dataset"] == d, "n_labeled"].nunique() > 1]
+    figure = Figure(figsize=(5.2 * len(shown), 4.4), layout="constrained")
+    for axes, dataset in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
+        part = frame[frame["dataset"] == dataset]
+        for method in SUITES[dataset].methods:
+            groups = part[part["method"] == method].groupby("n_labeled")["test_accuracy"]
+            if not len(groups):
+                continue
+            mean, deviation = 100 * groups.mean(), 100 * groups.std(ddof=1).fillna(0)
+            style = STYLES.get(method, {"color": "0.6", "linewidth": 1, "linestyle": ":"})
+            axes.errorbar(mean.index, mean, yerr=deviation, capsize=2, marker="o", markersize=3.5, label=method, **style)
+        axes.set(xscale="log", title=dataset, xlabel="labels", ylabel="test accuracy, %")
+        ticks = sorted(part["n_labeled"].unique())
+        axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        axes.minorticks_off()
+        axes.grid(axis="y", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", nargs="+", choices=SUITES)
+    parser.add_argument("--methods", nargs="+", choices=ALL)
+    parser.add_argument("--labeled", type=int, nargs="+")
+    parser.add_argument("--shard", default="1/1", help="i/n: every n-th of the missing rows, from the i-th on")
+    parser.add_argument("--cache-dir", type=Path, help="of denoisers. Default: that of ssld")
+    parser.add_argument("--cifar", help="folder with train/ and test/ of CIFAR-10 as image files")
+    parser.add_argument("--table", action="store_true", help="only make the table and the picture of the rows that are there")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        run(arguments)
+    frame = pd.read_csv(CSV)
+    table = summary(frame)
+    text = "\n\n".join(
+        f"#### {dataset}\n\n{markdown_table(part.drop(columns='data').dropna(axis=1, how='all').to_dict('records'))}"
+        for dataset, part in table.groupby("data", sort=False)
+    )
+    (RESULTS / "label_efficiency.md").write_text(text + "\n", encoding="utf-8")
+    picture(frame, RESULTS / "label_efficiency.png")
+    print(text)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Fill in the rows that are missing."""
+    from ssl_diffusion.datasets import default_cache_dir
+
+    index, count = map(int, arguments.shard.split("/"))
+    cache = arguments.cache_dir or default_cache_dir()
+    for number, key in enumerate(list(cells(arguments))):
+        if number % count != index - 1 or _find(CSV, key) is not None:
+            continue
+        data = ["--data", arguments.cifar] if key["dataset"] == "cifar10" and arguments.cifar else []
+        fit = fit_ours if key["method"] in OURS else fit_baseline
+        row = key | fit(*key.values(), SUITES[key["dataset"]], cache, data)
+        _append(CSV, row)
+        print(f"{key} {row['test_accuracy']:.4f} {row['fit_seconds']:.0f} s", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
