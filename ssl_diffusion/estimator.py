@@ -48,6 +48,7 @@ _seeding = threading.Lock()
 # The recipe settings behind each parameter; a parameter that is None leaves them as the recipe has them.
 _SETTINGS: dict[str, tuple[str, ...]] = {
     "objective": ("training.objective",),
+    "consistency": ("training.consistency",),
     "max_steps": ("training.steps",),
     "pretrain_steps": ("pretraining.steps",),
     "batch_size": ("training.batch_size", "pretraining.batch_size"),
@@ -76,8 +77,11 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
     Args:
         recipe: name of a packaged recipe, path of a TOML file, or a :class:`~ssl_diffusion.recipe.Recipe`. Its sections
             `data` and `labels` are not used.
-        objective: "joint" (denoise all images, classify the labeled ones) or "labels-only" (the same classifier without
-            the images that have no label, as a baseline).
+        objective: "joint" (denoise all images, classify the labeled ones), "probe" (logistic regression on the
+            representation of the pretrained denoiser: seconds, once that is in the cache) or "labels-only" (the same
+            classifier without the images that have no label, as a baseline).
+        consistency: "match" adds pseudo-labels on the images without label to "joint" (:mod:`ssl_diffusion.consistency`);
+            "none". None: the recipe's.
         max_steps: optimiser steps after pretraining, 0 or more. None: the recipe's.
         pretrain_steps: steps of the pretraining on all images, without labels; 0 leaves it out. None: the recipe's.
         batch_size: images of the denoising loss in a step, 1 or more, in both phases. None: the recipe's.
@@ -122,6 +126,7 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         *,
         recipe: str | Path | Recipe = "images",
         objective: str = "joint",
+        consistency: str | None = None,
         max_steps: int | None = None,
         pretrain_steps: int | None = None,
         batch_size: int | None = None,
@@ -142,6 +147,7 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
     ) -> None:
         self.recipe = recipe
         self.objective = objective
+        self.consistency = consistency
         self.max_steps = max_steps
         self.pretrain_steps = pretrain_steps
         self.batch_size = batch_size
@@ -276,7 +282,7 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
                 raise ValueError(f"settings: {key!r} cannot be set here, images and labels are the X and y of fit")
             recipe = recipe.with_setting(str(key), value, "settings")
         if recipe.training.objective == "denoise-only":
-            raise ValueError("objective must be 'joint' or 'labels-only' for a classifier, not 'denoise-only'")
+            raise ValueError("objective must be 'joint', 'probe' or 'labels-only' for a classifier, not 'denoise-only'")
         return recipe.checked("settings"), kind
 
     def _read(self, X: ArrayLike) -> NDArray[np.uint8]:
