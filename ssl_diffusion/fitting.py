@@ -182,7 +182,7 @@ def fit_run(
             allow_missing_classes=labels.allow_missing_classes,
         )
         recipe = replace(recipe, labels=replace(labels, budget=len(labeled)))
-    name = default_run_name(pool.name, len(labeled) if labeled else 0, objective, recipe.training.seed)
+    name = default_run_name(pool.name, len(labeled) if labeled else 0, recipe.training)
     folder = RunFolder(out if out is not None else Path("runs") / name)
     folder.check_free(overwrite)
     recipe = _resolve(recipe, pool)

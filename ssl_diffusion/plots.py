@@ -18,11 +18,15 @@ _BLUE, _ORANGE, _GRAY = "#2a6f97", "#d1603d", "#8a8f98"
 
 
 def history_figure(history: pd.DataFrame) -> Figure:
-    """Losses and labeled accuracy against images seen, one panel each, pretraining (if any) in gray."""
+    """Losses and labeled accuracy against images seen, one panel each, pretraining (if any) in gray.
+
+    With a consistency term a last panel shows which share of the pseudo-labels was kept and, if known, was right.
+    """
     panels = [
         ("denoising_loss", "denoising loss (all images)", True),
         ("classification_loss", "classification loss (labeled)", False),
         ("labeled_accuracy", "accuracy on labeled batches", False),
+        ("mask_rate", "pseudo-labels", False),
     ]
     panels = [p for p in panels if p[0] in history and history[p[0]].notna().any()]
     figure = Figure(figsize=(4.2 * max(1, len(panels)), 3.2), layout="constrained")
@@ -33,7 +37,10 @@ def history_figure(history: pd.DataFrame) -> Figure:
         seen = (rows["images_seen"] + offset) / 1000
         for axis, (column, _, _) in zip(axes, panels, strict=False):
             if rows[column].notna().any():
-                axis.plot(seen, rows[column], color=color, linewidth=1.6, label=str(phase))
+                label = "kept" if column == "mask_rate" else str(phase)
+                axis.plot(seen, rows[column], color=color, linewidth=1.6, label=label)
+            if column == "mask_rate" and "pseudo_label_accuracy" in rows and rows["pseudo_label_accuracy"].notna().any():
+                axis.plot(seen, rows["pseudo_label_accuracy"], color=_ORANGE, linewidth=1.6, label="of these right")
         offset += rows["images_seen"].max()
     for axis, (_, title, logarithmic) in zip(axes, panels, strict=False):
         axis.set_title(title, fontsize=10, loc="left")

@@ -13,7 +13,6 @@ history.png  confusion.png  reconstructions.png  log.txt
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from ssl_diffusion.evaluation import predict_logits, probabilities, represent
 from ssl_diffusion.joint import JointConfig, JointDiffusion
 from ssl_diffusion.pool import LabeledSet, Pool
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.recipe import Recipe, load_recipe
+from ssl_diffusion.recipe import Recipe, TrainingSettings, load_recipe
 
 __all__ = ["Run", "RunFolder", "default_run_name", "load_metrics", "load_run", "model_metadata"]
 
@@ -226,10 +225,12 @@ def load_metrics(path: Path) -> dict[str, Any]:
     return values
 
 
-def default_run_name(pool_name: str, n_labeled: int, objective: str, seed: int) -> str:
-    """For instance "fashion-mnist-4000-s0"; objectives other than "joint" are part of the name."""
-    parts: Sequence[str] = [pool_name, *([str(n_labeled)] if n_labeled else []), *([objective] if objective != "joint" else [])]
-    return "-".join([*parts, f"s{seed}"])
+def default_run_name(pool_name: str, n_labeled: int, training: TrainingSettings) -> str:
+    """For instance "fashion-mnist-4000-s0"; what differs from plain joint training is part of the name."""
+    parts = [pool_name, *([str(n_labeled)] if n_labeled else [])]
+    parts += [training.objective] if training.objective != "joint" else []
+    parts += [training.consistency] if training.consistency != "none" else []
+    return "-".join([*parts, f"s{training.seed}"])
 
 
 def _digest(labeled: LabeledSet | None) -> str | None:

@@ -55,13 +55,22 @@ def test_history_of_a_joint_run(tmp_path: Path) -> None:
     [
         ({"training": ["classification_loss", "labeled_accuracy"]}, ["classification", "accuracy"]),
         ({"pretraining": ["denoising_loss"]}, ["denoising"]),
+        ({"training": ["classification_loss", "mask_rate"]}, ["classification", "pseudo-labels"]),
     ],
-    ids=["labels-only", "denoise-only"],
+    ids=["labels-only", "denoise-only", "truth unknown"],
 )
 def test_history_shows_only_what_was_trained(tmp_path: Path, phases: dict[str, list[str]], panels: list[str]) -> None:
     figure = history_figure(history(phases))
     assert [axis.get_title(loc="left").split(" ")[0] for axis in figure.axes] == panels
     assert [len(axis.lines) for axis in figure.axes] == [1] * len(panels)
+    write(figure, tmp_path / "history.png")
+
+
+def test_history_tells_pseudo_labels_that_were_kept_from_those_that_were_right(tmp_path: Path) -> None:
+    frame = history({"training": ["classification_loss", "mask_rate", "pseudo_label_accuracy"]})
+    figure = history_figure(frame)
+    panel = figure.axes[-1]
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["kept", "of these right"]
     write(figure, tmp_path / "history.png")
 
 

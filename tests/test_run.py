@@ -13,7 +13,7 @@ from ssl_diffusion.errors import CheckpointError, DataError, Interrupted, RunErr
 from ssl_diffusion.fitting import FitOptions, fit_run, resume_run
 from ssl_diffusion.pool import LabeledSet, Pool, choose_labeled
 from ssl_diffusion.progress import ProgressUpdate
-from ssl_diffusion.recipe import Recipe
+from ssl_diffusion.recipe import Recipe, TrainingSettings
 from ssl_diffusion.run import RunFolder, default_run_name, load_metrics, load_run
 
 
@@ -43,9 +43,10 @@ def create(folder: RunFolder, recipe: Recipe, pool: Pool, seed: int = 0) -> Labe
 
 
 def test_names_of_runs() -> None:
-    assert default_run_name("fashion-mnist", 4000, "joint", 0) == "fashion-mnist-4000-s0"
-    assert default_run_name("digits", 40, "labels-only", 3) == "digits-40-labels-only-s3"
-    assert default_run_name("digits", 0, "denoise-only", 1) == "digits-denoise-only-s1"
+    assert default_run_name("fashion-mnist", 4000, TrainingSettings()) == "fashion-mnist-4000-s0"
+    assert default_run_name("digits", 40, TrainingSettings(objective="labels-only", seed=3)) == "digits-40-labels-only-s3"
+    assert default_run_name("digits", 0, TrainingSettings(objective="denoise-only", seed=1)) == "digits-denoise-only-s1"
+    assert default_run_name("digits", 40, TrainingSettings(consistency="match")) == "digits-40-match-s0"
 
 
 def test_created_folder_gives_back_what_went_in(tmp_path: Path, tiny_recipe: Recipe, small_pool: Pool) -> None:
