@@ -257,7 +257,7 @@ class LeverTrainer:
         self.parameters = list(self.model.parameters())
         self.optimizer: torch.optim.Optimizer
         if lever.fused_adamw:
-            self.optimizer = make_optimizer(self.model, job.settings, torch.device("cpu"), pretrained=False)
+            self.optimizer = make_optimizer(self.model, job.settings, torch.device("cpu"))
         else:
             self.optimizer = torch.optim.AdamW(self.parameters, lr=_LEARNING_RATE)
         self.averages = [p.detach().clone() for p in self.parameters]

@@ -129,6 +129,8 @@ class TrainingSettings(PhaseSettings):
         labeled_batch_size:    labeled images in one step, over all ranks
         classification_weight: lambda, weight of the classification loss
         encoder_lr:            learning rate of a pretrained encoder and decoder relative to the head's
+        encoder_lr_labels:     number of labels from which on `encoder_lr` holds; with fewer it is lower in proportion, as
+                               few labels are learned by heart before they have taught the encoder anything
         label_smoothing:       share of the target spread over all classes
         head_noise:            half of the labeled images get noise up to this level, so that the head serves guidance too
         head_start:            "probe" starts a linear head of a pretrained model from logistic regression on its frozen
@@ -143,6 +145,7 @@ class TrainingSettings(PhaseSettings):
     labeled_batch_size: int = 64
     classification_weight: float = 1.0
     encoder_lr: float = 1.0
+    encoder_lr_labels: int = 0
     label_smoothing: float = 0.0
     head_noise: float = 0.3
     head_start: str = "zero"
@@ -243,6 +246,7 @@ class Recipe:
             ("training.consistency_threshold", t.consistency_threshold, 0, 1),
             ("training.classification_weight", t.classification_weight, 0, 1e6),
             ("training.encoder_lr", t.encoder_lr, 0, 1e6),
+            ("training.encoder_lr_labels", t.encoder_lr_labels, 0, inf),
             ("training.label_smoothing", t.label_smoothing, 0, 0.99),
             ("training.head_noise", t.head_noise, 0, 80),
             ("labels.budget", self.labels.budget, -1, inf),

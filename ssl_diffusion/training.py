@@ -153,7 +153,7 @@ def _run(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | 
         consistency=match,
         teacher=averaged,
     )
-    module, optimizer = fabric.setup(objective, make_optimizer(model, s, device, pretrained=job.initial is not None))
+    module, optimizer = fabric.setup(objective, make_optimizer(model, s, device, _encoder_scale(job)))
     parameters: list[Tensor] = list(model.parameters())
     ema = [p.detach() for p in averaged.parameters()]
     state = _State(model, ema, optimizer, match, job)
@@ -316,16 +316,26 @@ def make_consistency(job: Job) -> Match | None:
     return Match(k, shares, s.consistency_threshold)
 
 
-def make_optimizer(model: JointDiffusion, s: PhaseSettings, device: torch.device, pretrained: bool) -> torch.optim.Optimizer:
-    """AdamW; a pretrained encoder and decoder at `encoder_lr` of the head's learning rate; weight decay on matrices only."""
+def make_optimizer(
+    model: JointDiffusion, s: PhaseSettings, device: torch.device, encoder_scale: float = 1.0
+) -> torch.optim.Optimizer:
+    """AdamW; encoder and decoder at `encoder_scale` of the head's learning rate; weight decay on matrices only."""
     groups = []
     for part, parameters in model.parameter_groups().items():
-        scale = getattr(s, "encoder_lr", 1.0) if pretrained and part != "head" else 1.0
+        scale = encoder_scale if part != "head" else 1.0
         trained = [p for p in parameters if p.requires_grad]
         groups.append({"params": [p for p in trained if p.ndim > 1], "weight_decay": s.weight_decay, "scale": scale})
         groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "scale": scale})
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=s.learning_rate, fused=device.type in ("cpu", "cuda"))
+
+
+def _encoder_scale(job: Job) -> float:
+    """Learning rate of encoder and decoder relative to the head's: lower for pretrained ones, the more so with few labels."""
+    s = job.settings
+    if job.initial is None or not isinstance(s, TrainingSettings):
+        return 1.0
+    return s.encoder_lr * min(1.0, len(job.data.labeled) / max(1, s.encoder_lr_labels))
 
 
 def _schedule(step: int, s: PhaseSettings) -> float:

@@ -97,6 +97,23 @@ def crash() -> None:
 # ---- learning
 
 
+@pytest.mark.parametrize(("reference", "share"), [(0, 0.5), (6, 0.5), (12, 0.25)])
+def test_a_pretrained_encoder_learns_more_slowly_than_the_head_and_the_more_so_with_few_labels(
+    reference: int, share: float
+) -> None:
+    """The first step of AdamW moves every weight with a gradient by the learning rate. Six images are labeled."""
+    rate = {"steps": 1, "batch_size": 4, "labeled_batch_size": 4, "learning_rate": 1e-3, "warmup": 0.0}
+    settings = TrainingSettings(**rate, encoder_lr=0.5, encoder_lr_labels=reference)  # type: ignore[arg-type]
+    job = make_job(settings)
+    fresh = {n: t for n, t in build_model(job.config, seed=5).state_dict().items() if not n.startswith("head.")}
+    for initial, expected in ((fresh, share), (None, 1.0)):
+        start = build_model(job.config, settings.seed, initial).state_dict()
+        end = train(replace(job, initial=initial)).raw
+        moved = {name: float((end[name] - start[name]).abs().max()) for name in end}
+        assert moved["unet.out.2.bias"] == pytest.approx(1e-3 * expected, rel=0.02)
+        assert moved["head.4.bias"] == pytest.approx(1e-3, rel=0.02)
+
+
 def test_both_losses_fall_and_labels_are_learned(tiny_recipe: Recipe, digits_pool: Pool, labeled: LabeledSet) -> None:
     recipe = tiny_recipe.with_overrides(
         [
