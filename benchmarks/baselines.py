@@ -7,9 +7,11 @@ of the pretrained denoiser. All are graph methods or wrappers that use every unl
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
@@ -57,15 +59,28 @@ def self_training(train: Array, y: Labels, test: Array, n_classes: int, seed: in
     return np.asarray(scores / scores.sum(axis=1, keepdims=True))
 
 
+def _connected_graph(x: Array, neighbors: int = 10) -> Any:
+    """Weights of the kNN graph with the fewest neighbours, at least 10, that is connected: without that Poisson learning
+    has no solution, and its solver goes astray."""
+    import graphlearning as gl
+
+    search = NearestNeighbors(n_jobs=1).fit(x)
+    while True:
+        distances, indices = search.kneighbors(x, neighbors)
+        weights = gl.weightmatrix.knn(None, neighbors, knn_data=(indices, distances))
+        if connected_components(weights)[0] == 1 or neighbors > 100:
+            return weights
+        neighbors += 5
+
+
 def _graph_learning(name: str) -> Callable[..., Array]:
     def run(train: Array, y: Labels, test: Array, n_classes: int, seed: int) -> Array:
         import graphlearning as gl
 
         x = np.concatenate([train, test])
-        distances, neighbours = NearestNeighbors(n_neighbors=10, n_jobs=1).fit(x).kneighbors(x)
-        weights = gl.weightmatrix.knn(None, 10, knn_data=(neighbours, distances))
+        weights = _connected_graph(x)
         labeled = np.flatnonzero(y >= 0)
-        model = gl.ssl.poisson(weights) if name == "poisson" else gl.ssl.laplace(weights)
+        model = gl.ssl.poisson(weights, solver="gradient_descent") if name == "poisson" else gl.ssl.laplace(weights)
         scores = np.asarray(model.fit(labeled, y[labeled]))[len(train) :]
         scores = scores - scores.min(axis=1, keepdims=True)  # Poisson's are no probabilities and may be negative
         scores = np.maximum(scores, 1e-12)

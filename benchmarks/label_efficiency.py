@@ -69,8 +69,8 @@ STYLES: dict[str, dict[str, Any]] = {
 N_CLASSES = 10
 ALL = (*OURS, *BASELINES)
 SUITES = {
-    "digits": Suite((10, 20, 40, 100), 10, "digits", 30, ALL),
-    "fashion-mnist": Suite((100, 400, 1000, 4000), 3, "fashion-mnist-thorough", 300, ALL),
+    "digits": Suite((10, 20, 40, 100), 10, "digits", 45, ALL),
+    "fashion-mnist": Suite((100, 400, 1000, 4000), 3, "fashion-mnist-thorough", 240, ALL),
     "cifar10": Suite((4000,), 2, "cifar10-thorough", 1200, ("labels-only", "joint", "joint + match", "probe")),
 }
 
