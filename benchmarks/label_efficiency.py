@@ -39,13 +39,18 @@ KEYS = ["dataset", "n_labeled", "method", "seed"]
 
 @dataclass(frozen=True)
 class Suite:
-    """Budgets and seeds of a data set, the recipe, and the seconds that a fit may take on one core."""
+    """Budgets and seeds of a data set, the recipe, and the seconds that a fit may take on one core.
+
+    `fresh` are settings for methods that start from fresh weights, which want a higher learning rate than fine-tuning, and
+    strong views of the labeled images for labels-only (FixMatch has weak ones, as published).
+    """
 
     budgets: tuple[int, ...]
     seeds: int
     recipe: str
     seconds: float
     methods: tuple[str, ...]
+    fresh: tuple[str, ...] = ()
 
 
 # name: arguments of `ssld fit`
@@ -56,7 +61,8 @@ OURS: dict[str, list[str]] = {
     "probe": ["--objective", "probe"],
     "FixMatch": [
         *("--objective", "labels-only", "--consistency", "match", "--set", "training.consistency_threshold=0.95"),
-        *("--set", "training.consistency_alignment=false"),
+        *("--set", "training.consistency_alignment=false", "--set", "augmentation.labeled=weak"),
+        *("--set", "training.labeled_batch_size=16", "--set", "training.unlabeled_batch_size=112"),  # 1 : 7, as published
     ],
 }
 STYLES: dict[str, dict[str, Any]] = {
@@ -68,10 +74,11 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 N_CLASSES = 10
 ALL = (*OURS, *BASELINES)
+FRESH = ("training.learning_rate=1e-3", "training.labeled_batch_size=128", "augmentation.labeled=strong")
 SUITES = {
     "digits": Suite((10, 20, 40, 100), 10, "digits", 45, ALL),
-    "fashion-mnist": Suite((100, 400, 1000, 4000), 3, "fashion-mnist-thorough", 240, ALL),
-    "cifar10": Suite((4000,), 2, "cifar10-thorough", 1200, ("labels-only", "joint", "joint + match", "probe")),
+    "fashion-mnist": Suite((100, 400, 1000, 4000), 3, "fashion-mnist-thorough", 240, ALL, FRESH),
+    "cifar10": Suite((4000,), 2, "cifar10-thorough", 1200, ("labels-only", "joint", "joint + match", "probe"), FRESH),
 }
 
 
@@ -80,7 +87,8 @@ def fit_ours(dataset: str, labeled: int, method: str, seed: int, suite: Suite, c
     seconds = suite.seconds
     if method == "labels-only":
         seconds *= _best_length(dataset, labeled, suite, cache, data)
-    arguments = ["--recipe", suite.recipe, "--labeled", str(labeled), "--seed", str(seed), *OURS[method]]
+    arguments = ["--recipe", suite.recipe, "--labeled", str(labeled), "--seed", str(seed)]
+    arguments += [*_fresh(suite, method), *OURS[method]]
     if method != "probe":
         arguments += ["--time", f"{seconds:g}s"]
     m, spent = _ssld_fit(arguments, cache, data)
@@ -95,6 +103,10 @@ def fit_ours(dataset: str, labeled: int, method: str, seed: int, suite: Suite, c
         "commit": m["commit"],
         "command": "ssld fit " + " ".join(arguments),
     }
+
+
+def _fresh(suite: Suite, method: str) -> list[str]:
+    return [word for setting in suite.fresh for word in ("--set", setting)] if method in ("labels-only", "FixMatch") else []
 
 
 def _ssld_fit(arguments: list[str], cache: Path, data: list[str]) -> tuple[dict[str, Any], float]:
@@ -129,7 +141,8 @@ def _best_length(dataset: str, labeled: int, suite: Suite, cache: Path, data: li
             row = _find(LENGTHS, key)
             if row is None:
                 arguments = ["--recipe", suite.recipe, "--labeled", str(labeled), "--seed", str(seed)]
-                arguments += ["--objective", "labels-only", "--val-fraction", "0.25", "--time", f"{suite.seconds * share:g}s"]
+                arguments += [*_fresh(suite, "labels-only"), *OURS["labels-only"], "--val-fraction", "0.25"]
+                arguments += ["--time", f"{suite.seconds * share:g}s"]
                 m, spent = _ssld_fit(arguments, cache, data)
                 row = key | {"val_accuracy": m["val_accuracy"], "fit_seconds": round(spent, 1), "commit": m["commit"]}
                 _append(LENGTHS, row)

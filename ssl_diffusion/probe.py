@@ -8,11 +8,13 @@ images of the pool, labeled or not, and the solution is folded into the weights 
     \mathrm{logits} = W \frac{z - \mu}{s} + b = (W / s) \, z + (b - W \mu / s)
 
 so that a probe is a joint model like any other. By the representer theorem the solution lies in the span of the labeled
-samples; where they are fewer than the features, the problem is solved in coordinates of that span, which is exact.
+samples; up to a thousand of them, if they are fewer than the features, the problem is solved in coordinates of that span,
+which is exact and much smaller.
 """
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,7 @@ PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 WITHOUT_VALIDATION = 30.0
 _FOLDS = 5
 _LARGEST_FOR_VALIDATION = 1000
+_LARGEST_SPAN = 1000  # from here on finding a basis takes longer than it saves
 
 
 @dataclass(frozen=True)
@@ -71,38 +74,40 @@ def fit_probe(
     mean, scale = reference.mean(axis=0, dtype=np.float64), reference.std(axis=0, dtype=np.float64)
     # A feature that hardly varies must not be blown up by its own deviation.
     scale = np.maximum(scale, 1e-2 * max(float(np.median(scale)), 1e-12)) * np.sqrt(z.shape[1])
-    x = (z - mean) / scale
-    x, basis = _span(x)
-    targets = labels.T if labels.ndim == 2 else labels[None]
+    x = ((z - mean) / scale).astype(np.float32)
     if inverse_penalty is None:
         inverse_penalty = _choose_penalty(x, labels.argmax(axis=1) if labels.ndim == 2 else labels, seed)
+    basis = None
+    if len(x) <= min(_LARGEST_SPAN, x.shape[1] - 1):
+        x, basis = _span(x)
+    targets = labels.T if labels.ndim == 2 else labels[None]
     parts = [_solve(x, y, inverse_penalty, 2 if labels.ndim == 2 else n_classes) for y in targets]
     if labels.ndim == 2:
         # The two logits of "no" and "yes" differ by the log-odds, which is what a sigmoid wants.
         coefficients, intercepts = (np.stack([p[i][1] - p[i][0] for p in parts]) for i in (0, 1))
     else:
         coefficients, intercepts = parts[0]
-    weight = coefficients @ basis / scale
+    weight = (coefficients if basis is None else coefficients @ basis) / scale
     return LinearProbe(weight.astype(np.float32), (intercepts - weight @ mean).astype(np.float32), inverse_penalty)
 
 
-def _span(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _span(x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Coordinates of samples in an orthonormal basis of their span, (n, r), and the basis, (r, F)."""
-    if x.shape[0] >= x.shape[1]:
-        return x, np.eye(x.shape[1])
+    x = x.astype(np.float64)
     values, vectors = np.linalg.eigh(x @ x.T)
     kept = values > values[-1] * 1e-10
     lengths = np.sqrt(values[kept])
     return vectors[:, kept] * lengths, (vectors[:, kept] / lengths).T @ x
 
 
-def _choose_penalty(x: NDArray[np.float64], y: NDArray[np.int64], seed: int) -> float:
+def _choose_penalty(x: NDArray[np.float32], y: NDArray[np.int64], seed: int) -> float:
     chosen = np.random.default_rng(seed).permutation(len(y))[:_LARGEST_FOR_VALIDATION]
     x, y = x[chosen], y[chosen]
     counts = np.unique(y, return_counts=True)[1]
     folds = min(_FOLDS, int(counts.min()))
     if folds < 2 or len(counts) < 2:
         return WITHOUT_VALIDATION
+    coordinates = _span(x)[0] if len(x) < x.shape[1] else x
     search = GridSearchCV(
         LogisticRegression(max_iter=300, tol=1e-3),
         {"C": PENALTIES},
@@ -112,11 +117,11 @@ def _choose_penalty(x: NDArray[np.float64], y: NDArray[np.int64], seed: int) -> 
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of the weakest penalties, which then lose
-        search.fit(x, y)
+        search.fit(coordinates, y)
     return float(search.best_params_["C"])
 
 
-def _solve(x: NDArray[np.float64], y: NDArray[np.int64], c: float, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _solve(x: NDArray[Any], y: NDArray[np.int64], c: float, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Coefficients (K, r) and intercepts (K,) of logistic regression, also for classes that do not occur."""
     present = np.unique(y)
     coefficients, intercepts = np.zeros((k, x.shape[1])), np.zeros(k)

@@ -31,8 +31,12 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(e / e.sum(axis=1, keepdims=True))
 
 
-@pytest.mark.parametrize(("n", "features"), [(60, 8), (30, 400)])
-def test_it_is_penalised_logistic_regression_on_standardised_features(n: int, features: int) -> None:
+@pytest.mark.parametrize(("n", "features", "largest"), [(60, 8, 1000), (30, 400, 1000), (30, 400, 10)])
+def test_it_is_penalised_logistic_regression_on_standardised_features(
+    n: int, features: int, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more samples than features, in coordinates of the samples' span, and with too many samples for that."""
+    monkeypatch.setattr("ssl_diffusion.probe._LARGEST_SPAN", largest)
     z, y = blobs(n, features)
     probe = fit_probe(z, y, z, 3, inverse_penalty=5.0)
     x = (z - z.mean(axis=0)) / z.std(axis=0) / np.sqrt(features)
