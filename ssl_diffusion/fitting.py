@@ -349,7 +349,9 @@ def _check(recipe: Recipe) -> None:
     if t.objective in ("denoise-only", "probe") and t.consistency != "none":
         raise RecipeError(f"consistency {t.consistency!r} needs training steps, which the objective {t.objective} has none of")
     if t.head_start == "probe" and recipe.model.head_width:
-        raise RecipeError("training.head_start = 'probe' needs a linear head: set model.head_width to 0")
+        raise RecipeError(
+            "training.head_start = 'probe' needs a linear head: set model.head_width to 0, or head_start to 'zero'"
+        )
     resolve_accelerator(recipe.compute.accelerator)
     for settings in (recipe.pretraining, recipe.training):
         check_divisible(settings, recipe.compute.devices)

@@ -300,7 +300,7 @@ def test_cache_is_shared_by_fits(colour, tmp_path):
     [
         ({}, "digits", "weak", "auto"),
         ({"image_shape": "row"}, "none", "strong", "auto"),
-        ({"recipe": "fashion-mnist"}, "fashion", "strong", "auto"),
+        ({"recipe": "fashion-mnist"}, "fashion", "weak", "auto"),
         ({"recipe": load_recipe("digits")}, "digits", "strong", "auto"),
         ({"augmentation": "photo", "flip": False}, "photo", "strong", "off"),
         ({"settings": {"augmentation.labeled": "none", "augmentation.policy": "fashion"}}, "fashion", "none", "auto"),

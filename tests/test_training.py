@@ -290,7 +290,8 @@ def test_cache_is_shared_by_labels_seeds_and_heads_and_by_nothing_else(
     options = FitOptions(cache=DenoiserCache(tmp_path))
 
     def cached(pool: Pool, *overrides: str, labels: LabeledSet = labeled) -> bool:
-        fitted = fit_model(tiny_recipe.with_overrides(["training.steps=1", *overrides]), pool, labels, options=options)
+        recipe = tiny_recipe.with_overrides(["training.steps=1", "training.head_start=zero", *overrides])
+        fitted = fit_model(recipe, pool, labels, options=options)
         assert fitted.pretraining is not None
         return bool(fitted.pretraining["cached"])
 
@@ -299,6 +300,7 @@ def test_cache_is_shared_by_labels_seeds_and_heads_and_by_nothing_else(
         "training.seed=3",
         "training.learning_rate=1e-4",
         "model.head_width=5",
+        "training.head_start=probe",
         "model.head_dropout=0.5",
         "model.pool_grids=1",
         "model.pool_maps=blocks",
