@@ -40,21 +40,25 @@ class Match(nn.Module):
         shares: class shares to align the predictions to, (K,), summing to one; None leaves them as they are.
         n_classes: K.
         threshold: fixed threshold in (0, 1], as in FixMatch; 0 adapts it.
-        momentum: of the moving averages, per step.
+        momentum: of the moving averages, per step, once they have as many steps behind them; until then they are means over
+            all steps, so that a model that starts confident is met with a threshold to match from its first step on.
     """
 
     confidence: Tensor
     marginal: Tensor
+    steps: Tensor
 
     def __init__(self, n_classes: int, shares: Tensor | None = None, threshold: float = 0.0, momentum: float = 0.99) -> None:
         super().__init__()
         self.shares, self.threshold, self.momentum = shares, threshold, momentum
         self.register_buffer("confidence", torch.tensor(1 / n_classes))
         self.register_buffer("marginal", torch.full((n_classes,), 1 / n_classes))
+        self.register_buffer("steps", torch.tensor(0))
 
     def forward(self, weak: Tensor, strong: Tensor) -> MatchResult:
         """Loss of strong views' logits under the pseudo-labels of the weak views' logits, both (B, K)."""
         q = weak.detach().float().softmax(dim=1)
+        self.steps += 1
         self._follow("marginal", q.mean(dim=0))
         if self.shares is not None:
             q = q * (self.shares.to(q) / self.marginal.clamp(min=1e-6))
@@ -76,4 +80,4 @@ class Match(nn.Module):
             now = now.clone()
             torch.distributed.all_reduce(now)
             now = now / torch.distributed.get_world_size()
-        getattr(self, name).lerp_(now, 1 - self.momentum)
+        getattr(self, name).lerp_(now, max(1 - self.momentum, 1 / float(self.steps)))

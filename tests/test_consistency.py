@@ -56,6 +56,13 @@ def test_the_threshold_rises_with_confidence_and_is_lower_for_a_class_that_is_pr
     assert not match(unsure, torch.zeros(4, 2)).confident.any()
 
 
+def test_the_first_batch_already_sets_the_threshold() -> None:
+    match = Match(2)
+    result = match(logits([0.95, 0.05], [0.6, 0.4], [0.05, 0.95], [0.4, 0.6]), torch.zeros(4, 2))
+    assert match.confidence.item() == pytest.approx((2 * 0.95 + 2 * 0.6) / 4)
+    assert result.confident.tolist() == [True, False, True, False]
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), k=st.integers(2, 6))
 def test_alignment_undoes_a_preference_for_some_classes(seed: int, k: int) -> None:
