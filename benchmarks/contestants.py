@@ -105,6 +105,7 @@ class Setting:
         settings = TrainingSettings(
             steps=steps, batch_size=self.batch, labeled_batch_size=self.labeled_batch, learning_rate=_LEARNING_RATE
         )
+        weak, strong = (policy(self.architecture.policy, strength) for strength in ("weak", "strong"))
         return Job(
             name="training",
             objective="joint",
@@ -112,8 +113,10 @@ class Setting:
             initial=None,
             data=self.data,
             settings=settings,
-            view=policy(self.architecture.policy, "strong"),
-            flip=policy(self.architecture.policy, "weak").flip,
+            view=strong,
+            weak=weak,
+            strong=strong,
+            flip=weak.flip,
             compute=ComputeSettings(accelerator="cpu", precision=precision),
         )
 

@@ -9,8 +9,8 @@ All methods of a seed see the same labels and the same test split, which is read
 long get the same wall-clock on one core (`SUITES`), chosen as a user would, with `--time`; the pretraining of the denoiser
 is done once for each data set, is in the cache for all rows that use it, and is listed in a column of its own.
 
-`labels-only` is trained for the best of a quarter, a half and all of that time, chosen for each budget by two-fold
-cross-validation on the labeled set of seed 0.
+`labels-only` is trained for the best of a quarter, a half and all of that time, chosen for each budget by validation on a
+quarter of the labels, for the labeled sets of seeds 0 and 1.
 """
 
 import argparse

@@ -75,11 +75,11 @@ def fit_probe(
     # A feature that hardly varies must not be blown up by its own deviation.
     scale = np.maximum(scale, 1e-2 * max(float(np.median(scale)), 1e-12)) * np.sqrt(z.shape[1])
     x = ((z - mean) / scale).astype(np.float32)
-    if inverse_penalty is None:
-        inverse_penalty = _choose_penalty(x, labels.argmax(axis=1) if labels.ndim == 2 else labels, seed)
     basis = None
     if len(x) <= min(_LARGEST_SPAN, x.shape[1] - 1):
         x, basis = _span(x)
+    if inverse_penalty is None:
+        inverse_penalty = _choose_penalty(x, labels.argmax(axis=1) if labels.ndim == 2 else labels, seed)
     targets = labels.T if labels.ndim == 2 else labels[None]
     parts = [_solve(x, y, inverse_penalty, 2 if labels.ndim == 2 else n_classes) for y in targets]
     if labels.ndim == 2:
@@ -100,7 +100,7 @@ def _span(x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float
     return vectors[:, kept] * lengths, (vectors[:, kept] / lengths).T @ x
 
 
-def _choose_penalty(x: NDArray[np.float32], y: NDArray[np.int64], seed: int) -> float:
+def _choose_penalty(x: NDArray[Any], y: NDArray[np.int64], seed: int) -> float:
     chosen = np.random.default_rng(seed).permutation(len(y))[:_LARGEST_FOR_VALIDATION]
     x, y = x[chosen], y[chosen]
     counts = np.unique(y, return_counts=True)[1]

@@ -16,7 +16,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -229,7 +229,7 @@ def _run(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | 
 class _State:
     """The loop's state as one checkpoint file."""
 
-    def __init__(self, model: JointDiffusion, ema: Sequence[Tensor], optimizer: Any, match: Match | None, job: Job) -> None:
+    def __init__(self, model: JointDiffusion, ema: list[Tensor], optimizer: Any, match: Match | None, job: Job) -> None:
         self.model, self.ema, self.optimizer, self.match, self.job = model, ema, optimizer, match, job
 
     def save(self, result: TrainingResult) -> None:
