@@ -24,7 +24,7 @@ from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
 from ssl_diffusion.evaluation import classification_metrics, predict_logits, represent
 from ssl_diffusion.job import Job
 from ssl_diffusion.joint import JointConfig, JointDiffusion
-from ssl_diffusion.phases import pretraining_job, training_job
+from ssl_diffusion.phases import PRETRAINING_ONLY, pretraining_job, training_job
 from ssl_diffusion.planning import plan_for_time
 from ssl_diffusion.pool import LabeledSet, Pool, choose_labeled
 from ssl_diffusion.probe import LinearProbe, fit_probe
@@ -344,11 +344,11 @@ def _fit_probe(config: JointConfig, weights: dict[str, Tensor], pool: Pool, labe
 def _check(recipe: Recipe) -> None:
     """Refuse settings that cannot be trained here, before anything is read or written."""
     t = recipe.training
-    if t.objective in ("denoise-only", "probe") and not recipe.pretraining.steps:
+    if t.objective in PRETRAINING_ONLY and not recipe.pretraining.steps:
         raise RecipeError(f"the objective {t.objective} needs the pretraining phase, but pretraining.steps is 0")
-    if t.objective in ("denoise-only", "probe") and t.consistency != "none":
+    if t.objective in PRETRAINING_ONLY and t.consistency != "none":
         raise RecipeError(f"consistency {t.consistency!r} needs training steps, which the objective {t.objective} has none of")
-    if t.head_start == "probe" and recipe.model.head_width:
+    if t.objective == "joint" and t.head_start == "probe" and recipe.model.head_width:
         raise RecipeError(
             "training.head_start = 'probe' needs a linear head: set model.head_width to 0, or head_start to 'zero'"
         )

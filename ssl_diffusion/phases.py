@@ -13,7 +13,10 @@ from ssl_diffusion.pool import LabeledSet, Pool
 from ssl_diffusion.recipe import Recipe
 from ssl_diffusion.unet import UNetConfig
 
-__all__ = ["joint_config", "pretraining_job", "training_job"]
+__all__ = ["PRETRAINING_ONLY", "joint_config", "pretraining_job", "training_job"]
+
+# Objectives that end with the pretraining and have no training steps.
+PRETRAINING_ONLY = ("denoise-only", "probe")
 
 
 def joint_config(recipe: Recipe, pool: Pool) -> JointConfig:

@@ -17,7 +17,7 @@ from ssl_diffusion.devices import resolve_accelerator, resolve_precision
 from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.evaluation import predict_logits
 from ssl_diffusion.job import Job
-from ssl_diffusion.phases import pretraining_job, training_job
+from ssl_diffusion.phases import PRETRAINING_ONLY, pretraining_job, training_job
 from ssl_diffusion.pool import LabeledSet, Pool
 from ssl_diffusion.recipe import Recipe
 from ssl_diffusion.training import build_model, train
@@ -66,7 +66,7 @@ def plan_for_time(
     began = time.monotonic() if began is None else began
     training = training_job(recipe, pool, labeled)
     pretraining = pretraining_job(recipe, training, fingerprint)
-    trains = recipe.training.steps > 0 and training.objective not in ("denoise-only", "probe")
+    trains = recipe.training.steps > 0 and training.objective not in PRETRAINING_ONLY
     per_step = _seconds_per_step(training) if trains else 0.0
     per_pretraining_step = _seconds_per_step(pretraining) if pretraining else 0.0
     reserve = _seconds_to_evaluate(training, pool) + _SECONDS_TO_START

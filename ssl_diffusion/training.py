@@ -91,7 +91,8 @@ def check_divisible(settings: PhaseSettings, ranks: int) -> None:
     """Raise :class:`SSLDError` if the batches of a phase cannot be shared evenly among the ranks."""
     sizes = [settings.batch_size]
     if isinstance(settings, TrainingSettings):
-        sizes += [settings.labeled_batch_size, settings.unlabeled_batch_size]
+        sizes += [settings.labeled_batch_size]
+        sizes += [settings.unlabeled_batch_size] if settings.consistency != "none" else []
     if any(size % ranks for size in sizes):
         raise SSLDError(f"batch sizes {sizes} cannot be divided among {ranks} ranks")
 

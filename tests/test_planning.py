@@ -98,10 +98,16 @@ def test_too_little_time_is_refused_before_anything_is_written(tiny_recipe: Reci
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.usefixtures("no_pictures")
-def test_a_fit_measures_this_machine_and_writes_down_what_it_chose(tiny_recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("measured", "no_pictures")
+def test_a_fit_writes_down_the_steps_that_were_planned(tiny_recipe: Recipe, tmp_path: Path) -> None:
     recipe = tiny_recipe.with_overrides(["labels.budget=20", "pretraining.steps=1", "training.steps=4"])
-    run = fit_run(recipe, tmp_path / "run", seconds=6.0)
+    run = fit_run(recipe, tmp_path / "run", seconds=20.0)
     steps = load_metrics(run)["steps"]
     assert steps > 4
     assert load_recipe(run / "recipe.toml").training.steps == steps
+
+
+def test_an_hour_on_this_machine_is_longer_than_the_tiny_recipe(tiny_recipe: Recipe, digits_pool: Pool) -> None:
+    pretraining, training = plan(tiny_recipe, digits_pool, 3600.0)
+    assert pretraining > 4
+    assert training > 6

@@ -139,3 +139,11 @@ def test_what_a_probe_cannot_do_is_said(tiny_recipe: Recipe, digits_pool: Pool) 
         fit_model(tiny_recipe.with_overrides(["training.objective=probe", "pretraining.steps=0"]), digits_pool, labeled)
     with pytest.raises(RecipeError, match="needs a linear head"):
         fit_model(tiny_recipe.with_overrides(["training.head_start=probe", "model.head_width=8"]), digits_pool, labeled)
+
+
+@pytest.mark.parametrize("objective", ["labels-only", "probe"])
+def test_head_start_is_for_joint_training_only(tiny_recipe: Recipe, digits_pool: Pool, objective: str) -> None:
+    labeled = choose_labeled(digits_pool, 20, seed=0)
+    settings_ = ["training.head_start=probe", "model.head_width=8", f"training.objective={objective}"]
+    fitted = fit_model(tiny_recipe.with_overrides(settings_), digits_pool, labeled)
+    assert fitted.model().head is not None

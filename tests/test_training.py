@@ -29,7 +29,7 @@ from ssl_diffusion.joint import JointConfig
 from ssl_diffusion.pool import LabeledSet, Pool, choose_labeled
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.recipe import ComputeSettings, PhaseSettings, Recipe, TrainingSettings
-from ssl_diffusion.training import build_model, train
+from ssl_diffusion.training import build_model, check_divisible, train
 from ssl_diffusion.unet import UNetConfig
 
 CPU = ComputeSettings(accelerator="cpu", precision="fp32")
@@ -567,6 +567,10 @@ def test_batches_must_divide_among_ranks(tiny_recipe: Recipe, digits_pool: Pool,
             train(make_job(settings, compute=replace(CPU, devices=2)))
     with pytest.raises(SSLDError, match=r"\[16\] cannot be divided among 3 ranks"):
         fit_model(tiny_recipe.with_overrides(["compute.devices=3"]), digits_pool, labeled)
+    settings = TrainingSettings(steps=1, batch_size=4, labeled_batch_size=4, unlabeled_batch_size=5)
+    check_divisible(settings, 2)  # no consistency term, no unlabeled batch
+    with pytest.raises(SSLDError, match=r"\[4, 4, 5\] cannot be divided among 2 ranks"):
+        check_divisible(replace(settings, consistency="match"), 2)
 
 
 def test_denoise_only_needs_pretraining_steps(tiny_recipe: Recipe, digits_pool: Pool) -> None:
