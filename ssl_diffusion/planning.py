@@ -25,7 +25,7 @@ from ssl_diffusion.training import build_model, train
 __all__ = ["parse_duration", "plan_for_time"]
 
 _log = logging.getLogger(__name__)
-_WARM_UP, _TIMED = 2, 6
+_WARM_UP, _TIMED = 2, 8  # few enough for a row of history each
 _SECONDS_TO_START = 3.0  # weights, first steps, checkpoints and pictures
 
 
@@ -99,13 +99,11 @@ def plan_for_time(
 
 
 def _seconds_per_step(job: Job) -> float:
-    """Of the training loop as it is; the first steps, in which kernels are chosen, are left out."""
-
-    def seconds(steps: int) -> float:
-        return train(replace(job, settings=replace(job.settings, steps=steps))).seconds
-
-    first = seconds(_WARM_UP)
-    return max(1e-4, (seconds(_WARM_UP + _TIMED) - first) / _TIMED)
+    """Of the training loop as it is. The first steps, in which kernels are chosen, are left out; so are the slowest and the
+    fastest, as other programs come and go."""
+    history = train(replace(job, settings=replace(job.settings, steps=_WARM_UP + _TIMED))).history
+    steps = np.sort(np.diff([row["seconds"] for row in history])[_WARM_UP - 1 :])
+    return max(1e-4, float(steps[_TIMED // 4 : -_TIMED // 4].mean()))
 
 
 def _seconds_to_evaluate(job: Job, pool: Pool) -> float:

@@ -11,10 +11,12 @@ from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.fitting import FitOptions, fit_model, fit_run
 from ssl_diffusion.job import Job
+from ssl_diffusion.phases import training_job
 from ssl_diffusion.planning import parse_duration, plan_for_time
 from ssl_diffusion.pool import Pool, choose_labeled
 from ssl_diffusion.recipe import Recipe, load_recipe
 from ssl_diffusion.run import load_metrics
+from ssl_diffusion.training import TrainingResult
 
 
 @pytest.mark.parametrize(
@@ -111,3 +113,11 @@ def test_an_hour_on_this_machine_is_longer_than_the_tiny_recipe(tiny_recipe: Rec
     pretraining, training = plan(tiny_recipe, digits_pool, 3600.0)
     assert pretraining > 4
     assert training > 6
+
+
+def test_the_measure_stands_a_disturbance(digits_pool: Pool, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [5.0, 6.0, 6.1, 6.2, 6.3, 6.4, 6.5, 16.5, 16.6, 16.7]  # warm-up, then 0.1 s each, but for one of 10 s
+    rows = [{"seconds": end} for end in steps]
+    monkeypatch.setattr(planning, "train", lambda job: TrainingResult(history=rows))
+    job = training_job(tiny_recipe, digits_pool, choose_labeled(digits_pool, 20, seed=0))
+    assert planning._seconds_per_step(job) == pytest.approx(0.1)
