@@ -49,7 +49,7 @@ def denoiser_key(fingerprint: str, config: JointConfig, settings: PhaseSettings,
     With `settings.steps` 0 it is the key of a family: pretrainings that differ in their length only.
     """
     network = config.to_dict()
-    for head_only in ("n_classes", "pool_maps", "pool_grids", "read_sigma", "head_width", "head_dropout"):
+    for head_only in ("n_classes", "pool_maps", "pool_grids", "read_sigma", "head_noise", "head_width", "head_dropout"):
         del network[head_only]
     identity = [_VERSION, fingerprint, network, asdict(settings), flip]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]

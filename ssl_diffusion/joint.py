@@ -48,6 +48,7 @@ class JointConfig:
                           blocks, as the official code does
         pool_grids:       each map is average-pooled to g x g cells for every g listed; (1,) is global pooling
         read_sigma:       smallest nominal noise level at which images are read for classification
+        head_noise:       largest noise level of the labeled images that the head was trained with
         head_width:       hidden units of the head; None is half of the representation, 0 a linear head
         head_dropout:     dropout before each of the head's linear layers
     """
@@ -63,6 +64,7 @@ class JointConfig:
     pool_maps: str = "levels"
     pool_grids: tuple[int, ...] = (1,)
     read_sigma: float = 0.0
+    head_noise: float = 0.0
     head_width: int | None = None
     head_dropout: float = 0.0
 
@@ -110,6 +112,11 @@ class JointDiffusion(nn.Module):
         """D(x; sigma): the estimate of the clean images, (B, C, H, W), float32."""
         c = self._coefficients(x, sigma)
         return c.skip * x + c.out * self.raw_output(self._encode(x, c), x.shape)
+
+    def decode(self, features: Features, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """The rest of :meth:`denoise`, from the features of `x`, which may have been changed: (B, C, H, W), float32."""
+        c = self._coefficients(x, sigma)
+        return c.skip * x + c.out * self.raw_output(features, x.shape)
 
     def raw_output(self, features: Features, shape: torch.Size) -> Tensor:
         """F, the output of the network before preconditioning, cropped to images of `shape`, float32."""

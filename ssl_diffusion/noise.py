@@ -19,6 +19,7 @@ Two parameterisations share this interface:
   :math:`\sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}`, so that samplers and guidance need one notation only.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -56,6 +57,17 @@ class Parameterisation(ABC):
     @abstractmethod
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """Preconditioning for noise levels `sigma` of shape (B,); levels below `sigma_min` count as `sigma_min`."""
+
+    @abstractmethod
+    def levels(self, steps: int, start: float | None = None) -> Tensor:
+        """Noise levels of a sampler that takes `steps` steps: decreasing from `start` (None: `sigma_max`) to exactly 0.
+
+        Float64, shape (steps + 1,); fewer where there are no more levels to go through.
+        """
+
+    @abstractmethod
+    def spread(self, sigma: float) -> float:
+        """Rough standard deviation of a clean pixel given its noised image, in [-1, 1] units: what the denoiser cannot know."""
 
     def weight(self, sigma: Tensor) -> Tensor:
         """Loss weight w(sigma) = 1 / c_out^2 of the squared error in image space, shape (B,)."""
@@ -108,6 +120,15 @@ class EDM(Parameterisation):
             noise=s.log() * 10.0,
         )
 
+    def levels(self, steps: int, start: float | None = None) -> Tensor:
+        """Eq. 5 of Karras et al. with rho = 7: evenly spaced in sigma^(1/7)."""
+        low, high = self.sigma_min ** (1 / 7), (self.sigma_max if start is None else start) ** (1 / 7)
+        return torch.cat([torch.linspace(high, low, steps, dtype=torch.float64) ** 7, torch.zeros(1, dtype=torch.float64)])
+
+    def spread(self, sigma: float) -> float:
+        """Posterior deviation of Gaussian data of deviation sigma_data; equals c_out."""
+        return sigma * self.sigma_data / math.hypot(sigma, self.sigma_data)
+
 
 class DDPM(Parameterisation):
     r"""Ho et al. 2020: eps-prediction, linear beta schedule scaled so that `steps` steps reach the same end.
@@ -153,6 +174,16 @@ class DDPM(Parameterisation):
             in_=(1 + s**2).rsqrt().view(shape),
             noise=self.step_of(sigma).float(),
         )
+
+    def levels(self, steps: int, start: float | None = None) -> Tensor:
+        """The schedule's own levels, evenly spaced in its step t."""
+        last = self.steps - 1 if start is None else int(self.step_of(torch.tensor(start)))
+        t = torch.linspace(last, 0, min(steps, last + 1), dtype=torch.float64).round().long()
+        return torch.cat([self.sigmas[t], torch.zeros(1, dtype=torch.float64)])
+
+    def spread(self, sigma: float) -> float:
+        """Posterior deviation of Gaussian data of deviation 1, which is what the schedule was made for."""
+        return sigma / math.hypot(1, sigma)
 
 
 def target(clean: Tensor, noised: Tensor, c: Coefficients) -> Tensor:

@@ -46,6 +46,7 @@ def joint_config(recipe: Recipe, pool: Pool) -> JointConfig:
         pool_maps=m.pool_maps,
         pool_grids=m.pool_grids,
         read_sigma=m.read_sigma,
+        head_noise=0.0 if objective in PRETRAINING_ONLY else recipe.training.head_noise,
         head_width=0 if linear else None if m.head_width < 0 else m.head_width,
         head_dropout=0.0 if linear else m.head_dropout,
     )

