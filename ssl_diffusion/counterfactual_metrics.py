@@ -1,0 +1,147 @@
+"""How good counterfactuals are; definitions version 1. All distances are in [0, 1] units of 8-bit images.
+
+Of all pairs:
+
+* `validity`: share that is classified as the target, after rounding to 8 bits; 1 is best.
+* `validity_correct`: the same, of the images that were classified correctly before.
+
+Means over the valid ones (medians where it says so):
+
+* `l1`: mean absolute change of an image. `rms`, `rms_median`: root mean square change.
+* `representation_distance`: Euclidean distance of the representations.
+* `sparsity`: share of values that did not change; higher is sparser.
+* `redundancy`: share of the changed values of which each, set back alone, leaves the class at the target (CARLA, Pawelczyk
+  et al. 2021, arXiv 2108.00783); 0 is best.
+* `cout`: values go from the counterfactual into the original, the largest changes first; area under the probability of the
+  target minus area under that of the source, in [-1, 1], higher is better (Khorram and Fuxin 2022, arXiv 2203.15117).
+* `ynn`: share of the 5 nearest reference images, in pixels, that are classified as the target (CARLA); higher is better.
+* `split_fd`: Fréchet distance between the originals of one half and the counterfactuals of the other, both ways, averaged:
+  sharing no image, they cannot be close because of what did not change (ACE, Jeanneret et al. 2023, arXiv 2303.09962; it is
+  called sFID there, a name that means something else elsewhere). Lower is better.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
+
+from ssl_diffusion.counterfactual import CounterfactualResult, to_floats
+from ssl_diffusion.errors import DataError
+from ssl_diffusion.generation import frechet_distance
+from ssl_diffusion.joint import JointDiffusion
+from ssl_diffusion.sampling import sampling_mode
+
+__all__ = ["METRICS_VERSION", "counterfactual_metrics", "insertion_areas", "nearest_agreement", "redundancy", "split_frechet"]
+
+METRICS_VERSION = 1
+_COUT_STEPS = 50
+_BATCH = 512
+
+Extractor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+def counterfactual_metrics(
+    model: JointDiffusion,
+    result: CounterfactualResult,
+    *,
+    labels: NDArray[np.int64] | None = None,
+    reference: NDArray[np.uint8] | None = None,
+    features: Extractor | None = None,
+) -> dict[str, float]:
+    """The measures of this module, as far as they can be had.
+
+    Args:
+        model: the model that was explained.
+        result: with counterfactual images.
+        labels: true classes of the images that were explained, in their order; for `validity_correct`.
+        reference: images of the data, uint8 (n, C, H, W); for `ynn`.
+        features: uint8 images to features (n, d); for `split_fd`.
+
+    Raises:
+        DataError: if the result has no images or no pairs.
+    """
+    if result.counterfactual is None or not len(result):
+        raise DataError("metrics need counterfactual images; this result has none")
+    values = {"version": float(METRICS_VERSION), "n": float(len(result)), "validity": float(result.success.mean())}
+    if labels is not None:
+        correct = result.source == labels[result.image]
+        values["validity_correct"] = float(result.success[correct].mean()) if correct.any() else float("nan")
+    valid = result.take(np.flatnonzero(result.success))
+    if not len(valid):
+        return values
+    assert valid.counterfactual is not None
+    change = (valid.counterfactual.astype(np.float64) - valid.original) / 255
+    areas = insertion_areas(model, valid)
+    values |= {
+        "l1": float(np.abs(change).mean()),
+        "rms": float(valid.distance_pixel.mean()),
+        "rms_median": float(np.median(valid.distance_pixel)),
+        "representation_distance": float(valid.distance_representation.mean()),
+        "sparsity": float((change == 0).mean()),
+        "redundancy": float(redundancy(model, valid).mean()),
+        "cout": float((areas[:, 0] - areas[:, 1]).mean()),
+    }
+    if reference is not None:
+        values["ynn"] = float(nearest_agreement(model, valid, reference).mean())
+    if features is not None and len(valid) >= 40:
+        values["split_fd"] = split_frechet(features(valid.original), features(valid.counterfactual))
+    return values
+
+
+def redundancy(model: JointDiffusion, result: CounterfactualResult) -> NDArray[np.float64]:
+    """Share of the changed values of each pair that can be set back, one at a time, without losing the target; (m,)."""
+    assert result.counterfactual is not None
+    shares = np.zeros(len(result))
+    for i, (original, found) in enumerate(zip(result.original, result.counterfactual, strict=True)):
+        places = np.flatnonzero((found != original).ravel())
+        tries = np.repeat(found.reshape(1, -1), len(places), axis=0)
+        tries[np.arange(len(places)), places] = original.ravel()[places]
+        p = _probabilities(model, tries.reshape(-1, *original.shape))
+        shares[i] = (p.argmax(axis=1) == result.target[i]).mean() if len(places) else 0.0
+    return shares
+
+
+def insertion_areas(model: JointDiffusion, result: CounterfactualResult) -> NDArray[np.float64]:
+    """Areas under the probabilities of target and source while changes are inserted, the largest first; (m, 2), in [0, 1]."""
+    assert result.counterfactual is not None
+    areas = np.zeros((len(result), 2))
+    for i, (original, found) in enumerate(zip(result.original, result.counterfactual, strict=True)):
+        change = np.abs(found.astype(np.int64) - original).sum(axis=0).ravel()  # all channels of a pixel go together
+        order = np.argsort(-change, kind="stable")
+        flat, end = original.reshape(len(original), -1), found.reshape(len(original), -1)
+        steps = np.repeat(flat[None], _COUT_STEPS + 1, axis=0)
+        for j, count in enumerate(np.linspace(0, len(order), _COUT_STEPS + 1).round().astype(int)):
+            steps[j][:, order[:count]] = end[:, order[:count]]
+        p = _probabilities(model, steps.reshape(-1, *original.shape))
+        areas[i] = [np.trapezoid(p[:, k], dx=1 / _COUT_STEPS) for k in (result.target[i], result.source[i])]
+    return areas
+
+
+def nearest_agreement(
+    model: JointDiffusion, result: CounterfactualResult, reference: NDArray[np.uint8], y: int = 5
+) -> NDArray[np.float64]:
+    """Share of the y nearest reference images that the model takes for the target; (m,), in [0, 1]."""
+    assert result.counterfactual is not None
+    classes = _probabilities(model, reference).argmax(axis=1)
+    near = NearestNeighbors(n_neighbors=min(y, len(reference))).fit(reference.reshape(len(reference), -1).astype(np.float32))
+    found = near.kneighbors(result.counterfactual.reshape(len(result), -1).astype(np.float32), return_distance=False)
+    agreement: NDArray[np.float64] = (classes[found] == result.target[:, None]).mean(axis=1)
+    return agreement
+
+
+def split_frechet(original: NDArray[np.float32], counterfactual: NDArray[np.float32]) -> float:
+    """Fréchet distance between the originals of each half and the counterfactuals of the other, averaged."""
+    half = len(original) // 2
+    one, two = slice(None, half), slice(half, None)
+    return (frechet_distance(original[one], counterfactual[two]) + frechet_distance(original[two], counterfactual[one])) / 2
+
+
+def _probabilities(model: JointDiffusion, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    with sampling_mode(model, "fp32") as device:
+        parts = [
+            model.classify(to_floats(images[i : i + _BATCH], device)).softmax(dim=1).cpu()
+            for i in range(0, len(images), _BATCH)
+        ]
+    return torch.cat(parts).numpy() if parts else np.zeros((0, model.config.n_classes), dtype=np.float32)
