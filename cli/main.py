@@ -1,7 +1,7 @@
 """`ssld`: the entry point and the table of commands."""
 
 import typer
-from ssl_diffusion.cli import evaluate, fit, info, predict
+from ssl_diffusion.cli import evaluate, explain, fit, info, predict, sample
 
 __all__ = ["app", "run"]
 
@@ -17,6 +17,8 @@ app = typer.Typer(
 app.command("fit")(fit.fit)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
+app.command("sample")(sample.sample)
+app.command("explain")(explain.explain)
 app.command("recipes")(info.recipes)
 app.command("datasets")(info.datasets)
 app.command("doctor")(info.doctor)

@@ -50,6 +50,8 @@ def _git_commit(folder: Path) -> str | None:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
             return None
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+        program = ("--", ".", ":(exclude)benchmarks/results")  # a benchmark that adds a figure does not change the program
+        changes = git("status", "--porcelain", "--untracked-files=no", *program)
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -19,17 +19,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_diffusion.checkpoint import atomic_write_text, load_tensors, prefixed, save_tensors, with_prefix
+from ssl_diffusion.counterfactual import CounterfactualResult, explain, to_bytes
 from ssl_diffusion.devices import resolve_accelerator, resolve_precision
 from ssl_diffusion.errors import CheckpointError, DataError, RunError
 from ssl_diffusion.evaluation import predict_logits, probabilities, represent
+from ssl_diffusion.guidance import Guidance
 from ssl_diffusion.joint import JointConfig, JointDiffusion
 from ssl_diffusion.pool import LabeledSet, Pool
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.recipe import Recipe, TrainingSettings, load_recipe
+from ssl_diffusion.sampling import sample
 
 __all__ = ["Run", "RunFolder", "default_run_name", "load_metrics", "load_run", "model_metadata"]
 
@@ -174,6 +178,65 @@ class Run:
     def represent(self, images: NDArray[np.uint8], progress: ProgressCallback | None = None) -> NDArray[np.float32]:
         """Representations of uint8 images (n, C, H, W), float32 (n, F)."""
         return represent(self.model, images, precision=self.precision, progress=progress)
+
+    def check_single_label(self, purpose: str) -> None:
+        """Raise :class:`RunError` unless the model has classes, of which an image has one."""
+        if not self.classes:
+            raise RunError(f"{self.path} was trained without labels and has no classes {purpose}; fit with --labeled")
+        if self.multilabel:
+            raise RunError(f"{self.path} has several classes an image, and so none {purpose}: this is for single labels")
+
+    def sample(
+        self,
+        n: int,
+        y: NDArray[np.int64] | int | None = None,
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: Guidance | None = None,
+        seed: int = 0,
+        batch_size: int = 256,
+        progress: ProgressCallback | None = None,
+    ) -> NDArray[np.uint8]:
+        """Draw images, uint8 (n, C, H, W); see :func:`ssl_diffusion.sampling.sample`."""
+        if y is not None:
+            self.check_single_label("to sample from")
+        x = sample(
+            self.model,
+            n,
+            torch.as_tensor(y) if isinstance(y, np.ndarray) else y,
+            sampler=sampler,
+            steps=steps,
+            guidance=guidance,
+            generator=torch.Generator().manual_seed(seed),
+            batch_size=batch_size,
+            precision=self.precision,
+            progress=progress,
+        )
+        return to_bytes(x)
+
+    def explain(
+        self,
+        images: NDArray[np.uint8],
+        target: str | int | NDArray[np.integer[Any]] = "runner-up",
+        *,
+        revert: bool = True,
+        seed: int = 0,
+        batch_size: int = 128,
+        progress: ProgressCallback | None = None,
+    ) -> CounterfactualResult:
+        """Search counterfactuals of uint8 images (n, C, H, W); see :func:`ssl_diffusion.counterfactual.explain`."""
+        self.check_single_label("to explain")
+        return explain(
+            self.model,
+            images,
+            target,
+            revert=revert,
+            seed=seed,
+            batch_size=batch_size,
+            precision=self.precision,
+            progress=progress,
+        )
 
 
 def model_metadata(config: JointConfig, pool: Pool, objective: str) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_diffusion.errors import SSLDError, nearest_names
@@ -33,6 +35,7 @@ __all__ = [
     "Heun",
     "Noise",
     "Sampler",
+    "denoising_strip",
     "integrate",
     "make_sampler",
     "sample",
@@ -236,6 +239,26 @@ def sample(
             x = integrate(make_sampler(sampler), denoise, x, levels, noise, watch=report)
             images[start : start + batch_size] = x.clamp(-1, 1).cpu()
     return images
+
+
+def denoising_strip(
+    model: JointDiffusion, n: int, shown: int, *, generator: torch.Generator | None = None
+) -> tuple[list[NDArray[np.float32]], list[float]]:
+    """Samples on their way from noise to image: float32 (n, C, H, W) at each of at most `shown` noise levels, and these."""
+    levels = model.noise.levels(Heun.default_steps)
+    kept = set(np.linspace(0, len(levels) - 1, shown).round().astype(int).tolist())
+    noise = Noise(torch.randint(2**62, (n,), generator=generator).tolist(), model.config.image_shape)
+    steps: list[NDArray[np.float32]] = []
+
+    def watch(step: int, _: float, x: Tensor) -> None:
+        if step in kept:
+            steps.append(x.float().cpu().numpy())
+
+    with sampling_mode(model, "fp32") as device:
+        x = noise.draw().to(device) * float(levels[0])
+        watch(0, float(levels[0]), x)
+        integrate(Heun(), model.denoise, x, levels, noise, watch=watch)
+    return steps, [float(levels[i]) for i in sorted(kept)]
 
 
 @contextmanager

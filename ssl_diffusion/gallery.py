@@ -1,0 +1,199 @@
+"""Samples and explanations of a run as folders: PNG images, a CSV file that describes them, and pictures of all."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ssl_diffusion.counterfactual import CounterfactualResult
+from ssl_diffusion.errors import DataError, RunError, nearest_names
+from ssl_diffusion.evaluation import predict_logits, probabilities
+from ssl_diffusion.guidance import Guidance
+from ssl_diffusion.plots_generated import counterfactual_figure, distance_figure, grid_figure, strip_figure
+from ssl_diffusion.pool import Pool
+from ssl_diffusion.progress import ProgressCallback
+from ssl_diffusion.run import Run
+from ssl_diffusion.sampling import denoising_strip
+
+__all__ = ["class_index", "new_folder", "write_explanations", "write_samples"]
+
+_SHEET = 40  # pairs in a picture
+_STRIP_SAMPLES, _STRIP_LEVELS = 5, 10
+
+
+def class_index(run: Run, name: str) -> int:
+    """Index of a class by its name; raises :class:`DataError` with the nearest names if there is none."""
+    run.check_single_label("to choose")
+    if name not in run.classes:
+        raise DataError(f"{run.path} has no class {name!r}; {nearest_names(name, run.classes)}")
+    return run.classes.index(name)
+
+
+def write_samples(
+    run: Run,
+    out: Path,
+    n: int,
+    *,
+    y: NDArray[np.int64] | None = None,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: Guidance | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    overwrite: bool = False,
+    progress: ProgressCallback | None = None,
+) -> pd.DataFrame:
+    """Draw images and write `out`: one PNG each, samples.csv, samples.png and, for unguided ones, denoising.png.
+
+    Args:
+        run: a fitted model.
+        out: folder to write, complete or not at all.
+        n: number of images.
+        y: classes to guide towards, (n,); where they are in equal groups, in order, samples.png has one row a group.
+        sampler, steps, guidance, batch_size, progress: see :func:`ssl_diffusion.sampling.sample`.
+        seed: of the noise.
+        overwrite: replace a folder that this function made.
+
+    Returns:
+        samples.csv: file, and for guided images the class asked for and its probability by the run's own classifier.
+    """
+    with new_folder(out, "samples.csv", overwrite) as folder:
+        images = run.sample(
+            n, y, sampler=sampler, steps=steps, guidance=guidance, seed=seed, batch_size=batch_size, progress=progress
+        )
+        width = max(4, len(str(n - 1)))
+        stems = [f"{i:0{width}d}" for i in range(n)]
+        frame = pd.DataFrame({"file": [f"{stem}.png" for stem in stems]})
+        rows: list[str] = []
+        if y is not None:
+            names = [run.classes[k] for k in y]
+            frame["class"], frame["probability"] = names, _probabilities(run, images)[np.arange(n), y]
+            groups = list(dict.fromkeys(names))
+            rows = groups if names == [g for g in groups for _ in range(n // len(groups))] else []
+        for file, image in zip(frame["file"], images, strict=True):
+            to_pil(image).save(folder / file)
+        frame.to_csv(folder / "samples.csv", index=False)
+        grid_figure(images[:400], rows if n <= 400 else ()).savefig(folder / "samples.png", dpi=130)
+        if y is None:
+            shown, levels = denoising_strip(
+                run.model, min(n, _STRIP_SAMPLES), _STRIP_LEVELS, generator=torch.Generator().manual_seed(seed)
+            )
+            strip_figure(shown, levels).savefig(folder / "denoising.png", dpi=130)
+    return frame
+
+
+def write_explanations(
+    run: Run,
+    pool: Pool,
+    ids: Sequence[str],
+    out: Path,
+    *,
+    target: str = "runner-up",
+    revert: bool = True,
+    seed: int = 0,
+    batch_size: int = 128,
+    overwrite: bool = False,
+    progress: ProgressCallback | None = None,
+) -> tuple[pd.DataFrame, CounterfactualResult]:
+    """Search counterfactuals of samples and write `out`: counterfactuals.csv, one PNG each, sheet.png, distances.png.
+
+    Args:
+        run: a fitted model with classes.
+        pool: the run's images.
+        ids: samples to explain.
+        out: folder to write, complete or not at all.
+        target: a class name, "runner-up", "nearest" or "all".
+        revert, seed, batch_size, progress: see :func:`ssl_diffusion.counterfactual.explain`.
+        overwrite: replace a folder that this function made.
+
+    Returns:
+        counterfactuals.csv as a frame, and the result.
+
+    Raises:
+        DataError: if an id or the target does not exist, or is what an image is classified as already.
+    """
+    run.check_single_label("to explain")
+    if len(set(ids)) != len(ids):
+        raise DataError("each id can be explained once; one is given twice")
+    positions = pool.positions(ids)
+    images = pool.images[positions]
+    before = _probabilities(run, images)
+    wanted: str | int = target
+    if target not in ("runner-up", "nearest", "all"):
+        wanted = class_index(run, target)
+        already = [i for i, k in zip(ids, before.argmax(axis=1), strict=True) if k == wanted]
+        if already:
+            raise DataError(f"{already[0]} is classified as {target!r} already; choose another target for it")
+    with new_folder(out, "counterfactuals.csv", overwrite) as folder:
+        result = run.explain(images, wanted, revert=revert, seed=seed, batch_size=batch_size, progress=progress)
+        assert result.counterfactual is not None
+        frame = result.to_frame(np.array(ids), run.classes)
+        stems = [str(i).replace("/", "_").replace("\\", "_") for i in ids]
+        stems = stems if len(set(stems)) == len(stems) else [f"{i:05d}_{stem}" for i, stem in enumerate(stems)]
+        files = []
+        for image, k, found in zip(result.image, result.target, result.counterfactual, strict=True):
+            files.append(f"{stems[image]}_to_{run.classes[k]}.png".replace("/", "_"))
+            to_pil(found).save(folder / files[-1])
+        frame.insert(1, "file", files)
+        frame.to_csv(folder / "counterfactuals.csv", index=False)
+        shown = result.take(np.arange(min(_SHEET, len(result))))
+        assert shown.counterfactual is not None
+        names = [str(ids[i]) for i in shown.image]
+        after = _probabilities(run, shown.counterfactual)
+        counterfactual_figure(shown, run.classes, before[shown.image], after, names).savefig(folder / "sheet.png", dpi=110)
+        if len(result) > 1:
+            distance_figure(result).savefig(folder / "distances.png", dpi=130)
+    return frame, result
+
+
+def _probabilities(run: Run, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Class probabilities in fp32, as the search has them: at the boundary, rounding decides."""
+    if not len(images):
+        return np.zeros((0, len(run.classes)), dtype=np.float32)
+    return probabilities(predict_logits(run.model, images), run.multilabel)
+
+
+@contextmanager
+def new_folder(out: Path, marker: str, overwrite: bool) -> Iterator[Path]:
+    """A folder that appears as `out` when the block ends well, and not at all if it does not.
+
+    Args:
+        out: the folder; it may exist if it is empty, or holds the file `marker` and is to be overwritten.
+        marker: file by which a folder that was made this way is known.
+        overwrite: replace such a folder.
+
+    Raises:
+        RunError: if the place is taken or cannot be written.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        if not (out.is_dir() and (out / marker).is_file()):
+            raise RunError(f"{out} exists and was not made by this command; choose another --out")
+        if not overwrite:
+            raise RunError(f"{out} exists; --overwrite replaces it, --out chooses another folder")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise RunError(f"cannot write {out} ({error})") from error
+    try:
+        yield made
+        made.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        made.rename(out)
+    except OSError as error:
+        raise RunError(f"cannot write {out} ({error})") from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def to_pil(image: NDArray[np.uint8]) -> Image.Image:
+    """An image (C, H, W) of 1 to 4 channels (gray, gray and alpha, RGB, RGBA) for saving."""
+    return Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
