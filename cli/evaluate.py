@@ -1,10 +1,13 @@
-"""`ssld evaluate`: how good a run is, class by class, on its test split or on other labeled images."""
+"""`ssld evaluate`: how good a run is, class by class, on its test split or on other labeled images; or how good its samples."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from ssl_diffusion.cli.output import AcceleratorOption, JsonOption, Output, PrecisionOption, QuietOption, ThreadsOption
+
+if TYPE_CHECKING:
+    from ssl_diffusion.run import Run
 
 __all__ = ["evaluate"]
 
@@ -14,7 +17,17 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(help="Labeled images to evaluate on instead of the test split: a folder or CSV file.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for per_class.csv, confusion.png and calibration.png.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for tables and pictures.")] = None,
+    generation: Annotated[
+        bool, typer.Option("--generation", help="Evaluate samples of the run instead of its classifier.")
+    ] = False,
+    n: Annotated[int, typer.Option("--n", help="Samples to draw (--generation).", min=10)] = 2000,
+    extractor: Annotated[
+        Path | None,
+        typer.Option(help="Run whose classifier gives the features. Default: a labels-only fit on the same labels, cached."),
+    ] = None,
+    inception: Annotated[Path | None, typer.Option(help="Weights of Inception V3 for FID (needs torch-fidelity).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.", min=0)] = 0,
     accelerator: AcceleratorOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = 0,
@@ -27,10 +40,19 @@ def evaluate(
         from ssl_diffusion.devices import bind_threads
 
         bind_threads(threads)
+        from ssl_diffusion.errors import SSLDError
         from ssl_diffusion.report import evaluate_run
         from ssl_diffusion.run import load_run
 
-        report = evaluate_run(load_run(run, accelerator, precision), data, out, progress=output.bars)
+        model = load_run(run, accelerator, precision)
+        if generation:
+            if data is not None:
+                raise SSLDError("--generation compares samples with the run's own images: leave out --data")
+            _generation(model, n, extractor, inception, seed, out, output)
+            return
+        if extractor is not None or inception is not None:
+            raise SSLDError("--extractor and --inception are for --generation")
+        report = evaluate_run(model, data, out, progress=output.bars)
         low, high = report.accuracy_interval
         lines = [
             f"accuracy   {report.metrics['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%}, {report.n} images)",
@@ -49,3 +71,32 @@ def evaluate(
             "per_class": report.per_class.to_dict(orient="records"),
         }
         output.result(values, "\n".join(lines))
+
+
+def _generation(
+    model: "Run", n: int, extractor: Path | None, inception: Path | None, seed: int, out: Path | None, output: Output
+) -> None:
+    """The report on the samples of a run."""
+    from ssl_diffusion.errors import SSLDError
+    from ssl_diffusion.extractor import extractor_of_run, inception_extractor, labels_only_extractor
+    from ssl_diffusion.generation_report import evaluate_generation, write_generation
+    from ssl_diffusion.run import RunFolder, load_run
+    from ssl_diffusion.sources import load_pool
+
+    if extractor is not None and inception is not None:
+        raise SSLDError("--extractor and --inception are two kinds of features: choose one of them")
+    pool = load_pool(RunFolder(model.path).recipe().data, progress=output.bars)
+    if inception is not None:
+        features = inception_extractor(inception)
+    elif extractor is not None:
+        features = extractor_of_run(load_run(extractor))
+    else:
+        features = labels_only_extractor(model, pool, progress=output.bars)
+    report = evaluate_generation(model, pool, features, n=n, seed=seed, progress=output.bars)
+    lines = [f"features    {report.extractor}, {report.n_generated} samples against {report.n_real} training images", ""]
+    lines += [f"{name:11} {value:.4f}" for name, value in report.metrics.items()]
+    if out is not None:
+        write_generation(report, out)
+        lines += ["", f"written to {out}"]
+    values = {"run": str(model.path), "extractor": report.extractor, "n_real": report.n_real, "n": report.n_generated}
+    output.result(values | report.metrics, "\n".join(lines))

@@ -17,7 +17,15 @@ from torch.nn import functional
 from ssl_diffusion.joint import JointDiffusion
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
-__all__ = ["classification_metrics", "expected_calibration_error", "inference", "predict_logits", "probabilities", "represent"]
+__all__ = [
+    "by_batches",
+    "classification_metrics",
+    "expected_calibration_error",
+    "inference",
+    "predict_logits",
+    "probabilities",
+    "represent",
+]
 
 
 @contextmanager
@@ -43,7 +51,7 @@ def predict_logits(
     task: str = "predict",
 ) -> NDArray[np.float32]:
     """Class logits of uint8 images (n, C, H, W): float32, (n, K); runs the encoder only, at the smallest noise level."""
-    return _by_batches(model, model.classify, images, precision, batch_size, progress, task)
+    return by_batches(model, model.classify, images, precision=precision, batch_size=batch_size, progress=progress, task=task)
 
 
 def represent(
@@ -55,7 +63,9 @@ def represent(
     progress: ProgressCallback | None = None,
 ) -> NDArray[np.float32]:
     """Representations of uint8 images (n, C, H, W): float32, (n, F)."""
-    return _by_batches(model, model.representation, images, precision, batch_size, progress, "represent")
+    return by_batches(
+        model, model.representation, images, precision=precision, batch_size=batch_size, progress=progress, task="represent"
+    )
 
 
 def probabilities(logits: NDArray[np.float32], multilabel: bool) -> NDArray[np.float32]:
@@ -97,15 +107,17 @@ def expected_calibration_error(confidence: NDArray[np.float32], right: NDArray[n
     return float(np.abs(gap).sum() / len(confidence))
 
 
-def _by_batches(
+def by_batches(
     model: JointDiffusion,
     function: Callable[[Tensor], Tensor],
     images: NDArray[np.uint8],
-    precision: str,
-    batch_size: int,
-    progress: ProgressCallback | None,
-    task: str,
+    *,
+    precision: str = "fp32",
+    batch_size: int = 256,
+    progress: ProgressCallback | None = None,
+    task: str = "images",
 ) -> NDArray[np.float32]:
+    """A function of image tensors in [-1, 1], applied to uint8 images (n, C, H, W) batch by batch."""
     parts = []
     with inference(model, precision) as device:
         for start in range(0, len(images), batch_size):

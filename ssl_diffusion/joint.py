@@ -122,16 +122,17 @@ class JointDiffusion(nn.Module):
         """F, the output of the network before preconditioning, cropped to images of `shape`, float32."""
         return self.unet.decode(features)[..., : shape[-2], : shape[-1]].float()
 
-    def pool(self, features: Features) -> Tensor:
+    def pool(self, features: Features, grids: tuple[int, ...] | None = None) -> Tensor:
         """Representation z of encoded images, (B, n_features), float32.
 
-        Each map is group-normalised without learned parameters, passed through SiLU and average-pooled.
+        Each map is group-normalised without learned parameters, passed through SiLU and average-pooled, to the cells of the
+        configuration's `pool_grids` or of other `grids`.
         """
         parts = []
         for m in features.last_maps if self.config.pool_maps == "levels" else features.maps:
             groups = math.gcd(self.config.unet.groups, m.shape[1])
             h = functional.silu(functional.group_norm(m, groups)).flatten(2)
-            cells = _pooling_matrix(m.shape[-2], m.shape[-1], self.config.pool_grids)
+            cells = _pooling_matrix(m.shape[-2], m.shape[-1], grids or self.config.pool_grids)
             parts.append((h @ cells.to(h)).flatten(1))
         return torch.cat(parts, dim=1).float()
 

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ssl_diffusion.datasets import load_dataset
+from ssl_diffusion.fitting import fit_run
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.recipe import Recipe, load_recipe
 
@@ -102,3 +104,17 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blank pictures of a run, for tests about other things: drawing takes longer than a tiny training."""
     for name in ("confusion_figure", "history_figure", "reconstruction_figure"):
         monkeypatch.setattr(f"ssl_diffusion.plots.{name}", lambda *_, **__: Figure(figsize=(1, 1)))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the tiny recipe on digits with 40 labels; not to be changed."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    return fit_run(load_recipe("digits").with_overrides([*TINY, "labels.budget=40"]), folder)
+
+
+@pytest.fixture(scope="session")
+def unlabeled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the tiny recipe on digits without labels; not to be changed."""
+    folder = tmp_path_factory.mktemp("runs") / "unlabeled"
+    return fit_run(load_recipe("digits").with_overrides([*TINY, "training.objective=denoise-only"]), folder)

@@ -1,0 +1,141 @@
+"""Feature extractors for measures of generated images: a frozen classifier that is not the model being measured.
+
+By default it is the classifier of a labels-only fit of the same network on the same labels: for a run it is trained once and
+kept in the cache. Its features are the channel means of its feature maps. As it shares no weights with the joint model, it
+also judges whether guided samples belong to their class.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssl_diffusion.checkpoint import load_tensors, save_tensors
+from ssl_diffusion.datasets import default_cache_dir
+from ssl_diffusion.errors import CheckpointError, RunError
+from ssl_diffusion.evaluation import by_batches, predict_logits
+from ssl_diffusion.fitting import FitOptions, fit_model
+from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.pool import Pool
+from ssl_diffusion.progress import ProgressCallback
+from ssl_diffusion.run import Run, RunFolder
+
+__all__ = ["Extractor", "extractor_of_run", "inception_extractor", "labels_only_extractor"]
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Named features of images.
+
+    Attributes:
+        name: what it is, with a hash of its weights: figures of different names cannot be compared.
+        features: uint8 images (n, C, H, W) to float32 (n, d).
+        classify: uint8 images to class logits (n, K); None if it has no classes of its own.
+        inception: whether the Fréchet distance of these features may be called FID.
+    """
+
+    name: str
+    features: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    classify: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
+    inception: bool = False
+
+
+def extractor_of_run(run: Run) -> Extractor:
+    """The frozen classifier of a run, with the same features as the default."""
+    return _of_model(run.model, "classifier")
+
+
+def labels_only_extractor(
+    run: Run, pool: Pool, cache_dir: Path | None = None, progress: ProgressCallback | None = None
+) -> Extractor:
+    """The classifier of a labels-only fit with the recipe, labels and seed of a run; from the cache if it is there.
+
+    Args:
+        run: the run whose samples are to be measured.
+        pool: its images.
+        cache_dir: folder of the cache; None is the user's.
+        progress: called during the fit.
+
+    Raises:
+        RunError: if the run has no labels to train it with.
+    """
+    folder = RunFolder(run.path)
+    labeled = folder.labeled(pool)
+    if labeled is None:
+        raise RunError(f"{run.path} has no labels to train an extractor with: name a run with classes with --extractor")
+    recipe = folder.recipe().with_setting("training.objective", "labels-only").with_setting("training.consistency", "none")
+    facts = recipe.to_dict() | {"compute": None, "name": None, "description": None}
+    identity = json.dumps([facts, pool.fingerprint(), labeled.train], sort_keys=True, default=vars)
+    key = hashlib.sha256(identity.encode()).hexdigest()[:24]
+    path = (cache_dir or default_cache_dir()) / "extractors" / f"{key}.safetensors"
+    model = _load(path)
+    if model is None:
+        model = fit_model(recipe, pool, labeled, options=FitOptions(progress=progress)).model()
+        save_tensors(path, model.state_dict(), {"config": model.config.to_dict()})
+    device = next(run.model.parameters()).device
+    return _of_model(model.to(device), "labels-only")
+
+
+def inception_extractor(weights: Path) -> Extractor:
+    """Inception V3 as FID uses it, with the weights of a file (`pt_inception-2015-12-05-6726825d.pth`), by torch-fidelity.
+
+    Raises:
+        RunError: if torch-fidelity is not installed, or the file cannot be used.
+    """
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise RunError("Inception features need torch-fidelity: pip install 'ssld[fid]'") from error
+    if not weights.is_file():
+        raise RunError(f"no file {weights}: name the weights of Inception with --inception")
+    try:
+        torch.load(weights, weights_only=True)  # torch-fidelity reads any pickle; what passes here holds tensors only
+        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(weights))
+    except Exception as error:  # torch.load and load_state_dict have many of them
+        raise RunError(f"{weights} does not hold the weights of torch-fidelity's Inception V3 ({error})") from error
+    network.eval()
+
+    def features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(images), 64):
+                batch = torch.from_numpy(np.ascontiguousarray(images[start : start + 64]))
+                parts.append(network(batch[:, :3].expand(-1, 3, -1, -1) if batch.shape[1] < 3 else batch[:, :3])[0].float())
+        values: NDArray[np.float32] = torch.cat(parts).numpy()
+        return values
+
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
+    return Extractor(f"inception-{digest}", features, inception=True)
+
+
+def _of_model(model: JointDiffusion, kind: str) -> Extractor:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+
+    def channel_means(x: Tensor) -> Tensor:
+        return model.pool(model.encode(x, model.read_level(0.0)), (1,))
+
+    return Extractor(
+        f"{kind}-{digest.hexdigest()[:8]}",
+        lambda images: by_batches(model, channel_means, images, task="features"),
+        (lambda images: predict_logits(model, images)) if model.config.n_classes else None,
+    )
+
+
+def _load(path: Path) -> JointDiffusion | None:
+    if not path.exists():
+        return None
+    try:
+        weights, metadata = load_tensors(path)
+        model = JointDiffusion(JointConfig.from_dict(metadata["config"]))
+        model.load_state_dict(weights)
+    except (CheckpointError, KeyError, TypeError, RuntimeError):
+        return None  # damaged, or of another version: made again
+    return model.eval()

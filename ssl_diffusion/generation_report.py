@@ -1,0 +1,109 @@
+"""How good the samples of a run are: drawn, and compared with its training images through a frozen extractor."""
+
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from ssl_diffusion.checkpoint import load_tensors, save_tensors
+from ssl_diffusion.datasets import default_cache_dir
+from ssl_diffusion.errors import CheckpointError
+from ssl_diffusion.extractor import Extractor
+from ssl_diffusion.generation import compare_features
+from ssl_diffusion.plots_generated import grid_figure
+from ssl_diffusion.pool import Pool
+from ssl_diffusion.progress import ProgressCallback
+from ssl_diffusion.run import Run
+
+__all__ = ["GenerationReport", "evaluate_generation", "real_features", "write_generation"]
+
+_MOST_REAL = 10_000
+
+
+@dataclass(frozen=True)
+class GenerationReport:
+    """Result of :func:`evaluate_generation`.
+
+    Attributes:
+        extractor: name of the extractor, with a hash.
+        n_real, n_generated: images on either side.
+        metrics: fd (called fid if the extractor is Inception), kid, precision, recall, density, coverage
+            (:mod:`ssl_diffusion.generation`) and, for models with classes, guided_fd (or guided_fid) and, if the extractor
+            has classes too, class_hit: the share of guided samples that it, not the run's own classifier, takes for the
+            class asked for.
+        images: the unguided samples, uint8 (n_generated, C, H, W).
+    """
+
+    extractor: str
+    n_real: int
+    n_generated: int
+    metrics: dict[str, float]
+    images: NDArray[np.uint8]
+
+
+def evaluate_generation(
+    run: Run,
+    pool: Pool,
+    extractor: Extractor,
+    *,
+    n: int = 2000,
+    seed: int = 0,
+    cache_dir: Path | None = None,
+    progress: ProgressCallback | None = None,
+) -> GenerationReport:
+    """Draw `n` samples without guidance and, for models with classes, `n` with it, equally many of each class; compare both
+    with the training images (at most 10,000, evenly spaced).
+
+    Args:
+        run: the run.
+        pool: its images.
+        extractor: of the features.
+        n: samples to draw, 10 or more. Distances depend on it: compare figures of equal n only.
+        seed: of the noise.
+        cache_dir: where features of real images are kept; None is the user's cache.
+        progress: called while drawing.
+
+    Raises:
+        DataError: if there are too few images to compare.
+    """
+    real = real_features(extractor, pool, cache_dir)
+    images = run.sample(n, seed=seed, progress=progress)
+    metrics = compare_features(real, extractor.features(images))
+    fd = "fid" if extractor.inception else "fd"
+    if fd != "fd":
+        metrics[fd] = metrics.pop("fd")
+    if run.classes and not run.multilabel:
+        wanted = np.arange(n) % len(run.classes)
+        guided = run.sample(n, wanted, seed=seed, progress=progress)
+        metrics[f"guided_{fd}"] = compare_features(real, extractor.features(guided))["fd"]
+        if extractor.classify is not None:
+            metrics["class_hit"] = float((extractor.classify(guided).argmax(axis=1) == wanted).mean())
+    return GenerationReport(extractor.name, len(real), n, metrics, images)
+
+
+def real_features(extractor: Extractor, pool: Pool, cache_dir: Path | None = None) -> NDArray[np.float32]:
+    """Features of the training images, at most 10,000 of them; kept in the cache under a hash of images and extractor."""
+    train = pool.train
+    chosen = train[:: -(-len(train) // _MOST_REAL)]
+    key = hashlib.sha256(f"{extractor.name} {pool.fingerprint()} {len(chosen)}".encode()).hexdigest()[:24]
+    path = (cache_dir or default_cache_dir()) / "features" / f"{key}.safetensors"
+    if path.exists():
+        with suppress(CheckpointError, KeyError):  # damaged: made again
+            kept: NDArray[np.float32] = load_tensors(path)[0]["features"].numpy()
+            return kept
+    features = extractor.features(pool.images[chosen])
+    save_tensors(path, {"features": torch.from_numpy(features)}, {"extractor": extractor.name})
+    return features
+
+
+def write_generation(report: GenerationReport, out: Path) -> None:
+    """Write generation.csv (one row) and samples.png (the first 100) to a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    row = {"extractor": report.extractor, "n_real": report.n_real, "n_generated": report.n_generated, **report.metrics}
+    pd.DataFrame([row]).to_csv(out / "generation.csv", index=False)
+    grid_figure(report.images[:100]).savefig(out / "samples.png", dpi=130)
