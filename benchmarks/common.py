@@ -5,6 +5,7 @@ children are given back (a parent with bound threads would otherwise hand them i
 """
 
 import csv
+import fcntl
 import os
 import statistics
 import subprocess
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -63,6 +65,23 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], append: bool = Fals
         if header:
             writer.writeheader()
         writer.writerows(rows)
+
+
+def find_row(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The first row of a CSV file whose columns have these values; None if there is none, or no file."""
+    if not path.exists():
+        return None
+    frame = pd.read_csv(path)
+    found = frame[(frame[list(key)] == pd.Series(dict(key))).all(axis=1)]
+    return None if found.empty else {str(name): value for name, value in found.iloc[0].to_dict().items()}
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to a CSV file that several processes may be adding to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        pd.DataFrame([row]).to_csv(file, index=False, header=os.fstat(file.fileno()).st_size == 0)
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -14,9 +14,7 @@ quarter of the labels: of seeds 0 and 1, or of seed 0 where a quarter is 250 lab
 """
 
 import argparse
-import fcntl
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -30,7 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from baselines import BASELINES, components
-from common import RESULTS, markdown_table
+from common import RESULTS, append_row, find_row, markdown_table
 
 CSV = RESULTS / "label_efficiency.csv"
 LENGTHS = RESULTS / "label_efficiency_lengths.csv"
@@ -138,14 +136,14 @@ def _best_length(dataset: str, labeled: int, suite: Suite, cache: Path, data: li
     for share in (0.25, 0.5, 1.0):
         for seed in (0, 1) if labeled < 1000 else (0,):
             key = {"dataset": dataset, "n_labeled": labeled, "share": share, "seed": seed}
-            row = _find(LENGTHS, key)
+            row = find_row(LENGTHS, key)
             if row is None:
                 arguments = ["--recipe", suite.recipe, "--labeled", str(labeled), "--seed", str(seed)]
                 arguments += [*_fresh(suite, "labels-only"), *OURS["labels-only"], "--val-fraction", "0.25"]
                 arguments += ["--time", f"{suite.seconds * share:g}s"]
                 m, spent = _ssld_fit(arguments, cache, data)
                 row = key | {"val_accuracy": m["val_accuracy"], "fit_seconds": round(spent, 1), "commit": m["commit"]}
-                _append(LENGTHS, row)
+                append_row(LENGTHS, row)
             rows.append(row)
     return float(pd.DataFrame(rows).groupby("share")["val_accuracy"].mean().idxmax())
 
@@ -231,22 +229,6 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _find(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    frame = pd.read_csv(path)
-    found = frame[(frame[list(key)] == pd.Series(key)).all(axis=1)]
-    return None if found.empty else found.iloc[0].to_dict()
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a file that several processes may be adding to."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        pd.DataFrame([row]).to_csv(file, index=False, header=os.fstat(file.fileno()).st_size == 0)
-
-
 def picture(frame: pd.DataFrame, path: Path) -> None:
     """Accuracy against labels with the deviation over seeds, one panel a data set with more than one budget."""
     from matplotlib.figure import Figure
@@ -303,12 +285,12 @@ def run(arguments: argparse.Namespace) -> None:
     index, count = map(int, arguments.shard.split("/"))
     cache = arguments.cache_dir or default_cache_dir()
     for number, key in enumerate(list(cells(arguments))):
-        if number % count != index - 1 or _find(CSV, key) is not None:
+        if number % count != index - 1 or find_row(CSV, key) is not None:
             continue
         data = ["--data", arguments.cifar] if key["dataset"] == "cifar10" and arguments.cifar else []
         fit = fit_ours if key["method"] in OURS else fit_baseline
         row = key | fit(*key.values(), SUITES[key["dataset"]], cache, data)
-        _append(CSV, row)
+        append_row(CSV, row)
         print(f"{key} {row['test_accuracy']:.4f} {row['fit_seconds']:.0f} s", file=sys.stderr, flush=True)
 
 

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from common import RESULTS, markdown_table, provenance
-from label_efficiency import OURS, _append, _find
+from common import RESULTS, append_row, find_row, markdown_table, provenance
+from label_efficiency import OURS
 
 from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.datasets import load_dataset
@@ -111,10 +111,10 @@ def main() -> None:
                 for case in CASES:
                     for method in args.methods:
                         key = {"dataset": args.dataset, "n_labeled": args.labeled, "case": case, "method": method, "seed": seed}
-                        if _find(CSV, key) is not None:
+                        if find_row(CSV, key) is not None:
                             continue
                         row = fit(*damaged(pool, case, args.labeled, seed), args.recipe or args.dataset, method, seed, cache)
-                        _append(CSV, key | row | facts)
+                        append_row(CSV, key | row | facts)
                         print(key, f"{row['accuracy']:.4f} {row['seconds']:.0f} s", file=sys.stderr, flush=True)
     print(markdown_table(table(pd.read_csv(CSV)).to_dict("records")))
 

@@ -16,6 +16,9 @@ def explain(
     target: Annotated[str, typer.Option(help="A class, runner-up, or nearest (of all classes).")] = "runner-up",
     all_targets: Annotated[bool, typer.Option("--all-targets", help="A counterfactual for every other class.")] = False,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("explained"),
+    confidence: Annotated[
+        float, typer.Option(help="Least probability of the target class; 0 is where it just becomes the largest.", min=0)
+    ] = 0.0,
     revert: Annotated[bool, typer.Option("--revert/--no-revert", help="Take back changes that are not needed.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the noise.", min=0)] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace explanations that are there.")] = False,
@@ -51,6 +54,7 @@ def explain(
             chosen,
             out,
             target="all" if all_targets else target,
+            confidence=confidence,
             revert=revert,
             seed=seed,
             batch_size=batch_size,

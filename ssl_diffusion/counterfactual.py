@@ -63,7 +63,8 @@ class CounterfactualResult:
         counterfactual: uint8 (m, C, H, W); of a failure the last attempt. None if the method only measures a distance.
         source: predicted class of the original, int64 (m,).
         target: int64 (m,).
-        success: whether the counterfactual, rounded to 8 bits, is classified as the target, bool (m,).
+        success: whether the counterfactual, rounded to 8 bits, is classified as the target (with the confidence that was asked
+            for), bool (m,).
         p_source: probability of the source class after the change, float32 (m,), in [0, 1].
         p_target: probability of the target class after the change.
         distance_pixel: root mean square change in [0, 1] units, float64 (m,); of a failure, a lower bound. NaN if the method
@@ -170,6 +171,7 @@ def explain(
     images: NDArray[np.uint8],
     target: str | int | NDArray[np.integer[Any]] = "runner-up",
     *,
+    confidence: float = 0.0,
     revert: bool = True,
     seed: int = 0,
     batch_size: int = 128,
@@ -183,6 +185,7 @@ def explain(
         images: uint8, (n, C, H, W), of the size that the model was made for.
         target: "runner-up", "nearest" (of all classes, the one that takes the smallest change), "all" (one row for each
             other class), one class, or a class for each image.
+        confidence: least probability of the target class, in [0, 1); 0 is the boundary, where it just becomes the largest.
         revert: take back the changes of single values that are not needed. Without, a counterfactual is the image blended with
             a sample of the model: smoother, of more small changes.
         seed: of the noise.
@@ -195,8 +198,10 @@ def explain(
         DataError: if the images are not what the model was made for, or a target cannot be meant.
     """
     logits = check_images(model, images)
+    if not 0 <= confidence < 1:
+        raise DataError(f"the confidence of a counterfactual is a probability in [0, 1), not {confidence}")
     pairs = make_pairs(logits, target)
-    search = _Search(model, images, pairs, revert, seed, batch_size, precision, progress)
+    search = _Search(model, images, pairs, confidence, revert, seed, batch_size, precision, progress)
     result = search.run()
     return result.nearest() if isinstance(target, str) and target == "nearest" else result
 
@@ -224,6 +229,7 @@ class _Search:
         model: JointDiffusion,
         images: NDArray[np.uint8],
         pairs: Pairs,
+        confidence: float,
         revert: bool,
         seed: int,
         batch_size: int,
@@ -232,7 +238,7 @@ class _Search:
     ) -> None:
         m = len(pairs.image)
         self.model, self.pairs, self.batch_size, self.precision, self.progress = model, pairs, batch_size, precision, progress
-        self.revert = revert
+        self.confidence, self.revert = confidence, revert
         self.seeds = [_image_seed(image, seed) for image in images]
         self.original = images[pairs.image]
         self.found = self.original.copy()
@@ -337,7 +343,8 @@ class _Search:
     def _flips(self, x: Tensor, target: Tensor, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether images, rounded to 8 bits, are classified as the target; read in fp32, like every prediction that counts."""
         self.evaluations[rows] += 1
-        flipped: NDArray[np.bool_] = (self.model.classify(rounded(x)).argmax(dim=1) == target).cpu().numpy()
+        p, predicted = self.model.classify(rounded(x)).softmax(dim=1).max(dim=1)
+        flipped: NDArray[np.bool_] = ((predicted == target) & (p >= self.confidence)).cpu().numpy()
         return flipped
 
     def _read(self, images: NDArray[np.uint8], device: torch.device) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -14,7 +14,9 @@ Means over the valid ones (medians where it says so):
   et al. 2021, arXiv 2108.00783); 0 is best.
 * `cout`: values go from the counterfactual into the original, the largest changes first; area under the probability of the
   target minus area under that of the source, in [-1, 1], higher is better (Khorram and Fuxin 2022, arXiv 2203.15117).
-* `ynn`: share of the 5 nearest reference images, in pixels, that are classified as the target (CARLA); higher is better.
+* `ynn`: share of the 5 nearest reference images that are classified as the target (CARLA); higher is better. Neighbours are
+  by the features of the extractor, if there is one, else by pixels. What only fools the model moves nothing in the features
+  of another one.
 * `split_fd`: Fréchet distance between the originals of one half and the counterfactuals of the other, both ways, averaged:
   sharing no image, they cannot be close because of what did not change (ACE, Jeanneret et al. 2023, arXiv 2303.09962; it is
   called sFID there, a name that means something else elsewhere). Lower is better.
@@ -57,7 +59,7 @@ def counterfactual_metrics(
         result: with counterfactual images.
         labels: true classes of the images that were explained, in their order; for `validity_correct`.
         reference: images of the data, uint8 (n, C, H, W); for `ynn`.
-        features: uint8 images to features (n, d); for `split_fd`.
+        features: uint8 images to features (n, d), of another model; for `split_fd` and `ynn`.
 
     Raises:
         DataError: if the result has no images or no pairs.
@@ -84,7 +86,7 @@ def counterfactual_metrics(
         "cout": float((areas[:, 0] - areas[:, 1]).mean()),
     }
     if reference is not None:
-        values["ynn"] = float(nearest_agreement(model, valid, reference).mean())
+        values["ynn"] = float(nearest_agreement(model, valid, reference, features).mean())
     if features is not None and len(valid) >= 40:
         values["split_fd"] = split_frechet(features(valid.original), features(valid.counterfactual))
     return values
@@ -120,13 +122,18 @@ def insertion_areas(model: JointDiffusion, result: CounterfactualResult) -> NDAr
 
 
 def nearest_agreement(
-    model: JointDiffusion, result: CounterfactualResult, reference: NDArray[np.uint8], y: int = 5
+    model: JointDiffusion,
+    result: CounterfactualResult,
+    reference: NDArray[np.uint8],
+    features: Extractor | None = None,
+    y: int = 5,
 ) -> NDArray[np.float64]:
-    """Share of the y nearest reference images that the model takes for the target; (m,), in [0, 1]."""
+    """Share of the y nearest reference images, by features or pixels, that the model takes for the target; (m,), in [0, 1]."""
     assert result.counterfactual is not None
+    features = features or _pixels
     classes = _probabilities(model, reference).argmax(axis=1)
-    near = NearestNeighbors(n_neighbors=min(y, len(reference))).fit(reference.reshape(len(reference), -1).astype(np.float32))
-    found = near.kneighbors(result.counterfactual.reshape(len(result), -1).astype(np.float32), return_distance=False)
+    near = NearestNeighbors(n_neighbors=min(y, len(reference))).fit(features(reference))
+    found = near.kneighbors(features(result.counterfactual), return_distance=False)
     agreement: NDArray[np.float64] = (classes[found] == result.target[:, None]).mean(axis=1)
     return agreement
 
@@ -136,6 +143,10 @@ def split_frechet(original: NDArray[np.float32], counterfactual: NDArray[np.floa
     half = len(original) // 2
     one, two = slice(None, half), slice(half, None)
     return (frechet_distance(original[one], counterfactual[two]) + frechet_distance(original[two], counterfactual[one])) / 2
+
+
+def _pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return images.reshape(len(images), -1).astype(np.float32)
 
 
 def _probabilities(model: JointDiffusion, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -96,6 +96,7 @@ def write_explanations(
     out: Path,
     *,
     target: str = "runner-up",
+    confidence: float = 0.0,
     revert: bool = True,
     seed: int = 0,
     batch_size: int = 128,
@@ -110,7 +111,7 @@ def write_explanations(
         ids: samples to explain.
         out: folder to write, complete or not at all.
         target: a class name, "runner-up", "nearest" or "all".
-        revert, seed, batch_size, progress: see :func:`ssl_diffusion.counterfactual.explain`.
+        confidence, revert, seed, batch_size, progress: see :func:`ssl_diffusion.counterfactual.explain`.
         overwrite: replace a folder that this function made.
 
     Returns:
@@ -132,7 +133,9 @@ def write_explanations(
         if already:
             raise DataError(f"{already[0]} is classified as {target!r} already; choose another target for it")
     with new_folder(out, "counterfactuals.csv", overwrite) as folder:
-        result = run.explain(images, wanted, revert=revert, seed=seed, batch_size=batch_size, progress=progress)
+        result = run.explain(
+            images, wanted, confidence=confidence, revert=revert, seed=seed, batch_size=batch_size, progress=progress
+        )
         assert result.counterfactual is not None
         frame = result.to_frame(np.array(ids), run.classes)
         stems = [str(i).replace("/", "_").replace("\\", "_") for i in ids]

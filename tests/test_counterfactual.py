@@ -121,6 +121,18 @@ def test_a_counterfactual_stays_on_the_manifold() -> None:
     assert float(moved.norm(dim=1).min()) > 0.02
 
 
+def test_confidence_asks_for_more_than_the_boundary(digits_model: JointDiffusion, digits_pool: Pool) -> None:
+    images = digits_pool.images[digits_pool.test[:8]]
+    edge, sure = (explain(digits_model, images, confidence=c) for c in (0.0, 0.8))
+    both = edge.success & sure.success
+    assert both.sum() >= 5
+    assert (sure.p_target[both] >= 0.8).all()
+    assert sure.distance_pixel[both].mean() > edge.distance_pixel[both].mean()
+    assert edge.p_target[both].mean() < 0.7
+    with pytest.raises(DataError, match=r"in \[0, 1\), not 1.0"):
+        explain(digits_model, images, confidence=1.0)
+
+
 def test_nearest_is_the_best_of_all_targets() -> None:
     model = toy()
     images = toy_images(model, 6)

@@ -1,0 +1,130 @@
+"""Counterfactuals side by side: ours, a DiME-style search, and gradient descent on the pixels, on one model.
+
+    python benchmarks/counterfactuals.py                          # both data sets; rows that are there are not run again
+    python benchmarks/counterfactuals.py --dataset digits
+    python benchmarks/counterfactuals.py --table
+
+For each data set a joint model is fitted (or taken from --run), and the first 200 test images that it classifies correctly get
+a counterfactual of their runner-up class by each method, in batches of 100 on one thread. Measures:
+`ssl_diffusion.counterfactual_metrics`; neighbours are among 5,000 training images, split-FD by the labels-only extractor.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from common import RESULTS, append_row, find_row, markdown_table, provenance
+from counterfactual_rivals import dime, pixel_descent
+
+from ssl_diffusion.boundary import deepfool_distance
+from ssl_diffusion.counterfactual import CounterfactualResult, explain
+from ssl_diffusion.counterfactual_metrics import counterfactual_metrics
+from ssl_diffusion.datasets import load_dataset
+from ssl_diffusion.extractor import labels_only_extractor
+from ssl_diffusion.fitting import fit_run
+from ssl_diffusion.pool import Pool
+from ssl_diffusion.recipe import load_recipe
+from ssl_diffusion.run import Run, load_run
+
+CSV = RESULTS / "counterfactuals.csv"
+N = 200
+SUITES = {"digits": ("digits", 100), "fashion-mnist": ("fashion-mnist-thorough", 4000)}
+METHODS = ("ours", "ours, one by one", "ours, without reverting", "DiME-style", "pixel descent", "DeepFool")
+
+
+def search(method: str, run: Run, images: np.ndarray) -> CounterfactualResult:
+    """Counterfactuals of the runner-up class by a method."""
+    model = run.model
+    if method == "ours":
+        return explain(model, images, batch_size=100)
+    if method == "ours, one by one":
+        return explain(model, images, batch_size=1)
+    if method == "ours, without reverting":
+        return explain(model, images, revert=False, batch_size=100)
+    if method == "DeepFool":
+        return deepfool_distance(model, images, "runner-up", batch_size=100)
+    return (dime if method == "DiME-style" else pixel_descent)(model, images)
+
+
+def measure(method: str, run: Run, pool: Pool, positions: np.ndarray) -> tuple[dict[str, Any], CounterfactualResult]:
+    """The row of a method, and what it found."""
+    began = time.perf_counter()
+    result = search(method, run, pool.images[positions])
+    seconds = time.perf_counter() - began
+    extractor = labels_only_extractor(run, pool)
+    reference = pool.images[pool.train[:: -(-len(pool.train) // 5000)]]
+    metrics = counterfactual_metrics(
+        run.model, result, labels=pool.labels[positions], reference=reference, features=extractor.features
+    )
+    row = {
+        **{name: round(value, 4) for name, value in metrics.items()},
+        "evaluations": round(float(result.network_evaluations.mean()), 1),
+        "ms_per_image": round(1e3 * seconds / len(positions), 1),
+        "extractor": extractor.name,
+        **provenance(),
+    }
+    return row, result
+
+
+def run_suite(dataset: str, methods: list[str], folder: Path | None) -> None:
+    """Fill in the missing rows of a data set."""
+    todo = [m for m in methods if find_row(CSV, {"dataset": dataset, "method": m}) is None]
+    if not todo:
+        return
+    recipe, labeled = SUITES[dataset]
+    path = folder or Path("runs") / f"counterfactuals-{dataset}"
+    if not (path / "metrics.json").exists():
+        fit_run(load_recipe(recipe).with_setting("labels.budget", labeled), path)
+    run, pool = load_run(path, "cpu", "fp32"), load_dataset(dataset)
+    test = pool.test[:2000]
+    positions = test[run.predict_proba(pool.images[test]).argmax(axis=1) == pool.labels[test]][:N]
+    search("ours", run, pool.images[positions[:4]])  # kernels are chosen on first use
+    for method in todo:
+        row, result = measure(method, run, pool, positions)
+        append_row(CSV, {"dataset": dataset, "method": method, "recipe": recipe, "labels": labeled, **row})
+        print(f"{dataset} {method}: {row}", file=sys.stderr, flush=True)
+        if method in ("ours", "DiME-style", "pixel descent"):
+            picture(result, RESULTS / f"counterfactuals-{dataset}-{method.split()[0].lower()}.png")
+
+
+def picture(result: CounterfactualResult, path: Path) -> None:
+    """The first pairs: images above their counterfactuals above the differences."""
+    from matplotlib.figure import Figure
+
+    from ssl_diffusion.plots import show_image
+
+    assert result.counterfactual is not None
+    n = min(14, len(result))
+    figure = Figure(figsize=(0.75 * n, 2.4), layout="constrained")
+    axes = figure.subplots(3, n)
+    for i in range(n):
+        original, found = (values[i].astype(np.float32) / 127.5 - 1 for values in (result.original, result.counterfactual))
+        show_image(axes[0, i], original)
+        show_image(axes[1, i], found)
+        axes[2, i].imshow((found - original).mean(axis=0) / 2, cmap="RdBu_r", vmin=-0.5, vmax=0.5)
+        axes[2, i].set_axis_off()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", nargs="+", choices=SUITES, default=list(SUITES))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--run", type=Path, help="a finished run of the data set, instead of fitting one")
+    parser.add_argument("--table", action="store_true", help="only print the table of the rows that are there")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if not arguments.table:
+        for dataset in arguments.dataset:
+            run_suite(dataset, arguments.methods, arguments.run)
+    shown = ["dataset", "method", "validity", "rms_median", "redundancy", "sparsity", "cout", "ynn", "split_fd", "evaluations"]
+    print(markdown_table(pd.read_csv(CSV)[[*shown, "ms_per_image"]].to_dict("records")))
+
+
+if __name__ == "__main__":
+    main()
