@@ -76,7 +76,7 @@ def run_suite(dataset: str, folder: Path | None) -> None:
     extractor = labels_only_extractor(run, pool)
     real = real_features(extractor, pool)
     for cell in todo:
-        row = {"dataset": dataset, **cell, **measure(cell, run, extractor, real, n)}
+        row = {"dataset": dataset, "recipe": recipe, "labels": labeled, **cell, **measure(cell, run, extractor, real, n)}
         append_row(CSV, row)
         print(row, file=sys.stderr, flush=True)
 
