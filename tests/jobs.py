@@ -1,0 +1,57 @@
+"""Training jobs of a fraction of a second, and comparisons of what they make."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_diffusion.augment import Augmentation
+from ssl_diffusion.fitting import Fitted
+from ssl_diffusion.job import Job, TrainingData
+from ssl_diffusion.joint import JointConfig
+from ssl_diffusion.recipe import ComputeSettings, PhaseSettings, TrainingSettings
+from ssl_diffusion.unet import UNetConfig
+
+CPU = ComputeSettings(accelerator="cpu", precision="fp32")
+
+# Arguments of `ssld` for a process of its own.
+TINY_RUN = [
+    *("--dataset", "digits", "--labeled", "20", "--seed", "1", "--pretrain-steps", "10", "--steps", "16", "--quiet"),
+    *("--accelerator", "cpu", "--precision", "fp32", "--set", "model.channels=8", "--set", "model.blocks=1"),
+    *("--set", "model.dropout=0.1", "--set", "pretraining.batch_size=16", "--set", "training.batch_size=16"),
+    *("--set", "training.labeled_batch_size=16"),
+]
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Whether two sets of weights are equal bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(t, second[name]) for name, t in first.items())
+
+
+def equal(first: Fitted, second: Fitted) -> bool:
+    return same(first.ema, second.ema) and same(first.raw, second.raw)
+
+
+def make_job(settings: PhaseSettings | None = None, **changes: object) -> Job:
+    """Twelve images of noise, six of them labeled, on a tiny network."""
+    rng = np.random.default_rng(0)
+    job = Job(
+        name="training",
+        objective="joint",
+        config=JointConfig(UNetConfig(channels=8, multipliers=(1, 2), blocks=1, groups=4), n_classes=3, image_shape=(1, 6, 6)),
+        initial=None,
+        data=TrainingData(
+            images=torch.from_numpy(rng.integers(0, 256, (12, 1, 6, 6), dtype=np.uint8)),
+            train=torch.arange(12),
+            labeled=torch.arange(6),
+            labels=torch.arange(6) % 3,
+        ),
+        settings=settings or TrainingSettings(steps=5, batch_size=4, labeled_batch_size=4),
+        view=Augmentation(),
+        weak=Augmentation(),
+        strong=Augmentation(),
+        flip=False,
+        compute=CPU,
+    )
+    return replace(job, **changes)  # type: ignore[arg-type]
