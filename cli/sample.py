@@ -16,10 +16,10 @@ def sample(
     class_: Annotated[str | None, typer.Option("--class", help="Guide towards this class.")] = None,
     grid: Annotated[bool, typer.Option("--grid", help="Guide towards every class in turn, equally many of each.")] = False,
     sampler: Annotated[
-        str | None, typer.Option(help="heun, dpmpp, ddim or ddpm. Default: heun; ddpm if guided.", show_default=False)
+        str | None, typer.Option(help="heun, dpmpp, ddim or ddpm. Default: dpmpp; ddpm if guided.", show_default=False)
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Steps of the sampler. Default: its own (heun 18, guided ddpm 40).", show_default=False)
+        int | None, typer.Option(help="Steps of the sampler. Default: its own (dpmpp 18, guided ddpm 40).", show_default=False)
     ] = None,
     guidance: Annotated[str, typer.Option(help="estimate or representation.")] = "estimate",
     scale: Annotated[float, typer.Option(help="Strength of the guidance.", min=0)] = 1.5,

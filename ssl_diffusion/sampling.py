@@ -102,7 +102,7 @@ class DPMSolverPP(Sampler):
     The schedule here has alpha = 1, so half the log-SNR is lambda = -ln sigma.
     """
 
-    default_steps = 20
+    default_steps = 18
 
     def __init__(self) -> None:
         self._last: tuple[Tensor, float] | None = None  # the estimate one step ago, and its noise level
@@ -201,7 +201,7 @@ def sample(
         model: the joint model; its EMA weights, in evaluation mode.
         n: number of images.
         y: classes to guide towards, int64 (n,), or one for all; None draws without guidance.
-        sampler: a name in :data:`SAMPLERS`. None: "heun", or "ddpm" under guidance, whose errors fresh noise corrects.
+        sampler: a name in :data:`SAMPLERS`. None: "dpmpp", or "ddpm" under guidance, whose errors fresh noise corrects.
         steps: steps of the sampler. None: its default; 40 if the sampler is None, too, and there is guidance.
         guidance: how to guide towards y; None is the default of :class:`~ssl_diffusion.guidance.Guidance`.
         generator: of all noise, on the CPU; None is torch's global one.
@@ -213,7 +213,7 @@ def sample(
         SSLDError: if the sampler is unknown, the model has no classes to guide towards, or a class does not exist.
     """
     if sampler is None:
-        sampler, steps = ("heun", steps) if y is None else ("ddpm", _GUIDED_STEPS if steps is None else steps)
+        sampler, steps = ("dpmpp", steps) if y is None else ("ddpm", _GUIDED_STEPS if steps is None else steps)
     steps = type(make_sampler(sampler)).default_steps if steps is None else steps
     if steps < 1:
         raise SSLDError(f"a sampler takes at least one step, not {steps}")
