@@ -1,0 +1,26 @@
+"""Acquisition: which samples to label next.
+
+:func:`query` runs one of :data:`STRATEGIES` on what a model makes of the unlabeled samples of a pool. One file a family:
+`uncertainty`, `boundary`, `coverage`, `hybrid`; importing this package registers them all.
+"""
+
+from ssl_diffusion.acquisition import boundary, coverage, hybrid, uncertainty
+from ssl_diffusion.acquisition.candidates import Candidates
+from ssl_diffusion.acquisition.query import QueryBatch, choose, query
+from ssl_diffusion.acquisition.registry import STRATEGIES, Choice, Strategy, get_strategy, strategies_frame
+
+__all__ = [
+    "STRATEGIES",
+    "Candidates",
+    "Choice",
+    "QueryBatch",
+    "Strategy",
+    "boundary",
+    "choose",
+    "coverage",
+    "get_strategy",
+    "hybrid",
+    "query",
+    "strategies_frame",
+    "uncertainty",
+]

@@ -1,0 +1,87 @@
+"""How near a sample is to the boundary between classes: along the representation, in pixels, or along the model's manifold.
+
+Utility is 1 / (1 + distance), in (0, 1].
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_diffusion.acquisition.candidates import Candidates
+from ssl_diffusion.acquisition.registry import Choice, batch
+from ssl_diffusion.acquisition.selection import best, diverse
+from ssl_diffusion.acquisition.uncertainty import margin
+from ssl_diffusion.boundary import deepfool_distance, linear_distance
+from ssl_diffusion.counterfactual import CounterfactualResult, explain
+
+__all__ = ["counterfactual", "deepfool", "linear"]
+
+_SHORTLIST = 10  # times the batch
+
+
+@batch(
+    "linear",
+    needs="labels",
+    cost="one encoder pass over a shortlist of ten batches",
+    when="two or more labels a class; nearly as good as counterfactual, and much cheaper",
+    reference="first-order boundary distance (as DeepFool, arXiv 1511.04599) in the representation, k-means++ for diversity",
+)
+def linear(c: Candidates, n: int) -> Choice:
+    """Distance to the first-order boundary in the representation, on a shortlist by margin; then k-means++."""
+
+    def distance(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        model, images = c.looked_at(rows)
+        return linear_distance(model, images, "nearest").distance_representation
+
+    return _funnel(c, n, distance)
+
+
+@batch(
+    "deepfool",
+    needs="labels",
+    cost="several forward and backward passes over a shortlist of ten batches",
+    when="for comparison: distances in pixels follow adversarial directions",
+    reference="Ducoffe and Precioso 2018, arXiv 1802.09841; k-means++ for diversity",
+)
+def deepfool(c: Candidates, n: int) -> Choice:
+    """DeepFool distance in pixels, on a shortlist by margin; then k-means++."""
+
+    def distance(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        model, images = c.looked_at(rows)
+        return _censored(deepfool_distance(model, images, "runner-up"))
+
+    return _funnel(c, n, distance)
+
+
+@batch(
+    "counterfactual",
+    needs="labels",
+    cost="about 60 passes over a shortlist of ten batches",
+    when="two or more labels a class; the choice comes with an explanation",
+    reference="counterfactual distance of this package (ssl_diffusion.counterfactual), k-means++ for diversity",
+)
+def counterfactual(c: Candidates, n: int) -> Choice:
+    """Counterfactual distance to the runner-up, on a shortlist by margin; then k-means++."""
+
+    def distance(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        model, images = c.looked_at(rows)
+        return _censored(explain(model, images, "runner-up", seed=int(c.rng.integers(2**31))))
+
+    return _funnel(c, n, distance)
+
+
+def _funnel(c: Candidates, n: int, distance: Any) -> Choice:
+    """Shortlist by margin, distances on it, and a diverse batch of it; candidates outside have utility 0."""
+    rows = np.sort(best(margin(c), min(len(c), _SHORTLIST * n), c.rng).picks)
+    utilities = np.zeros(len(c))
+    utilities[rows] = 1 / (1 + distance(rows))
+    return diverse(c.representation[rows], utilities, n, c.rng, rows)
+
+
+def _censored(result: CounterfactualResult) -> NDArray[np.float64]:
+    """Pixel distances; failures, whose distances are lower bounds, are not nearer than any success."""
+    distance = result.distance_pixel.copy()
+    if result.success.any():
+        distance[~result.success] = np.maximum(distance[~result.success], distance[result.success].max())
+    return distance

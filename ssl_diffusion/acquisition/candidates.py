@@ -1,0 +1,58 @@
+"""What strategies know: the candidates for labeling and the samples that are labeled already.
+
+Candidates are in the order of their ids, whatever the order of the pool, and all chance comes from one seeded generator, so
+that a batch depends on the pool as a set.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.joint import JointDiffusion
+
+__all__ = ["Candidates"]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """N unlabeled samples and m labeled ones, as a model sees them.
+
+    Attributes:
+        representation: of the candidates, float32 (N, F); may be memory-mapped.
+        probabilities: class probabilities of the candidates, float32 (N, K); None if the model has no classes.
+        labeled_representation: of the labeled samples, float32 (m, F).
+        labeled_classes: their classes, int64 (m,).
+        n_classes: K; 0 if unknown.
+        rng: of all chance.
+        images: uint8 images (k, C, H, W) of candidates by position; None if there are no images to look at.
+        model: the joint model; None if there is none to ask.
+    """
+
+    representation: NDArray[np.float32]
+    probabilities: NDArray[np.float32] | None
+    labeled_representation: NDArray[np.float32]
+    labeled_classes: NDArray[np.int64]
+    n_classes: int
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    images: Callable[[NDArray[np.int64]], NDArray[np.uint8]] | None = None
+    model: JointDiffusion | None = None
+
+    def __len__(self) -> int:
+        return len(self.representation)
+
+    @property
+    def p(self) -> NDArray[np.float32]:
+        """Class probabilities; raises :class:`SSLDError` if the model has no classes."""
+        if self.probabilities is None:
+            raise SSLDError("this strategy needs a classifier, and the model was trained without labels; use typiclust")
+        return self.probabilities
+
+    def looked_at(self, picks: NDArray[Any]) -> tuple[JointDiffusion, NDArray[np.uint8]]:
+        """The model and the images of some candidates; raises :class:`SSLDError` where there are only representations."""
+        if self.model is None or self.images is None:
+            raise SSLDError("this strategy looks at images with the model, and here are only representations")
+        return self.model, self.images(np.asarray(picks, dtype=np.int64))

@@ -1,0 +1,202 @@
+"""From a model and a pool to the batch to label next; the contract that every strategy keeps is enforced here, once.
+
+A batch has distinct ids, all unlabeled, exactly n of them (fewer, with a warning, when the pool runs out); utilities are finite
+and higher means sooner; the same seed gives the same batch, whatever the order of the pool; model and pool stay as they are.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ssl_diffusion.acquisition.candidates import Candidates
+from ssl_diffusion.acquisition.registry import Choice, Strategy, get_strategy
+from ssl_diffusion.acquisition.selection import best, in_proportion
+from ssl_diffusion.errors import DataError, SSLDError
+from ssl_diffusion.pool import Pool
+from ssl_diffusion.progress import ProgressCallback
+from ssl_diffusion.run import Run, RunFolder
+
+__all__ = ["QueryBatch", "choose", "query", "strategy_for"]
+
+_log = logging.getLogger(__name__)
+
+# Fewer labels a class than this, and covering the pool beats asking the classifier.
+_FEW_LABELS = 2
+
+
+@dataclass(frozen=True)
+class QueryBatch:
+    """Samples to label next, the most useful first.
+
+    Attributes:
+        ids: sample ids, (n,).
+        utilities: float64 (n,); higher = label it sooner. Comparable within one query only.
+        probabilities: with which each was drawn, given those before it, float64 (n,).
+        predictions: predicted class of each and its probability, as (name, p); empty for models without classes.
+        strategy: that was used; for "auto", the one it chose.
+        reason: one sentence: why this strategy.
+        seed: of the draws.
+    """
+
+    ids: NDArray[np.str_]
+    utilities: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+    predictions: list[tuple[str, float]]
+    strategy: str
+    reason: str
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def reasons(self) -> list[str]:
+        """One sentence a sample: why it was chosen."""
+        if not self.predictions:
+            return [f"{self.strategy}, utility {u:.3g}" for u in self.utilities]
+        return [
+            f"{self.strategy}, utility {u:.3g}; predicted {name} with probability {p:.2f}"
+            for u, (name, p) in zip(self.utilities, self.predictions, strict=True)
+        ]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a sample: id, rank (from 1), utility, selection_probability, prediction, probability, strategy, reason."""
+        names, p = zip(*self.predictions, strict=True) if self.predictions else ([""] * len(self), [np.nan] * len(self))
+        return pd.DataFrame(
+            {
+                "id": self.ids,
+                "rank": np.arange(1, len(self) + 1),
+                "utility": self.utilities,
+                "selection_probability": self.probabilities,
+                "prediction": names,
+                "probability": p,
+                "strategy": self.strategy,
+                "reason": self.reasons,
+            }
+        )
+
+
+def query(
+    model: Run,
+    pool: Pool,
+    n: int = 100,
+    strategy: str = "auto",
+    *,
+    labeled: Iterable[str] | None = None,
+    power: float | None = None,
+    random_state: int = 0,
+    progress: ProgressCallback | None = None,
+) -> QueryBatch:
+    """Choose the samples to label next.
+
+    Args:
+        model: a finished run.
+        pool: its images; the test split is never chosen.
+        n: samples to choose.
+        strategy: a name in :data:`~ssl_diffusion.acquisition.registry.STRATEGIES`, or "auto": coverage while there are fewer
+            than two labels a class, counterfactual distance with diversity after that.
+        labeled: ids that have a label already. None: those of the run.
+        power: draws with probability proportional to utility^power instead of taking the best; for scores only.
+        random_state: seed of all chance.
+        progress: called while the pool is read.
+
+    Raises:
+        SSLDError: if the strategy does not exist or cannot be used with this model.
+        DataError: if n is not positive, an id does not exist, images have another size, or nothing is left to label.
+    """
+    if n < 1:
+        raise DataError(f"a query is for one sample or more, not {n}")
+    if pool.image_shape != model.image_shape:
+        raise DataError(f"images have shape {pool.image_shape}, but {model.path} was made for {model.image_shape}")
+    known = _labeled_positions(model, pool, labeled)
+    open_ = np.setdiff1d(pool.train, known)
+    if not len(open_):
+        raise DataError(f"every sample of {pool.name!r} has a label: nothing is left to choose")
+    open_ = open_[np.argsort(pool.ids[open_], kind="stable")]
+    known = known[np.argsort(pool.ids[known], kind="stable")]
+    k = len(model.classes) if not model.multilabel else 0
+    classes = pool.labels[known] if not pool.multilabel else np.zeros(len(known), dtype=np.int64)
+    chosen, reason = strategy_for(strategy, len(known), k)
+    representation = model.represent(pool.images[open_], progress)
+    probabilities = None
+    if k:
+        probabilities = model.probabilities_of(representation)
+    candidates = Candidates(
+        representation=representation,
+        probabilities=probabilities,
+        labeled_representation=model.represent(pool.images[known]) if len(known) else representation[:0],
+        labeled_classes=classes,
+        n_classes=k,
+        rng=np.random.default_rng(random_state),
+        images=lambda rows: pool.images[open_[rows]],
+        model=model.model,
+    )
+    choice = choose(chosen, candidates, n, power=power)
+    ids = pool.ids[open_[choice.picks]]
+    predictions = []
+    if probabilities is not None:
+        p = probabilities[choice.picks]
+        predictions = [(model.classes[j], float(row[j])) for j, row in zip(p.argmax(axis=1), p, strict=True)]
+    return QueryBatch(ids, choice.utilities[choice.picks], choice.probabilities, predictions, chosen.name, reason, random_state)
+
+
+def choose(strategy: Strategy | str, candidates: Candidates, n: int, *, power: float | None = None) -> Choice:
+    """Run a strategy on candidates and check what it promised.
+
+    Args:
+        strategy: a strategy or its name.
+        candidates: at least one.
+        n: batch size; more than there are candidates takes all, with a warning.
+        power: see :func:`query`.
+
+    Raises:
+        SSLDError: if the strategy cannot be used here, or broke its contract.
+    """
+    strategy = get_strategy(strategy) if isinstance(strategy, str) else strategy
+    if not np.isfinite(candidates.representation[: 2**16]).all():
+        raise DataError("representations are not finite: the model or an image is damaged")
+    if n > len(candidates):
+        _log.warning("only %d samples are left, %d were asked for", len(candidates), n)
+        n = len(candidates)
+    if power is not None and strategy.score is None:
+        raise SSLDError(f"power draws by a score, and {strategy.name} chooses batches as a whole: leave it out")
+    if strategy.score is not None:
+        utilities = strategy.score(candidates)
+        rng = candidates.rng
+        choice = best(utilities, n, rng) if power is None else in_proportion(utilities, n, power, rng)
+    else:
+        assert strategy.batch is not None
+        choice = strategy.batch(candidates, n)
+    broken = (
+        choice.picks.shape != (n,)
+        or len(np.unique(choice.picks)) != n
+        or choice.utilities.shape != (len(candidates),)
+        or not np.isfinite(choice.utilities).all()
+        or not ((choice.probabilities > 0) & (choice.probabilities <= 1 + 1e-9)).all()
+    )
+    if broken:
+        raise SSLDError(f"the strategy {strategy.name} broke its contract: {n} distinct picks with finite utilities")
+    return choice
+
+
+def strategy_for(name: str, n_labeled: int, n_classes: int) -> tuple[Strategy, str]:
+    """The strategy of a name and why; "auto" follows the regime."""
+    if name != "auto":
+        return get_strategy(name), f"{name}, as asked for"
+    if not n_classes:
+        return get_strategy("typiclust"), "typiclust: there is no classifier yet, so cover the pool"
+    if n_labeled < _FEW_LABELS * n_classes:
+        labels = f"{n_labeled} labels for {n_classes} classes"
+        return get_strategy("typiclust"), f"typiclust: {labels} are few, and typical samples teach most"
+    return get_strategy("counterfactual"), f"counterfactual: {n_labeled} labels are enough to look at the boundary"
+
+
+def _labeled_positions(model: Run, pool: Pool, labeled: Iterable[str] | None) -> NDArray[np.int64]:
+    if labeled is not None:
+        return pool.positions(labeled)
+    own = RunFolder(model.path).labeled(pool)
+    return pool.positions([*own.train, *own.val]) if own is not None else np.zeros(0, dtype=np.int64)

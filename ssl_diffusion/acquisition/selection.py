@@ -1,0 +1,101 @@
+"""From utilities to a batch: the best ones, a draw in proportion to them, or seeds of k-means++ that differ, too."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_diffusion.acquisition.registry import Choice
+
+__all__ = ["best", "diverse", "in_proportion", "spread_out", "squared_distances"]
+
+
+def best(utilities: NDArray[np.floating[Any]], n: int, rng: np.random.Generator) -> Choice:
+    """The n largest utilities; ties in random order."""
+    u = _finite(utilities)
+    return Choice(np.lexsort((rng.permutation(len(u)), -u))[:n], u, np.ones(n))
+
+
+def in_proportion(utilities: NDArray[np.floating[Any]], n: int, power: float, rng: np.random.Generator) -> Choice:
+    """n draws without replacement, each with probability proportional to utility^power (Kirsch et al. 2021, arXiv 2106.12059).
+
+    Utilities of 0 are drawn last. Drawn at once, as the largest of power * ln(u) + Gumbel noise.
+    """
+    u = _finite(utilities)
+    weight = power * np.log(np.clip(u, 1e-300, None))
+    picks = np.argsort(-(weight + rng.gumbel(size=len(u))), kind="stable")[:n]
+    # Sum over what is left before each draw: the whole, less what was drawn.
+    left = np.exp(weight - weight.max())
+    total, probabilities = left.sum(), np.empty(n)
+    for i, pick in enumerate(picks):
+        if total <= 1e-9 * len(u):  # cancellation: sum again
+            left[picks[:i]] = 0.0
+            total = left.sum()
+        probabilities[i] = min(1.0, left[pick] / total) if total > 0 else 1 / (len(u) - i)
+        total -= left[pick]
+    return Choice(picks, u, probabilities)
+
+
+def diverse(
+    x: NDArray[np.float32],
+    utilities: NDArray[np.floating[Any]],
+    n: int,
+    rng: np.random.Generator,
+    rows: NDArray[np.int64] | None = None,
+) -> Choice:
+    """k-means++ weighted by utility: each is drawn with probability u * d^2, d being the distance to the nearest one so far.
+
+    Args:
+        x: what distances are measured in, (k, F).
+        utilities: of all N candidates, from 0.
+        n: picks, at most k.
+        rng: of the draws.
+        rows: which candidates the rows of x are, (k,); None is all.
+    """
+    u = _finite(utilities)
+    rows = np.arange(len(u)) if rows is None else rows
+    picks, probabilities = spread_out(lambda i: squared_distances(x, x[i]), u[rows].clip(0), n, rng)
+    return Choice(rows[picks], u, probabilities)
+
+
+def spread_out(
+    distances_to: Callable[[int], NDArray[np.float64]], weight: NDArray[np.float64], n: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Seeding of k-means++ (Arthur and Vassilvitskii 2007) with weights: picks and the probabilities of their draws.
+
+    The first is the one with the largest weight.
+
+    Args:
+        distances_to: squared distances of all k to the i-th, (k,).
+        weight: from 0, (k,).
+        n: picks, at most k.
+        rng: of the draws.
+    """
+    first = int(best(weight, 1, rng).picks[0])
+    picks, probabilities = [first], [1.0]
+    distance = distances_to(first)
+    open_ = np.ones(len(weight), dtype=bool)
+    open_[first] = False
+    while len(picks) < n:
+        share = weight * distance * open_
+        if (total := share.sum()) <= 0:  # only copies of what was picked are left, or weights of 0
+            share = open_.astype(np.float64)
+            total = share.sum()
+        pick = int(rng.choice(len(share), p=share / total))
+        picks.append(pick)
+        probabilities.append(float(share[pick] / total))
+        open_[pick] = False
+        distance = np.minimum(distance, distances_to(pick))
+    return np.array(picks), np.array(probabilities)
+
+
+def squared_distances(x: NDArray[np.float32], to: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Squared Euclidean distance of each row to a point, (k,), in blocks, so that x may be memory-mapped."""
+    parts = [np.square(x[i : i + 65536] - to).sum(axis=1, dtype=np.float64) for i in range(0, len(x), 65536)]
+    distances: NDArray[np.float64] = np.concatenate(parts)
+    return distances
+
+
+def _finite(utilities: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    return np.nan_to_num(np.asarray(utilities, dtype=np.float64), nan=0.0, posinf=1e300, neginf=-1e300)
