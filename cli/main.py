@@ -1,7 +1,7 @@
 """`ssld`: the entry point and the table of commands."""
 
 import typer
-from ssl_diffusion.cli import evaluate, explain, fit, info, predict, sample
+from ssl_diffusion.cli import evaluate, explain, fit, info, predict, query, sample
 
 __all__ = ["app", "run"]
 
@@ -19,6 +19,8 @@ app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("sample")(sample.sample)
 app.command("explain")(explain.explain)
+app.command("query")(query.query)
+app.command("strategies")(query.strategies)
 app.command("recipes")(info.recipes)
 app.command("datasets")(info.datasets)
 app.command("doctor")(info.doctor)

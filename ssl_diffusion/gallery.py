@@ -22,7 +22,7 @@ from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.run import Run
 from ssl_diffusion.sampling import denoising_strip
 
-__all__ = ["class_index", "new_folder", "write_explanations", "write_samples"]
+__all__ = ["class_index", "file_stems", "new_folder", "to_pil", "write_explanations", "write_samples"]
 
 _SHEET = 40  # pairs in a picture
 _STRIP_SAMPLES, _STRIP_LEVELS = 5, 10
@@ -138,8 +138,7 @@ def write_explanations(
         )
         assert result.counterfactual is not None
         frame = result.to_frame(np.array(ids), run.classes)
-        stems = [str(i).replace("/", "_").replace("\\", "_") for i in ids]
-        stems = stems if len(set(stems)) == len(stems) else [f"{i:05d}_{stem}" for i, stem in enumerate(stems)]
+        stems = file_stems(ids)
         files = []
         for image, k, found in zip(result.image, result.target, result.counterfactual, strict=True):
             files.append(f"{stems[image]}_to_{run.classes[k]}.png".replace("/", "_"))
@@ -154,6 +153,12 @@ def write_explanations(
         if len(result) > 1:
             distance_figure(result).savefig(folder / "distances.png", dpi=130)
     return frame, result
+
+
+def file_stems(ids: Sequence[str]) -> list[str]:
+    """Distinct file names, without suffix, for sample ids, which may contain slashes."""
+    stems = [str(i).replace("/", "_").replace("\\", "_") for i in ids]
+    return stems if len(set(stems)) == len(stems) else [f"{i:05d}_{stem}" for i, stem in enumerate(stems)]
 
 
 def _probabilities(run: Run, images: NDArray[np.uint8]) -> NDArray[np.float32]:

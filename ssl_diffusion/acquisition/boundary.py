@@ -1,6 +1,6 @@
 """How near a sample is to the boundary between classes: along the representation, in pixels, or along the model's manifold.
 
-Utility is 1 / (1 + distance), in (0, 1].
+Utility is 1 / (1 + distance / median), in (0, 1], with the median of the distances on the shortlist.
 """
 
 from typing import Any
@@ -75,7 +75,8 @@ def _funnel(c: Candidates, n: int, distance: Any) -> Choice:
     """Shortlist by margin, distances on it, and a diverse batch of it; candidates outside have utility 0."""
     rows = np.sort(best(margin(c), min(len(c), _SHORTLIST * n), c.rng).picks)
     utilities = np.zeros(len(c))
-    utilities[rows] = 1 / (1 + distance(rows))
+    distances = distance(rows)
+    utilities[rows] = 1 / (1 + distances / max(float(np.median(distances)), 1e-12))
     return diverse(c.representation[rows], utilities, n, c.rng, rows)
 
 

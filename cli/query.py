@@ -1,0 +1,77 @@
+"""`ssld query` and `ssld strategies`: what to label next."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from ssl_diffusion.cli.output import AcceleratorOption, JsonOption, Output, PrecisionOption, QuietOption, ThreadsOption
+
+__all__ = ["query", "strategies"]
+
+
+def query(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    n: Annotated[int, typer.Option("--n", help="Samples to choose.", min=1)] = 100,
+    strategy: Annotated[str, typer.Option(help="auto, or one of `ssld strategies`.")] = "auto",
+    power: Annotated[
+        float | None, typer.Option(help="Draw in proportion to utility^power instead of taking the best (scores only).", min=0)
+    ] = None,
+    labeled: Annotated[
+        Path | None, typer.Option(help="CSV file with a column id: samples labeled since, besides those of the run.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all chance.", min=0)] = 0,
+    out: Annotated[Path, typer.Option(help="File to write (a folder with --format folder).")] = Path("batch.csv"),
+    form: Annotated[str, typer.Option("--format", help="csv, json, folder or label-studio.")] = "csv",
+    picture: Annotated[bool, typer.Option("--picture", help="Also a picture of what was chosen, beside --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a batch that is there.")] = False,
+    accelerator: AcceleratorOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = 0,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Choose the unlabeled samples that are worth a label next."""
+    output = Output(as_json, quiet)
+    with output.running():
+        from ssl_diffusion.devices import bind_threads
+
+        bind_threads(threads)
+        from ssl_diffusion.acquisition import query as choose_batch
+        from ssl_diffusion.acquisition.export import batch_figure, check_place, write_batch
+        from ssl_diffusion.run import RunFolder, load_run
+        from ssl_diffusion.sources import load_pool
+        from ssl_diffusion.tables import read_table
+
+        check_place(out, form, overwrite)
+        model = load_run(run, accelerator, precision)
+        folder = RunFolder(run)
+        pool = load_pool(folder.recipe().data, progress=output.bars)
+        known = None
+        if labeled is not None:
+            own = folder.labeled(pool)
+            known = [*read_table(labeled).column("id"), *(own.train + own.val if own is not None else ())]
+        batch = choose_batch(model, pool, n, strategy, labeled=known, power=power, random_state=seed, progress=output.bars)
+        write_batch(batch, pool, out, form, overwrite)
+        text = f"{batch.reason}\n{len(batch)} samples in {out}"
+        values = {"out": str(out), "strategy": batch.strategy, "reason": batch.reason, "ids": batch.ids.tolist()}
+        if picture:
+            path = out.with_name(f"{out.stem}.png")
+            batch_figure(batch, pool, model).savefig(path, dpi=110)
+            text += f"\npicture: {path}"
+            values["picture"] = str(path)
+        output.result(values, text)
+
+
+def strategies(as_json: JsonOption = False) -> None:
+    """List the acquisition strategies: what they need and cost, when to use them, where they are from."""
+    output = Output(as_json, quiet=True)
+    with output.running():
+        from ssl_diffusion.acquisition import strategies_frame
+
+        frame = strategies_frame()
+        rows = frame.to_dict(orient="records")
+        lines = ["auto: typiclust while there are fewer than two labels a class, counterfactual after that", ""]
+        for row in rows:
+            needs = "no labels needed" if row["needs"] == "images" else "needs a classifier"
+            lines += [f"{row['name']}  ({needs}; {row['cost']})", f"    {row['when']}", f"    {row['reference']}"]
+        output.result({"strategies": rows}, "\n".join(lines))

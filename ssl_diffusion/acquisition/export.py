@@ -1,0 +1,141 @@
+"""A batch as a file or folder for whoever labels: CSV, JSON, images with a table, tasks of Label Studio; and as a picture."""
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ssl_diffusion.acquisition.query import QueryBatch
+from ssl_diffusion.checkpoint import atomic_write_text
+from ssl_diffusion.errors import SSLDError, nearest_names
+from ssl_diffusion.gallery import file_stems, new_folder, to_pil
+from ssl_diffusion.plots import show_image
+from ssl_diffusion.pool import Pool
+from ssl_diffusion.run import Run
+
+__all__ = ["FORMATS", "batch_figure", "check_place", "label_studio_tasks", "write_batch"]
+
+_PICTURED = 30
+
+
+def write_batch(batch: QueryBatch, pool: Pool, out: Path, form: str = "csv", overwrite: bool = False) -> None:
+    """Write a batch in one of :data:`FORMATS`, complete or not at all.
+
+    Args:
+        batch: the batch.
+        pool: its images.
+        out: a file, or for "folder" a folder.
+        form: "csv" or "json": the rows of :meth:`QueryBatch.to_frame`; "folder": a PNG each and batch.csv with a column
+            `file` and an empty column `label` to fill in; "label-studio": tasks to import, with the image inside, ordered by
+            score as Label Studio's uncertainty sampling reads it (lowest first).
+        overwrite: replace what is there.
+
+    Raises:
+        SSLDError: if the format does not exist or the place is taken.
+    """
+    check_place(out, form, overwrite)
+    FORMATS[form](batch, pool, out, overwrite)
+
+
+def check_place(out: Path, form: str, overwrite: bool) -> None:
+    """Raise :class:`SSLDError` if :func:`write_batch` would, before a batch has been made."""
+    if form not in FORMATS:
+        raise SSLDError(f"no format {form!r}; {nearest_names(form, FORMATS)}")
+    if form != "folder" and out.exists() and not overwrite:
+        raise SSLDError(f"{out} exists; --overwrite replaces it, --out chooses another file")
+    if out.is_dir() and form != "folder":
+        raise SSLDError(f"{out} is a folder; --out names a file")
+
+
+def _csv(batch: QueryBatch, pool: Pool, out: Path, overwrite: bool) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(out, batch.to_frame().to_csv(index=False))
+
+
+def _json(batch: QueryBatch, pool: Pool, out: Path, overwrite: bool) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rows = json.loads(batch.to_frame().to_json(orient="records"))
+    facts = {"strategy": batch.strategy, "reason": batch.reason, "seed": batch.seed, "samples": rows}
+    atomic_write_text(out, json.dumps(facts, indent=2) + "\n")
+
+
+def _folder(batch: QueryBatch, pool: Pool, out: Path, overwrite: bool) -> None:
+    frame = batch.to_frame()
+    with new_folder(out, "batch.csv", overwrite) as folder:
+        files = [f"{stem}.png" for stem in file_stems(batch.ids.tolist())]
+        for file, image in zip(files, pool.images[pool.positions(batch.ids)], strict=True):
+            to_pil(image).save(folder / file)
+        frame.insert(1, "file", files)
+        frame.insert(2, "label", "")
+        frame.to_csv(folder / "batch.csv", index=False)
+
+
+def _label_studio(batch: QueryBatch, pool: Pool, out: Path, overwrite: bool) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(out, json.dumps(label_studio_tasks(batch, pool)) + "\n")
+
+
+FORMATS: dict[str, Callable[[QueryBatch, Pool, Path, bool], None]] = {
+    "csv": _csv,
+    "json": _json,
+    "folder": _folder,
+    "label-studio": _label_studio,
+}
+
+
+def label_studio_tasks(batch: QueryBatch, pool: Pool) -> list[dict[str, object]]:
+    """Tasks to import into Label Studio: the image as a data URL, the id, and a prediction whose score gives the order.
+
+    The score is (rank - 1/2) / n: uncertainty sampling serves the lowest first, so the order of the batch survives.
+    """
+    tasks: list[dict[str, object]] = []
+    version = f"ssld-{batch.strategy}-s{batch.seed}"
+    for rank, (sample, image) in enumerate(zip(batch.ids, pool.images[pool.positions(batch.ids)], strict=True)):
+        buffer = io.BytesIO()
+        to_pil(image).save(buffer, format="PNG")
+        url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        result = []
+        if batch.predictions:
+            name, _ = batch.predictions[rank]
+            choice = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [name]}}
+            result = [{"id": f"{rank}", **choice}]
+        data = {"image": url, "id": str(sample), "utility": float(batch.utilities[rank])}
+        prediction = {"model_version": version, "score": (rank + 0.5) / len(batch), "result": result}
+        tasks.append({"data": data, "predictions": [prediction]})
+    return tasks
+
+
+def batch_figure(batch: QueryBatch, pool: Pool, run: Run | None = None) -> Figure:
+    """The first samples of a batch and why they were chosen; with a run that has classes, beside its counterfactual."""
+    n = min(_PICTURED, len(batch))
+    images = pool.images[pool.positions(batch.ids[:n])]
+    beside: NDArray[np.uint8] | None = None
+    if run is not None and len(run.classes) > 1 and not run.multilabel:
+        result = run.explain(images, "runner-up")
+        assert result.counterfactual is not None
+        beside = result.counterfactual
+        names = [run.classes[k] if ok else "" for k, ok in zip(result.target, result.success, strict=True)]
+    columns = min(6, n)
+    rows = -(-n // columns)
+    wide = 1 if beside is None else 2
+    figure = Figure(figsize=(1.15 * columns * wide, 1.6 * rows + 0.3), layout="constrained")
+    axes = figure.subplots(rows, columns * wide, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for i in range(n):
+        axis = axes[i // columns, (i % columns) * wide]
+        show_image(axis, images[i].astype(np.float32) / 127.5 - 1)
+        said = "\n{} {:.2f}".format(*batch.predictions[i]) if batch.predictions else ""
+        axis.set_title(f"{i + 1}. {batch.ids[i]}{said}", fontsize=7)
+        axis.set_axis_on()
+        if beside is not None:
+            other = axes[i // columns, (i % columns) * wide + 1]
+            show_image(other, beside[i].astype(np.float32) / 127.5 - 1)
+            other.set_title(f"it would say\n{names[i]}" if names[i] else "", fontsize=7, color="#d1603d")
+    figure.suptitle(batch.reason, fontsize=9, x=0.01, ha="left")
+    return figure
