@@ -212,7 +212,7 @@ def cells(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean and deviation over seeds, one row a method and one column a budget, for each data set."""
+    """Mean and deviation over seeds (their number), one row a method and one column a budget, for each data set."""
     rows = []
     for dataset, suite in SUITES.items():
         for method in suite.methods:
@@ -220,13 +220,18 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
             if part.empty:
                 continue
             row: dict[str, Any] = {"data": dataset, "method": method}
-            for n, group in part.groupby("n_labeled"):
-                a = 100 * group["test_accuracy"]
-                row[f"{n}"] = f"{a.mean():.2f} ± {a.std(ddof=1):.2f} ({len(a)})"
+            for n in suite.budgets:
+                a = 100 * part.loc[part["n_labeled"] == n, "test_accuracy"]
+                deviation = f" ± {a.std(ddof=1):.2f}" if len(a) > 1 else ""
+                row[f"{n}"] = f"{a.mean():.2f}{deviation} ({len(a)})" if len(a) else "–"
             row |= {"NLL": f"{part['test_nll'].mean():.3f}", "ECE": f"{part['test_ece'].mean():.3f}"}
             row["fit, s"] = f"{part['fit_seconds'].median():.0f}"
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _columns(dataset: str) -> list[str]:
+    return ["method", *map(str, SUITES[dataset].budgets), "NLL", "ECE", "fit, s"]
 
 
 def picture(frame: pd.DataFrame, path: Path) -> None:
@@ -270,7 +275,7 @@ def main() -> None:
     frame = pd.read_csv(CSV)
     table = summary(frame)
     text = "\n\n".join(
-        f"#### {dataset}\n\n{markdown_table(part.drop(columns='data').dropna(axis=1, how='all').to_dict('records'))}"
+        f"#### {dataset}\n\n{markdown_table(part[_columns(str(dataset))].to_dict('records'))}"
         for dataset, part in table.groupby("data", sort=False)
     )
     (RESULTS / "label_efficiency.md").write_text(text + "\n", encoding="utf-8")
