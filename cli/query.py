@@ -19,6 +19,7 @@ def query(
     labeled: Annotated[
         Path | None, typer.Option(help="CSV file with a column id: samples labeled since, besides those of the run.")
     ] = None,
+    dedupe: Annotated[bool, typer.Option("--dedupe", help="Of equal images choose only one.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of all chance.", min=0)] = 0,
     out: Annotated[Path, typer.Option(help="File to write (a folder with --format folder).")] = Path("batch.csv"),
     form: Annotated[str, typer.Option("--format", help="csv, json, folder or label-studio.")] = "csv",
@@ -50,7 +51,9 @@ def query(
         if labeled is not None:
             own = folder.labeled(pool)
             known = [*read_table(labeled).column("id"), *(own.train + own.val if own is not None else ())]
-        batch = choose_batch(model, pool, n, strategy, labeled=known, power=power, random_state=seed, progress=output.bars)
+        batch = choose_batch(
+            model, pool, n, strategy, labeled=known, power=power, dedupe=dedupe, random_state=seed, progress=output.bars
+        )
         write_batch(batch, pool, out, form, overwrite)
         text = f"{batch.reason}\n{len(batch)} samples in {out}"
         values = {"out": str(out), "strategy": batch.strategy, "reason": batch.reason, "ids": batch.ids.tolist()}

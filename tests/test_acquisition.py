@@ -18,7 +18,8 @@ from ssl_diffusion.errors import DataError, SSLDError
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.run import load_run
 
-LOOKS_AT_IMAGES = {"linear", "deepfool", "counterfactual"}
+BOUNDARY = {"linear", "deepfool", "counterfactual"}
+LOOKS_AT_IMAGES = BOUNDARY | {"bald", "latent-mix"}
 SHAPE = (1, 3, 4)
 
 
@@ -157,9 +158,44 @@ def test_typiclust_finds_one_of_every_cluster_and_no_outlier() -> None:
     assert {int(i) // 40 for i in choose("typiclust", known, 3).picks} == {0, 1, 2}  # the first cluster has labels
 
 
+def test_probcover_is_the_greedy_cover_of_brute_force() -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(n, 3)) + center for n, center in ((30, 0), (20, 9), (10, -9))]).astype(np.float32)
+    c = Candidates(x, None, x[:0], np.zeros(0, np.int64), 3, np.random.default_rng(0))
+    choice = choose("probcover", c, 3)
+    assert [("a", "b", "c")[0 if i < 30 else 1 if i < 50 else 2] for i in choice.picks] == ["a", "b", "c"]
+    # The first pick covers as many as any single sample can, by its own count.
+    assert choice.utilities[choice.picks[0]] == choice.utilities.max() > 1
+
+
+def test_bald_is_zero_where_noise_changes_nothing() -> None:
+    c = candidates(12)
+    linear = model()
+    with torch.no_grad():
+        linear.weight.zero_()
+        linear.bias[:] = torch.tensor([2.0, 0.0, 0.0])
+    flat = Candidates(
+        c.representation, c.probabilities, c.labeled_representation, c.labeled_classes, 3, c.rng, c.images, linear
+    )  # type: ignore[arg-type]
+    score = STRATEGIES["bald"].score
+    assert score is not None
+    assert score(flat) == pytest.approx(np.zeros(12), abs=1e-9)
+    assert (score(c) > 0).all()
+    assert (score(c) <= 1).all()
+
+
+def test_latent_mix_takes_what_changes_first() -> None:
+    c = candidates(60)
+    choice = choose("latent-mix", c, 5)
+    margin = STRATEGIES["margin"].score
+    assert margin is not None
+    assert margin(c)[choice.picks].mean() > margin(c).mean()
+    assert choice.utilities[choice.picks].min() >= np.sort(choice.utilities)[-5]
+
+
 def test_boundary_batches_prefer_what_is_near_the_boundary() -> None:
     c = candidates(60)
-    for name in sorted(LOOKS_AT_IMAGES):
+    for name in sorted(BOUNDARY):
         choice = choose(name, c, 5)
         looked_at = choice.utilities > 0
         assert looked_at.sum() == 50
@@ -223,6 +259,20 @@ def test_a_query_returns_ids_and_does_not_depend_on_the_order_of_the_pool(tiny_r
     assert frame["rank"].tolist() == list(range(1, 8))
     assert frame["prediction"].isin(digits_pool.classes).all()
     assert len(set(one.reasons)) == 7
+
+
+def test_copies_are_chosen_once_with_dedupe(tiny_run: Path, digits_pool: Pool) -> None:
+    run = load_run(tiny_run, "cpu", "fp32")
+    images = digits_pool.images.copy()
+    train = digits_pool.train
+    images[train[100:500]] = images[train[100]]
+    copied = Pool("d", images, digits_pool.ids, digits_pool.labels, digits_pool.classes, digits_pool.is_test)
+    batch = query(run, copied, 40, "random", labeled=[], dedupe=True)
+    chosen = copied.images[copied.positions(batch.ids)]
+    assert len(np.unique(chosen.reshape(40, -1), axis=0)) == 40
+    assert len(query(run, copied, 2000, "random", labeled=[], dedupe=True)) <= len(train) - 399
+    with pytest.raises(DataError, match="is a copy of a labeled one"):
+        query(run, copied, 5, "random", labeled=np.delete(copied.ids[train], slice(101, 500)), dedupe=True)
 
 
 def test_auto_follows_the_regime(unlabeled_run: Path, digits_pool: Pool) -> None:

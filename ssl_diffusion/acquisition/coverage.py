@@ -9,9 +9,10 @@ from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, batch
 from ssl_diffusion.acquisition.selection import squared_distances
 
-__all__ = ["coreset", "typiclust"]
+__all__ = ["coreset", "probcover", "typiclust"]
 
 _MOST_CLUSTERS, _SMALL_CLUSTER, _NEIGHBORS = 500, 5, 20
+_PURE, _PROBED = 0.95, 2000
 
 
 @batch(
@@ -77,6 +78,55 @@ def typiclust(c: Candidates, n: int) -> Choice:
         picks.append(int(queue[j].pop(0)))
         known[j] += 1
     return Choice(np.array(picks), typicality, np.ones(n))
+
+
+@batch(
+    "probcover",
+    needs="images",
+    cost="neighbours within a radius, of all representations",
+    when="no or few labels; covers what typiclust leaves out, if the representation has clean clusters",
+    reference="Yehuda et al. 2022, arXiv 2205.11320, algorithm 1",
+)
+def probcover(c: Candidates, n: int) -> Choice:
+    """Greedy cover: always the candidate within whose radius most samples are not covered yet; utility is how many these were
+    at the start.
+
+    The radius is the largest at which 95 % of the balls around samples hold one k-means cluster only.
+    """
+    x, m = c.representation, len(c.labeled_representation)
+    k = max(c.n_classes, n, 2)
+    radius = _pure_radius(x, min(k, len(c)), int(c.rng.integers(2**31)))
+    neighbors = NearestNeighbors(radius=radius).fit(x)
+    covered = np.zeros(len(c), dtype=bool)
+    if m:
+        for inside in neighbors.radius_neighbors(c.labeled_representation, return_distance=False):
+            covered[inside] = True
+    reach = neighbors.radius_neighbors_graph(x, mode="connectivity").tocsr()
+    gain = np.asarray(reach @ (~covered).astype(np.float64)).ravel()
+    utilities, open_ = gain.copy(), np.ones(len(c), dtype=bool)
+    picks: list[int] = []
+    while len(picks) < n:
+        pick = int(np.where(open_, gain, -1.0).argmax())
+        picks.append(pick)
+        open_[pick] = False
+        inside = reach.indices[reach.indptr[pick] : reach.indptr[pick + 1]]
+        newly = inside[~covered[inside]]
+        covered[newly] = True
+        for i in newly:  # the graph is symmetric: its rows are its columns
+            gain[reach.indices[reach.indptr[i] : reach.indptr[i + 1]]] -= 1
+    return Choice(np.array(picks), utilities, np.ones(n))
+
+
+def _pure_radius(x: NDArray[np.float32], k: int, seed: int) -> float:
+    """Largest radius at which 95 % of the balls around samples, of at most 2,000 of them, hold one cluster of k-means."""
+    sample = x[:: -(-len(x) // _PROBED)]
+    k = min(k, len(sample))
+    cluster = MiniBatchKMeans(k, random_state=seed, n_init=3, batch_size=4096).fit_predict(sample)
+    distance = np.sqrt(np.stack([squared_distances(sample, z) for z in sample]))
+    other = np.where(cluster[:, None] != cluster[None], distance, np.inf).min(axis=1)  # a ball is pure up to here
+    if not np.isfinite(other).any():
+        return max(float(np.median(distance)), 1e-6)
+    return max(float(np.quantile(other[np.isfinite(other)], 1 - _PURE)), 1e-6)
 
 
 def _typicality(x: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -1,13 +1,18 @@
 """Uncertainty and diversity at once."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from sklearn.cluster import MiniBatchKMeans
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, batch
-from ssl_diffusion.acquisition.selection import spread_out
+from ssl_diffusion.acquisition.selection import spread_out, squared_distances
+from ssl_diffusion.sampling import sampling_mode
 
-__all__ = ["badge", "gradient_norms"]
+__all__ = ["badge", "gradient_norms", "latent_mix"]
+
+_SHARES = tuple(0.025 * 2**i for i in range(8))
 
 
 @batch(
@@ -46,3 +51,50 @@ def _squared(a: NDArray[np.float64], z: NDArray[np.float32], norm: NDArray[np.fl
     """Squared distance of all embeddings to the i-th: |g|^2 + |g_i|^2 - 2 (a a_i) (z z_i)."""
     distance: NDArray[np.float64] = norm**2 + norm[i] ** 2 - 2 * (a @ a[i]) * (z @ z[i])
     return distance.clip(0)
+
+
+@batch(
+    "latent-mix",
+    needs="labels",
+    cost="one encoder pass over the pool, a few passes of the head",
+    when="two or more labels a class, small batches",
+    reference="Parvaneh et al. 2022 (ALFA-Mix), arXiv 2203.07034",
+)
+def latent_mix(c: Candidates, n: int) -> Choice:
+    """Candidates whose prediction changes when a little of the mean of another class is mixed into their representation, along
+    the gradient of the loss; of these, those nearest to n centres of k-means.
+
+    The share that is mixed in grows until n candidates have changed; utility is 1 / (1 + number of the share that did it), 0
+    for those that none did.
+    """
+    predicted = c.p.argmax(axis=1)
+    model, _ = c.looked_at(np.zeros(0, dtype=np.int64))
+    anchors = [c.labeled_representation[c.labeled_classes == k].mean(axis=0) for k in np.unique(c.labeled_classes)]
+    anchors = anchors or [c.representation.mean(axis=0)]
+    utilities = np.zeros(len(c))
+    with sampling_mode(model, "fp32") as device:
+        for start in range(0, len(c), 8192):
+            z = torch.from_numpy(np.ascontiguousarray(c.representation[start : start + 8192])).to(device)
+            y = torch.from_numpy(predicted[start : start + 8192]).to(device)
+            with torch.enable_grad():
+                at = z.clone().requires_grad_()
+                loss = torch.nn.functional.cross_entropy(model.classify_representation(at), y, reduction="sum")
+                (g,) = torch.autograd.grad(loss, at)
+            g = g / g.norm(dim=1, keepdim=True).clamp(min=1e-20)
+            found = utilities[start : start + 8192]
+            for number, share in enumerate(_SHARES):
+                for anchor in anchors:
+                    step = share * (torch.from_numpy(anchor).to(device) - z).norm(dim=1, keepdim=True) * g
+                    changed = (model.classify_representation(z + step).argmax(dim=1) != y).cpu().numpy()
+                    found[changed & (found == 0)] = 1 / (1 + number)
+    level = np.sort(utilities)[::-1][n - 1]
+    rows = np.flatnonzero(utilities >= level)
+    x = c.representation[rows]
+    kmeans = MiniBatchKMeans(n, random_state=int(c.rng.integers(2**31)), n_init=3, batch_size=4096).fit(x)
+    open_, picks = np.ones(len(rows), dtype=bool), []
+    for center in kmeans.cluster_centers_:
+        nearest = int(np.where(open_, squared_distances(x, center), np.inf).argmin())
+        open_[nearest] = False
+        picks.append(int(rows[nearest]))
+    order = np.argsort(-utilities[picks], kind="stable")
+    return Choice(np.array(picks)[order], utilities, np.ones(n))

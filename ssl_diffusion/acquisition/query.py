@@ -4,6 +4,7 @@ A batch has distinct ids, all unlabeled, exactly n of them (fewer, with a warnin
 and higher means sooner; the same seed gives the same batch, whatever the order of the pool; model and pool stay as they are.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ def query(
     *,
     labeled: Iterable[str] | None = None,
     power: float | None = None,
+    dedupe: bool = False,
     random_state: int = 0,
     progress: ProgressCallback | None = None,
 ) -> QueryBatch:
@@ -101,6 +103,7 @@ def query(
             than two labels a class, counterfactual distance with diversity after that.
         labeled: ids that have a label already. None: those of the run.
         power: draws with probability proportional to utility^power instead of taking the best; for scores only.
+        dedupe: of images that are equal to the pixel, only one can be chosen, and none that is equal to a labeled one.
         random_state: seed of all chance.
         progress: called while the pool is read.
 
@@ -118,6 +121,8 @@ def query(
         raise DataError(f"every sample of {pool.name!r} has a label: nothing is left to choose")
     open_ = open_[np.argsort(pool.ids[open_], kind="stable")]
     known = known[np.argsort(pool.ids[known], kind="stable")]
+    if dedupe:
+        open_ = _without_copies(pool, open_, known)
     k = len(model.classes) if not model.multilabel else 0
     classes = pool.labels[known] if not pool.multilabel else np.zeros(len(known), dtype=np.int64)
     chosen, reason = strategy_for(strategy, len(known), k)
@@ -193,6 +198,23 @@ def strategy_for(name: str, n_labeled: int, n_classes: int) -> tuple[Strategy, s
         labels = f"{n_labeled} labels for {n_classes} classes"
         return get_strategy("typiclust"), f"typiclust: {labels} are few, and typical samples teach most"
     return get_strategy("counterfactual"), f"counterfactual: {n_labeled} labels are enough to look at the boundary"
+
+
+def _without_copies(pool: Pool, open_: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The first of all equal images, and none that equals a labeled one."""
+    seen = {_digest(pool.images[i]) for i in known}
+    kept = []
+    for i in open_:
+        if (digest := _digest(pool.images[i])) not in seen:
+            seen.add(digest)
+            kept.append(i)
+    if not kept:
+        raise DataError(f"every unlabeled image of {pool.name!r} is a copy of a labeled one: nothing is left to choose")
+    return np.array(kept, dtype=np.int64)
+
+
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).digest()
 
 
 def _labeled_positions(model: Run, pool: Pool, labeled: Iterable[str] | None) -> NDArray[np.int64]:

@@ -1,15 +1,19 @@
-"""Chance, and what the classifier is unsure of: functions of its probabilities alone, each in [0, 1]."""
+"""Chance, and what the classifier is unsure of: of its probabilities for an image, or of those for the image under noise."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, batch, score
 from ssl_diffusion.acquisition.selection import in_proportion
+from ssl_diffusion.counterfactual import to_floats
+from ssl_diffusion.sampling import Noise, sampling_mode
 
-__all__ = ["entropy", "least_confidence", "margin", "random"]
+__all__ = ["bald", "entropy", "least_confidence", "margin", "random"]
 
 _ONE_PASS = "one encoder pass over the pool"
+_DRAWS, _BATCH = 5, 256
 
 
 @batch(
@@ -67,3 +71,39 @@ def entropy(c: Candidates) -> NDArray[np.float64]:
     k = max(2, p.shape[1])
     u: NDArray[np.float64] = -(p * np.log(p.clip(1e-30))).sum(axis=1) / np.log(k)
     return u
+
+
+@score(
+    "bald",
+    needs="labels",
+    cost="five encoder passes over the pool",
+    when="many labels already; where the images are noisy, so that part of the uncertainty cannot be labeled away",
+    reference="Houlsby et al. 2011, arXiv 1112.5745; the ensemble is one model under several draws of light noise",
+)
+def bald(c: Candidates) -> NDArray[np.float64]:
+    """Entropy of the mean prediction minus mean entropy of the predictions, divided by ln K, over draws of noise.
+
+    Noise levels are spread evenly up to the one that the head was trained with.
+    """
+    k = c.p.shape[1]
+    model, _ = c.looked_at(np.zeros(0, dtype=np.int64))
+    seeds = c.rng.integers(2**62, size=len(c)).tolist()
+    utilities = np.zeros(len(c))
+    with sampling_mode(model, "fp32") as device:
+        for start in range(0, len(c), _BATCH):
+            rows = np.arange(start, min(start + _BATCH, len(c)))
+            x = to_floats(c.looked_at(rows)[1], device)
+            noise = Noise(seeds[start : start + _BATCH], tuple(x.shape[1:]))
+            draws = []
+            for i in range(1, _DRAWS + 1):
+                sigma = (model.config.head_noise or 0.1) * i / _DRAWS
+                draws.append(model.classify(x + sigma * noise.draw().to(device), sigma).softmax(dim=1))
+            p = torch.stack(draws).double()
+            information = _entropy(p.mean(dim=0)) - _entropy(p).mean(dim=0)
+            utilities[rows] = information.clamp(min=0).cpu().numpy() / np.log(max(2, k))
+    return utilities
+
+
+def _entropy(p: torch.Tensor) -> torch.Tensor:
+    entropies: torch.Tensor = torch.special.entr(p).sum(dim=-1)
+    return entropies
