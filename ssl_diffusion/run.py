@@ -179,16 +179,6 @@ class Run:
         """Representations of uint8 images (n, C, H, W), float32 (n, F)."""
         return represent(self.model, images, precision=self.precision, progress=progress)
 
-    def probabilities_of(self, representation: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Class probabilities of representations (n, F), float32 (n, K)."""
-        device = next(self.model.parameters()).device
-        parts = []
-        with torch.no_grad():
-            for start in range(0, len(representation), 4096):
-                z = torch.from_numpy(np.ascontiguousarray(representation[start : start + 4096])).to(device)
-                parts.append(self.model.classify_representation(z).cpu().numpy())
-        return probabilities(np.concatenate(parts), self.multilabel)
-
     def check_single_label(self, purpose: str) -> None:
         """Raise :class:`RunError` unless the model has classes, of which an image has one."""
         if not self.classes:

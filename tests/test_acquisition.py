@@ -1,6 +1,7 @@
 """Every strategy keeps the contract; scores against values worked out by hand; batches against brute force."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from toys import GaussianDenoiser, LinearModel
 
 from ssl_diffusion.acquisition import STRATEGIES, Candidates, choose, query, strategies_frame
+from ssl_diffusion.acquisition import scan as scanning
 from ssl_diffusion.acquisition.hybrid import gradient_norms
 from ssl_diffusion.acquisition.query import strategy_for
+from ssl_diffusion.acquisition.scan import scan
 from ssl_diffusion.acquisition.selection import best, diverse, in_proportion
 from ssl_diffusion.errors import DataError, SSLDError
 from ssl_diffusion.pool import Pool
@@ -47,6 +50,7 @@ def candidates(n: int = 40, m: int = 4, seed: int = 0, copies: float = 0.0) -> C
         n_classes=3,
         rng=np.random.default_rng(seed),
         images=lambda rows: images[rows],
+        labeled_images=images[n:],
         model=linear,  # type: ignore[arg-type]
     )
 
@@ -174,9 +178,7 @@ def test_bald_is_zero_where_noise_changes_nothing() -> None:
     with torch.no_grad():
         linear.weight.zero_()
         linear.bias[:] = torch.tensor([2.0, 0.0, 0.0])
-    flat = Candidates(
-        c.representation, c.probabilities, c.labeled_representation, c.labeled_classes, 3, c.rng, c.images, linear
-    )  # type: ignore[arg-type]
+    flat = replace(c, model=linear)  # type: ignore[arg-type]
     score = STRATEGIES["bald"].score
     assert score is not None
     assert score(flat) == pytest.approx(np.zeros(12), abs=1e-9)
@@ -273,6 +275,22 @@ def test_copies_are_chosen_once_with_dedupe(tiny_run: Path, digits_pool: Pool) -
     assert len(query(run, copied, 2000, "random", labeled=[], dedupe=True)) <= len(train) - 399
     with pytest.raises(DataError, match="is a copy of a labeled one"):
         query(run, copied, 5, "random", labeled=np.delete(copied.ids[train], slice(101, 500)), dedupe=True)
+
+
+def test_projected_representations_keep_distances(tiny_run: Path, digits_pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = load_run(tiny_run, "cpu", "fp32")
+    positions = digits_pool.train[:40]
+    whole, p = scan(run, digits_pool, positions)
+    assert whole.shape == (40, run.model.n_features)
+    monkeypatch.setattr(scanning, "DIMENSIONS", 60)
+    scanning._projection.cache_clear()
+    few, q = scan(run, digits_pool, positions)
+    scanning._projection.cache_clear()
+    assert few.shape == (40, 60)
+    np.testing.assert_array_equal(p, q)
+    np.testing.assert_allclose(p, run.predict_proba(digits_pool.images[positions]), atol=1e-5)
+    far, near = (np.linalg.norm(z[:, None] - z[None], axis=2)[np.triu_indices(40, 1)] for z in (whole, few))
+    assert np.abs(near / far - 1).mean() < 0.12
 
 
 def test_auto_follows_the_regime(unlabeled_run: Path, digits_pool: Pool) -> None:

@@ -22,13 +22,15 @@ class Candidates:
     """N unlabeled samples and m labeled ones, as a model sees them.
 
     Attributes:
-        representation: of the candidates, float32 (N, F); may be memory-mapped.
+        representation: of the candidates, float32 (N, F), or a projection of it (:mod:`ssl_diffusion.acquisition.scan`); may
+            be memory-mapped.
         probabilities: class probabilities of the candidates, float32 (N, K); None if the model has no classes.
         labeled_representation: of the labeled samples, float32 (m, F).
         labeled_classes: their classes, int64 (m,).
         n_classes: K; 0 if unknown.
         rng: of all chance.
         images: uint8 images (k, C, H, W) of candidates by position; None if there are no images to look at.
+        labeled_images: uint8 images (m, C, H, W) of the labeled samples; None likewise.
         model: the joint model; None if there is none to ask.
     """
 
@@ -39,6 +41,7 @@ class Candidates:
     n_classes: int
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     images: Callable[[NDArray[np.int64]], NDArray[np.uint8]] | None = None
+    labeled_images: NDArray[np.uint8] | None = None
     model: JointDiffusion | None = None
 
     def __len__(self) -> int:
@@ -56,3 +59,8 @@ class Candidates:
         if self.model is None or self.images is None:
             raise SSLDError("this strategy looks at images with the model, and here are only representations")
         return self.model, self.images(np.asarray(picks, dtype=np.int64))
+
+    def looked_at_labeled(self) -> tuple[JointDiffusion, NDArray[np.uint8]]:
+        """The model and the images of the labeled samples; errors as :meth:`looked_at`."""
+        model, none = self.looked_at(np.zeros(0, dtype=np.int64))
+        return model, none if self.labeled_images is None else self.labeled_images

@@ -8,11 +8,13 @@ from sklearn.cluster import MiniBatchKMeans
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, batch
 from ssl_diffusion.acquisition.selection import spread_out, squared_distances
+from ssl_diffusion.counterfactual import to_floats
 from ssl_diffusion.sampling import sampling_mode
 
 __all__ = ["badge", "gradient_norms", "latent_mix"]
 
 _SHARES = tuple(0.025 * 2**i for i in range(8))
+_BATCH = 256
 
 
 @batch(
@@ -56,7 +58,7 @@ def _squared(a: NDArray[np.float64], z: NDArray[np.float32], norm: NDArray[np.fl
 @batch(
     "latent-mix",
     needs="labels",
-    cost="one encoder pass over the pool, a few passes of the head",
+    cost="two encoder passes over the pool",
     when="two or more labels a class, small batches",
     reference="Parvaneh et al. 2022 (ALFA-Mix), arXiv 2203.07034",
 )
@@ -68,25 +70,28 @@ def latent_mix(c: Candidates, n: int) -> Choice:
     for those that none did.
     """
     predicted = c.p.argmax(axis=1)
-    model, _ = c.looked_at(np.zeros(0, dtype=np.int64))
-    anchors = [c.labeled_representation[c.labeled_classes == k].mean(axis=0) for k in np.unique(c.labeled_classes)]
-    anchors = anchors or [c.representation.mean(axis=0)]
+    model, labeled = c.looked_at_labeled()
     utilities = np.zeros(len(c))
     with sampling_mode(model, "fp32") as device:
-        for start in range(0, len(c), 8192):
-            z = torch.from_numpy(np.ascontiguousarray(c.representation[start : start + 8192])).to(device)
-            y = torch.from_numpy(predicted[start : start + 8192]).to(device)
+        known = model.representation(to_floats(labeled, device)) if len(labeled) else None
+        classes = torch.from_numpy(c.labeled_classes).to(device)
+        anchors = [known[classes == k].mean(dim=0) for k in np.unique(c.labeled_classes).tolist()] if known is not None else []
+        for start in range(0, len(c), _BATCH):
+            rows = np.arange(start, min(start + _BATCH, len(c)))
+            z = model.representation(to_floats(c.looked_at(rows)[1], device))
+            y = torch.from_numpy(predicted[rows]).to(device)
             with torch.enable_grad():
                 at = z.clone().requires_grad_()
                 loss = torch.nn.functional.cross_entropy(model.classify_representation(at), y, reduction="sum")
                 (g,) = torch.autograd.grad(loss, at)
             g = g / g.norm(dim=1, keepdim=True).clamp(min=1e-20)
-            found = utilities[start : start + 8192]
+            found = np.zeros(len(rows))
             for number, share in enumerate(_SHARES):
-                for anchor in anchors:
-                    step = share * (torch.from_numpy(anchor).to(device) - z).norm(dim=1, keepdim=True) * g
+                for anchor in anchors or [z.mean(dim=0)]:
+                    step = share * (anchor - z).norm(dim=1, keepdim=True) * g
                     changed = (model.classify_representation(z + step).argmax(dim=1) != y).cpu().numpy()
                     found[changed & (found == 0)] = 1 / (1 + number)
+            utilities[rows] = found
     level = np.sort(utilities)[::-1][n - 1]
     rows = np.flatnonzero(utilities >= level)
     x = c.representation[rows]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, Strategy, get_strategy
+from ssl_diffusion.acquisition.scan import scan
 from ssl_diffusion.acquisition.selection import best, in_proportion
 from ssl_diffusion.errors import DataError, SSLDError
 from ssl_diffusion.pool import Pool
@@ -126,18 +127,16 @@ def query(
     k = len(model.classes) if not model.multilabel else 0
     classes = pool.labels[known] if not pool.multilabel else np.zeros(len(known), dtype=np.int64)
     chosen, reason = strategy_for(strategy, len(known), k)
-    representation = model.represent(pool.images[open_], progress)
-    probabilities = None
-    if k:
-        probabilities = model.probabilities_of(representation)
+    representation, probabilities = scan(model, pool, open_, progress)
     candidates = Candidates(
         representation=representation,
         probabilities=probabilities,
-        labeled_representation=model.represent(pool.images[known]) if len(known) else representation[:0],
+        labeled_representation=scan(model, pool, known)[0],
         labeled_classes=classes,
         n_classes=k,
         rng=np.random.default_rng(random_state),
         images=lambda rows: pool.images[open_[rows]],
+        labeled_images=pool.images[known],
         model=model.model,
     )
     choice = choose(chosen, candidates, n, power=power)
