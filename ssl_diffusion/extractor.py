@@ -88,12 +88,12 @@ def inception_extractor(weights: Path) -> Extractor:
     Raises:
         RunError: if torch-fidelity is not installed, or the file cannot be used.
     """
+    if not weights.is_file():
+        raise RunError(f"no file {weights}: name the weights of Inception with --inception")
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
         raise RunError("Inception features need torch-fidelity: pip install 'ssld[fid]'") from error
-    if not weights.is_file():
-        raise RunError(f"no file {weights}: name the weights of Inception with --inception")
     try:
         torch.load(weights, weights_only=True)  # torch-fidelity reads any pickle; what passes here holds tensors only
         network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(weights))

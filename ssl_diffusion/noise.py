@@ -122,8 +122,8 @@ class EDM(Parameterisation):
 
     def levels(self, steps: int, start: float | None = None) -> Tensor:
         """Eq. 5 of Karras et al. with rho = 7: evenly spaced in sigma^(1/7)."""
-        low, high = self.sigma_min ** (1 / 7), (self.sigma_max if start is None else start) ** (1 / 7)
-        return torch.cat([torch.linspace(high, low, steps, dtype=torch.float64) ** 7, torch.zeros(1, dtype=torch.float64)])
+        levels = _karras(self.sigma_max if start is None else start, self.sigma_min, steps)
+        return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
 
     def spread(self, sigma: float) -> float:
         """Posterior deviation of Gaussian data of deviation sigma_data; equals c_out."""
@@ -176,14 +176,25 @@ class DDPM(Parameterisation):
         )
 
     def levels(self, steps: int, start: float | None = None) -> Tensor:
-        """The schedule's own levels, evenly spaced in its step t."""
+        """All of the schedule's own levels if there are steps enough, else the ones nearest to eq. 5 of Karras et al.
+
+        Levels evenly spaced in t leave too few to the small ones, where a deterministic sampler needs them.
+        """
         last = self.steps - 1 if start is None else int(self.step_of(torch.tensor(start)))
-        t = torch.linspace(last, 0, min(steps, last + 1), dtype=torch.float64).round().long()
+        if steps > last:
+            t = torch.arange(last, -1, -1)
+        else:
+            t = torch.unique(self.step_of(_karras(float(self.sigmas[last]), self.sigma_min, steps))).flip(0)
         return torch.cat([self.sigmas[t], torch.zeros(1, dtype=torch.float64)])
 
     def spread(self, sigma: float) -> float:
         """Posterior deviation of Gaussian data of deviation 1, which is what the schedule was made for."""
         return sigma / math.hypot(1, sigma)
+
+
+def _karras(high: float, low: float, steps: int) -> Tensor:
+    """Eq. 5 of Karras et al. 2022: evenly spaced in sigma^(1/rho), rho = 7; float64 (steps,)."""
+    return torch.linspace(high ** (1 / 7), low ** (1 / 7), steps, dtype=torch.float64) ** 7
 
 
 def target(clean: Tensor, noised: Tensor, c: Coefficients) -> Tensor:

@@ -74,6 +74,7 @@ def test_continued_fit_ends_bit_identical(
         if action is interrupt
         else pytest.raises(RuntimeError, match="crash")
     )
+    handler = signal.getsignal(signal.SIGINT)
     with expected:
         fit_model(recipe, digits_pool, labeled, checkpoints=tmp_path / "last", options=options)
     seen: list[ProgressUpdate] = []
@@ -83,7 +84,7 @@ def test_continued_fit_ends_bit_identical(
     assert equal(continued, reference)
     assert len([u for u in seen if u.task == phase]) == (4 if phase == "pretraining" else 6) - (3 if action is interrupt else 2)
     assert continued.training.images_seen == reference.training.images_seen
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_interrupt_in_the_last_step_is_too_late_to_stop(tiny_recipe: Recipe, digits_pool: Pool, labeled: LabeledSet) -> None:
