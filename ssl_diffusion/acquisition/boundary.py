@@ -3,7 +3,7 @@
 Utility is 1 / (1 + distance / median), in (0, 1], with the median of the distances on the shortlist.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from ssl_diffusion.acquisition.selection import best, diverse
 from ssl_diffusion.acquisition.uncertainty import margin
 from ssl_diffusion.boundary import deepfool_distance, linear_distance
 from ssl_diffusion.counterfactual import CounterfactualResult, explain
+from ssl_diffusion.joint import JointDiffusion
 
 __all__ = ["counterfactual", "deepfool", "linear"]
 
@@ -29,12 +30,7 @@ _SHORTLIST = 10  # times the batch
 )
 def linear(c: Candidates, n: int) -> Choice:
     """Distance to the first-order boundary in the representation, on a shortlist by margin; then k-means++."""
-
-    def distance(rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        model, images = c.looked_at(rows)
-        return linear_distance(model, images, "nearest").distance_representation
-
-    return _funnel(c, n, distance)
+    return _funnel(c, n, lambda model, images: linear_distance(model, images, "nearest").distance_representation)
 
 
 @batch(
@@ -46,12 +42,7 @@ def linear(c: Candidates, n: int) -> Choice:
 )
 def deepfool(c: Candidates, n: int) -> Choice:
     """DeepFool distance in pixels, on a shortlist by margin; then k-means++."""
-
-    def distance(rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        model, images = c.looked_at(rows)
-        return _censored(deepfool_distance(model, images, "runner-up"))
-
-    return _funnel(c, n, distance)
+    return _funnel(c, n, lambda model, images: _censored(deepfool_distance(model, images, "runner-up")))
 
 
 @batch(
@@ -64,18 +55,20 @@ def deepfool(c: Candidates, n: int) -> Choice:
 def counterfactual(c: Candidates, n: int) -> Choice:
     """Counterfactual distance to the runner-up, on a shortlist by margin; then k-means++."""
 
-    def distance(rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        model, images = c.looked_at(rows)
+    def distance(model: JointDiffusion, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         return _censored(explain(model, images, "runner-up", seed=int(c.rng.integers(2**31))))
 
     return _funnel(c, n, distance)
 
 
-def _funnel(c: Candidates, n: int, distance: Any) -> Choice:
+Distance = Callable[[JointDiffusion, NDArray[np.uint8]], NDArray[np.float64]]
+
+
+def _funnel(c: Candidates, n: int, distance: Distance) -> Choice:
     """Shortlist by margin, distances on it, and a diverse batch of it; candidates outside have utility 0."""
     rows = np.sort(best(margin(c), min(len(c), _SHORTLIST * n), c.rng).picks)
     utilities = np.zeros(len(c))
-    distances = distance(rows)
+    distances = distance(*c.looked_at(rows))
     utilities[rows] = 1 / (1 + distances / max(float(np.median(distances)), 1e-12))
     return diverse(c.representation[rows], utilities, n, c.rng, rows)
 
