@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ssl_diffusion.counterfactual import CounterfactualResult, Pairs, make_pairs, to_bytes, to_floats
+from ssl_diffusion.counterfactual import CounterfactualResult, Pairs, make_pairs
 from ssl_diffusion.evaluation import predict_logits, represent
 from ssl_diffusion.joint import JointDiffusion
+from ssl_diffusion.pixels import to_bytes, to_floats
 from ssl_diffusion.sampling import DDPMAncestral, Noise, sampling_mode
 
 __all__ = ["dime", "pixel_descent"]

@@ -31,6 +31,7 @@ from torch import Tensor
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.guidance import Guidance
 from ssl_diffusion.joint import JointDiffusion
+from ssl_diffusion.pixels import rounded, to_bytes, to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.sampling import DDIM, Noise, integrate, sampling_mode
 
@@ -41,9 +42,6 @@ __all__ = [
     "check_images",
     "explain",
     "make_pairs",
-    "rounded",
-    "to_bytes",
-    "to_floats",
 ]
 
 # Noise level and scale of guidance of each attempt.
@@ -159,11 +157,6 @@ def make_pairs(logits: NDArray[np.float32], target: str | int | NDArray[np.integ
     if (same := np.flatnonzero(wanted == source)).size:
         raise DataError(f"image {same[0]} is classified as {source[same[0]]} already; choose another target for it")
     return Pairs(np.arange(n), source, wanted)
-
-
-def rounded(x: Tensor) -> Tensor:
-    """Images in [-1, 1] as they come back from 8 bits; clipped."""
-    return ((x.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 
 def explain(
@@ -370,17 +363,6 @@ class _Search:
 def _image_seed(image: NDArray[np.uint8], seed: int) -> int:
     digest = hashlib.sha256(np.ascontiguousarray(image).tobytes() + str(seed).encode()).digest()
     return int.from_bytes(digest[:7], "big")
-
-
-def to_floats(images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Images of 8 bits as floats in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).float() / 127.5 - 1
-
-
-def to_bytes(x: Tensor) -> NDArray[np.uint8]:
-    """Images in [-1, 1] as 8 bits; clipped and rounded."""
-    values: NDArray[np.uint8] = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
-    return values
 
 
 def _rms(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:

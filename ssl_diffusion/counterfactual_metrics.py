@@ -29,10 +29,11 @@ import torch
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from ssl_diffusion.counterfactual import CounterfactualResult, to_floats
+from ssl_diffusion.counterfactual import CounterfactualResult
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.generation import frechet_distance
 from ssl_diffusion.joint import JointDiffusion
+from ssl_diffusion.pixels import to_floats
 from ssl_diffusion.sampling import sampling_mode
 
 __all__ = ["METRICS_VERSION", "counterfactual_metrics", "insertion_areas", "nearest_agreement", "redundancy", "split_frechet"]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssl_diffusion.joint import JointDiffusion
+from ssl_diffusion.pixels import to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
 __all__ = [
@@ -121,8 +122,7 @@ def by_batches(
     parts = []
     with inference(model, precision) as device:
         for start in range(0, len(images), batch_size):
-            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(device)
-            parts.append(function(batch.float() / 127.5 - 1).float().cpu())
+            parts.append(function(to_floats(images[start : start + batch_size], device)).float().cpu())
             if progress is not None:
                 progress(ProgressUpdate(task, min(start + batch_size, len(images)), len(images)))
     return torch.cat(parts).numpy()

@@ -7,11 +7,11 @@ import pytest
 import torch
 from toys import GaussianDenoiser, LinearModel
 
-from ssl_diffusion import counterfactual
 from ssl_diffusion.counterfactual import CounterfactualResult, explain, make_pairs
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.fitting import fit_model
 from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.pixels import to_bytes
 from ssl_diffusion.pool import Pool, choose_labeled
 from ssl_diffusion.recipe import load_recipe
 
@@ -29,7 +29,7 @@ def toy(rank: int = 4, strength: float = 6.0) -> LinearModel:
 def toy_images(model: LinearModel, n: int) -> np.ndarray:
     z = torch.randn(n, model.denoiser.basis.shape[1], generator=torch.Generator().manual_seed(1)) * 0.5
     x = (z @ model.denoiser.basis.T).view(n, *SHAPE)
-    return counterfactual.to_bytes(x)
+    return to_bytes(x)
 
 
 def classes_of(model: object, images: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_diffusion.counterfactual import to_floats
 from ssl_diffusion.evaluation import inference
+from ssl_diffusion.pixels import to_floats
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.run import Run
