@@ -21,6 +21,9 @@ def query(
     ] = None,
     dedupe: Annotated[bool, typer.Option("--dedupe", help="Of equal images choose only one.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of all chance.", min=0)] = 0,
+    keep_scores: Annotated[
+        bool, typer.Option("--keep-scores/--no-scores", help="Keep what the encoder says in the run folder, for the next query.")
+    ] = True,
     out: Annotated[Path, typer.Option(help="File to write (a folder with --format folder).")] = Path("batch.csv"),
     form: Annotated[str, typer.Option("--format", help="csv, json, folder or label-studio.")] = "csv",
     picture: Annotated[bool, typer.Option("--picture", help="Also a picture of what was chosen, beside --out.")] = False,
@@ -52,7 +55,16 @@ def query(
             own = folder.labeled(pool)
             known = [*read_table(labeled).column("id"), *(own.train + own.val if own is not None else ())]
         batch = choose_batch(
-            model, pool, n, strategy, labeled=known, power=power, dedupe=dedupe, random_state=seed, progress=output.bars
+            model,
+            pool,
+            n,
+            strategy,
+            labeled=known,
+            power=power,
+            dedupe=dedupe,
+            random_state=seed,
+            keep_scores=keep_scores,
+            progress=output.bars,
         )
         write_batch(batch, pool, out, form, overwrite)
         text = f"{batch.reason}\n{len(batch)} samples in {out}"

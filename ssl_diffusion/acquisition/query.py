@@ -4,7 +4,6 @@ A batch has distinct ids, all unlabeled, exactly n of them (fewer, with a warnin
 and higher means sooner; the same seed gives the same batch, whatever the order of the pool; model and pool stay as they are.
 """
 
-import hashlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, Strategy, get_strategy
-from ssl_diffusion.acquisition.scan import scan
+from ssl_diffusion.acquisition.scan import scan, store_of
 from ssl_diffusion.acquisition.selection import best, in_proportion
+from ssl_diffusion.acquisition.store import digests
 from ssl_diffusion.errors import DataError, SSLDError
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
@@ -92,6 +92,7 @@ def query(
     power: float | None = None,
     dedupe: bool = False,
     random_state: int = 0,
+    keep_scores: bool = True,
     progress: ProgressCallback | None = None,
 ) -> QueryBatch:
     """Choose the samples to label next.
@@ -106,6 +107,8 @@ def query(
         power: draws with probability proportional to utility^power instead of taking the best; for scores only.
         dedupe: of images that are equal to the pixel, only one can be chosen, and none that is equal to a labeled one.
         random_state: seed of all chance.
+        keep_scores: what the encoder says of the images is kept in the run folder, and read from there if it is
+            (:mod:`ssl_diffusion.acquisition.store`).
         progress: called while the pool is read.
 
     Raises:
@@ -127,11 +130,12 @@ def query(
     k = len(model.classes) if not model.multilabel else 0
     classes = pool.labels[known] if not pool.multilabel else np.zeros(len(known), dtype=np.int64)
     chosen, reason = strategy_for(strategy, len(known), k)
-    representation, probabilities = scan(model, pool, open_, progress)
+    store = store_of(model) if keep_scores else None
+    representation, probabilities = scan(model, pool, open_, progress, store=store)
     candidates = Candidates(
         representation=representation,
         probabilities=probabilities,
-        labeled_representation=scan(model, pool, known)[0],
+        labeled_representation=scan(model, pool, known, store=store)[0],
         labeled_classes=classes,
         n_classes=k,
         rng=np.random.default_rng(random_state),
@@ -201,19 +205,13 @@ def strategy_for(name: str, n_labeled: int, n_classes: int) -> tuple[Strategy, s
 
 def _without_copies(pool: Pool, open_: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
     """The first of all equal images, and none that equals a labeled one."""
-    seen = {_digest(pool.images[i]) for i in known}
-    kept = []
-    for i in open_:
-        if (digest := _digest(pool.images[i])) not in seen:
-            seen.add(digest)
-            kept.append(i)
-    if not kept:
+    keys = digests(pool.images[i] for i in open_)
+    first = np.zeros(len(open_), dtype=bool)
+    first[np.unique(keys, return_index=True)[1]] = True
+    kept = open_[first & ~np.isin(keys, digests(pool.images[i] for i in known))]
+    if not len(kept):
         raise DataError(f"every unlabeled image of {pool.name!r} is a copy of a labeled one: nothing is left to choose")
-    return np.array(kept, dtype=np.int64)
-
-
-def _digest(image: NDArray[np.uint8]) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).digest()
+    return kept
 
 
 def _labeled_positions(model: Run, pool: Pool, labeled: Iterable[str] | None) -> NDArray[np.int64]:

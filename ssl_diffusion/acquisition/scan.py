@@ -5,26 +5,34 @@ projection to a few hundred dimensions keeps (Johnson and Lindenstrauss 1984): t
 1 / sqrt(2 * 512), 3 %. The projection depends on the number of features only, so that all samples of all queries share it.
 """
 
+import hashlib
 from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ssl_diffusion.acquisition.store import Scores, ScoreStore, digests
 from ssl_diffusion.evaluation import inference
 from ssl_diffusion.pixels import to_floats
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
-from ssl_diffusion.run import Run
+from ssl_diffusion.run import Run, RunFolder
 
-__all__ = ["DIMENSIONS", "scan"]
+__all__ = ["DIMENSIONS", "scan", "store_of"]
 
 DIMENSIONS = 512
 _BATCH = 256
+_PART = 256 * _BATCH  # images; what a query that is killed may lose
 
 
 def scan(
-    run: Run, pool: Pool, positions: NDArray[np.int64], progress: ProgressCallback | None = None
+    run: Run,
+    pool: Pool,
+    positions: NDArray[np.int64],
+    progress: ProgressCallback | None = None,
+    *,
+    store: ScoreStore | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Representations and class probabilities of samples.
 
@@ -33,27 +41,40 @@ def scan(
         pool: its images.
         positions: of the samples, (n,).
         progress: called with the number of samples read.
+        store: has what was read before, and keeps what is read now.
 
     Returns:
-        Representations, float32 (n, F), or (n, 512) where F is larger; and class probabilities, float32 (n, K), or None for a
-        model without classes or with several an image.
+        Representations, float32 (n, F), or (n, 512) where F is larger, in a temporary file if they take over 256 MiB; and
+        class probabilities, float32 (n, K), or None for a model without classes or with several an image.
     """
     model = run.model
-    n, projection = len(positions), _projection(model.n_features)
-    representation = np.empty((n, projection.shape[1] if projection is not None else model.n_features), dtype=np.float32)
+    projection = _projection(model.n_features)
     single = bool(run.classes) and not run.multilabel
-    probabilities = np.empty((n, len(run.classes)), dtype=np.float32) if single else None
+    n_features = projection.shape[1] if projection is not None else model.n_features
+    scores = Scores(len(positions), n_features, len(run.classes) if single else 0)
+    keys = digests(pool.images[i] for i in positions) if store is not None else np.zeros(0, dtype="S16")
+    todo = store.fill(keys, scores) if store is not None else np.arange(len(positions))
     with inference(model, run.precision) as device:
         mixed = torch.from_numpy(projection).to(device) if projection is not None else None
-        for start in range(0, n, _BATCH):
-            rows = slice(start, start + _BATCH)
-            z = model.representation(to_floats(pool.images[positions[rows]], device))
-            if probabilities is not None:
-                probabilities[rows] = model.classify_representation(z).softmax(dim=1).cpu().numpy()
-            representation[rows] = (z if mixed is None else z @ mixed).float().cpu().numpy()
-            if progress is not None:
-                progress(ProgressUpdate("reading the pool", min(start + _BATCH, n), n))
-    return representation, probabilities
+        for part in (todo[i : i + _PART] for i in range(0, len(todo), _PART)):
+            for start in range(0, len(part), _BATCH):
+                rows = part[start : start + _BATCH]
+                z = model.representation(to_floats(pool.images[positions[rows]], device))
+                if single:
+                    scores.probabilities[rows] = model.classify_representation(z).softmax(dim=1).cpu().numpy()
+                scores.representation[rows] = (z if mixed is None else z @ mixed).float().cpu().numpy()
+                if progress is not None:
+                    progress(ProgressUpdate("reading the pool", int(np.searchsorted(todo, rows[-1])) + 1, len(todo)))
+            if store is not None:
+                store.keep(keys[part], scores.representation[part], scores.probabilities[part])
+    return scores.representation, scores.probabilities if single else None
+
+
+def store_of(run: Run) -> ScoreStore:
+    """The store in the folder of a run, for the scores of its present model."""
+    model = hashlib.sha256(RunFolder(run.path).model.read_bytes()).hexdigest()
+    device = next(run.model.parameters()).device.type
+    return ScoreStore(run.path / "scores", f"1 {model} {run.precision} {device} {DIMENSIONS}")
 
 
 @lru_cache(maxsize=2)
