@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ssl_diffusion.counterfactual import CounterfactualResult, Pairs, make_pairs
+from ssl_diffusion.counterfactual_result import CounterfactualResult, Pairs, make_pairs
 from ssl_diffusion.evaluation import predict_logits, represent
 from ssl_diffusion.joint import JointDiffusion
 from ssl_diffusion.pixels import to_bytes, to_floats

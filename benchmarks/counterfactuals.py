@@ -22,8 +22,9 @@ from common import RESULTS, append_row, find_row, markdown_table, provenance
 from counterfactual_rivals import dime, pixel_descent
 
 from ssl_diffusion.boundary import deepfool_distance
-from ssl_diffusion.counterfactual import CounterfactualResult, explain
+from ssl_diffusion.counterfactual import explain
 from ssl_diffusion.counterfactual_metrics import counterfactual_metrics
+from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.datasets import load_dataset
 from ssl_diffusion.extractor import labels_only_extractor
 from ssl_diffusion.fitting import fit_run
@@ -122,7 +123,19 @@ def main() -> None:
     if not arguments.table:
         for dataset in arguments.dataset:
             run_suite(dataset, arguments.methods, arguments.run)
-    shown = ["dataset", "method", "validity", "rms_median", "redundancy", "sparsity", "cout", "ynn", "split_fd", "evaluations"]
+    shown = [
+        "dataset",
+        "method",
+        "validity",
+        "rms_median",
+        "redundancy",
+        "redundancy_values",
+        "sparsity",
+        "cout",
+        "ynn",
+        "split_fd",
+        "evaluations",
+    ]
     print(markdown_table(pd.read_csv(CSV)[[*shown, "ms_per_image"]].to_dict("records")))
 
 

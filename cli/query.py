@@ -22,7 +22,8 @@ def query(
     dedupe: Annotated[bool, typer.Option("--dedupe", help="Of equal images choose only one.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of all chance.", min=0)] = 0,
     keep_scores: Annotated[
-        bool, typer.Option("--keep-scores/--no-scores", help="Keep what the encoder says in the run folder, for the next query.")
+        bool,
+        typer.Option("--keep-scores/--no-scores", help="Keep what the encoder says in the run folder, for later."),
     ] = True,
     out: Annotated[Path, typer.Option(help="File to write (a folder with --format folder).")] = Path("batch.csv"),
     form: Annotated[str, typer.Option("--format", help="csv, json, folder or label-studio.")] = "csv",

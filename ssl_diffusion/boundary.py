@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_diffusion.counterfactual import CounterfactualResult, Pairs, check_images, make_pairs
+from ssl_diffusion.counterfactual import check_images
+from ssl_diffusion.counterfactual_result import CounterfactualResult, Pairs, make_pairs
 from ssl_diffusion.joint import JointDiffusion
 from ssl_diffusion.pixels import to_bytes, to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate

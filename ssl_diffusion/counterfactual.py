@@ -2,15 +2,19 @@ r"""Counterfactuals: the closest image on the model's manifold that the classifi
 
 The search for an image x and a target class:
 
-1. **escalate**: noise x to a level, denoise it under guidance towards the target; images that did not change class try again
-   with more noise and stronger guidance (:data:`ATTEMPTS`), the others leave the batch;
-2. **blend**: bisect between x and what was found, for the smallest share of the change that still changes the class;
-3. **revert**: take back the changes that this does not need, those with the smallest effect on the logits (to first order)
-   first, as many as the class bears, again by bisection;
-4. every check reads the image after rounding to 8 bits, as it would be saved.
+1. **invert**: take x along the probability-flow ODE to a noised image z (DDIM backwards; Song et al. 2021, arXiv 2010.02502),
+   from where the model leads back to x;
+2. **escalate**: lead z back under guidance towards the target, with stronger guidance, in the end from a higher level, for
+   images that did not change class (:data:`ATTEMPTS`); the others leave the batch. The change is the difference to where the
+   same way leads without guidance, which takes out what inversion and model get wrong about x, whatever its class;
+3. **blend**: bisect for the smallest share of the change that still changes the class, up to what 8 bits can tell;
+4. **revert**: take back the change of patches that this does not need, those with the smallest effect on the logits (to first
+   order) first, as many as the class bears, again by bisection; then blend once more;
+5. every check reads the image after rounding to 8 bits, as it would be saved.
 
 What is random depends on the seed and on the image, not on its place in a batch. Failures are part of the result, with
-`success=False` and as distance that of the largest change that was tried, a lower bound of the true one.
+`success=False` and as distance that of the largest change that was tried, but at least what the denoiser cannot know at the
+highest noise level: a lower bound of the true one.
 
 Distances: `distance_pixel` is the root mean square over the values of an image, in [0, 1] units; `distance_representation`
 the Euclidean distance of the representations.
@@ -19,15 +23,16 @@ the Euclidean distance of the representations.
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
+from ssl_diffusion.counterfactual_result import CounterfactualResult, Pairs, make_pairs
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.guidance import Guidance
 from ssl_diffusion.joint import JointDiffusion
@@ -35,128 +40,12 @@ from ssl_diffusion.pixels import rounded, to_bytes, to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.sampling import DDIM, Noise, integrate, sampling_mode
 
-__all__ = [
-    "ATTEMPTS",
-    "CounterfactualResult",
-    "Pairs",
-    "check_images",
-    "explain",
-    "make_pairs",
-]
+__all__ = ["ATTEMPTS", "check_images", "explain", "patch_side"]
 
-# Noise level and scale of guidance of each attempt.
-ATTEMPTS = ((0.3, 0.5), (0.3, 1.5), (0.6, 1.5), (1.2, 1.5), (1.2, 4.0), (2.4, 8.0))
+# Noise levels, and the scales of guidance that are tried from each.
+ATTEMPTS = ((2.4, (0.3, 0.6, 1.5, 4.0)), (5.0, (8.0,)))
 _STEPS = 8
-_BLEND_CHECKS = 8
-_REVERSIONS = 2  # the effects are of first order, so a second look finds more
-
-
-@dataclass(frozen=True)
-class CounterfactualResult:
-    """Counterfactuals of m pairs of an image and a target class; every field has one entry a pair.
-
-    Attributes:
-        image: index of the image among those that were given, int64 (m,).
-        original: uint8 (m, C, H, W).
-        counterfactual: uint8 (m, C, H, W); of a failure the last attempt. None if the method only measures a distance.
-        source: predicted class of the original, int64 (m,).
-        target: int64 (m,).
-        success: whether the counterfactual, rounded to 8 bits, is classified as the target (with the confidence that was asked
-            for), bool (m,).
-        p_source: probability of the source class after the change, float32 (m,), in [0, 1].
-        p_target: probability of the target class after the change.
-        distance_pixel: root mean square change in [0, 1] units, float64 (m,); of a failure, a lower bound. NaN if the method
-            does not work on pixels.
-        distance_representation: Euclidean distance between the representations, float64 (m,).
-        noise_level: noise level of the attempt that is kept; 0 for methods without noise.
-        scale: its scale of guidance.
-        network_evaluations: passes of the image through the network or its encoder, forward or backward, int64 (m,).
-        seconds: time per pair (that of its batch, shared evenly), float64 (m,).
-    """
-
-    image: NDArray[np.int64]
-    original: NDArray[np.uint8]
-    counterfactual: NDArray[np.uint8] | None
-    source: NDArray[np.int64]
-    target: NDArray[np.int64]
-    success: NDArray[np.bool_]
-    p_source: NDArray[np.float32]
-    p_target: NDArray[np.float32]
-    distance_pixel: NDArray[np.float64]
-    distance_representation: NDArray[np.float64]
-    noise_level: NDArray[np.float64]
-    scale: NDArray[np.float64]
-    network_evaluations: NDArray[np.int64]
-    seconds: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.image)
-
-    def take(self, rows: NDArray[Any]) -> "CounterfactualResult":
-        """Some of the pairs, by index or by a mask."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: v[rows] for name, v in values.items() if v is not None})
-
-    def nearest(self) -> "CounterfactualResult":
-        """The pair with the smallest pixel distance for each image, successes before failures; costs are summed."""
-        distance = np.where(np.isnan(self.distance_pixel), self.distance_representation, self.distance_pixel)
-        order = np.lexsort((distance, ~self.success, self.image))
-        best = order[np.unique(self.image[order], return_index=True)[1]]
-        number = np.searchsorted(self.image[best], self.image)
-        return replace(
-            self.take(best),
-            network_evaluations=np.bincount(number, weights=self.network_evaluations).astype(np.int64),
-            seconds=np.bincount(number, weights=self.seconds).astype(np.float64),
-        )
-
-    def to_frame(self, ids: NDArray[Any] | None = None, classes: tuple[str, ...] | None = None) -> pd.DataFrame:
-        """One row a pair, without the images; with `ids` and `classes`, ids and names stand for the numbers."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("original", "counterfactual")}
-        if ids is not None:
-            columns = {"id": np.asarray(ids)[columns.pop("image")]} | columns
-        if classes is not None:
-            names = np.array(classes)
-            columns |= {"source": names[self.source], "target": names[self.target]}
-        return pd.DataFrame(columns)
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Images and the classes that they are to be moved to: `image` int64 (m,), `source` and `target` int64 (m,)."""
-
-    image: NDArray[np.int64]
-    source: NDArray[np.int64]
-    target: NDArray[np.int64]
-
-
-def make_pairs(logits: NDArray[np.float32], target: str | int | NDArray[np.integer[Any]]) -> Pairs:
-    """The pairs that a target means, given the logits of the images, (n, K).
-
-    Args:
-        logits: class logits, (n, K).
-        target: "runner-up", the second most probable class; "nearest" or "all", every other class; one class; or a class for
-            each image.
-
-    Raises:
-        DataError: if a target does not exist or is the predicted class of an image.
-    """
-    n, k = logits.shape
-    source = logits.argmax(axis=1)
-    if isinstance(target, str):
-        if target == "runner-up":
-            return Pairs(np.arange(n), source, np.argsort(-logits, axis=1, kind="stable")[:, 1])
-        if target in ("nearest", "all"):
-            image, wanted = np.nonzero(np.arange(k)[None] != source[:, None])
-            return Pairs(image, source[image], wanted)
-        raise DataError(f"a target is a class, 'runner-up', 'nearest' or 'all', not {target!r}")
-    wanted = np.broadcast_to(np.asarray(target), (n,)).astype(np.int64) if np.ndim(target) == 0 else np.asarray(target)
-    if wanted.shape != (n,):
-        raise DataError(f"one target for each of {n} images is needed, not an array of shape {wanted.shape}")
-    if n and not 0 <= wanted.min() <= wanted.max() < k:
-        raise DataError(f"targets are classes 0 to {k - 1}; {sorted(set(wanted.tolist()) - set(range(k)))} are not")
-    if (same := np.flatnonzero(wanted == source)).size:
-        raise DataError(f"image {same[0]} is classified as {source[same[0]]} already; choose another target for it")
-    return Pairs(np.arange(n), source, wanted)
+_BLEND_CHECKS = 12  # as many shares as change the rounding of some value
 
 
 def explain(
@@ -179,8 +68,7 @@ def explain(
         target: "runner-up", "nearest" (of all classes, the one that takes the smallest change), "all" (one row for each
             other class), one class, or a class for each image.
         confidence: least probability of the target class, in [0, 1); 0 is the boundary, where it just becomes the largest.
-        revert: take back the changes of single values that are not needed. Without, a counterfactual is the image blended with
-            a sample of the model: smoother, of more small changes.
+        revert: take back the change of patches (:func:`patch_side`) that are not needed.
         seed: of the noise.
         batch_size: pairs at a time.
         precision: "fp32" or "bf16", of the search; the checks are always made in fp32.
@@ -236,16 +124,15 @@ class _Search:
         self.original = images[pairs.image]
         self.found = self.original.copy()
         self.success = np.zeros(m, dtype=bool)
-        self.attempt = np.zeros(m, dtype=np.int64)
-        self.bound = np.zeros(m)
+        self.level, self.scale, self.bound = np.zeros(m), np.zeros(m), np.zeros(m)
         self.evaluations = np.ones(m, dtype=np.int64)  # the one that found the source
         self.seconds = np.zeros(m)
 
     def run(self) -> CounterfactualResult:
         with sampling_mode(self.model, "fp32") as device:
-            for number, (level, scale) in enumerate(ATTEMPTS):
+            for level, scales in ATTEMPTS:
                 for rows in self._chunks(np.flatnonzero(~self.success)):
-                    self._attempt(rows, number, level, Guidance("estimate", scale), device)
+                    self._attempt(rows, level, scales, device)
             for rows in self._chunks(np.flatnonzero(self.success)):
                 self._refine(rows, device)
             z, p = self._read(self.found, device)
@@ -264,8 +151,8 @@ class _Search:
             p_target=p[every, self.pairs.target],
             distance_pixel=np.where(self.success, distance, self.bound),
             distance_representation=np.linalg.norm(z - z_original, axis=1),
-            noise_level=np.array([level for level, _ in ATTEMPTS])[self.attempt],
-            scale=np.array([scale for _, scale in ATTEMPTS])[self.attempt],
+            noise_level=self.level,
+            scale=self.scale,
             network_evaluations=self.evaluations,
             seconds=self.seconds,
         )
@@ -273,40 +160,56 @@ class _Search:
     def _chunks(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         return [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
 
-    def _attempt(self, rows: NDArray[np.int64], number: int, level: float, guidance: Guidance, device: torch.device) -> None:
-        """Noise, denoise under guidance, check."""
-        began = time.perf_counter()
+    def _attempt(self, rows: NDArray[np.int64], level: float, scales: tuple[float, ...], device: torch.device) -> None:
+        """Invert, lead back with and without guidance, check; with the next scale for those that did not change class."""
         model = self.model
-        noise = Noise([self.seeds[i] + number for i in self.pairs.image[rows]], model.config.image_shape)
-        x, target = to_floats(self.original[rows], device), torch.from_numpy(self.pairs.target[rows]).to(device)
         levels = model.noise.levels(_STEPS, level)
-        noised = x + float(levels[0]) * noise.draw().to(device)
-        denoise = guidance.wrap(model, target, noise.draw)
+        began = time.perf_counter()
+        x, target = to_floats(self.original[rows], device), torch.from_numpy(self.pairs.target[rows]).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            moved = integrate(DDIM(), denoise, noised, levels, noise)
-        self.evaluations[rows] += sum(guidance.evaluations(model, s) for s in levels[:-1].tolist())
-        flipped = self._flips(moved, target, rows)
-        self.found[rows] = to_bytes(moved)
-        self.success[rows] = flipped
-        self.attempt[rows] = number
-        self.bound[rows] = np.maximum(self.bound[rows], _rms(self.found[rows], self.original[rows]))
+            z = _inverted(model, x, levels.tolist())
+            plain = integrate(DDIM(), model.denoise, z, levels, self._noise(rows))
+        self.evaluations[rows] += 2 * len(levels) - 3
         self._spend(rows, began)
+        left = np.arange(len(rows))
+        for scale in scales:
+            began, part = time.perf_counter(), rows[left]
+            at, guidance, noise = torch.from_numpy(left).to(device), Guidance("estimate", scale), self._noise(part)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                guided = integrate(DDIM(), guidance.wrap(model, target[at], noise.draw), z[at], levels, noise)
+            moved = rounded(x[at] + guided - plain[at])
+            self.evaluations[part] += sum(guidance.evaluations(model, s) for s in levels[:-1].tolist())
+            flipped = self._flips(moved, target[at], part)
+            self.found[part], self.success[part] = to_bytes(moved), flipped
+            self.level[part], self.scale[part] = level, scale
+            reached = np.maximum(_rms(self.found[part], self.original[part]), model.noise.spread(level) / 2)
+            self.bound[part] = np.maximum(self.bound[part], reached)
+            self._spend(part, began)
+            left = left[~flipped]
+            if not len(left):
+                break
+
+    def _noise(self, rows: NDArray[np.int64]) -> Noise:
+        return Noise([self.seeds[i] for i in self.pairs.image[rows]], self.model.config.image_shape)
 
     def _refine(self, rows: NDArray[np.int64], device: torch.device) -> None:
-        """Blend, then revert what is not needed."""
+        """Blend, revert what is not needed, blend."""
         began = time.perf_counter()
         x, found = to_floats(self.original[rows], device), to_floats(self.found[rows], device)
         target = torch.from_numpy(self.pairs.target[rows]).to(device)
-        change = found - x
-        share = self._bisect(lambda a: x + a[:, None, None, None] * change, target, rows, _BLEND_CHECKS)
-        change = rounded(x + share[:, None, None, None] * change) - x
-        for _ in range(_REVERSIONS if self.revert else 0):
-            change = self._reverted(x, change, target, rows)
+        change = self._blended(x, found - x, target, rows)
+        if self.revert:
+            change = self._blended(x, self._reverted(x, change, target, rows), target, rows)
         self.found[rows] = to_bytes(x + change)
         self._spend(rows, began)
 
+    def _blended(self, x: Tensor, change: Tensor, target: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        """The smallest share of the change that keeps the target."""
+        share = self._bisect(lambda a: x + a[:, None, None, None] * change, target, rows, _BLEND_CHECKS)
+        return rounded(x + share[:, None, None, None] * change) - x
+
     def _reverted(self, x: Tensor, change: Tensor, target: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        """The change without as many of its smallest effects as the class bears."""
+        """The change without as many of the patches with the smallest effects as the class bears."""
         # Effect of each change on the margin of the target, to first order; the larger, the more it is needed.
         with torch.enable_grad():
             at = (x + change).requires_grad_()
@@ -315,12 +218,16 @@ class _Search:
             others = logits.scatter(1, target[:, None], -torch.inf).logsumexp(dim=1)
             (g,) = torch.autograd.grad((wanted - others).sum(), at)
         self.evaluations[rows] += 2
-        effect = torch.where(change != 0, g * change, -torch.inf).flatten(1)
-        rank = effect.argsort(dim=1).argsort(dim=1).view_as(change)
+        side = patch_side(tuple(x.shape[1:]))
+        effect = functional.avg_pool2d((g * change).sum(dim=1, keepdim=True), side, ceil_mode=True, divisor_override=1)
+        changed = functional.max_pool2d(change.abs().amax(dim=1, keepdim=True), side, ceil_mode=True) > 0
+        rank = torch.where(changed, effect, -torch.inf).flatten(1).argsort(dim=1).argsort(dim=1).view_as(effect)
         size = rank[0].numel()
 
-        def kept(a: Tensor) -> Tensor:  # the changes that stay, as a share of all values of the image
-            return x + torch.where(rank >= ((1 - a) * size)[:, None, None, None].round(), change, 0.0)
+        def kept(a: Tensor) -> Tensor:  # the patches that stay, as a share of all patches of the image
+            patches = (rank >= ((1 - a) * size)[:, None, None, None].round()).float()
+            mask = patches.repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
+            return x + change * mask[..., : x.shape[2], : x.shape[3]]
 
         return kept(self._bisect(kept, target, rows, max(1, size.bit_length()))) - x
 
@@ -358,6 +265,22 @@ class _Search:
         if self.progress is not None:
             done = len(self.success) if final else int(self.success.sum())
             self.progress(ProgressUpdate("explain", done, len(self.success), "counterfactuals"))
+
+
+def patch_side(shape: tuple[int, ...]) -> int:
+    """Side of the patches in which changes of images (C, H, W) are reverted, and counted as redundant.
+
+    A seventh of the shorter side: 4 pixels of 28 or 32, single pixels below 14.
+    """
+    return max(1, min(shape[1:]) // 7)
+
+
+def _inverted(model: JointDiffusion, x: Tensor, levels: list[float]) -> Tensor:
+    """Images at the first of the noise levels, from where the model leads to x."""
+    for t, s in pairwise(levels[-2::-1]):
+        estimate = model.denoise(x, t)
+        x = estimate + s / t * (x - estimate)
+    return x
 
 
 def _image_seed(image: NDArray[np.uint8], seed: int) -> int:

@@ -1,4 +1,4 @@
-"""How good counterfactuals are; definitions version 1. All distances are in [0, 1] units of 8-bit images.
+"""How good counterfactuals are; definitions version 2. All distances are in [0, 1] units of 8-bit images.
 
 Of all pairs:
 
@@ -10,8 +10,9 @@ Means over the valid ones (medians where it says so):
 * `l1`: mean absolute change of an image. `rms`, `rms_median`: root mean square change.
 * `representation_distance`: Euclidean distance of the representations.
 * `sparsity`: share of values that did not change; higher is sparser.
-* `redundancy`: share of the changed values of which each, set back alone, leaves the class at the target (CARLA, Pawelczyk
-  et al. 2021, arXiv 2108.00783); 0 is best.
+* `redundancy`: share of the changed patches (:func:`ssl_diffusion.counterfactual.patch_side`; pixels of small images) of which
+  each, set back alone, leaves the class at the target; 0 is best. After CARLA (Pawelczyk et al. 2021, arXiv 2108.00783), which
+  sets back single values: `redundancy_values`.
 * `cout`: values go from the counterfactual into the original, the largest changes first; area under the probability of the
   target minus area under that of the source, in [-1, 1], higher is better (Khorram and Fuxin 2022, arXiv 2203.15117).
 * `ynn`: share of the 5 nearest reference images that are classified as the target (CARLA); higher is better. Neighbours are
@@ -29,7 +30,8 @@ import torch
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from ssl_diffusion.counterfactual import CounterfactualResult
+from ssl_diffusion.counterfactual import patch_side
+from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.generation import frechet_distance
 from ssl_diffusion.joint import JointDiffusion
@@ -38,7 +40,7 @@ from ssl_diffusion.sampling import sampling_mode
 
 __all__ = ["METRICS_VERSION", "counterfactual_metrics", "insertion_areas", "nearest_agreement", "redundancy", "split_frechet"]
 
-METRICS_VERSION = 1
+METRICS_VERSION = 2
 _COUT_STEPS = 50
 _BATCH = 512
 
@@ -84,6 +86,7 @@ def counterfactual_metrics(
         "representation_distance": float(valid.distance_representation.mean()),
         "sparsity": float((change == 0).mean()),
         "redundancy": float(redundancy(model, valid).mean()),
+        "redundancy_values": float(redundancy(model, valid, values=True).mean()),
         "cout": float((areas[:, 0] - areas[:, 1]).mean()),
     }
     if reference is not None:
@@ -93,16 +96,21 @@ def counterfactual_metrics(
     return values
 
 
-def redundancy(model: JointDiffusion, result: CounterfactualResult) -> NDArray[np.float64]:
-    """Share of the changed values of each pair that can be set back, one at a time, without losing the target; (m,)."""
+def redundancy(model: JointDiffusion, result: CounterfactualResult, *, values: bool = False) -> NDArray[np.float64]:
+    """Share of the changed patches, or single values, that can be set back, one at a time, without losing the target; (m,)."""
     assert result.counterfactual is not None
+    shape = result.original.shape[1:]
+    side = patch_side(shape)
+    if values:
+        part = np.arange(np.prod(shape)).reshape(shape)
+    else:
+        part = np.broadcast_to(np.arange(shape[1])[:, None] // side * shape[2] + np.arange(shape[2]) // side, shape)
     shares = np.zeros(len(result))
     for i, (original, found) in enumerate(zip(result.original, result.counterfactual, strict=True)):
-        places = np.flatnonzero((found != original).ravel())
-        tries = np.repeat(found.reshape(1, -1), len(places), axis=0)
-        tries[np.arange(len(places)), places] = original.ravel()[places]
-        p = _probabilities(model, tries.reshape(-1, *original.shape))
-        shares[i] = (p.argmax(axis=1) == result.target[i]).mean() if len(places) else 0.0
+        changed = np.unique(part[found != original])
+        tries = np.where(part[None] == changed[:, None, None, None], original[None], found[None])
+        p = _probabilities(model, tries)
+        shares[i] = (p.argmax(axis=1) == result.target[i]).mean() if len(changed) else 0.0
     return shares
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssl_diffusion.counterfactual import CounterfactualResult
+from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.errors import DataError, RunError, nearest_names
 from ssl_diffusion.evaluation import predict_logits, probabilities
 from ssl_diffusion.guidance import Guidance

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_diffusion.checkpoint import atomic_write_text, load_tensors, prefixed, save_tensors, with_prefix
-from ssl_diffusion.counterfactual import CounterfactualResult, explain
+from ssl_diffusion.counterfactual import explain
+from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.devices import resolve_accelerator, resolve_precision
 from ssl_diffusion.errors import CheckpointError, DataError, RunError
 from ssl_diffusion.evaluation import predict_logits, probabilities, represent

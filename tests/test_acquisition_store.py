@@ -61,9 +61,7 @@ def test_only_what_is_new_is_read(run: Run, digits_pool: Pool, monkeypatch: pyte
     np.testing.assert_allclose(p, q, atol=1e-5)
 
 
-def test_another_image_under_the_same_id_is_read_again(
-    run: Run, digits_pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_image_under_the_same_id_is_read_again(run: Run, digits_pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     positions = digits_pool.train[:30]
     scan(run, digits_pool, positions, store=store_of(run))
     images = digits_pool.images.copy()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from toys import GaussianDenoiser, LinearModel
 
 from ssl_diffusion.boundary import deepfool_distance, linear_distance
-from ssl_diffusion.counterfactual import CounterfactualResult
+from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.errors import DataError
 
 SHAPE = (1, 3, 4)

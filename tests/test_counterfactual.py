@@ -7,7 +7,8 @@ import pytest
 import torch
 from toys import GaussianDenoiser, LinearModel
 
-from ssl_diffusion.counterfactual import CounterfactualResult, explain, make_pairs
+from ssl_diffusion.counterfactual import explain, patch_side
+from ssl_diffusion.counterfactual_result import CounterfactualResult, make_pairs
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.fitting import fit_model
 from ssl_diffusion.joint import JointConfig, JointDiffusion
@@ -155,6 +156,7 @@ def test_failures_are_kept_and_censored() -> None:
     assert not failed.success.any()
     assert len(failed) == 3
     assert (failed.distance_pixel > 0.05).all()
+    np.testing.assert_array_equal(failed.counterfactual, images)  # guidance that has no direction changes nothing
     assert failed.source.tolist() == [0, 0, 0]
 
 
@@ -165,6 +167,10 @@ def test_result_as_a_table(result: CounterfactualResult) -> None:
     assert set(frame["target"]) <= set("abcdefghij")
     expected = {f.name for f in fields(CounterfactualResult)} - {"original", "counterfactual", "image"} | {"id"}
     assert set(frame) == expected
+
+
+def test_patches_are_pixels_of_small_images_and_sevenths_of_large_ones() -> None:
+    assert [patch_side((3, h, w)) for h, w in ((8, 8), (13, 40), (28, 28), (32, 32), (64, 48))] == [1, 1, 4, 4, 6]
 
 
 def test_targets() -> None:

@@ -8,7 +8,6 @@ import torch
 from toys import GaussianDenoiser, LinearModel
 
 from ssl_diffusion.boundary import linear_distance
-from ssl_diffusion.counterfactual import CounterfactualResult
 from ssl_diffusion.counterfactual_metrics import (
     counterfactual_metrics,
     insertion_areas,
@@ -16,6 +15,7 @@ from ssl_diffusion.counterfactual_metrics import (
     redundancy,
     split_frechet,
 )
+from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.errors import DataError
 
 SHAPE = (1, 2, 2)
@@ -81,6 +81,23 @@ def test_a_change_of_the_right_pixels_first_has_a_high_insertion_area(model: Lin
     np.testing.assert_allclose(areas.sum(axis=1), 1, atol=1e-4)
 
 
+def test_redundancy_of_larger_images_is_counted_by_patch() -> None:
+    """The class is 1 from 16 bright values on; a patch of 16 and one value of another changed: the patch is needed."""
+    weight = torch.stack([torch.zeros(28 * 28), torch.ones(28 * 28)])
+    model = LinearModel(weight, torch.tensor([0.0, 28.0 * 28 - 31]), (1, 28, 28), None)  # type: ignore[arg-type]
+    original = np.zeros((1, 1, 28, 28), dtype=np.uint8)
+    found = original.copy()
+    found[0, 0, 4:8, 8:12] = 255
+    found[0, 0, 20, 20] = 255
+    zero = np.zeros(1)
+    change = CounterfactualResult(
+        *(np.array([0]), original, found, np.array([0]), np.array([1]), np.array([True]), zero, zero, zero, zero, zero, zero),
+        *(np.array([1]), zero),
+    )
+    assert redundancy(model, change).tolist() == [0.5]  # type: ignore[arg-type]
+    assert redundancy(model, change, values=True).tolist() == [1.0]  # type: ignore[arg-type]
+
+
 def test_redundancy_and_neighbours_by_pair(model: LinearModel, pairs: CounterfactualResult) -> None:
     assert redundancy(model, pairs).tolist() == [0.0, 0.5, 0.0]  # type: ignore[arg-type]
     reference = pairs.original[:1]
@@ -98,7 +115,7 @@ def test_split_distance_does_not_profit_from_what_did_not_change() -> None:
 
 def test_a_result_without_valid_pairs_or_images(model: LinearModel, pairs: CounterfactualResult) -> None:
     failed = replace(pairs, success=np.zeros(3, dtype=bool))
-    assert counterfactual_metrics(model, failed) == {"version": 1, "n": 3, "validity": 0}  # type: ignore[arg-type]
+    assert counterfactual_metrics(model, failed) == {"version": 2, "n": 3, "validity": 0}  # type: ignore[arg-type]
     linear = linear_distance(model, pairs.original)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="need counterfactual images"):
         counterfactual_metrics(model, linear)  # type: ignore[arg-type]

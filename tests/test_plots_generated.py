@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssl_diffusion.counterfactual import CounterfactualResult
+from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.plots_generated import counterfactual_figure, distance_figure, grid_figure, strip_figure
 
 

@@ -13,7 +13,8 @@ from ssl_diffusion.acquisition.registry import Choice, batch
 from ssl_diffusion.acquisition.selection import best, diverse
 from ssl_diffusion.acquisition.uncertainty import margin
 from ssl_diffusion.boundary import deepfool_distance, linear_distance
-from ssl_diffusion.counterfactual import CounterfactualResult, explain
+from ssl_diffusion.counterfactual import explain
+from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.joint import JointDiffusion
 
 __all__ = ["counterfactual", "deepfool", "linear"]

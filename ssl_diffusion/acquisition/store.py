@@ -2,8 +2,8 @@
 
 A store is a folder inside the run folder, `scores/`, of parts that are written beside and renamed: what a killed query had
 finished is kept, queries at the same time do not disturb each other, and the folder may be deleted at any time. An image is
-known by the digest of its bytes, not by its place or name; what another model said (the digest of its file is in the name of the
-folder) is deleted when the present one is first asked.
+known by the digest of its bytes, not by its place or name; what another model said (the digest of its file is in the name of
+the folder) is deleted when the present one is first asked.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Scores", "ScoreStore", "digests", "large_array"]
+__all__ = ["ScoreStore", "Scores", "digests", "large_array"]
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class ScoreStore:
 
 def digests(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.bytes_]:
     """Digest of each image's bytes, (n,)."""
-    return np.fromiter((hashlib.blake2b(np.ascontiguousarray(x), digest_size=16).digest() for x in images), dtype=_KEY)
+    return np.fromiter((hashlib.blake2b(x.tobytes(), digest_size=16).digest() for x in images), dtype=_KEY)
 
 
 def large_array(n: int, f: int) -> NDArray[np.float32]:
