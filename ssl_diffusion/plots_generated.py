@@ -72,11 +72,11 @@ def counterfactual_figure(
     figure = Figure(figsize=(8.2, 1.55 * m + 0.45), layout="constrained")
     axes = figure.subplots(m, 4, squeeze=False, width_ratios=(1, 1, 1, 2.1))
     difference = (result.counterfactual.astype(np.float32) - result.original).mean(axis=1) / 255
-    reach = max(0.05, float(np.abs(difference).max()))
     for i, row in enumerate(axes):
         source, target = classes[result.source[i]], classes[result.target[i]]
         show_image(row[0], result.original[i].astype(np.float32) / 127.5 - 1)
         show_image(row[1], result.counterfactual[i].astype(np.float32) / 127.5 - 1)
+        reach = max(0.05, float(np.abs(difference[i]).max()))  # a scale of its own: faint changes are to be seen, too
         picture = row[2].imshow(difference[i], cmap="RdBu_r", vmin=-reach, vmax=reach)
         row[2].set(xticks=[], yticks=[])
         row[0].set_ylabel(names[i], fontsize=8)
