@@ -1,8 +1,13 @@
-"""Coverage: samples that stand for many others in the representation. No labels are needed, so this is for the cold start."""
+"""Coverage: samples that stand for many others in the representation. No labels are needed, so this is for the cold start.
+
+Time and memory grow linearly with the pool: typicality is measured against at most 2,000 samples of a cluster, and the cover is
+one of at most 10,000 candidates, drawn at random where there are more.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
+from sklearn.metrics import pairwise_distances_argmin_min, pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
 from ssl_diffusion.acquisition.candidates import Candidates
@@ -13,6 +18,7 @@ __all__ = ["coreset", "probcover", "typiclust"]
 
 _MOST_CLUSTERS, _SMALL_CLUSTER, _NEIGHBORS = 500, 5, 20
 _PURE, _PROBED = 0.95, 2000
+_REFERENCES, _COVERED = 2000, 10_000
 
 
 @batch(
@@ -29,9 +35,7 @@ def coreset(c: Candidates, n: int) -> Choice:
     """
     x = c.representation
     if len(c.labeled_representation):
-        distance = np.full(len(c), np.inf)
-        for z in c.labeled_representation:
-            distance = np.minimum(distance, squared_distances(x, z))
+        distance = _nearest_squared(x, c.labeled_representation)
         utilities, picks = np.sqrt(distance), []
     else:
         from_mean = squared_distances(x, x.mean(axis=0))
@@ -42,7 +46,8 @@ def coreset(c: Candidates, n: int) -> Choice:
         picks.append(int(distance.argmax()))
         distance = np.minimum(distance, squared_distances(x, x[picks[-1]]))
         distance[picks] = -1.0
-    return Choice(np.array(picks[:n]), utilities, np.ones(n))
+    notes = tuple(f"{utilities[i]:.3g} from the nearest label" for i in picks) if len(c.labeled_representation) else ()
+    return Choice(np.array(picks), utilities, np.ones(n), notes)
 
 
 @batch(
@@ -68,53 +73,59 @@ def typiclust(c: Candidates, n: int) -> Choice:
     typicality = np.zeros(len(c))
     members = {j: np.flatnonzero(cluster == j) for j in range(k)}
     for inside in members.values():
-        typicality[inside] = _typicality(x[inside])
+        typicality[inside] = _typicality(x[inside], c.rng)
     queue = {j: list(inside[np.argsort(-typicality[inside], kind="stable")]) for j, inside in members.items()}
     picks: list[int] = []
+    notes = []
     while len(picks) < n:
         left = [j for j in queue if queue[j]]
         # The smallest clusters are outliers: they come after all others.
         j = min(left, key=lambda j: (size[j] < _SMALL_CLUSTER, known[j], -size[j], j))
         picks.append(int(queue[j].pop(0)))
+        labels = "no label" if not known[j] else "1 label" if known[j] == 1 else f"{known[j]} labels"
+        notes.append(f"typical of cluster {j} ({size[j]:,} samples, {labels})")
         known[j] += 1
-    return Choice(np.array(picks), typicality, np.ones(n))
+    return Choice(np.array(picks), typicality, np.ones(n), tuple(notes))
 
 
 @batch(
     "probcover",
     needs="images",
-    cost="neighbours within a radius, of all representations",
+    cost="distances between all representations, of at most 10,000 candidates",
     when="no or few labels; covers what typiclust leaves out, if the representation has clean clusters",
     reference="Yehuda et al. 2022, arXiv 2205.11320, algorithm 1",
 )
 def probcover(c: Candidates, n: int) -> Choice:
     """Greedy cover: always the candidate within whose radius most samples are not covered yet; utility is how many these were
-    at the start.
+    at the start. Of more than 10,000 candidates, a random 10,000 stand for all; the others have utility 0.
 
     The radius is the largest at which 95 % of the balls around samples hold one k-means cluster only.
     """
-    x, m = c.representation, len(c.labeled_representation)
+    rows = np.arange(len(c))
+    if len(c) > _COVERED:
+        rows = np.sort(c.rng.choice(len(c), max(_COVERED, n), replace=False))
+    x = c.representation[rows]
     k = max(c.n_classes, n, 2)
-    radius = _pure_radius(x, min(k, len(c)), int(c.rng.integers(2**31)))
-    neighbors = NearestNeighbors(radius=radius).fit(x)
-    covered = np.zeros(len(c), dtype=bool)
-    if m:
-        for inside in neighbors.radius_neighbors(c.labeled_representation, return_distance=False):
-            covered[inside] = True
-    reach = neighbors.radius_neighbors_graph(x, mode="connectivity").tocsr()
-    gain = np.asarray(reach @ (~covered).astype(np.float64)).ravel()
-    utilities, open_ = gain.copy(), np.ones(len(c), dtype=bool)
+    radius = _pure_radius(x, min(k, len(x)), int(c.rng.integers(2**31)))
+    covered = np.zeros(len(x), dtype=bool)
+    if len(c.labeled_representation):
+        covered = _nearest_squared(x, c.labeled_representation) <= radius**2
+    reach = np.concatenate(list(pairwise_distances_chunked(x, reduce_func=lambda block, _: block <= radius)))
+    np.fill_diagonal(reach, val=True)
+    gain = reach[:, ~covered].sum(axis=1, dtype=np.float64)
+    utilities = np.zeros(len(c))
+    utilities[rows] = gain
     picks: list[int] = []
+    notes = []
     while len(picks) < n:
-        pick = int(np.where(open_, gain, -1.0).argmax())
-        picks.append(pick)
-        open_[pick] = False
-        inside = reach.indices[reach.indptr[pick] : reach.indptr[pick + 1]]
-        newly = inside[~covered[inside]]
-        covered[newly] = True
-        for i in newly:  # the graph is symmetric: its rows are its columns
-            gain[reach.indices[reach.indptr[i] : reach.indptr[i + 1]]] -= 1
-    return Choice(np.array(picks), utilities, np.ones(n))
+        pick = int(gain.argmax())
+        newly = reach[pick] & ~covered
+        notes.append(f"covers {newly.sum():,} samples that nothing covered")
+        covered |= newly
+        gain -= reach[:, newly].sum(axis=1)
+        gain[pick] = -np.inf
+        picks.append(int(rows[pick]))
+    return Choice(np.array(picks), utilities, np.ones(n), tuple(notes))
 
 
 def _pure_radius(x: NDArray[np.float32], k: int, seed: int) -> float:
@@ -129,10 +140,23 @@ def _pure_radius(x: NDArray[np.float32], k: int, seed: int) -> float:
     return max(float(np.quantile(other[np.isfinite(other)], 1 - _PURE)), 1e-6)
 
 
-def _typicality(x: NDArray[np.float32]) -> NDArray[np.float64]:
+def _typicality(x: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float64]:
     """1 / mean distance to the nearest neighbours, (k,); copies, at distance 0, do not make a sample infinitely typical."""
     if len(x) < 2:
         return np.zeros(len(x))
-    near = NearestNeighbors(n_neighbors=min(_NEIGHBORS, len(x) - 1)).fit(x).kneighbors()[0].mean(axis=1)
-    typicality: NDArray[np.float64] = 1 / (1 + near.astype(np.float64))
+    some = x if len(x) <= _REFERENCES else x[rng.choice(len(x), _REFERENCES, replace=False)]
+    near, _ = NearestNeighbors(n_neighbors=min(_NEIGHBORS + 1, len(some))).fit(some).kneighbors(x)
+    # Who is a reference finds itself first; leaving out the first of all treats everyone alike.
+    typicality: NDArray[np.float64] = 1 / (1 + near[:, 1:].mean(axis=1).astype(np.float64))
     return typicality
+
+
+def _nearest_squared(x: NDArray[np.float32], to: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Squared distance of each row to the nearest of some points, (k,)."""
+    nearest, _ = pairwise_distances_argmin_min(x, to)
+    distances = np.empty(len(x))
+    for i in range(0, len(x), _PROBED):
+        rows = slice(i, i + _PROBED)
+        difference = x[rows] - to[nearest[rows]]
+        distances[rows] = np.einsum("ij,ij->i", difference, difference)
+    return distances

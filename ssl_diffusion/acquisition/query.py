@@ -39,6 +39,8 @@ class QueryBatch:
         utilities: float64 (n,); higher = label it sooner. Comparable within one query only.
         probabilities: with which each was drawn, given those before it, float64 (n,).
         predictions: predicted class of each and its probability, as (name, p); empty for models without classes.
+        runners_up: second most probable class and its probability, likewise; empty with fewer than two classes.
+        notes: what the strategy saw in each, in words; empty if it has nothing to say.
         strategy: that was used; for "auto", the one it chose.
         reason: one sentence: why this strategy.
         seed: of the draws.
@@ -48,6 +50,8 @@ class QueryBatch:
     utilities: NDArray[np.float64]
     probabilities: NDArray[np.float64]
     predictions: list[tuple[str, float]]
+    runners_up: list[tuple[str, float]]
+    notes: tuple[str, ...]
     strategy: str
     reason: str
     seed: int
@@ -57,13 +61,16 @@ class QueryBatch:
 
     @property
     def reasons(self) -> list[str]:
-        """One sentence a sample: why it was chosen."""
-        if not self.predictions:
-            return [f"{self.strategy}, utility {u:.3g}" for u in self.utilities]
-        return [
-            f"{self.strategy}, utility {u:.3g}; predicted {name} with probability {p:.2f}"
-            for u, (name, p) in zip(self.utilities, self.predictions, strict=True)
-        ]
+        """One line a sample: what the strategy saw in it, and what the model takes it for."""
+        lines = []
+        for i, utility in enumerate(self.utilities):
+            line = f"{self.strategy}: {self.notes[i] if self.notes else f'utility {utility:.3g}'}"
+            if self.predictions:
+                line += "; predicted {} ({:.2f})".format(*self.predictions[i])
+            if self.runners_up:
+                line += ", then {} ({:.2f})".format(*self.runners_up[i])
+            lines.append(line)
+        return lines
 
     def to_frame(self) -> pd.DataFrame:
         """One row a sample: id, rank (from 1), utility, selection_probability, prediction, probability, strategy, reason."""
@@ -145,11 +152,17 @@ def query(
     )
     choice = choose(chosen, candidates, n, power=power)
     ids = pool.ids[open_[choice.picks]]
-    predictions = []
-    if probabilities is not None:
-        p = probabilities[choice.picks]
-        predictions = [(model.classes[j], float(row[j])) for j, row in zip(p.argmax(axis=1), p, strict=True)]
-    return QueryBatch(ids, choice.utilities[choice.picks], choice.probabilities, predictions, chosen.name, reason, random_state)
+    return QueryBatch(
+        ids=ids,
+        utilities=choice.utilities[choice.picks],
+        probabilities=choice.probabilities,
+        predictions=_named(model.classes, probabilities, choice.picks, 1),
+        runners_up=_named(model.classes, probabilities, choice.picks, 2),
+        notes=choice.notes,
+        strategy=chosen.name,
+        reason=reason,
+        seed=random_state,
+    )
 
 
 def choose(strategy: Strategy | str, candidates: Candidates, n: int, *, power: float | None = None) -> Choice:
@@ -184,6 +197,7 @@ def choose(strategy: Strategy | str, candidates: Candidates, n: int, *, power: f
         or len(np.unique(choice.picks)) != n
         or choice.utilities.shape != (len(candidates),)
         or not np.isfinite(choice.utilities).all()
+        or len(choice.notes) not in (0, n)
         or not ((choice.probabilities > 0) & (choice.probabilities <= 1 + 1e-9)).all()
     )
     if broken:
@@ -201,6 +215,17 @@ def strategy_for(name: str, n_labeled: int, n_classes: int) -> tuple[Strategy, s
         labels = f"{n_labeled} labels for {n_classes} classes"
         return get_strategy("typiclust"), f"typiclust: {labels} are few, and typical samples teach most"
     return get_strategy("counterfactual"), f"counterfactual: {n_labeled} labels are enough to look at the boundary"
+
+
+def _named(
+    classes: tuple[str, ...], probabilities: NDArray[np.float32] | None, picks: NDArray[np.int64], place: int
+) -> list[tuple[str, float]]:
+    """The class in that place by probability, and its probability, of each pick."""
+    if probabilities is None or probabilities.shape[1] < place:
+        return []
+    p = probabilities[picks]
+    k = np.argsort(-p, axis=1, kind="stable")[:, place - 1]
+    return [(classes[j], float(row[j])) for j, row in zip(k, p, strict=True)]
 
 
 def _without_copies(pool: Pool, open_: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -27,11 +27,13 @@ class Choice:
         utilities: of all candidates, finite, float64 (N,); higher = label it sooner.
         probabilities: with which each pick was drawn, given the picks before it, float64 (n,); 1 where nothing was left to
             chance.
+        notes: a few words about each pick, what the strategy saw in it, (n,); empty if it has nothing to say.
     """
 
     picks: NDArray[np.int64]
     utilities: NDArray[np.float64]
     probabilities: NDArray[np.float64]
+    notes: tuple[str, ...] = ()
 
 
 Score = Callable[[Candidates], NDArray[np.floating[Any]]]

@@ -10,6 +10,8 @@ from ssl_diffusion.acquisition.registry import Choice
 
 __all__ = ["best", "diverse", "in_proportion", "spread_out", "squared_distances"]
 
+_BLOCK = 2048  # rows; of 512 features 4 MiB, which stay in the processor's cache
+
 
 def best(utilities: NDArray[np.floating[Any]], n: int, rng: np.random.Generator) -> Choice:
     """The n largest utilities; ties in random order."""
@@ -92,8 +94,10 @@ def spread_out(
 
 def squared_distances(x: NDArray[np.float32], to: NDArray[np.float32]) -> NDArray[np.float64]:
     """Squared Euclidean distance of each row to a point, (k,), in blocks, so that x may be memory-mapped."""
-    parts = [np.square(x[i : i + 65536] - to).sum(axis=1, dtype=np.float64) for i in range(0, len(x), 65536)]
-    distances: NDArray[np.float64] = np.concatenate(parts)
+    distances = np.empty(len(x))
+    for i in range(0, len(x), _BLOCK):
+        difference = x[i : i + _BLOCK] - to
+        distances[i : i + _BLOCK] = np.einsum("ij,ij->i", difference, difference)
     return distances
 
 
