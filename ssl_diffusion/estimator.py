@@ -220,12 +220,12 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
         """Class probabilities, float32 (n, K), in the order of `classes_`."""
-        images = self._read(X)
+        images = self.read_images(X)
         return probabilities(predict_logits(self._inference_model(), images), multilabel=False)
 
     def transform(self, X: ArrayLike) -> NDArray[np.float32]:
         """Representations of images, float32 (n, F)."""
-        images = self._read(X)
+        images = self.read_images(X)
         return represent(self._inference_model(), images)
 
     @property
@@ -285,8 +285,8 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
             raise ValueError("objective must be 'joint', 'probe' or 'labels-only' for a classifier, not 'denoise-only'")
         return recipe.checked("settings"), kind
 
-    def _read(self, X: ArrayLike) -> NDArray[np.uint8]:
-        """Check the X of a fitted estimator and make 8-bit images of it, (n, C, H, W)."""
+    def read_images(self, X: ArrayLike) -> NDArray[np.uint8]:
+        """The images as the fitted model sees them: 8 bits, uint8 (n, C, H, W)."""
         check_is_fitted(self, "model_")
         if (X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim) > 2:
             values = check_array(X, dtype="numeric", allow_nd=True, estimator=self)

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.store import Scores, ScoreStore, digests
 from ssl_diffusion.evaluation import inference
+from ssl_diffusion.joint import JointDiffusion
 from ssl_diffusion.pixels import to_floats
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.run import Run, RunFolder
 
-__all__ = ["DIMENSIONS", "scan", "store_of"]
+__all__ = ["DIMENSIONS", "scan", "scan_images", "store_of"]
 
 DIMENSIONS = 512
 _BATCH = 256
@@ -34,40 +35,57 @@ def scan(
     *,
     store: ScoreStore | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Representations and class probabilities of samples.
+    """Representations and class probabilities of samples of a pool, see :func:`scan_images`.
+
+    The probabilities are None for a run without classes, or with several an image.
+    """
+    single = bool(run.classes) and not run.multilabel
+    return scan_images(run.model, pool.images, positions, single, run.precision, progress, store)
+
+
+def scan_images(
+    model: JointDiffusion,
+    images: NDArray[np.uint8],
+    positions: NDArray[np.int64],
+    classify: bool = True,
+    precision: str = "fp32",
+    progress: ProgressCallback | None = None,
+    store: ScoreStore | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Representations and class probabilities of images.
 
     Args:
-        run: a finished run.
-        pool: its images.
-        positions: of the samples, (n,).
+        model: the joint model.
+        images: uint8, (N, C, H, W).
+        positions: of the images to read, (n,).
+        classify: whether class probabilities are wanted.
+        precision: "fp32" or "bf16".
         progress: called with the number of samples read.
         store: has what was read before, and keeps what is read now.
 
     Returns:
         Representations, float32 (n, F), or (n, 512) where F is larger, in a temporary file if they take over 256 MiB; and
-        class probabilities, float32 (n, K), or None for a model without classes or with several an image.
+        class probabilities, float32 (n, K), or None.
     """
-    model = run.model
     projection = _projection(model.n_features)
-    single = bool(run.classes) and not run.multilabel
     n_features = projection.shape[1] if projection is not None else model.n_features
-    scores = Scores(len(positions), n_features, len(run.classes) if single else 0)
-    keys = digests(pool.images[i] for i in positions) if store is not None else np.zeros(0, dtype="S16")
+    scores = Scores(len(positions), n_features, model.config.n_classes if classify else 0)
+    keys = digests(images[i] for i in positions) if store is not None else np.zeros(0, dtype="S16")
     todo = store.fill(keys, scores) if store is not None else np.arange(len(positions))
-    with inference(model, run.precision) as device:
+    with inference(model, precision) as device:
         mixed = torch.from_numpy(projection).to(device) if projection is not None else None
         for part in (todo[i : i + _PART] for i in range(0, len(todo), _PART)):
             for start in range(0, len(part), _BATCH):
                 rows = part[start : start + _BATCH]
-                z = model.representation(to_floats(pool.images[positions[rows]], device))
-                if single:
+                z = model.representation(to_floats(images[positions[rows]], device))
+                if classify:
                     scores.probabilities[rows] = model.classify_representation(z).softmax(dim=1).cpu().numpy()
                 scores.representation[rows] = (z if mixed is None else z @ mixed).float().cpu().numpy()
                 if progress is not None:
                     progress(ProgressUpdate("reading the pool", int(np.searchsorted(todo, rows[-1])) + 1, len(todo)))
             if store is not None:
                 store.keep(keys[part], scores.representation[part], scores.probabilities[part])
-    return scores.representation, scores.probabilities if single else None
+    return scores.representation, scores.probabilities if classify else None
 
 
 def store_of(run: Run) -> ScoreStore:

@@ -1,0 +1,86 @@
+"""Strategies on a fitted estimator and arrays: what adapters to other packages, and users of scikit-learn, call."""
+
+import copy
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ssl_diffusion.acquisition.candidates import Candidates
+from ssl_diffusion.acquisition.query import choose, strategy_for
+from ssl_diffusion.acquisition.registry import Choice
+from ssl_diffusion.acquisition.scan import scan_images
+from ssl_diffusion.devices import resolve_accelerator
+from ssl_diffusion.errors import DataError
+from ssl_diffusion.estimator import JointDiffusionClassifier
+
+__all__ = ["choose_rows"]
+
+
+def choose_rows(
+    estimator: JointDiffusionClassifier,
+    X: ArrayLike,
+    y: ArrayLike,
+    n: int = 1,
+    strategy: str = "auto",
+    *,
+    candidates: NDArray[np.integer[Any]] | None = None,
+    power: float | None = None,
+    random_state: int = 0,
+) -> Choice:
+    """Choose the rows of X to label next.
+
+    Args:
+        estimator: fitted; it is not changed.
+        X: images, as the estimator takes them, (N, ...).
+        y: labels, (N,); -1 where there is none.
+        n: rows to choose.
+        strategy: see :func:`~ssl_diffusion.acquisition.query.query`.
+        candidates: rows among which to choose, distinct, (k,). None: all with y == -1.
+        power: see :func:`~ssl_diffusion.acquisition.query.query`.
+        random_state: seed of all chance.
+
+    Returns:
+        Picks are rows of X; utilities are those of all rows, (N,), NaN where a row is no candidate.
+
+    Raises:
+        DataError: if there is no candidate, one does not exist, or y has a class that is new to the estimator.
+        SSLDError: if the strategy does not exist or cannot be used.
+    """
+    images, labels = estimator.read_images(X), np.asarray(y)
+    if labels.shape != (len(images),):
+        raise DataError(f"y has shape {labels.shape} for {len(images)} images")
+    known = np.flatnonzero(labels != -1)
+    if new := set(labels[known].tolist()) - set(estimator.classes_.tolist()):
+        raise DataError(
+            f"y has classes that the estimator was not fitted with: {sorted(map(str, new))[:5]}; fit it again first"
+        )
+    rows = np.flatnonzero(labels == -1) if candidates is None else np.asarray(candidates, dtype=np.int64)
+    if not len(rows):
+        raise DataError("every row has a label: nothing is left to choose")
+    if rows.min() < 0 or rows.max() >= len(images) or len(np.unique(rows)) != len(rows):
+        raise DataError(f"candidates are distinct rows of X, 0 to {len(images) - 1}")
+    rows = np.sort(rows)
+    model = copy.deepcopy(estimator.model_).to(resolve_accelerator(estimator.accelerator)).eval()
+    k = len(estimator.classes_)
+    representation, probabilities = scan_images(model, images, rows)
+    chosen, _ = strategy_for(strategy, len(known), k)
+    choice = choose(
+        chosen,
+        Candidates(
+            representation=representation,
+            probabilities=probabilities,
+            labeled_representation=scan_images(model, images, known)[0],
+            labeled_classes=np.searchsorted(estimator.classes_, labels[known]).astype(np.int64),
+            n_classes=k,
+            rng=np.random.default_rng(random_state),
+            images=lambda at: images[rows[at]],
+            labeled_images=images[known],
+            model=model,
+        ),
+        n,
+        power=power,
+    )
+    utilities = np.full(len(images), np.nan)
+    utilities[rows] = choice.utilities
+    return Choice(rows[choice.picks], utilities, choice.probabilities, choice.notes)
