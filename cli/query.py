@@ -27,7 +27,8 @@ def query(
     ] = True,
     out: Annotated[Path, typer.Option(help="File to write (a folder with --format folder).")] = Path("batch.csv"),
     form: Annotated[str, typer.Option("--format", help="csv, json, folder or label-studio.")] = "csv",
-    picture: Annotated[bool, typer.Option("--picture", help="Also a picture of what was chosen, beside --out.")] = False,
+    picture: Annotated[bool, typer.Option("--picture", help="Also pictures: what was chosen, and where in the pool.")] = False,
+    map_by: Annotated[str, typer.Option("--map", help="Map of the picture: pca or umap.")] = "pca",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a batch that is there.")] = False,
     accelerator: AcceleratorOption = "auto",
     precision: PrecisionOption = "auto",
@@ -43,6 +44,7 @@ def query(
         bind_threads(threads)
         from ssl_diffusion.acquisition import query as choose_batch
         from ssl_diffusion.acquisition.export import batch_figure, check_place, write_batch
+        from ssl_diffusion.acquisition.overview import overview_figure
         from ssl_diffusion.run import RunFolder, load_run
         from ssl_diffusion.sources import load_pool
         from ssl_diffusion.tables import read_table
@@ -65,16 +67,19 @@ def query(
             dedupe=dedupe,
             random_state=seed,
             keep_scores=keep_scores,
+            map_by=map_by if picture else None,
             progress=output.bars,
         )
         write_batch(batch, pool, out, form, overwrite)
         text = f"{batch.reason}\n{len(batch)} samples in {out}"
         values = {"out": str(out), "strategy": batch.strategy, "reason": batch.reason, "ids": batch.ids.tolist()}
         if picture:
-            path = out.with_name(f"{out.stem}.png")
+            path, plane = out.with_name(f"{out.stem}.png"), out.with_name(f"{out.stem}-map.png")
             batch_figure(batch, pool, model).savefig(path, dpi=110)
-            text += f"\npicture: {path}"
-            values["picture"] = str(path)
+            assert batch.overview is not None
+            overview_figure(batch.overview, batch.reason).savefig(plane, dpi=110)
+            text += f"\npictures: {path}, {plane}"
+            values |= {"picture": str(path), "map": str(plane)}
         output.result(values, text)
 
 

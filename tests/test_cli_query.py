@@ -20,6 +20,7 @@ MARGIN = ["--strategy", "margin", "--quiet", *CPU]
 def test_a_batch_as_csv_with_a_picture(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "a" / "batch.csv"
     values = json.loads(ok("query", tiny_run, "--n", 5, "--out", out, "--picture", "--json", *CPU).stdout)
+    assert Path(values["map"]).read_bytes().startswith(b"\x89PNG")
     frame = pd.read_csv(out)
     assert frame["id"].tolist() == values["ids"]
     assert values["strategy"] == "counterfactual"  # 40 labels for 10 classes

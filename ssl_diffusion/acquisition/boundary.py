@@ -32,7 +32,7 @@ _SHORTLIST = 10  # times the batch
 )
 def linear(c: Candidates, n: int) -> Choice:
     """Distance to the first-order boundary in the representation, on a shortlist by margin; then k-means++."""
-    return _funnel(c, n, lambda model, images: linear_distance(model, images, "nearest").distance_representation, "boundary")
+    return _funnel(c, n, lambda model, images: linear_distance(model, images, "nearest").distance_representation)
 
 
 @batch(
@@ -44,7 +44,7 @@ def linear(c: Candidates, n: int) -> Choice:
 )
 def deepfool(c: Candidates, n: int) -> Choice:
     """DeepFool distance in pixels, on a shortlist by margin; then k-means++."""
-    return _funnel(c, n, lambda model, images: _censored(deepfool_distance(model, images, "runner-up")), "boundary")
+    return _funnel(c, n, lambda model, images: _censored(deepfool_distance(model, images, "runner-up")))
 
 
 @batch(
@@ -60,13 +60,13 @@ def counterfactual(c: Candidates, n: int) -> Choice:
     def distance(model: JointDiffusion, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         return _censored(explain(model, images, "runner-up", seed=int(c.rng.integers(2**31))))
 
-    return _funnel(c, n, distance, "counterfactual")
+    return _funnel(c, n, distance)
 
 
 Distance = Callable[[JointDiffusion, NDArray[np.uint8]], NDArray[np.float64]]
 
 
-def _funnel(c: Candidates, n: int, distance: Distance, what: str) -> Choice:
+def _funnel(c: Candidates, n: int, distance: Distance) -> Choice:
     """Shortlist by margin, distances on it, and a diverse batch of it; candidates outside have utility 0."""
     rows = np.sort(best(margin(c), min(len(c), _SHORTLIST * n), c.rng).picks)
     utilities = np.zeros(len(c))
@@ -76,7 +76,7 @@ def _funnel(c: Candidates, n: int, distance: Distance, what: str) -> Choice:
     at = np.searchsorted(rows, choice.picks)
     nearer = [(distances > d).mean() for d in distances[at]]
     said = zip(distances[at], nearer, strict=True)
-    return replace(choice, notes=tuple(f"{what} distance {d:.3g}, nearer than {s:.0%} of the shortlist" for d, s in said))
+    return replace(choice, notes=tuple(f"distance {d:.3g}, nearer than {s:.0%} of the shortlist" for d, s in said))
 
 
 def _censored(result: CounterfactualResult) -> NDArray[np.float64]:

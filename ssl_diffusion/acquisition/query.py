@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
+from ssl_diffusion.acquisition.overview import Overview, overview
 from ssl_diffusion.acquisition.registry import Choice, Strategy, get_strategy
 from ssl_diffusion.acquisition.scan import scan, store_of
 from ssl_diffusion.acquisition.selection import best, in_proportion
@@ -44,6 +45,7 @@ class QueryBatch:
         strategy: that was used; for "auto", the one it chose.
         reason: one sentence: why this strategy.
         seed: of the draws.
+        overview: the map of the pool, if one was asked for.
     """
 
     ids: NDArray[np.str_]
@@ -55,6 +57,7 @@ class QueryBatch:
     strategy: str
     reason: str
     seed: int
+    overview: Overview | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -100,6 +103,7 @@ def query(
     dedupe: bool = False,
     random_state: int = 0,
     keep_scores: bool = True,
+    map_by: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> QueryBatch:
     """Choose the samples to label next.
@@ -116,6 +120,7 @@ def query(
         random_state: seed of all chance.
         keep_scores: what the encoder says of the images is kept in the run folder, and read from there if it is
             (:mod:`ssl_diffusion.acquisition.store`).
+        map_by: "pca" or "umap" adds a map of the pool (:mod:`ssl_diffusion.acquisition.overview`).
         progress: called while the pool is read.
 
     Raises:
@@ -162,6 +167,7 @@ def query(
         strategy=chosen.name,
         reason=reason,
         seed=random_state,
+        overview=overview(candidates, choice, map_by) if map_by is not None else None,
     )
 
 
