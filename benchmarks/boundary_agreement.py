@@ -1,4 +1,4 @@
-"""Do the ways to measure nearness to the boundary agree? Spearman correlations between margin, linear, DeepFool, counterfactual.
+"""Do the measures of nearness to the boundary agree? Spearman correlations of margin, linear, DeepFool, counterfactual.
 
     python benchmarks/boundary_agreement.py --run digits 40 runs/A --run digits 100 runs/B --run fashion-mnist 4000 runs/C
 

@@ -3,8 +3,8 @@
     python benchmarks/selection_scale.py                   # rows that are there are not run again
     python benchmarks/selection_scale.py --table
 
-Synthetic representations (500 Gaussian clusters in 512 dimensions) and class probabilities lie in memory-mapped files, as they do
-after a query has read a pool; every row is a process of its own on one thread that chooses 100 of N with 1,000 labeled.
+Synthetic representations (500 Gaussian clusters in 512 dimensions) and class probabilities lie in memory-mapped files, as
+after a query that has read a pool; every row is a process of its own on one thread that chooses 100 of N with 1,000 labeled.
 `anonymous_mib` is the peak of what the process itself holds, beyond the mapped files, which the system may drop.
 """
 
