@@ -337,7 +337,7 @@ def recipe_for(dataset: str, preset: str | None = None) -> str:
     """
     known = recipe_names()
     base = dataset if dataset in known else "images"
-    presets = {"quick": f"{base}-quick", "thorough": f"{base}-thorough", "paper": f"paper-{dataset}"}
+    presets = {"quick": f"{dataset}-quick", "thorough": f"{dataset}-thorough", "paper": f"paper-{dataset}"}
     if preset is None:
         return base
     available = [name for name, recipe in presets.items() if recipe in known]
