@@ -83,6 +83,8 @@ def test_presets_are_recipes_of_the_data_set() -> None:
     for preset in ("quick", "thorough"):
         assert load_recipe(recipe_for("fashion-mnist", preset)).data.dataset == "fashion-mnist"
     assert recipe_for("fashion-mnist", "paper") == "paper-fashion-mnist"
+    for preset in ("quick", "thorough", "paper"):  # there is no recipe called cifar10
+        assert load_recipe(recipe_for("cifar10", preset)).data.dataset == "cifar10"
     assert recipe_for("fashion-mnist") == "fashion-mnist"
     assert recipe_for("mnist") == "images"  # has no recipe of its own
 
