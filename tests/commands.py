@@ -1,7 +1,13 @@
-"""Commands of `ssld`, run in the process of the test."""
+"""Commands of `ssld`, run in the process of the test, and the files that they read and write."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
 from ssl_diffusion.cli.main import app
 from typer.testing import CliRunner, Result
+
+from ssl_diffusion.pool import Pool
 
 CPU = ["--accelerator", "cpu", "--precision", "fp32"]
 
@@ -30,3 +36,17 @@ def refused(*arguments: object) -> str:
     assert all(line.startswith("  ") for line in errors[0].splitlines()[1:]), result.stderr
     assert "Traceback" not in result.stderr
     return errors[0].strip()
+
+
+def files(folder: Path) -> dict[str, bytes | None]:
+    """Everything below a folder: contents of files, None for folders."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def write_digits(folder: Path, pool: Pool, positions: Sequence[int]) -> Path:
+    """PNG files, one folder a class."""
+    for i in positions:
+        path = folder / pool.classes[pool.labels[i]] / f"{i:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pool.images[i, 0]).save(path)
+    return folder

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,9 @@ os.environ["PYTHONSAFEPATH"] = "1"
 
 import numpy as np
 import torch
+from commands import ok, write_digits
 from matplotlib.figure import Figure
+from typer.testing import Result
 
 from ssl_diffusion.datasets import load_dataset
 from ssl_diffusion.fitting import fit_run
@@ -118,3 +121,47 @@ def unlabeled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the tiny recipe on digits without labels; not to be changed."""
     folder = tmp_path_factory.mktemp("runs") / "unlabeled"
     return fit_run(load_recipe("digits").with_overrides([*TINY, "training.objective=denoise-only"]), folder)
+
+
+# ---- a run through the command line
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_settings: tuple[str, ...]) -> list[str]:
+    """Options of `ssld fit` for a run of a fraction of a second."""
+    return [word for setting in tiny_settings for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="session")
+def flow(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> tuple[Path, Result]:
+    """A run on digits, fitted through the command line, and what was printed."""
+    run = tmp_path_factory.mktemp("flow") / "run"
+    result = ok("fit", "--dataset", "digits", "--labeled", 20, "--val-fraction", 0.5, "--out", run, *tiny, "--json")
+    return run, result
+
+
+@pytest.fixture(scope="session")
+def run(flow: tuple[Path, Result]) -> Path:
+    """The finished run; not to be changed."""
+    return flow[0]
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be damaged."""
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+@pytest.fixture
+def unfinished(copy: Path) -> Path:
+    """A run that was killed before its first checkpoint."""
+    for name in ("metrics.json", "model.safetensors", "history.csv"):
+        (copy / name).unlink()
+    return copy
+
+
+@pytest.fixture
+def photos(tmp_path: Path, digits_pool: Pool) -> Path:
+    """Images of three classes of digits in class folders."""
+    chosen = np.concatenate([digits_pool.test[digits_pool.labels[digits_pool.test] == k][:8] for k in range(3)])
+    return write_digits(tmp_path / "photos", digits_pool, chosen.tolist())
