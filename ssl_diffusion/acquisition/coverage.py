@@ -13,6 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, batch
 from ssl_diffusion.acquisition.selection import squared_distances
+from ssl_diffusion.acquisition.store import large_array
 
 __all__ = ["coreset", "probcover", "typiclust"]
 
@@ -66,8 +67,11 @@ def typiclust(c: Candidates, n: int) -> Choice:
     x, m = c.representation, len(c.labeled_representation)
     k = min(m + n, _MOST_CLUSTERS, len(c))
     seed = int(c.rng.integers(2**31))
-    kmeans = MiniBatchKMeans(k, random_state=seed, n_init=3, batch_size=4096)
-    cluster = kmeans.fit_predict(np.concatenate([x, c.labeled_representation]) if m else x)
+    together = x
+    if m:
+        together = large_array(len(x) + m, x.shape[1])
+        together[: len(x)], together[len(x) :] = x, c.labeled_representation
+    cluster = MiniBatchKMeans(k, random_state=seed, n_init=3, batch_size=4096).fit_predict(together)
     cluster, known = cluster[: len(c)], np.bincount(cluster[len(c) :], minlength=k)
     size = np.bincount(cluster, minlength=k)
     typicality = np.zeros(len(c))

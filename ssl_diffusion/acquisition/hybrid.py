@@ -39,7 +39,7 @@ def badge(c: Candidates, n: int) -> Choice:
 def gradient_norms(c: Candidates) -> NDArray[np.float64]:
     """Euclidean norm of each gradient embedding, (N,)."""
     a, z = _factors(c)
-    norms: NDArray[np.float64] = np.linalg.norm(a, axis=1) * np.sqrt(np.square(z).sum(axis=1, dtype=np.float64))
+    norms: NDArray[np.float64] = np.linalg.norm(a, axis=1) * np.sqrt(squared_distances(z, np.zeros_like(z[0])))
     return norms
 
 
