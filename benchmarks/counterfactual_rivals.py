@@ -49,9 +49,10 @@ def dime(model: JointDiffusion, images: NDArray[np.uint8], *, seed: int = 0, bat
 
 
 def pixel_descent(
-    model: JointDiffusion, images: NDArray[np.uint8], *, seed: int = 0, batch_size: int = 100
+    model: JointDiffusion, images: NDArray[np.uint8], *, confidence: float = 0.0, seed: int = 0, batch_size: int = 100
 ) -> CounterfactualResult:
-    """Normalised gradient steps on the pixels, of 0.01 in root mean square (of [-1, 1]), until the class changes."""
+    """Normalised gradient steps on the pixels, of 0.01 in root mean square (of [-1, 1]), until the class changes, with at least
+    the probability that is asked for."""
 
     def search(x: Tensor, target: Tensor, scale: float, noise: Noise) -> tuple[Tensor, int]:
         at, evaluations = x.clone(), 0
@@ -64,8 +65,8 @@ def pixel_descent(
             evaluations += 3  # forward, backward, and the check of the rounded image
             g = g / g.flatten(1).square().mean(dim=1).sqrt().clamp(min=1e-20)[:, None, None, None]
             at[left] = (at[left] - scale * g).clamp(-1, 1)
-            flipped = model.classify(to_floats(to_bytes(at[left]), x.device)).argmax(dim=1) == target[left]
-            left = left[~flipped]
+            p, predicted = model.classify(to_floats(to_bytes(at[left]), x.device)).softmax(dim=1).max(dim=1)
+            left = left[~((predicted == target[left]) & (p >= confidence))]
             if not len(left):
                 break
         return at, evaluations
