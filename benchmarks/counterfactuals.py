@@ -6,8 +6,8 @@
 
 For each data set a joint model is fitted (or taken from --run), and the first 200 test images that it classifies correctly get
 a counterfactual of their runner-up class by each method, in batches of 100 on one thread. Measures:
-`ssl_diffusion.counterfactual_metrics`; neighbours are among 5,000 training images. Features for these and for split-FD are those
-of the labels-only classifier, which also is the judge: the share of counterfactuals that it takes for the target. At the
+`ssl_diffusion.counterfactual_metrics`; neighbours are among 5,000 training images. Features for these and for split-FD are
+those of the labels-only classifier, which also is the judge: the share of counterfactuals that it takes for the target. At the
 boundary, where all searches end unless a probability is asked for, half is as much as can be had.
 """
 
