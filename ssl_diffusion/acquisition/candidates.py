@@ -32,6 +32,7 @@ class Candidates:
         images: uint8 images (k, C, H, W) of candidates by position; None if there are no images to look at.
         labeled_images: uint8 images (m, C, H, W) of the labeled samples; None likewise.
         model: the joint model; None if there is none to ask.
+        precision: "fp32" or "bf16", of what the model is asked.
     """
 
     representation: NDArray[np.float32]
@@ -43,6 +44,7 @@ class Candidates:
     images: Callable[[NDArray[np.int64]], NDArray[np.uint8]] | None = None
     labeled_images: NDArray[np.uint8] | None = None
     model: JointDiffusion | None = None
+    precision: str = "fp32"
 
     def __len__(self) -> int:
         return len(self.representation)

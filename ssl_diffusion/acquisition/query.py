@@ -154,6 +154,7 @@ def query(
         images=lambda rows: pool.images[open_[rows]],
         labeled_images=pool.images[known],
         model=model.model,
+        precision=model.precision,
     )
     choice = choose(chosen, candidates, n, power=power)
     ids = pool.ids[open_[choice.picks]]
