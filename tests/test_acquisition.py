@@ -200,7 +200,7 @@ def test_boundary_batches_prefer_what_is_near_the_boundary() -> None:
     for name in sorted(BOUNDARY):
         choice = choose(name, c, 5)
         looked_at = choice.utilities > 0
-        assert looked_at.sum() == 50
+        assert looked_at.sum() == 25  # a shortlist of five batches
         assert choice.utilities[choice.picks].mean() > 0
         top = choice.picks[0]
         assert choice.utilities[top] == choice.utilities.max()
