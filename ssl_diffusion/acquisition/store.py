@@ -75,6 +75,7 @@ class ScoreStore:
             made = Path(tempfile.mkdtemp(prefix=".part-", dir=self._folder))
             for name, values in zip(_FILES, (keys, representation, probabilities), strict=True):
                 np.save(made / f"{name}.npy", values)
+            made.chmod(0o755)
             made.rename(made.with_name(made.name.removeprefix(".")))
         except OSError as error:
             _log.info("scores are not kept: %s", error)
