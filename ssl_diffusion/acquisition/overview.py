@@ -61,7 +61,9 @@ def overview(candidates: Candidates, choice: Choice, method: str = "pca") -> Ove
 
 
 def _pca(sample: NDArray[np.float32], parts: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-    dimensions = min(2, *sample.shape)  # one candidate alone, or one feature, still has a place
+    if len(sample) < 2:  # one candidate alone has its place, too
+        return [np.zeros((len(part), 2), dtype=np.float32) for part in parts]
+    dimensions = min(2, *sample.shape)
     pca = PCA(dimensions, svd_solver="full" if min(sample.shape) < 10 else "randomized", random_state=0).fit(sample)
     places = [pca.transform(part) if len(part) else np.zeros((0, dimensions)) for part in parts]
     return [np.pad(place, ((0, 0), (0, 2 - dimensions))).astype(np.float32) for place in places]
