@@ -23,7 +23,6 @@ the Euclidean distance of the representations.
 import hashlib
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -167,7 +166,7 @@ class _Search:
         began = time.perf_counter()
         x, target = to_floats(self.original[rows], device), torch.from_numpy(self.pairs.target[rows]).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            z = _inverted(model, x, levels.tolist())
+            z = integrate(DDIM(), model.denoise, x, levels[:-1].flip(0), self._noise(rows))
             plain = integrate(DDIM(), model.denoise, z, levels, self._noise(rows))
         self.evaluations[rows] += 2 * len(levels) - 3
         self._spend(rows, began)
@@ -273,14 +272,6 @@ def patch_side(shape: tuple[int, ...]) -> int:
     A seventh of the shorter side: 4 pixels of 28 or 32, single pixels below 14.
     """
     return max(1, min(shape[1:]) // 7)
-
-
-def _inverted(model: JointDiffusion, x: Tensor, levels: list[float]) -> Tensor:
-    """Images at the first of the noise levels, from where the model leads to x."""
-    for t, s in pairwise(levels[-2::-1]):
-        estimate = model.denoise(x, t)
-        x = estimate + s / t * (x - estimate)
-    return x
 
 
 def _image_seed(image: NDArray[np.uint8], seed: int) -> int:

@@ -221,12 +221,12 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
         """Class probabilities, float32 (n, K), in the order of `classes_`."""
         images = self.read_images(X)
-        return probabilities(predict_logits(self._inference_model(), images), multilabel=False)
+        return probabilities(predict_logits(self.inference_model(), images), multilabel=False)
 
     def transform(self, X: ArrayLike) -> NDArray[np.float32]:
         """Representations of images, float32 (n, F)."""
         images = self.read_images(X)
-        return represent(self._inference_model(), images)
+        return represent(self.inference_model(), images)
 
     @property
     def _n_features_out(self) -> int:
@@ -294,7 +294,8 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
             values = validate_data(self, X, dtype="numeric", reset=False)
         return to_images(values, self._row_shape, self.image_shape_, self.value_range_)
 
-    def _inference_model(self) -> JointDiffusion:
+    def inference_model(self) -> JointDiffusion:
+        """The fitted model on the device of predictions; not to be changed."""
         device = resolve_accelerator(self.accelerator)
         return self.model_ if device == "cpu" else copy.deepcopy(self.model_).to(device)
 

@@ -168,7 +168,8 @@ def integrate(
         sampler: a fresh sampler.
         denoise: the denoiser, guided or not.
         x: images at `levels[0]`, (B, C, H, W).
-        levels: decreasing noise levels, see :meth:`ssl_diffusion.noise.Parameterisation.levels`.
+        levels: decreasing noise levels, see :meth:`ssl_diffusion.noise.Parameterisation.levels`; increasing ones, above 0,
+            take DDIM back into the noise.
         noise: of samplers that add some.
         watch: called after each step with its number, its noise level and the images there.
     """

@@ -1,6 +1,5 @@
 """Strategies on a fitted estimator and arrays: what adapters to other packages, and users of scikit-learn, call."""
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.query import choose, strategy_for
 from ssl_diffusion.acquisition.registry import Choice
 from ssl_diffusion.acquisition.scan import scan_images
-from ssl_diffusion.devices import resolve_accelerator
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.estimator import JointDiffusionClassifier
 
@@ -61,7 +59,7 @@ def choose_rows(
     if rows.min() < 0 or rows.max() >= len(images) or len(np.unique(rows)) != len(rows):
         raise DataError(f"candidates are distinct rows of X, 0 to {len(images) - 1}")
     rows = np.sort(rows)
-    model = copy.deepcopy(estimator.model_).to(resolve_accelerator(estimator.accelerator)).eval()
+    model = estimator.inference_model()
     k = len(estimator.classes_)
     representation, probabilities = scan_images(model, images, rows)
     chosen, _ = strategy_for(strategy, len(known), k)

@@ -99,7 +99,5 @@ def store_of(run: Run) -> ScoreStore:
 def _projection(n_features: int) -> NDArray[np.float32] | None:
     if n_features <= DIMENSIONS:
         return None
-    rng = np.random.default_rng(n_features)
-    return (rng.standard_normal((n_features, DIMENSIONS), dtype=np.float32) / np.float32(np.sqrt(DIMENSIONS))).astype(
-        np.float32
-    )
+    drawn = np.random.default_rng(n_features).standard_normal((n_features, DIMENSIONS), dtype=np.float32)
+    return drawn / np.float32(np.sqrt(DIMENSIONS))
