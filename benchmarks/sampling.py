@@ -30,7 +30,7 @@ from ssl_diffusion.run import Run, load_run
 from ssl_diffusion.sampling import SAMPLERS
 
 CSV = RESULTS / "sampling.csv"
-SUITES = {"digits": ("digits", 100, 2000), "fashion-mnist": ("fashion-mnist-thorough", 4000, 1000)}  # recipe, labels, n
+SUITES = {"digits": ("digits", 100, 1000), "fashion-mnist": ("fashion-mnist-thorough", 4000, 500)}  # recipe, labels, n
 STEPS = {"heun": (5, 9, 18, 30), "dpmpp": (6, 10, 18, 40), "ddim": (10, 25, 50, 100), "ddpm": (40, 100, 250, 1000)}
 GUIDED = (("estimate", 0.75), ("estimate", 1.5), ("estimate", 3.0), ("representation", 1.0), ("representation", 3.0))
 
