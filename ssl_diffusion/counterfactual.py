@@ -42,7 +42,7 @@ from ssl_diffusion.sampling import DDIM, Noise, integrate, sampling_mode
 __all__ = ["ATTEMPTS", "check_images", "explain", "patch_side"]
 
 # Noise levels, and the scales of guidance that are tried from each.
-ATTEMPTS = ((2.4, (0.3, 0.6, 1.5, 4.0)), (5.0, (8.0,)))
+ATTEMPTS = ((2.4, (0.3, 0.6, 1.5, 4.0)), (5.0, (8.0,)), (12.0, (8.0, 30.0)))
 _STEPS = 8
 _BLEND_CHECKS = 12  # as many shares as change the rounding of some value
 
