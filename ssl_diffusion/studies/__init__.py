@@ -1,0 +1,1 @@
+"""Studies: strategies x budgets x seeds, paired, with statistics."""
