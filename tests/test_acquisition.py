@@ -15,7 +15,7 @@ from ssl_diffusion.acquisition import STRATEGIES, Candidates, choose, query, str
 from ssl_diffusion.acquisition import scan as scanning
 from ssl_diffusion.acquisition.hybrid import gradient_norms
 from ssl_diffusion.acquisition.query import strategy_for
-from ssl_diffusion.acquisition.scan import scan
+from ssl_diffusion.acquisition.scan import scan_images
 from ssl_diffusion.acquisition.selection import best, diverse, in_proportion
 from ssl_diffusion.errors import DataError, SSLDError
 from ssl_diffusion.pool import Pool
@@ -280,11 +280,11 @@ def test_copies_are_chosen_once_with_dedupe(tiny_run: Path, digits_pool: Pool) -
 def test_projected_representations_keep_distances(tiny_run: Path, digits_pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     run = load_run(tiny_run, "cpu", "fp32")
     positions = digits_pool.train[:40]
-    whole, p = scan(run, digits_pool, positions)
+    whole, p = scan_images(run.model, digits_pool.images, positions)
     assert whole.shape == (40, run.model.n_features)
     monkeypatch.setattr(scanning, "DIMENSIONS", 60)
     scanning._projection.cache_clear()
-    few, q = scan(run, digits_pool, positions)
+    few, q = scan_images(run.model, digits_pool.images, positions)
     scanning._projection.cache_clear()
     assert few.shape == (40, 60)
     np.testing.assert_array_equal(p, q)

@@ -10,7 +10,7 @@ import torch
 from ssl_diffusion.acquisition import query
 from ssl_diffusion.acquisition import scan as scanning
 from ssl_diffusion.acquisition import store as storing
-from ssl_diffusion.acquisition.scan import scan, store_of
+from ssl_diffusion.acquisition.scan import scan_images, store_of
 from ssl_diffusion.acquisition.store import ScoreStore, digests, large_array
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressUpdate
@@ -52,34 +52,34 @@ def test_a_second_query_reads_nothing_and_chooses_the_same(
 
 def test_only_what_is_new_is_read(run: Run, digits_pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     positions = digits_pool.train[:50]
-    scan(run, digits_pool, positions[:30], store=store_of(run))
+    scan_images(run.model, digits_pool.images, positions[:30], store=store_of(run))
     reads = count_reads(run, monkeypatch)
-    z, p = scan(run, digits_pool, positions[::-1], store=store_of(run))
+    z, p = scan_images(run.model, digits_pool.images, positions[::-1], store=store_of(run))
     assert sum(reads) == 20
-    whole, q = scan(run, digits_pool, positions[::-1])
+    whole, q = scan_images(run.model, digits_pool.images, positions[::-1])
     np.testing.assert_allclose(z, whole, atol=1e-5)
     np.testing.assert_allclose(p, q, atol=1e-5)
 
 
 def test_another_image_under_the_same_id_is_read_again(run: Run, digits_pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     positions = digits_pool.train[:30]
-    scan(run, digits_pool, positions, store=store_of(run))
+    scan_images(run.model, digits_pool.images, positions, store=store_of(run))
     images = digits_pool.images.copy()
     images[positions[3]] = 255 - images[positions[3]]
     changed = Pool("d", images, digits_pool.ids, digits_pool.labels, digits_pool.classes, digits_pool.is_test)
     reads = count_reads(run, monkeypatch)
-    z, _ = scan(run, changed, positions, store=store_of(run))
+    z, _ = scan_images(run.model, changed.images, positions, store=store_of(run))
     assert reads == [1]
-    np.testing.assert_allclose(z, scan(run, changed, positions)[0], atol=1e-5)
+    np.testing.assert_allclose(z, scan_images(run.model, changed.images, positions)[0], atol=1e-5)
 
 
 def test_scores_of_another_model_are_not_used_but_deleted(run: Run, digits_pool: Pool) -> None:
     positions = digits_pool.train[:20]
-    scan(run, digits_pool, positions, store=store_of(run))
+    scan_images(run.model, digits_pool.images, positions, store=store_of(run))
     old = set((run.path / "scores").iterdir())
     with (run.path / "model.safetensors").open("ab") as file:
         file.write(b" ")
-    scan(run, digits_pool, positions, store=store_of(run))
+    scan_images(run.model, digits_pool.images, positions, store=store_of(run))
     new = set((run.path / "scores").iterdir())
     assert len(new) == 1
     assert not new & old
@@ -94,22 +94,22 @@ def test_what_a_stopped_query_had_read_is_kept(run: Run, digits_pool: Pool, monk
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        scan(run, digits_pool, digits_pool.train[:80], stop, store=store_of(run))
+        scan_images(run.model, digits_pool.images, digits_pool.train[:80], progress=stop, store=store_of(run))
     reads = count_reads(run, monkeypatch)
-    scan(run, digits_pool, digits_pool.train[:80], store=store_of(run))
+    scan_images(run.model, digits_pool.images, digits_pool.train[:80], store=store_of(run))
     assert sum(reads) == 80 - 32
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "text"])
 def test_damaged_parts_are_passed_over(run: Run, digits_pool: Pool, damage: str) -> None:
     positions = digits_pool.train[:20]
-    z, _ = scan(run, digits_pool, positions, store=store_of(run))
+    z, _ = scan_images(run.model, digits_pool.images, positions, store=store_of(run))
     (file,) = (run.path / "scores").glob("*/part-*/representation.npy")
     if damage == "missing":
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:200] if damage == "cut" else b"no array")
-    np.testing.assert_array_equal(scan(run, digits_pool, positions, store=store_of(run))[0], z)
+    np.testing.assert_array_equal(scan_images(run.model, digits_pool.images, positions, store=store_of(run))[0], z)
 
 
 def test_a_place_that_cannot_be_written_costs_only_the_cache(run: Run, digits_pool: Pool) -> None:
@@ -121,9 +121,9 @@ def test_copies_share_their_scores(run: Run, digits_pool: Pool, monkeypatch: pyt
     images = digits_pool.images.copy()
     images[digits_pool.train[1:9]] = images[digits_pool.train[0]]
     copied = Pool("d", images, digits_pool.ids, digits_pool.labels, digits_pool.classes, digits_pool.is_test)
-    scan(run, copied, digits_pool.train[:1], store=store_of(run))
+    scan_images(run.model, copied.images, digits_pool.train[:1], store=store_of(run))
     reads = count_reads(run, monkeypatch)
-    z, _ = scan(run, copied, digits_pool.train[:9], store=store_of(run))
+    z, _ = scan_images(run.model, copied.images, digits_pool.train[:9], store=store_of(run))
     assert reads == []
     assert (z == z[0]).all()
 

@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.query import choose, strategy_for
 from ssl_diffusion.acquisition.registry import Choice
-from ssl_diffusion.acquisition.scan import scan_images
+from ssl_diffusion.acquisition.scan import candidates_of
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.estimator import JointDiffusionClassifier
 
@@ -61,24 +60,16 @@ def choose_rows(
     rows = np.sort(rows)
     model = estimator.inference_model()
     k = len(estimator.classes_)
-    representation, probabilities = scan_images(model, images, rows)
-    chosen, _ = strategy_for(strategy, len(known), k)
-    choice = choose(
-        chosen,
-        Candidates(
-            representation=representation,
-            probabilities=probabilities,
-            labeled_representation=scan_images(model, images, known)[0],
-            labeled_classes=np.searchsorted(estimator.classes_, labels[known]).astype(np.int64),
-            n_classes=k,
-            rng=np.random.default_rng(random_state),
-            images=lambda at: images[rows[at]],
-            labeled_images=images[known],
-            model=model,
-        ),
-        n,
-        power=power,
+    candidates_ = candidates_of(
+        model,
+        images,
+        rows,
+        known,
+        np.searchsorted(estimator.classes_, labels[known]).astype(np.int64),
+        n_classes=k,
+        rng=np.random.default_rng(random_state),
     )
+    choice = choose(strategy_for(strategy, len(known), k)[0], candidates_, n, power=power)
     utilities = np.full(len(images), np.nan)
     utilities[rows] = choice.utilities
     return Choice(rows[choice.picks], utilities, choice.probabilities, choice.notes)

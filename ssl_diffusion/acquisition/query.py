@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.overview import Overview, overview
 from ssl_diffusion.acquisition.registry import Choice, Strategy, get_strategy
-from ssl_diffusion.acquisition.scan import scan, store_of
+from ssl_diffusion.acquisition.scan import candidates_of, store_of
 from ssl_diffusion.acquisition.selection import best, in_proportion
 from ssl_diffusion.acquisition.store import digests
 from ssl_diffusion.errors import DataError, SSLDError
@@ -142,19 +142,17 @@ def query(
     k = len(model.classes) if not model.multilabel else 0
     classes = pool.labels[known] if not pool.multilabel else np.zeros(len(known), dtype=np.int64)
     chosen, reason = strategy_for(strategy, len(known), k)
-    store = store_of(model) if keep_scores else None
-    representation, probabilities = scan(model, pool, open_, progress, store=store)
-    candidates = Candidates(
-        representation=representation,
-        probabilities=probabilities,
-        labeled_representation=scan(model, pool, known, store=store)[0],
-        labeled_classes=classes,
+    candidates = candidates_of(
+        model.model,
+        pool.images,
+        open_,
+        known,
+        classes,
         n_classes=k,
-        rng=np.random.default_rng(random_state),
-        images=lambda rows: pool.images[open_[rows]],
-        labeled_images=pool.images[known],
-        model=model.model,
         precision=model.precision,
+        rng=np.random.default_rng(random_state),
+        progress=progress,
+        store=store_of(model) if keep_scores else None,
     )
     choice = choose(chosen, candidates, n, power=power)
     ids = pool.ids[open_[choice.picks]]
@@ -162,8 +160,8 @@ def query(
         ids=ids,
         utilities=choice.utilities[choice.picks],
         probabilities=choice.probabilities,
-        predictions=_named(model.classes, probabilities, choice.picks, 1),
-        runners_up=_named(model.classes, probabilities, choice.picks, 2),
+        predictions=_named(model.classes, candidates.probabilities, choice.picks, 1),
+        runners_up=_named(model.classes, candidates.probabilities, choice.picks, 2),
         notes=choice.notes,
         strategy=chosen.name,
         reason=reason,

@@ -12,35 +12,60 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.store import Scores, ScoreStore, digests
 from ssl_diffusion.evaluation import inference
 from ssl_diffusion.joint import JointDiffusion
 from ssl_diffusion.pixels import to_floats
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.run import Run, RunFolder
 
-__all__ = ["DIMENSIONS", "scan", "scan_images", "store_of"]
+__all__ = ["DIMENSIONS", "candidates_of", "project", "scan_images", "store_of"]
 
 DIMENSIONS = 512
 _BATCH = 256
 _PART = 256 * _BATCH  # images; what a query that is killed may lose
 
 
-def scan(
-    run: Run,
-    pool: Pool,
-    positions: NDArray[np.int64],
-    progress: ProgressCallback | None = None,
+def candidates_of(
+    model: JointDiffusion,
+    images: NDArray[np.uint8],
+    open_: NDArray[np.int64],
+    known: NDArray[np.int64],
+    known_classes: NDArray[np.int64],
     *,
+    n_classes: int,
+    precision: str = "fp32",
+    rng: np.random.Generator,
+    progress: ProgressCallback | None = None,
     store: ScoreStore | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Representations and class probabilities of samples of a pool, see :func:`scan_images`.
+) -> Candidates:
+    """What strategies see of a pool through a model.
 
-    The probabilities are None for a run without classes, or with several an image.
+    Args:
+        model: the joint model.
+        images: uint8, (N, C, H, W).
+        open_: positions of the candidates, in the order of their ids, (n,).
+        known: positions of the labeled images, (m,).
+        known_classes: their classes, (m,).
+        n_classes: 0 if there is no classifier with one class an image.
+        precision, progress, store: see :func:`scan_images`.
+        rng: of all chance.
     """
-    single = bool(run.classes) and not run.multilabel
-    return scan_images(run.model, pool.images, positions, single, run.precision, progress, store)
+    classify = n_classes > 0
+    representation, probabilities = scan_images(model, images, open_, classify, precision, progress, store)
+    return Candidates(
+        representation=representation,
+        probabilities=probabilities,
+        labeled_representation=scan_images(model, images, known, classify, precision, None, store)[0],
+        labeled_classes=known_classes,
+        n_classes=n_classes,
+        rng=rng,
+        images=lambda rows: images[open_[rows]],
+        labeled_images=images[known],
+        model=model,
+        precision=precision,
+    )
 
 
 def scan_images(
@@ -93,6 +118,12 @@ def store_of(run: Run) -> ScoreStore:
     model = hashlib.sha256(RunFolder(run.path).model.read_bytes()).hexdigest()
     device = next(run.model.parameters()).device.type
     return ScoreStore(run.path / "scores", f"1 {model} {run.precision} {device} {DIMENSIONS}")
+
+
+def project(z: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Representations as strategies measure them, (n, F) to (n, 512), or as they are if they are no longer than that."""
+    projection = _projection(z.shape[1])
+    return z if projection is None else z @ projection
 
 
 @lru_cache(maxsize=2)

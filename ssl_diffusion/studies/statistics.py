@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import integrate, stats
 
 from ssl_diffusion.errors import DataError
 
@@ -106,7 +106,7 @@ def area(n_labeled: ArrayLike, accuracy: ArrayLike, axis: str = "log") -> float:
     if len(x) < 2 or (np.diff(x) <= 0).any():
         raise DataError("the area under a learning curve needs at least two budgets, in increasing order")
     x = np.log(x) if axis == "log" else x
-    return float(np.trapezoid(y, x) / (x[-1] - x[0]))
+    return float(integrate.trapezoid(y, x) / (x[-1] - x[0]))
 
 
 def areas(rounds: pd.DataFrame, axis: str = "log") -> pd.DataFrame:
