@@ -12,7 +12,7 @@ __all__ = ["query", "strategies"]
 def query(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     n: Annotated[int, typer.Option("--n", help="Samples to choose.", min=1)] = 100,
-    strategy: Annotated[str, typer.Option(help="auto, or one of `ssld strategies`.")] = "auto",
+    strategy: Annotated[str, typer.Option(help="auto, or one of `ssld strategies`, also as NAME:VARIANT.")] = "auto",
     power: Annotated[
         float | None, typer.Option(help="Draw in proportion to utility^power instead of taking the best (scores only).", min=0)
     ] = None,
@@ -88,6 +88,7 @@ def strategies(as_json: JsonOption = False) -> None:
     output = Output(as_json, quiet=True)
     with output.running():
         from ssl_diffusion.acquisition import strategies_frame
+        from ssl_diffusion.acquisition.variants import VARIANTS
 
         frame = strategies_frame()
         rows = frame.to_dict(orient="records")
@@ -95,4 +96,6 @@ def strategies(as_json: JsonOption = False) -> None:
         for row in rows:
             needs = "no labels needed" if row["needs"] == "images" else "needs a classifier"
             lines += [f"{row['name']}  ({needs}; {row['cost']})", f"    {row['when']}", f"    {row['reference']}"]
-        output.result({"strategies": rows}, "\n".join(lines))
+        lines += ["", "variants, as in margin:diverse:", *(f"    {name}: {words}" for name, (words, _) in VARIANTS.items())]
+        variants = {name: words for name, (words, _) in VARIANTS.items()}
+        output.result({"strategies": rows, "variants": variants}, "\n".join(lines))

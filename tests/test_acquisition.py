@@ -24,6 +24,7 @@ from ssl_diffusion.run import load_run
 BOUNDARY = {"linear", "deepfool", "counterfactual"}
 LOOKS_AT_IMAGES = BOUNDARY | {"bald", "latent-mix"}
 SHAPE = (1, 3, 4)
+VARIED = ["margin:top", "margin:diverse", "entropy:power", "counterfactual:top", "badge:diverse", "probcover:power"]
 
 
 def model() -> LinearModel:
@@ -58,7 +59,7 @@ def candidates(n: int = 40, m: int = 4, seed: int = 0, copies: float = 0.0) -> C
 # ---- the contract, of every strategy
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [*STRATEGIES, *VARIED])
 @settings(deadline=None, max_examples=6)
 @given(n=st.integers(1, 12), m=st.integers(0, 5), seed=st.integers(0, 100), copies=st.sampled_from([0.0, 0.3, 1.0]))
 def test_a_batch_is_what_was_asked_for(name: str, n: int, m: int, seed: int, copies: float) -> None:
@@ -74,7 +75,7 @@ def test_a_batch_is_what_was_asked_for(name: str, n: int, m: int, seed: int, cop
     np.testing.assert_array_equal(again.utilities, choice.utilities)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [*STRATEGIES, *VARIED])
 def test_the_pool_may_run_out(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         choice = choose(name, candidates(5), 8)
@@ -207,6 +208,27 @@ def test_boundary_batches_prefer_what_is_near_the_boundary() -> None:
 
 
 # ---- selection
+
+
+def test_variants_keep_the_utilities_and_change_the_choice() -> None:
+    whole = choose("counterfactual", candidates(40), 5)
+    top = choose("counterfactual:top", candidates(40), 5)
+    np.testing.assert_array_equal(whole.utilities, top.utilities)
+    np.testing.assert_allclose(top.utilities[top.picks], np.sort(whole.utilities)[::-1][:5])
+    copied = candidates(40, copies=0.3)
+    score = choose("margin", copied, 5).utilities
+    spread = choose("margin:diverse", copied, 5)
+    np.testing.assert_array_equal(spread.utilities, score)
+    assert len(np.unique(copied.representation[spread.picks], axis=0)) == 5
+    drawn = choose("margin:power", candidates(40), 5)
+    assert (drawn.probabilities < 1).all()
+
+
+def test_unknown_variants_are_named() -> None:
+    with pytest.raises(SSLDError, match="did you mean diverse"):
+        choose("margin:divers", candidates(), 3)
+    with pytest.raises(SSLDError, match="no strategy 'magin'"):
+        choose("magin:top", candidates(), 3)
 
 
 def test_best_breaks_ties_by_chance() -> None:

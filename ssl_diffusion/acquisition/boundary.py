@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, batch
-from ssl_diffusion.acquisition.selection import best, diverse
+from ssl_diffusion.acquisition.selection import diverse, shortlist
 from ssl_diffusion.acquisition.uncertainty import margin
 from ssl_diffusion.boundary import deepfool_distance, linear_distance
 from ssl_diffusion.counterfactual import explain
@@ -19,8 +19,6 @@ from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.joint import JointDiffusion
 
 __all__ = ["counterfactual", "deepfool", "linear"]
-
-_SHORTLIST = 5  # times the batch
 
 
 @batch(
@@ -70,7 +68,7 @@ Distance = Callable[[JointDiffusion, NDArray[np.uint8]], NDArray[np.float64]]
 
 def _funnel(c: Candidates, n: int, distance: Distance) -> Choice:
     """Shortlist by margin, distances on it, and a diverse batch of it; candidates outside have utility 0."""
-    rows = np.sort(best(margin(c), min(len(c), _SHORTLIST * n), c.rng).picks)
+    rows = shortlist(margin(c), n, c.rng)
     utilities = np.zeros(len(c))
     distances = distance(*c.looked_at(rows))
     utilities[rows] = 1 / (1 + distances / max(float(np.median(distances)), 1e-12))

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.overview import Overview, overview
-from ssl_diffusion.acquisition.registry import Choice, Strategy, get_strategy
+from ssl_diffusion.acquisition.registry import Choice, Strategy
 from ssl_diffusion.acquisition.scan import candidates_of, store_of
 from ssl_diffusion.acquisition.selection import best, in_proportion
 from ssl_diffusion.acquisition.store import digests
+from ssl_diffusion.acquisition.variants import get_variant
 from ssl_diffusion.errors import DataError, SSLDError
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
@@ -112,8 +113,9 @@ def query(
         model: a finished run.
         pool: its images; the test split is never chosen.
         n: samples to choose.
-        strategy: a name in :data:`~ssl_diffusion.acquisition.registry.STRATEGIES`, or "auto": coverage while there are fewer
-            than two labels a class, counterfactual distance with diversity after that.
+        strategy: a name in :data:`~ssl_diffusion.acquisition.registry.STRATEGIES`, also with one of
+            :data:`~ssl_diffusion.acquisition.variants.VARIANTS`, as in "margin:diverse"; or "auto": coverage while there are
+            fewer than two labels a class, counterfactual distance with diversity after that.
         labeled: ids that have a label already. None: those of the run.
         power: draws with probability proportional to utility^power instead of taking the best; for scores only.
         dedupe: of images that are equal to the pixel, only one can be chosen, and none that is equal to a labeled one.
@@ -182,7 +184,7 @@ def choose(strategy: Strategy | str, candidates: Candidates, n: int, *, power: f
     Raises:
         SSLDError: if the strategy cannot be used here, or broke its contract.
     """
-    strategy = get_strategy(strategy) if isinstance(strategy, str) else strategy
+    strategy = get_variant(strategy) if isinstance(strategy, str) else strategy
     if not np.isfinite(candidates.representation[: 2**16]).all():
         raise DataError("representations are not finite: the model or an image is damaged")
     if n > len(candidates):
@@ -213,13 +215,13 @@ def choose(strategy: Strategy | str, candidates: Candidates, n: int, *, power: f
 def strategy_for(name: str, n_labeled: int, n_classes: int) -> tuple[Strategy, str]:
     """The strategy of a name and why; "auto" follows the regime."""
     if name != "auto":
-        return get_strategy(name), f"{name}, as asked for"
+        return get_variant(name), f"{name}, as asked for"
     if not n_classes:
-        return get_strategy("typiclust"), "typiclust: there is no classifier yet, so cover the pool"
+        return get_variant("typiclust"), "typiclust: there is no classifier yet, so cover the pool"
     if n_labeled < _FEW_LABELS * n_classes:
         labels = f"{n_labeled} labels for {n_classes} classes"
-        return get_strategy("typiclust"), f"typiclust: {labels} are few, and typical samples teach most"
-    return get_strategy("counterfactual"), f"counterfactual: {n_labeled} labels are enough to look at the boundary"
+        return get_variant("typiclust"), f"typiclust: {labels} are few, and typical samples teach most"
+    return get_variant("counterfactual"), f"counterfactual: {n_labeled} labels are enough to look at the boundary"
 
 
 def _named(

@@ -1,0 +1,65 @@
+"""Strategies with another way from utilities to a batch: `NAME:top`, `NAME:diverse` and `NAME:power`.
+
+A strategy is a measure of usefulness and a way to choose by it. What the measure itself is worth, and what the choice adds, is
+seen when one is changed and the other kept.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from ssl_diffusion.acquisition.candidates import Candidates
+from ssl_diffusion.acquisition.registry import Choice, Strategy, get_strategy
+from ssl_diffusion.acquisition.selection import best, diverse, finite, in_proportion, shortlist
+from ssl_diffusion.errors import SSLDError, nearest_names
+
+__all__ = ["VARIANTS", "get_variant"]
+
+
+def _top(c: Candidates, found: Choice, n: int) -> Choice:
+    return best(found.utilities, n, c.rng)
+
+
+def _diverse(c: Candidates, found: Choice, n: int) -> Choice:
+    rows = shortlist(found.utilities, n, c.rng)
+    u = found.utilities - min(0.0, float(found.utilities.min()))
+    return diverse(c.representation[rows], u, n, c.rng, rows)
+
+
+def _power(c: Candidates, found: Choice, n: int) -> Choice:
+    u = found.utilities - min(0.0, float(found.utilities.min()))
+    return in_proportion(u, n, 1.0, c.rng)
+
+
+# name: what it does, and how
+VARIANTS: dict[str, tuple[str, Callable[[Candidates, Choice, int], Choice]]] = {
+    "top": ("the largest utilities, alike or not", _top),
+    "diverse": ("a shortlist of five batches by utility, then k-means++ weighted by utility", _diverse),
+    "power": ("drawn in proportion to utility (Kirsch et al. 2021, arXiv 2106.12059)", _power),
+}
+
+
+def get_variant(name: str) -> Strategy:
+    """A strategy by name, as `NAME` or `NAME:VARIANT`.
+
+    Raises:
+        SSLDError: if there is no such strategy or variant; names the nearest.
+    """
+    base, colon, variant = name.partition(":")
+    if not colon:
+        return get_strategy(base)
+    strategy = get_strategy(base)
+    if variant not in VARIANTS:
+        raise SSLDError(f"no variant {variant!r} of a strategy; {nearest_names(variant, VARIANTS)}")
+    words, choose = VARIANTS[variant]
+
+    def batch(c: Candidates, n: int) -> Choice:
+        if strategy.score is not None:
+            found = Choice(np.zeros(0, dtype=np.int64), finite(strategy.score(c)), np.zeros(0))
+        else:
+            assert strategy.batch is not None
+            found = strategy.batch(c, n)
+        return replace(choose(c, found, n), notes=())
+
+    return replace(strategy, name=name, score=None, batch=batch, when=words)
