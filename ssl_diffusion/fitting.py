@@ -87,6 +87,7 @@ def fit_model(
     labeled: LabeledSet | None,
     *,
     fingerprint: str | None = None,
+    start: dict[str, Tensor] | None = None,
     checkpoints: Path | None = None,
     options: FitOptions | None = None,
 ) -> Fitted:
@@ -97,6 +98,8 @@ def fit_model(
         pool: the images.
         labeled: labels to use; None for the objective "denoise-only".
         fingerprint: of the pool, if known already.
+        start: weights of a fit with the same model and pool, head included, to go on from (a warm start); nothing is
+            pretrained then. None starts as the recipe says.
         checkpoints: folder for the state to resume from; None keeps nothing.
         options: see :class:`FitOptions`.
     """
@@ -109,7 +112,11 @@ def fit_model(
     config = job.config
     fingerprint = fingerprint or pool.fingerprint()
     denoiser, facts = None, None
-    if (pretraining := pretraining_job(recipe, job, fingerprint)) is not None:
+    if start is not None and (objective in PRETRAINING_ONLY or checkpoints is not None):
+        raise RecipeError(
+            "a warm start is for training steps, which are not resumed: not for probe, denoise-only or checkpoints"
+        )
+    if start is None and (pretraining := pretraining_job(recipe, job, fingerprint)) is not None:
         denoiser, cached = _pretrain(pretraining, checkpoints, options)
         facts = {"key": pretraining.identity, "cached": cached, "steps": denoiser.steps, "images_seen": denoiser.images_seen}
         facts["seconds"] = round(denoiser.seconds, 1)
@@ -118,13 +125,15 @@ def fit_model(
         assert denoiser is not None
         return Fitted(config, denoiser.weights, {}, history, facts, _untrained(recipe))
     assert labeled is not None
-    initial = denoiser.weights if denoiser else None
-    if initial is not None and (objective == "probe" or recipe.training.head_start == "probe"):
+    initial = denoiser.weights if denoiser else start
+    if denoiser is not None and (objective == "probe" or recipe.training.head_start == "probe"):
         began = time.monotonic()
-        probe = _fit_probe(config, initial, pool, labeled, recipe)
+        probe = _fit_probe(config, denoiser.weights, pool, labeled, recipe)
         # "head" is dropout and one linear layer
-        head = {"head.1.weight": torch.from_numpy(probe.weight), "head.1.bias": torch.from_numpy(probe.bias)}
-        initial = initial | head
+        initial = denoiser.weights | {
+            "head.1.weight": torch.from_numpy(probe.weight),
+            "head.1.bias": torch.from_numpy(probe.bias),
+        }
         _log.info("probe: C = %g", probe.inverse_penalty)
         if objective == "probe":
             result = _untrained(recipe)

@@ -26,6 +26,7 @@ __all__ = [
     "PhaseSettings",
     "Recipe",
     "TrainingSettings",
+    "convert",
     "load_recipe",
     "recipe_for",
     "recipe_names",
@@ -203,7 +204,7 @@ class Recipe:
         types_by_name = typing.get_type_hints(type(part)) if part is not None else {}
         if name not in types_by_name:
             raise RecipeError(f"{source}: unknown setting {key!r}; {nearest_names(key, _all_keys())}")
-        converted = _convert(value, types_by_name[name], f"{source}: {key}")
+        converted = convert(value, types_by_name[name], f"{source}: {key}")
         changed: dict[str, Any] = {section: replace(part, **{name: converted})}  # type: ignore[type-var]
         return replace(self, **changed)
 
@@ -386,7 +387,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _convert(value: Any, wanted: Any, where: str) -> Any:
+def convert(value: Any, wanted: Any, where: str) -> Any:
     """`value` (from TOML, or text from the command line) as the type `wanted`."""
     origin = typing.get_origin(wanted)
     if origin is tuple:
@@ -396,7 +397,7 @@ def _convert(value: Any, wanted: Any, where: str) -> Any:
             parts = [p.strip() for p in value.replace("[", "").replace("]", "").split(",") if p.strip()]
         if not isinstance(parts, list | tuple):
             raise RecipeError(f"{where} is a list, not {value!r}")
-        return tuple(_convert(p, item, where) for p in parts)
+        return tuple(convert(p, item, where) for p in parts)
     if origin is types.UnionType:
         raise TypeError(f"{where}: union types are not used in recipes")
     if wanted is bool:

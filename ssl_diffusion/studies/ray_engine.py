@@ -1,0 +1,63 @@
+"""Trials as Ray tasks, on this machine or a cluster. Needs `pip install 'ssld[ray]'`.
+
+The study folder and the cache of denoisers must be on a file system that all machines see. A task whose process dies is tried
+again, up to three times; since a trial is a function of its settings and its folder is whole or absent, that changes nothing.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from ssl_diffusion.errors import RunError, SSLDError
+from ssl_diffusion.fitting import FitOptions
+from ssl_diffusion.studies.trial import Trial
+
+__all__ = ["ray_outcomes"]
+
+_RETRIES = 3
+
+
+def ray_outcomes(
+    path: Path, todo: list[Trial], options: FitOptions, *, workers: int, address: str | None
+) -> Iterator[tuple[Trial, str | None]]:
+    """Run trials of a study folder and give each with its traceback, if it failed, in the order in which they end.
+
+    Args:
+        path: the study folder.
+        todo: trials to run.
+        options: with the cache of denoisers.
+        workers: processes, where Ray is started here; a cluster has its own.
+        address: of a cluster that runs already; None starts Ray here and stops it in the end.
+
+    Raises:
+        SSLDError: if ray is not installed.
+        RunError: if there is no cluster at the address.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise SSLDError("--engine ray needs Ray: pip install 'ssld[ray]'") from error
+    from ssl_diffusion.studies.runner import attempt_elsewhere
+
+    own = not ray.is_initialized()
+    if own:
+        try:
+            given = {"num_cpus": workers, "include_dashboard": False} if address is None else {"address": address}
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **given)
+        except (ConnectionError, ValueError) as error:
+            raise RunError(f"no Ray cluster at {address!r}: {error}") from None
+    try:
+        assert options.cache is not None
+        task = ray.remote(num_cpus=1, max_retries=_RETRIES)(attempt_elsewhere)
+        cache = options.cache.folder.parent.resolve()
+        pending = {task.remote(path.resolve(), trial, cache, options.cache_dir, 1): trial for trial in todo}
+        while pending:
+            for done in ray.wait(list(pending), num_returns=1)[0]:
+                trial = pending.pop(done)
+                try:
+                    yield trial, ray.get(done)
+                except ray.exceptions.RayError as error:
+                    yield trial, f"{type(error).__name__}: {error}"
+    finally:
+        if own:
+            ray.shutdown()

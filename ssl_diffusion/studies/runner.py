@@ -1,0 +1,229 @@
+"""Runs a study: every trial that is not complete, here, in worker processes, or on a Ray cluster; the same results anywhere.
+
+A study folder holds `study.toml`, the settings; `trials/`, one folder a trial; `rounds.csv` and `picks.csv`, all trials that
+are complete; `representation.npy`, which all trials read, until the study is complete. A study that is stopped anywhere goes
+on with the trials that are missing.
+"""
+
+import json
+import logging
+import os
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import Future, as_completed
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+
+from ssl_diffusion.cache import DenoiserCache
+from ssl_diffusion.checkpoint import atomic_write_text
+from ssl_diffusion.datasets import default_cache_dir
+from ssl_diffusion.errors import DataError, Interrupted, RunError
+from ssl_diffusion.fitting import FitOptions
+from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
+from ssl_diffusion.sources import load_pool
+from ssl_diffusion.studies.learners import Frozen, prepare
+from ssl_diffusion.studies.settings import StudySettings, load_study
+from ssl_diffusion.studies.trial import Trial, TrialResult, eligible_positions, run_trial, save_failure, trials_of
+
+__all__ = ["ENGINES", "StudyFolder", "run_study"]
+
+ENGINES = ("local", "ray")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Where a study is kept."""
+
+    path: Path
+
+    @property
+    def settings_file(self) -> Path:
+        """The settings, as TOML."""
+        return self.path / "study.toml"
+
+    def settings(self) -> StudySettings:
+        """Settings of the study; raises :class:`RunError` if this is no study folder."""
+        if not self.settings_file.is_file():
+            raise RunError(f"{self.path} is no study folder: it has no study.toml")
+        return load_study(self.settings_file)
+
+    def trial(self, trial: Trial) -> Path:
+        """Folder of a trial."""
+        return self.path / "trials" / trial.name
+
+    def result(self, trial: Trial, settings: StudySettings) -> TrialResult | None:
+        """What a trial found, or None if it is not complete."""
+        return TrialResult.load(self.trial(trial), trial, settings.budgets)
+
+    def results(self) -> tuple[pd.DataFrame, pd.DataFrame, list[Trial]]:
+        """Rounds and picks of all complete trials, and the trials that are missing."""
+        settings = self.settings()
+        found = {trial: self.result(trial, settings) for trial in trials_of(settings)}
+        whole = [result for result in found.values() if result is not None]
+        missing = [trial for trial, result in found.items() if result is None]
+        if not whole:
+            return pd.DataFrame(), pd.DataFrame(), missing
+        both = [pd.concat([getattr(r, name) for r in whole], ignore_index=True) for name in ("rounds", "picks")]
+        return both[0], both[1], missing
+
+    def failure(self, trial: Trial) -> str | None:
+        """The last line of the traceback of a trial that failed."""
+        path = self.trial(trial) / "error.json"
+        if not path.is_file():
+            return None
+        return str(json.loads(path.read_text(encoding="utf-8"))["traceback"]).strip().splitlines()[-1]
+
+
+def run_study(
+    settings: StudySettings | None,
+    out: Path,
+    *,
+    resume: bool = False,
+    workers: int = 1,
+    engine: str = "local",
+    address: str | None = None,
+    options: FitOptions | None = None,
+) -> StudyFolder:
+    """Run all trials that are not complete yet.
+
+    Args:
+        settings: of the study; None takes those of the folder, which is then gone on with.
+        out: the study folder.
+        resume: go on with a folder that is there; without it, that is an error.
+        workers: processes of this machine; 1 runs everything here.
+        engine: "local" or "ray".
+        address: of a Ray cluster; None starts one on this machine.
+        options: cache, and who is told of progress.
+
+    Raises:
+        RunError: if the folder was made with other settings, or is there and `resume` was not asked for.
+        DataError: if the pool cannot be studied, or is smaller than the largest budget.
+        Interrupted: on Ctrl-C; complete trials are kept.
+    """
+    folder = StudyFolder(out)
+    if engine not in ENGINES:
+        raise RunError(f"no engine {engine!r}; known: {', '.join(ENGINES)}")
+    if workers < 1:
+        raise RunError(f"a study needs one worker or more, not {workers}")
+    if folder.settings_file.exists():
+        own = folder.settings()
+        if settings is not None and (differences := own.differences(settings)):
+            raise RunError(
+                f"{out} is a study with other settings: {'; '.join(differences)}; leave them out, or give another --out"
+            )
+        if not resume:
+            raise RunError(f"{out} is a study already: go on with --resume, or give another --out")
+        settings = own
+    elif settings is None:
+        raise RunError(f"no study in {out} to go on with")
+    elif out.exists() and any(out.iterdir()):
+        raise RunError(f"{out} is not empty and no study: give another --out")
+    options = options or FitOptions()
+    options = replace(options, cache=options.cache or DenoiserCache(default_cache_dir()))
+    pool = load_pool(settings.recipe.data, cache_dir=options.cache_dir, progress=options.progress)
+    if settings.budgets[-1] > (n := len(eligible_positions(pool))):
+        raise DataError(
+            f"a budget of {settings.budgets[-1]} labels is larger than the {n} labeled training images of {pool.name!r}"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    if not folder.settings_file.exists():
+        atomic_write_text(folder.settings_file, settings.to_toml())
+    todo = [trial for trial in trials_of(settings) if folder.result(trial, settings) is None]
+    total = len(trials_of(settings))
+    try:
+        if todo:
+            frozen = prepare(settings, pool, out, options)
+            _report(options.progress, total - len(todo), total, "")
+            outcomes = _outcomes(engine, workers, address, folder, settings, frozen, todo, options)
+            for finished, (trial, failure) in enumerate(outcomes, 1):
+                if failure is not None:
+                    save_failure(folder.trial(trial), trial, failure)
+                    _log.warning("trial %s failed: %s", trial.name, failure.strip().splitlines()[-1])
+                _report(options.progress, total - len(todo) + finished, total, trial.name)
+    except KeyboardInterrupt:
+        done = sum(folder.result(trial, settings) is not None for trial in trials_of(settings))
+        raise Interrupted(f"stopped with {done} of {total} trials; continue with: ssld study {out} --resume") from None
+    rounds, picks, missing = folder.results()
+    if not rounds.empty:
+        atomic_write_text(out / "rounds.csv", rounds.to_csv(index=False))
+        atomic_write_text(out / "picks.csv", picks.to_csv(index=False))
+    if not missing:
+        for name in ("representation.npy", "representation.txt"):
+            (out / name).unlink(missing_ok=True)
+    return folder
+
+
+Outcome = tuple[Trial, str | None]  # a trial, and the traceback if it failed
+
+
+def _outcomes(
+    engine: str,
+    workers: int,
+    address: str | None,
+    folder: StudyFolder,
+    settings: StudySettings,
+    frozen: Frozen,
+    todo: list[Trial],
+    options: FitOptions,
+) -> Iterator[Outcome]:
+    if engine == "ray":
+        from ssl_diffusion.studies.ray_engine import ray_outcomes
+
+        yield from ray_outcomes(folder.path, todo, options, workers=workers, address=address)
+    elif workers > 1:
+        yield from _with_workers(workers, folder.path, todo, options)
+    else:
+        for trial in todo:
+            yield trial, attempt(folder, settings, frozen, trial)
+
+
+def _with_workers(workers: int, path: Path, todo: list[Trial], options: FitOptions) -> Iterator[Outcome]:
+    from joblib.externals.loky import get_reusable_executor
+
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    assert options.cache is not None
+    cache = options.cache.folder.parent.resolve()
+    executor = get_reusable_executor(max_workers=workers, timeout=None, env={"OMP_NUM_THREADS": str(threads)})
+    futures: dict[Future[str | None], Trial] = {
+        executor.submit(attempt_elsewhere, path.resolve(), trial, cache, options.cache_dir, threads): trial for trial in todo
+    }
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        executor.shutdown(wait=True, kill_workers=True)
+
+
+def attempt(folder: StudyFolder, settings: StudySettings, frozen: Frozen, trial: Trial) -> str | None:
+    """Run and keep a trial; the traceback if it failed."""
+    try:
+        run_trial(trial, settings, frozen).save(folder.trial(trial))
+    except Exception:  # whatever it is belongs to this trial: it is kept and reported, and the others go on
+        return traceback.format_exc()
+    return None
+
+
+def attempt_elsewhere(path: Path, trial: Trial, cache: Path, cache_dir: Path | None, threads: int) -> str | None:
+    """:func:`attempt` in another process, which reads the study from its folder."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return attempt(StudyFolder(path), *_opened(path, cache, cache_dir), trial)
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, cache: Path, cache_dir: Path | None) -> tuple[StudySettings, Frozen]:
+    settings = StudyFolder(path).settings()
+    options = FitOptions(cache=DenoiserCache(cache), cache_dir=cache_dir)
+    pool = load_pool(settings.recipe.data, cache_dir=cache_dir)
+    return settings, prepare(settings, pool, path, options)
+
+
+def _report(progress: ProgressCallback | None, done: int, total: int, info: str) -> None:
+    if progress is not None:
+        progress(ProgressUpdate("study", done, total, "trials", info))

@@ -1,0 +1,68 @@
+"""The table of a study and what may be said of it: one row a strategy, and sentences that state significance honestly."""
+
+import numpy as np
+import pandas as pd
+
+from ssl_diffusion.studies import statistics
+
+__all__ = ["sentences", "summary"]
+
+_ALPHA = 0.05
+
+
+def summary(rounds: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """One row a strategy of one way to refit.
+
+    Args:
+        rounds: of that way to refit.
+        baseline: strategy to compare with.
+
+    Returns:
+        `strategy`, `n` (seeds), mean accuracy at every budget (columns named by it), `area` (under the curve over log labels),
+        `difference` of it from the baseline's with `low` and `high` (95 %), `p_holm`, and `labels` that it needs for the
+        baseline's accuracy at its largest budget with `saving`, `saving_low`, `saving_high`. NaN where there is nothing to
+        compare.
+    """
+    curves = statistics.curves(rounds)
+    means = curves.pivot(index="strategy", columns="n_labeled", values="mean")
+    areas = statistics.areas(rounds)
+    table = pd.DataFrame({"n": curves.groupby("strategy")["n"].max(), "area": areas.mean()}).join(means)
+    table.columns = table.columns.map(str)
+    if baseline in areas and len(areas.columns) > 1:
+        tests = statistics.compare(areas, baseline).set_index("strategy")
+        saved = statistics.label_saving(rounds, baseline).set_index("strategy")
+        table = table.join(tests[["difference", "low", "high", "p_holm"]])
+        table = table.join(saved[["labels", "saving", "saving_low", "saving_high"]])
+    budgets = [str(n) for n in means.columns]
+    order = [str(s) for s in dict.fromkeys(rounds["strategy"]) if s in table.index]
+    rest = [c for c in table.columns if c not in (*budgets, "n")]
+    return table.loc[order, ["n", *budgets, *rest]].rename_axis("strategy").reset_index()
+
+
+def sentences(rounds: pd.DataFrame, baseline: str) -> list[str]:
+    """What may be said of every strategy next to the baseline, one sentence each, with the sizes of effect and sample."""
+    table = summary(rounds, baseline)
+    if "difference" not in table:
+        return [f"There is nothing to compare with {baseline} yet."]
+    largest = rounds["n_labeled"].max()
+    lines = []
+    for row in table.to_dict("records"):
+        if row["strategy"] == baseline or np.isnan(row["difference"]):
+            continue
+        points, n = 100 * row["difference"], int(row["n"])
+        size = f"{points:+.1f} points of mean accuracy over the curve"
+        if np.isfinite(row["low"]):
+            size += f" (95 % interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+        if np.isnan(row["p_holm"]):
+            said = f"{row['strategy']}: {size} next to {baseline}; with {n} seeds no test is made"
+        elif row["p_holm"] < _ALPHA:
+            word = "above" if points > 0 else "below"
+            said = f"{row['strategy']} is {word} {baseline}: {size}, Holm-adjusted p = {row['p_holm']:.2g}, n = {n}"
+        else:
+            said = f"{row['strategy']}: no significant difference from {baseline} at n = {n}: {size}, p = {row['p_holm']:.2g}"
+        if np.isfinite(row["labels"]):
+            said += f". It needs {row['labels']:.0f} labels for the accuracy that {baseline} has with {largest}"
+        else:
+            said += f". It does not reach the accuracy that {baseline} has with {largest} labels"
+        lines.append(said + ".")
+    return lines

@@ -1,0 +1,201 @@
+"""One trial: a strategy, a seed and a way to refit, from the starting set to the largest budget; and its folder.
+
+A folder is written beside its place and renamed when the trial is complete, so that it is either whole or not there. A trial
+that failed leaves its traceback there instead.
+"""
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ssl_diffusion.acquisition.query import choose, strategy_for
+from ssl_diffusion.acquisition.registry import Choice, Strategy
+from ssl_diffusion.checkpoint import atomic_write_text
+from ssl_diffusion.errors import DataError
+from ssl_diffusion.evaluation import classification_metrics
+from ssl_diffusion.pool import Pool
+from ssl_diffusion.studies.foreign import foreign_strategy, is_foreign
+from ssl_diffusion.studies.learners import Frozen, Learner, learner_of
+from ssl_diffusion.studies.settings import StudySettings
+
+__all__ = ["Trial", "TrialResult", "run_trial", "trials_of"]
+
+
+@dataclass(frozen=True, order=True)
+class Trial:
+    """What is run: see :class:`StudySettings`."""
+
+    refit: str
+    strategy: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return f"{self.refit}-{self.strategy.replace(':', '+')}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What came out.
+
+    Attributes:
+        rounds: one row a budget: refit, strategy, seed, n_labeled, accuracy, nll, ece, missing_classes, balance (entropy of
+            the classes of all labels so far over that of equal shares, in [0, 1]), train_seconds, query_seconds, used (the
+            strategy that chose the labels added in this round).
+        picks: one row a label in order of choice: refit, strategy, seed, n_labeled, rank, id, label, utility,
+            selection_probability.
+    """
+
+    rounds: pd.DataFrame
+    picks: pd.DataFrame
+
+    def save(self, folder: Path) -> None:
+        """Write the folder of the trial."""
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        self.rounds.to_csv(partial / "rounds.csv", index=False)
+        self.picks.to_csv(partial / "picks.csv", index=False)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+
+    @classmethod
+    def load(cls, folder: Path, trial: Trial, budgets: tuple[int, ...]) -> "TrialResult | None":
+        """What a folder holds, or None if it is not complete."""
+        try:
+            rounds, picks = (
+                pd.read_csv(folder / "rounds.csv"),
+                pd.read_csv(folder / "picks.csv", dtype={"id": str, "label": str}),
+            )
+            whole = (
+                rounds["n_labeled"].tolist() == list(budgets)
+                and len(picks) == budgets[-1]
+                and not picks["id"].duplicated().any()
+                and set(zip(rounds["refit"], rounds["strategy"], rounds["seed"], strict=True))
+                == {(trial.refit, trial.strategy, trial.seed)}
+            )
+        except (OSError, ValueError, KeyError):
+            return None
+        return cls(rounds, picks) if whole else None
+
+
+def save_failure(folder: Path, trial: Trial, traceback: str) -> None:
+    """Keep the traceback of a trial that failed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"refit": trial.refit, "strategy": trial.strategy, "seed": trial.seed, "traceback": traceback}
+    atomic_write_text(folder / "error.json", json.dumps(facts, indent=2) + "\n")
+
+
+def trials_of(settings: StudySettings) -> list[Trial]:
+    """All trials, cheap ways to refit first, and all strategies of a seed before the next seed: a study that is stopped can be
+    reported with the seeds that are there."""
+    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    return [Trial(refit, strategy, seed) for refit in settings.refits for seed in seeds for strategy in settings.strategies]
+
+
+def run_trial(trial: Trial, settings: StudySettings, frozen: Frozen) -> TrialResult:
+    """Run a trial; the same trial gives the same result, whatever ran before it."""
+    pool = frozen.pool
+    eligible = eligible_positions(pool)
+    eligible = eligible[np.argsort(pool.ids[eligible], kind="stable")]
+    test_labels = pool.labels[pool.test]
+    learner: Learner | None = None
+    known = np.zeros(0, dtype=np.int64)
+    rounds: list[dict[str, Any]] = []
+    picks: list[dict[str, Any]] = []
+    key = {"refit": trial.refit, "strategy": trial.strategy, "seed": trial.seed}
+    for number, budget in enumerate(settings.budgets):
+        open_ = np.setdiff1d(eligible, known)
+        open_ = open_[np.argsort(pool.ids[open_], kind="stable")]
+        # All strategies of a seed draw from the same stream, so that those without labels start alike.
+        rng = np.random.default_rng([trial.seed, number])
+        began = time.perf_counter()
+        choice, used = _choose(trial, settings, frozen, learner, open_, known, budget - len(known), rng)
+        query_seconds = time.perf_counter() - began
+        chosen = open_[choice.picks]
+        picks += _pick_rows(pool, chosen, choice, key | {"n_labeled": budget})
+        known = np.concatenate([known, chosen])
+        if learner is None:
+            learner = learner_of(trial.refit, frozen, settings, trial.seed)
+        began = time.perf_counter()
+        learner.fit(known)
+        train_seconds = time.perf_counter() - began
+        counts = np.bincount(pool.labels[known], minlength=len(pool.classes))
+        rounds.append(
+            {
+                **key,
+                "n_labeled": budget,
+                **classification_metrics(learner.logits(), test_labels),
+                "missing_classes": int((counts == 0).sum()),
+                "balance": balance(counts),
+                "train_seconds": round(train_seconds, 3),
+                "query_seconds": round(query_seconds, 3),
+                "used": used,
+            }
+        )
+    return TrialResult(pd.DataFrame(rounds), pd.DataFrame(picks))
+
+
+def eligible_positions(pool: Pool) -> NDArray[np.int64]:
+    """Training samples whose label is known, so that it can be revealed.
+
+    Raises:
+        DataError: if the pool cannot be studied: several labels an image, or no labeled test image.
+    """
+    if pool.multilabel:
+        raise DataError("studies are for data with one label an image")
+    if not len(pool.test) or not pool.has_label[pool.test].all():
+        raise DataError(f"a study needs a test split with labels, and {pool.name!r} has none: use --test-fraction")
+    return np.flatnonzero(pool.has_label & ~pool.is_test)
+
+
+def balance(counts: NDArray[np.int64]) -> float:
+    """Entropy of class counts over that of equal counts: 1 is balanced, 0 is one class only."""
+    p = counts[counts > 0] / counts.sum()
+    return float(-(p * np.log(p)).sum() / np.log(max(2, len(counts)))) + 0.0
+
+
+def _choose(
+    trial: Trial,
+    settings: StudySettings,
+    frozen: Frozen,
+    learner: Learner | None,
+    open_: NDArray[np.int64],
+    known: NDArray[np.int64],
+    n: int,
+    rng: np.random.Generator,
+) -> tuple[Choice, str]:
+    """The next labels, and the strategy that chose them."""
+    if learner is not None:
+        strategy = _strategy(trial.strategy, len(known), len(frozen.pool.classes))
+        return choose(strategy, learner.candidates(open_, known, rng), n), strategy.name
+    strategy = _strategy(trial.strategy, 0, 0)
+    if strategy.needs != "images" or not settings.cold_start:
+        strategy = _strategy("random", 0, 0)
+    return choose(strategy, frozen.cold_candidates(open_, rng), n), strategy.name
+
+
+def _strategy(name: str, n_labeled: int, n_classes: int) -> Strategy:
+    return foreign_strategy(name) if is_foreign(name) else strategy_for(name, n_labeled, n_classes)[0]
+
+
+def _pick_rows(pool: Pool, chosen: NDArray[np.int64], choice: Choice, key: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            **key,
+            "rank": rank + 1,
+            "id": str(pool.ids[at]),
+            "label": pool.classes[int(pool.labels[at])],
+            "utility": float(choice.utilities[pick]),
+            "selection_probability": float(choice.probabilities[rank]),
+        }
+        for rank, (at, pick) in enumerate(zip(chosen, choice.picks, strict=True))
+    ]
