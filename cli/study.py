@@ -15,7 +15,10 @@ _WHAT, _HOW = "What is studied", "How it runs"
 
 
 def study(
-    folder: Annotated[Path | None, typer.Argument(help="Study folder to go on with, with --resume.")] = None,
+    words: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[report] [FOLDER]", help="Study folder: to go on with (--resume), or to report on again."),
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="Named data set; see `ssld datasets`.", rich_help_panel=_WHAT)] = None,
     recipe: Annotated[
         str | None,
@@ -57,16 +60,16 @@ def study(
     """Measure how many labels an acquisition strategy saves: learning curves of paired trials."""
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.errors import RecipeError
         from ssl_diffusion.fitting import FitOptions
         from ssl_diffusion.studies import run_study
+        from ssl_diffusion.studies.report import write_report
         from ssl_diffusion.studies.summary import sentences, summary
 
-        if folder is not None and out is not None and folder != out:
-            raise RecipeError("give the study folder once: as argument with --resume, or as --out")
-        place = out or folder
-        if place is None:
-            raise RecipeError("where is the study to be kept? Give --out")
+        only_report, place = _place(words or [], out)
+        if only_report:
+            written = write_report(place, cache_dir)
+            output.result({"out": str(place), "report": str(written)}, f"report in {written}")
+            return
         asked = {
             "strategies": _words(strategies),
             "budgets": _numbers(budgets),
@@ -97,9 +100,23 @@ def study(
                 f"{len(missing)} trials are missing:",
                 *(f"  {name}: {why or 'not run'}" for name, why in reasons.items()),
             ]
-        lines.append(f"study in {place}")
-        values = {"out": str(place), "missing": [t.name for t in missing], "summary": summaries}
+        page = write_report(place, cache_dir) if len(rounds) else None
+        lines.append(f"study in {place}" + (f", report in {page}" if page else ""))
+        values = {"out": str(place), "report": str(page), "missing": [t.name for t in missing], "summary": summaries}
         output.result(values, "\n".join(lines))
+
+
+def _place(words: list[Path], out: Path | None) -> tuple[bool, Path]:
+    """Whether only a report is wanted, and the study folder."""
+    from ssl_diffusion.errors import RecipeError
+
+    if len(words) == 2 and str(words[0]) == "report" and out is None:
+        return True, words[1]
+    if len(words) > 1 or (words and out is not None):
+        raise RecipeError("give one study folder: --out for a new study, FOLDER --resume to go on, report FOLDER for its page")
+    if not words and out is None:
+        raise RecipeError("where is the study to be kept? Give --out")
+    return False, out or words[0]
 
 
 def _settings(dataset: str | None, recipe: str | None, given: dict[str, Any], overrides: list[str]) -> "StudySettings":

@@ -1,8 +1,8 @@
 """Runs a study: every trial that is not complete, here, in worker processes, or on a Ray cluster; the same results anywhere.
 
-A study folder holds `study.toml`, the settings; `trials/`, one folder a trial; `rounds.csv` and `picks.csv`, all trials that
-are complete; `representation.npy`, which all trials read, until the study is complete. A study that is stopped anywhere goes
-on with the trials that are missing.
+A study folder holds `study.toml`, the settings, and `about.json`, versions and commit; `trials/`, one folder a trial;
+`rounds.csv` and `picks.csv`, all trials that are complete; `representation.npy`, which all trials read, until the study is
+complete. A study that is stopped anywhere goes on with the trials that are missing.
 """
 
 import json
@@ -23,6 +23,7 @@ from ssl_diffusion.datasets import default_cache_dir
 from ssl_diffusion.errors import DataError, Interrupted, RunError
 from ssl_diffusion.fitting import FitOptions
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
+from ssl_diffusion.provenance import package_versions, source_commit
 from ssl_diffusion.sources import load_pool
 from ssl_diffusion.studies.learners import Frozen, prepare
 from ssl_diffusion.studies.settings import StudySettings, load_study
@@ -132,6 +133,8 @@ def run_study(
         )
     out.mkdir(parents=True, exist_ok=True)
     if not folder.settings_file.exists():
+        facts = package_versions() | {"commit": source_commit(), "cores": os.cpu_count()}
+        atomic_write_text(out / "about.json", json.dumps(facts, indent=2) + "\n")
         atomic_write_text(folder.settings_file, settings.to_toml())
     todo = [trial for trial in trials_of(settings) if folder.result(trial, settings) is None]
     total = len(trials_of(settings))

@@ -53,13 +53,14 @@ def sentences(rounds: pd.DataFrame, baseline: str) -> list[str]:
         size = f"{points:+.1f} points of mean accuracy over the curve"
         if np.isfinite(row["low"]):
             size += f" (95 % interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+        p = f"Holm-adjusted p = {row['p_holm']:.2g}"
         if np.isnan(row["p_holm"]):
             said = f"{row['strategy']}: {size} next to {baseline}; with {n} seeds no test is made"
         elif row["p_holm"] < _ALPHA:
             word = "above" if points > 0 else "below"
-            said = f"{row['strategy']} is {word} {baseline}: {size}, Holm-adjusted p = {row['p_holm']:.2g}, n = {n}"
+            said = f"{row['strategy']} is {word} {baseline}: {size}, {p}, n = {n}"
         else:
-            said = f"{row['strategy']}: no significant difference from {baseline} at n = {n}: {size}, p = {row['p_holm']:.2g}"
+            said = f"{row['strategy']}: no significant difference from {baseline} at n = {n}: {size}, {p}"
         if np.isfinite(row["labels"]):
             said += f". It needs {row['labels']:.0f} labels for the accuracy that {baseline} has with {largest}"
         else:

@@ -1,0 +1,205 @@
+"""The report of a study: one HTML page that needs nothing else, its curves as PNG files, and its table as CSV."""
+
+import base64
+import io
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ssl_diffusion.checkpoint import atomic_write_text
+from ssl_diffusion.errors import RunError
+from ssl_diffusion.pool import Pool
+from ssl_diffusion.sources import load_pool
+from ssl_diffusion.studies import statistics
+from ssl_diffusion.studies.plots import chosen_figure, curves_figure
+from ssl_diffusion.studies.runner import StudyFolder
+from ssl_diffusion.studies.settings import REFITS, StudySettings
+from ssl_diffusion.studies.summary import sentences, summary
+from ssl_diffusion.studies.trial import trials_of
+
+__all__ = ["write_report"]
+
+
+def write_report(path: Path, cache_dir: Path | None = None) -> Path:
+    """Write `report.html`, `curves-REFIT.png` and `summary.csv` into a study folder, from the trials that are complete.
+
+    Args:
+        path: the study folder.
+        cache_dir: where named data sets are, for the images.
+
+    Returns:
+        The page.
+
+    Raises:
+        RunError: if this is no study folder, or no trial is complete.
+    """
+    folder = StudyFolder(path)
+    settings = folder.settings()
+    rounds, picks, missing = folder.results()
+    if rounds.empty:
+        raise RunError(f"no trial of {path} is complete: run it first, with ssld study {path} --resume")
+    pool = load_pool(settings.recipe.data, cache_dir=cache_dir)
+    parts, tables = [], []
+    for refit in settings.refits:
+        mine = rounds[rounds["refit"] == refit]
+        if mine.empty:
+            continue
+        curves_figure(mine, settings.baseline).savefig(path / f"curves-{refit}.png", dpi=140, facecolor="white")
+        table = summary(mine, settings.baseline)
+        tables.append(table.assign(refit=refit))
+        parts.append(_part(refit, mine, picks[picks["refit"] == refit], table, settings, pool))
+    pd.concat(tables).to_csv(path / "summary.csv", index=False)
+    template = resources.files("ssl_diffusion.studies").joinpath("report.html").read_text(encoding="utf-8")
+    page = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(template)
+    seeds = rounds["seed"].nunique()
+    atomic_write_text(
+        path / "report.html",
+        page.render(
+            title=f"Label efficiency on {pool.name}",
+            subtitle=f"{len(settings.strategies)} strategies, {settings.budgets[0]:,} to {settings.budgets[-1]:,} labels,"
+            f" {seeds} paired seeds, {len(pool.test):,} test images",
+            missing=[(trial.name, folder.failure(trial) or "not run yet") for trial in missing],
+            total=len(trials_of(settings)),
+            baseline=settings.baseline,
+            largest=f"{settings.budgets[-1]:,}",
+            min_seeds=statistics.MIN_SEEDS,
+            parts=parts,
+            versions=_versions(path),
+            settings=settings.to_toml(),
+        ),
+    )
+    return path / "report.html"
+
+
+def _part(
+    refit: str, rounds: pd.DataFrame, picks: pd.DataFrame, table: pd.DataFrame, settings: StudySettings, pool: Pool
+) -> dict[str, Any]:
+    """What the page says of one way to refit."""
+    baseline = settings.baseline
+    areas = statistics.areas(rounds)
+    tested = len(areas) >= statistics.MIN_SEEDS and len(areas.columns) > 1
+    return {
+        "refit": refit,
+        "what": REFITS[refit],
+        "sentences": sentences(rounds, baseline),
+        "curves": [
+            (name, _both(lambda dark, name=name: curves_figure(rounds, baseline, (name,), dark=dark)))  # type: ignore[misc]
+            for name in ("accuracy", "difference")
+            if name == "accuracy" or "difference" in table
+        ],
+        "table": _shown(table),
+        "matrix": _matrix(statistics.penalty_matrix(rounds)) if tested else None,
+        "power": _power(areas, baseline) if baseline in areas and len(areas) > 1 and len(areas.columns) > 1 else None,
+        "costs": _costs(rounds),
+        "chosen": _chosen(picks, pool),
+    }
+
+
+def _shown(table: pd.DataFrame) -> dict[str, Any]:
+    """The summary with intervals and units, for reading."""
+    budgets = [c for c in table.columns if c.isdecimal()]
+    columns = ["strategy", "seeds", *(f"{int(b):,}" for b in budgets), "area"]
+    compared = "difference" in table
+    if compared:
+        columns += ["difference", "p (Holm)", "labels", "saved"]
+    rows = []
+    for r in table.to_dict("records"):
+        row = [r["strategy"], int(r["n"]), *(f"{100 * r[b]:.1f}" for b in budgets), f"{100 * r['area']:.2f}"]
+        if compared and np.isnan(r["difference"]):
+            row += [""] * 4
+        elif compared:
+            interval = f" [{100 * r['low']:+.2f}, {100 * r['high']:+.2f}]" if np.isfinite(r["low"]) else ""
+            saved = f"{100 * r['saving']:.0f} % [{_percent(r['saving_low'])}, {_percent(r['saving_high'])}]"
+            row += [
+                f"{100 * r['difference']:+.2f}{interval}",
+                "" if np.isnan(r["p_holm"]) else f"{r['p_holm']:.2g}",
+                f"{r['labels']:.0f}" if np.isfinite(r["labels"]) else "never",
+                saved if np.isfinite(r["labels"]) else "",
+            ]
+        rows.append(row)
+    return {"columns": columns, "rows": rows}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}" if np.isfinite(share) else "−∞"
+
+
+def _matrix(matrix: pd.DataFrame) -> dict[str, Any]:
+    values = matrix.to_numpy().clip(0, 1)
+    return {
+        "names": list(matrix.columns),
+        "rows": [{"name": n, "cells": [float(v) for v in row]} for n, row in zip(matrix.index, values, strict=True)],
+    }
+
+
+def _power(areas: pd.DataFrame, baseline: str) -> dict[str, Any]:
+    line = statistics.power_line(areas, baseline)
+    rows = [
+        [
+            r.pop("strategy"),
+            f"{100 * r.pop('deviation'):.2f}",
+            *("" if v is None or pd.isna(v) else f"{int(v):,}" for v in r.values()),
+        ]
+        for r in line.to_dict("records")
+    ]
+    return {"columns": ["strategy", "spread, points", *line.columns[2:]], "rows": rows}
+
+
+def _costs(rounds: pd.DataFrame) -> dict[str, Any]:
+    rows = []
+    for strategy in dict.fromkeys(rounds["strategy"]):
+        part = rounds[rounds["strategy"] == strategy]
+        seeds = part["seed"].nunique()
+        last = part[part["n_labeled"] == part["n_labeled"].max()]
+        used = ", ".join(dict.fromkeys(part["used"]))
+        first = part[part["n_labeled"] == part["n_labeled"].min()]
+        rows.append(
+            [
+                strategy,
+                used,
+                f"{first['missing_classes'].mean():.1f}",
+                f"{last['balance'].mean():.3f}",
+                f"{part['query_seconds'].sum() / seeds:.1f}",
+                f"{part['train_seconds'].sum() / seeds:.1f}",
+                f"{100 * last['ece'].mean():.1f}",
+            ]
+        )
+    columns = ["strategy", "chose by", "classes missing at first", "balance in the end", "choosing, s", "training, s", "ECE, %"]
+    return {"columns": columns, "rows": rows}
+
+
+def _chosen(picks: pd.DataFrame, pool: Pool) -> list[dict[str, Any]]:
+    """The choices of the first seed of every strategy."""
+    shown = []
+    for strategy in dict.fromkeys(picks["strategy"]):
+        part = picks[picks["strategy"] == strategy]
+        seed = part["seed"].min()
+        one = part[part["seed"] == seed]
+        images = _both(lambda dark, one=one: chosen_figure(one, pool, dark=dark), dpi=90)  # type: ignore[misc]
+        shown.append({"name": f"{strategy}, seed {seed}", "images": images})
+    return shown
+
+
+def _both(make: Any, dpi: int = 120) -> dict[str, str]:
+    """A figure for light and for dark pages, as data URIs."""
+    return {"light": _data_uri(make(False), dpi), "dark": _data_uri(make(True), dpi)}
+
+
+def _data_uri(figure: Figure, dpi: int) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=dpi, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _versions(path: Path) -> str:
+    try:
+        facts = json.loads((path / "about.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "unknown"
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
