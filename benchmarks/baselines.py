@@ -69,7 +69,7 @@ def self_training(train: Array, y: Labels, test: Array, n_classes: int, seed: in
     if len(train) < _LARGE:
         inner = SVC(gamma="scale", probability=True, random_state=seed)
     else:
-        inner = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200, tol=1e-3))
+        inner = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=200, tol=1e-3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = SelfTrainingClassifier(inner).fit(train, y)

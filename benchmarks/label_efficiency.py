@@ -69,6 +69,12 @@ STYLES: dict[str, dict[str, Any]] = {
     "joint + match": {"color": "tab:orange", "linewidth": 2},
     "probe": {"color": "tab:green", "linewidth": 1.6},
     "FixMatch": {"color": "tab:red", "linewidth": 1.2},
+    "LabelSpreading, pixels": {"color": "tab:brown", "linewidth": 1, "linestyle": "--"},
+    "LabelSpreading, PCA": {"color": "tab:brown", "linewidth": 1, "linestyle": ":"},
+    "SelfTraining, pixels": {"color": "tab:gray", "linewidth": 1, "linestyle": "--"},
+    "SelfTraining, PCA": {"color": "tab:gray", "linewidth": 1, "linestyle": ":"},
+    "Laplace, representation": {"color": "tab:purple", "linewidth": 1, "linestyle": "-."},
+    "Poisson, representation": {"color": "tab:pink", "linewidth": 1, "linestyle": "-."},
 }
 N_CLASSES = 10
 ALL = (*OURS, *BASELINES)
@@ -239,7 +245,7 @@ def picture(frame: pd.DataFrame, path: Path) -> None:
     from matplotlib.figure import Figure
 
     shown = [d for d in SUITES if frame.loc[frame["dataset"] == d, "n_labeled"].nunique() > 1]
-    figure = Figure(figsize=(5.2 * len(shown), 4.4), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(shown), 5.2), layout="constrained")
     for axes, dataset in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
         part = frame[frame["dataset"] == dataset]
         for method in SUITES[dataset].methods:
@@ -247,8 +253,7 @@ def picture(frame: pd.DataFrame, path: Path) -> None:
             if not len(groups):
                 continue
             mean, deviation = 100 * groups.mean(), 100 * groups.std(ddof=1).fillna(0)
-            style = STYLES.get(method, {"color": "0.6", "linewidth": 1, "linestyle": ":"})
-            axes.errorbar(mean.index, mean, yerr=deviation, capsize=2, marker="o", markersize=3.5, label=method, **style)
+            axes.errorbar(mean.index, mean, yerr=deviation, capsize=2, marker="o", markersize=3, label=method, **STYLES[method])
         axes.set(xscale="log", title=dataset, xlabel="labels", ylabel="test accuracy, %")
         ticks = sorted(part["n_labeled"].unique())
         axes.set_xticks(ticks, [f"{n:,}" for n in ticks])

@@ -19,7 +19,7 @@ from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.errors import DataError, RecipeError, RunError, SSLDError
 from ssl_diffusion.fitting import FitOptions
 from ssl_diffusion.pool import Pool
-from ssl_diffusion.recipe import Recipe
+from ssl_diffusion.recipe import Recipe, load_recipe
 from ssl_diffusion.studies import StudyFolder, StudySettings, load_study, run_study
 from ssl_diffusion.studies import runner as running
 from ssl_diffusion.studies.foreign import foreign_strategy
@@ -238,6 +238,9 @@ def test_a_study_file(tmp_path: Path, settings: StudySettings) -> None:
     path.write_text(settings.to_toml(), encoding="utf-8")
     assert load_study(path) == settings
     assert not settings.differences(load_study(path))
+    path.write_text('[study]\nrecipe = "digits"\nseeds = 3\n\n[pretraining]\nsteps = 7\n', encoding="utf-8")
+    assert load_study(path).recipe == load_recipe("digits").with_setting("pretraining.steps", 7)
+    assert load_study(path).seeds == 3
     path.write_text('[study]\nstrategy = ["random"]\n', encoding="utf-8")
     with pytest.raises(RecipeError, match=r"no setting study.strategy; did you mean strategies"):
         load_study(path)

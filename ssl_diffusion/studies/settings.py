@@ -1,15 +1,13 @@
 """What a study is: strategies x budgets x seeds, how models are refitted, and the recipe that all share.
 
-A study file is a recipe with a section of its own:
+A study file is a recipe with a section of its own, or names a recipe and what is different:
 
     [study]
+    recipe = "digits"
     strategies = ["random", "margin", "counterfactual"]
     budgets = [10, 20, 40, 80]
     seeds = 10
     refits = ["probe"]
-
-    [data]
-    dataset = "digits"
 """
 
 import tomllib
@@ -20,7 +18,7 @@ from typing import Any
 import tomli_w
 
 from ssl_diffusion.errors import RecipeError, SSLDError, nearest_names
-from ssl_diffusion.recipe import Recipe, convert
+from ssl_diffusion.recipe import Recipe, convert, load_recipe
 from ssl_diffusion.studies.foreign import foreign_strategy, is_foreign
 
 __all__ = ["REFITS", "StudySettings", "load_study"]
@@ -117,13 +115,22 @@ def load_study(path: Path) -> StudySettings:
     own = values.pop("study", {})
     if not isinstance(own, dict):
         raise RecipeError(f"{path}: study is a section, not {own!r}")
+    base = own.pop("recipe", None)
     kinds = {f.name: f.type for f in fields(StudySettings) if f.name != "recipe"}
     settings: dict[str, Any] = {}
     for key, value in own.items():
         if key not in kinds:
-            raise RecipeError(f"{path}: no setting study.{key}; {nearest_names(key, kinds)}")
+            raise RecipeError(f"{path}: no setting study.{key}; {nearest_names(key, [*kinds, 'recipe'])}")
         settings[key] = convert(value, kinds[key], f"{path}: study.{key}")
-    return StudySettings(recipe=Recipe.from_dict(values, str(path)), **settings)
+    if base is None:
+        return StudySettings(recipe=Recipe.from_dict(values, str(path)), **settings)
+    recipe = load_recipe(str(base))
+    for section, table in values.items():
+        if not isinstance(table, dict):
+            raise RecipeError(f"{path}: {section} is a section, not {table!r}")
+        for key, value in table.items():
+            recipe = recipe.with_setting(f"{section}.{key}", value, str(path))
+    return StudySettings(recipe=recipe, **settings)
 
 
 def _distinct(what: str, names: tuple[str, ...]) -> None:
