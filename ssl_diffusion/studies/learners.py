@@ -66,19 +66,25 @@ class Frozen:
         rows = np.random.default_rng(0).permutation(self.pool.train)[:_REFERENCE]
         return np.asarray(self.representation[np.sort(rows)])
 
-    def cold_candidates(self, open_: NDArray[np.int64], rng: np.random.Generator) -> Candidates:
-        """What strategies see before there is a label."""
-        none = np.zeros(0, dtype=np.int64)
+    def candidates(
+        self,
+        open_: NDArray[np.int64],
+        known: NDArray[np.int64],
+        rng: np.random.Generator,
+        probabilities: NDArray[np.float32] | None = None,
+        model: JointDiffusion | None = None,
+    ) -> Candidates:
+        """What strategies see on the frozen representation; without probabilities, as before there is a label."""
         return Candidates(
             representation=self.projected[open_],
-            probabilities=None,
-            labeled_representation=self.projected[none],
-            labeled_classes=none,
-            n_classes=0,
+            probabilities=probabilities,
+            labeled_representation=self.projected[known],
+            labeled_classes=self.pool.labels[known],
+            n_classes=0 if probabilities is None else len(self.pool.classes),
             rng=rng,
             images=lambda rows: self.pool.images[open_[rows]],
-            labeled_images=self.pool.images[none],
-            model=self.model,
+            labeled_images=self.pool.images[known],
+            model=model,
         )
 
 
@@ -163,17 +169,8 @@ class _Probe:
         head = {"1.weight": torch.from_numpy(self.probe.weight), "1.bias": torch.from_numpy(self.probe.bias)}
         assert f.model.head is not None
         f.model.head.load_state_dict(head)
-        return Candidates(
-            representation=f.projected[open_],
-            probabilities=torch.from_numpy(self._logits(open_)).softmax(dim=1).numpy(),
-            labeled_representation=f.projected[known],
-            labeled_classes=f.pool.labels[known],
-            n_classes=len(f.pool.classes),
-            rng=rng,
-            images=lambda rows: f.pool.images[open_[rows]],
-            labeled_images=f.pool.images[known],
-            model=f.model,
-        )
+        probabilities = torch.from_numpy(self._logits(open_)).softmax(dim=1).numpy()
+        return f.candidates(open_, known, rng, probabilities, f.model)
 
 
 class _Joint:
@@ -248,17 +245,7 @@ class _SelfTraining:
         return p
 
     def candidates(self, open_: NDArray[np.int64], known: NDArray[np.int64], rng: np.random.Generator) -> Candidates:
-        f = self.frozen
-        return Candidates(
-            representation=f.projected[open_],
-            probabilities=self._probabilities(open_),
-            labeled_representation=f.projected[known],
-            labeled_classes=f.pool.labels[known],
-            n_classes=len(f.pool.classes),
-            rng=rng,
-            images=lambda rows: f.pool.images[open_[rows]],
-            labeled_images=f.pool.images[known],
-        )
+        return self.frozen.candidates(open_, known, rng, self._probabilities(open_))
 
 
 def learner_of(refit: str, frozen: Frozen, settings: StudySettings, seed: int) -> Learner:

@@ -180,7 +180,7 @@ def _choose(
     strategy = _strategy(trial.strategy, 0, 0)
     if strategy.needs != "images" or not settings.cold_start:
         strategy = _strategy("random", 0, 0)
-    return choose(strategy, frozen.cold_candidates(open_, rng), n), strategy.name
+    return choose(strategy, frozen.candidates(open_, known, rng, model=frozen.model), n), strategy.name
 
 
 def _strategy(name: str, n_labeled: int, n_classes: int) -> Strategy:
