@@ -92,7 +92,10 @@ def strategies(as_json: JsonOption = False) -> None:
 
         frame = strategies_frame()
         rows = frame.to_dict(orient="records")
-        lines = ["auto: typiclust while there are fewer than two labels a class, counterfactual after that", ""]
+        lines = [
+            "auto: typiclust below two labels a class, then counterfactual; margin:diverse for batches above 250",
+            "",
+        ]
         for row in rows:
             needs = "no labels needed" if row["needs"] == "images" else "needs a classifier"
             lines += [f"{row['name']}  ({needs}; {row['cost']})", f"    {row['when']}", f"    {row['reference']}"]

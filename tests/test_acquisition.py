@@ -14,7 +14,7 @@ from toys import GaussianDenoiser, LinearModel
 from ssl_diffusion.acquisition import STRATEGIES, Candidates, choose, query, strategies_frame
 from ssl_diffusion.acquisition import scan as scanning
 from ssl_diffusion.acquisition.hybrid import gradient_norms
-from ssl_diffusion.acquisition.query import strategy_for
+from ssl_diffusion.acquisition.regime import strategy_for
 from ssl_diffusion.acquisition.scan import scan_images
 from ssl_diffusion.acquisition.selection import best, diverse, in_proportion
 from ssl_diffusion.errors import DataError, SSLDError
@@ -322,6 +322,8 @@ def test_auto_follows_the_regime(unlabeled_run: Path, digits_pool: Pool) -> None
     assert cold.predictions == []
     assert strategy_for("auto", 19, 10)[0].name == "typiclust"
     assert strategy_for("auto", 20, 10)[0].name == "counterfactual"
+    assert strategy_for("auto", 20, 10, 250)[0].name == "counterfactual"
+    assert strategy_for("auto", 20, 10, 251)[0].name == "margin:diverse"
 
 
 def test_what_cannot_be_queried_is_said(tiny_run: Path, digits_pool: Pool) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssl_diffusion.acquisition.query import choose, strategy_for
+from ssl_diffusion.acquisition.query import choose
+from ssl_diffusion.acquisition.regime import strategy_for
 from ssl_diffusion.acquisition.registry import Choice
 from ssl_diffusion.acquisition.scan import candidates_of
 from ssl_diffusion.errors import DataError
@@ -69,7 +70,7 @@ def choose_rows(
         n_classes=k,
         rng=np.random.default_rng(random_state),
     )
-    choice = choose(strategy_for(strategy, len(known), k)[0], candidates_, n, power=power)
+    choice = choose(strategy_for(strategy, len(known), k, n)[0], candidates_, n, power=power)
     utilities = np.full(len(images), np.nan)
     utilities[rows] = choice.utilities
     return Choice(rows[choice.picks], utilities, choice.probabilities, choice.notes)

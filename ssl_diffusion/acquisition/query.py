@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.overview import Overview, overview
 from ssl_diffusion.acquisition.registry import Choice, Strategy
+from ssl_diffusion.acquisition.regime import strategy_for
 from ssl_diffusion.acquisition.scan import candidates_of, store_of
 from ssl_diffusion.acquisition.selection import best, in_proportion
 from ssl_diffusion.acquisition.store import digests
@@ -24,12 +25,9 @@ from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.run import Run, RunFolder
 
-__all__ = ["QueryBatch", "choose", "query", "strategy_for"]
+__all__ = ["QueryBatch", "choose", "query"]
 
 _log = logging.getLogger(__name__)
-
-# Fewer labels a class than this, and covering the pool beats asking the classifier.
-_FEW_LABELS = 2
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,8 @@ def query(
         n: samples to choose.
         strategy: a name in :data:`~ssl_diffusion.acquisition.registry.STRATEGIES`, also with one of
             :data:`~ssl_diffusion.acquisition.variants.VARIANTS`, as in "margin:diverse"; or "auto": coverage while there are
-            fewer than two labels a class, counterfactual distance with diversity after that.
+            fewer than two labels a class, counterfactual distance with diversity after that, and margin with diversity for
+            batches so large that searching counterfactuals would take hours (:mod:`ssl_diffusion.acquisition.regime`).
         labeled: ids that have a label already. None: those of the run.
         power: draws with probability proportional to utility^power instead of taking the best; for scores only.
         dedupe: of images that are equal to the pixel, only one can be chosen, and none that is equal to a labeled one.
@@ -143,7 +142,7 @@ def query(
         open_ = _without_copies(pool, open_, known)
     k = len(model.classes) if not model.multilabel else 0
     classes = pool.labels[known] if not pool.multilabel else np.zeros(len(known), dtype=np.int64)
-    chosen, reason = strategy_for(strategy, len(known), k)
+    chosen, reason = strategy_for(strategy, len(known), k, n)
     candidates = candidates_of(
         model.model,
         pool.images,
@@ -210,18 +209,6 @@ def choose(strategy: Strategy | str, candidates: Candidates, n: int, *, power: f
     if broken:
         raise SSLDError(f"the strategy {strategy.name} broke its contract: {n} distinct picks with finite utilities")
     return choice
-
-
-def strategy_for(name: str, n_labeled: int, n_classes: int) -> tuple[Strategy, str]:
-    """The strategy of a name and why; "auto" follows the regime."""
-    if name != "auto":
-        return get_variant(name), f"{name}, as asked for"
-    if not n_classes:
-        return get_variant("typiclust"), "typiclust: there is no classifier yet, so cover the pool"
-    if n_labeled < _FEW_LABELS * n_classes:
-        labels = f"{n_labeled} labels for {n_classes} classes"
-        return get_variant("typiclust"), f"typiclust: {labels} are few, and typical samples teach most"
-    return get_variant("counterfactual"), f"counterfactual: {n_labeled} labels are enough to look at the boundary"
 
 
 def _named(

@@ -61,7 +61,7 @@ class StudySettings:
     baseline: str = "random"
 
     def __post_init__(self) -> None:
-        from ssl_diffusion.acquisition.query import strategy_for
+        from ssl_diffusion.acquisition.regime import strategy_for
 
         for name in self.strategies:
             if is_foreign(name):

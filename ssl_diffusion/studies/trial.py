@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ssl_diffusion.acquisition.query import choose, strategy_for
+from ssl_diffusion.acquisition.query import choose
+from ssl_diffusion.acquisition.regime import strategy_for
 from ssl_diffusion.acquisition.registry import Choice, Strategy
 from ssl_diffusion.checkpoint import atomic_write_text
 from ssl_diffusion.errors import DataError
@@ -175,16 +176,16 @@ def _choose(
 ) -> tuple[Choice, str]:
     """The next labels, and the strategy that chose them."""
     if learner is not None:
-        strategy = _strategy(trial.strategy, len(known), len(frozen.pool.classes))
+        strategy = _strategy(trial.strategy, len(known), len(frozen.pool.classes), n)
         return choose(strategy, learner.candidates(open_, known, rng), n), strategy.name
-    strategy = _strategy(trial.strategy, 0, 0)
+    strategy = _strategy(trial.strategy, 0, 0, n)
     if strategy.needs != "images" or not settings.cold_start:
-        strategy = _strategy("random", 0, 0)
+        strategy = _strategy("random", 0, 0, n)
     return choose(strategy, frozen.candidates(open_, known, rng, model=frozen.model), n), strategy.name
 
 
-def _strategy(name: str, n_labeled: int, n_classes: int) -> Strategy:
-    return foreign_strategy(name) if is_foreign(name) else strategy_for(name, n_labeled, n_classes)[0]
+def _strategy(name: str, n_labeled: int, n_classes: int, n: int) -> Strategy:
+    return foreign_strategy(name) if is_foreign(name) else strategy_for(name, n_labeled, n_classes, n)[0]
 
 
 def _pick_rows(pool: Pool, chosen: NDArray[np.int64], choice: Choice, key: dict[str, Any]) -> list[dict[str, Any]]:
