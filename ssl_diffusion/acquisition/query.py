@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.overview import Overview, overview
-from ssl_diffusion.acquisition.registry import Choice, Strategy
 from ssl_diffusion.acquisition.regime import strategy_for
+from ssl_diffusion.acquisition.registry import Choice, Strategy
 from ssl_diffusion.acquisition.scan import candidates_of, store_of
 from ssl_diffusion.acquisition.selection import best, in_proportion
 from ssl_diffusion.acquisition.store import digests
