@@ -1,0 +1,208 @@
+"""Rounds of samples to be labeled, and who is at which: one annotator at a time, unless a sample needs more votes.
+
+The queue is the batch of the last round. A lease is held by one tab of one annotator; it ends when something is said of the
+sample, or when it expires, so that what somebody walked away from comes back.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Select, and_, delete, func, insert, select, update
+
+from ssl_diffusion.annotation import rows as r
+from ssl_diffusion.annotation import schema as t
+from ssl_diffusion.annotation.store import Store, next_event
+from ssl_diffusion.errors import DataError
+
+__all__ = ["Batch", "Item", "add_round", "batch_of", "last_round", "lease", "pending", "release", "reorder", "take"]
+
+LEASE = 600.0  # seconds
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is to be labeled in a round.
+
+    Attributes:
+        strategy: that chose it.
+        reason: why that strategy, in a sentence.
+        seed: of its draws.
+        model: the model that was asked, in a few words.
+        n_open: samples among which it was drawn.
+        positions: of the samples, in order of asking, (n,).
+        draws: number of each in the order of drawing, from 1; 0 for what was not drawn (the audit set), (n,).
+        utilities: (n,), NaN where there is none.
+        probabilities: with which each was drawn, given those before it; NaN where unknown, (n,).
+        predicted: class numbers by the model that was asked, -1 where there is none, (n,).
+        notes: why each was chosen, in words, n of them.
+    """
+
+    strategy: str
+    reason: str
+    seed: int
+    model: str
+    n_open: int
+    positions: NDArray[np.int64]
+    draws: NDArray[np.int64]
+    utilities: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+    predicted: NDArray[np.int64]
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sample that is to be labeled: its id, why it was chosen, and whether it is in dispute."""
+
+    position: int
+    id: str
+    note: str
+    status: str
+
+
+def add_round(store: Store, batch: Batch) -> int:
+    """Make a batch the queue; returns the number of the round, from 1."""
+    with store.writing() as connection:
+        number: int = connection.execute(select(func.coalesce(func.max(t.rounds.c.number), 0))).scalar_one() + 1
+        facts = {"strategy": batch.strategy, "reason": batch.reason, "seed": batch.seed, "model": batch.model}
+        now = time.time()
+        connection.execute(insert(t.rounds).values(number=number, at=now, n_open=batch.n_open, **facts))
+        first = next_event(connection)
+        rows, happened = [], []
+        for i, position in enumerate(batch.positions.tolist()):
+            drawn = {"utility": _number(batch.utilities[i]), "probability": _number(batch.probabilities[i])}
+            draw, predicted = int(batch.draws[i]) or None, int(batch.predicted[i])
+            row = {"round": number, "position": position, "draw": draw, "place": float(i), "note": batch.notes[i]}
+            rows.append(row | drawn | {"predicted": predicted if predicted >= 0 else None})
+            event = {"number": first + i, "at": now, "kind": "queried", "position": position, "annotator": "", "final": False}
+            happened.append(event | drawn | {"source": batch.strategy, "model": batch.model})
+        r.insert_rows(connection, t.batch, rows)
+        r.insert_rows(connection, t.events, happened)
+    return number
+
+
+def last_round(store: Store) -> dict[str, Any] | None:
+    """Facts of the last round (columns of `rounds`), or None before the first."""
+    with store.reading() as connection:
+        row = connection.execute(select(t.rounds).order_by(t.rounds.c.number.desc()).limit(1)).mappings().first()
+    return dict(row) if row is not None else None
+
+
+def batch_of(store: Store, number: int) -> list[dict[str, Any]]:
+    """The batch of a round in the order of asking: columns of `batch`, with the sample's id and how it stands."""
+    query = (
+        select(t.batch, t.samples.c.id, t.current.c.status, t.current.c["class"].label("label"))
+        .join(t.samples, t.samples.c.position == t.batch.c.position)
+        .join(t.current, t.current.c.position == t.batch.c.position, isouter=True)
+        .where(t.batch.c.round == number)
+        .order_by(t.batch.c.place)
+    )
+    with store.reading() as connection:
+        return [dict(row) | {"status": row["status"] or "open"} for row in connection.execute(query).mappings()]
+
+
+def pending(store: Store) -> NDArray[np.int64]:
+    """Positions in the queue that still need votes, in the order of asking."""
+    with store.reading() as connection:
+        found = connection.execute(_queue(store)).all()
+    return np.array([row.position for row in found], dtype=np.int64)
+
+
+def reorder(store: Store, positions: NDArray[np.int64]) -> None:
+    """Ask for these first, in this order; the others of the queue follow as they were."""
+    with store.writing() as connection:
+        number = connection.execute(select(func.max(t.rounds.c.number))).scalar_one()
+        if number is None:
+            return
+        rows = connection.execute(select(t.batch.c.position).where(t.batch.c.round == number).order_by(t.batch.c.place))
+        places = {position: place for place, position in enumerate(dict.fromkeys([*positions.tolist(), *rows.scalars()]))}
+        for position, place in places.items():
+            where = and_(t.batch.c.round == number, t.batch.c.position == position)
+            connection.execute(update(t.batch).where(where).values(place=float(place)))
+
+
+def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float = LEASE) -> list[Item]:
+    """Take the next samples of the queue; what the holder has already comes first.
+
+    Args:
+        store: of the job.
+        annotator: who will label.
+        holder: the tab or program of the annotator; another one gets other samples.
+        n: samples to take.
+        seconds: until they may be given to others.
+
+    Returns:
+        At most n; fewer where the queue has no more for this annotator.
+    """
+    if n < 1:
+        raise DataError(f"one sample or more can be taken, not {n}")
+    now = time.time()
+    with store.writing() as connection:
+        connection.execute(delete(t.leases).where(t.leases.c.until <= now))
+        said = select(t.votes.c.position).where(t.votes.c.annotator == annotator)
+        query = _queue(store).where(t.batch.c.position.not_in(said))
+        mine = set(connection.execute(select(t.leases.c.position).where(t.leases.c.holder == holder)).scalars())
+        own = select(t.leases.c.position).where(t.leases.c.annotator == annotator, t.leases.c.holder != holder)
+        others = (
+            select(t.leases.c.position, func.count().label("taken"))
+            .where(t.leases.c.holder != holder)
+            .group_by(t.leases.c.position)
+            .subquery()
+        )
+        query = query.join(others, others.c.position == t.batch.c.position, isouter=True)
+        asked = func.coalesce(t.samples.c.wanted, store.agreement)
+        # A tie asks for one more vote than there are.
+        votes = func.coalesce(t.current.c.votes, 0)
+        short = func.coalesce(others.c.taken, 0) < asked - votes
+        tied = and_(t.current.c.status == "disputed", func.coalesce(others.c.taken, 0) < 1)
+        query = query.where(t.batch.c.position.not_in(own)).where(short | tied)
+        found = list(connection.execute(query))
+        found.sort(key=lambda row: row.position not in mine)  # stable: else in the order of asking
+        items = [Item(row.position, row.id, row.note, row.status or "open") for row in found[:n]]
+        taken = [item.position for item in items]
+        connection.execute(delete(t.leases).where(t.leases.c.holder == holder))
+        rows = [{"position": p, "holder": holder, "annotator": annotator, "until": now + seconds} for p in taken]
+        r.insert_rows(connection, t.leases, rows)
+        first, fresh = next_event(connection), [p for p in taken if p not in mine]
+        event = {"at": now, "kind": "shown", "annotator": annotator, "final": False, "source": "page"}
+        r.insert_rows(connection, t.events, [{"number": first + i, "position": p, **event} for i, p in enumerate(fresh)])
+    return items
+
+
+def release(store: Store, holder: str) -> None:
+    """Give back what a holder has."""
+    with store.writing() as connection:
+        connection.execute(delete(t.leases).where(t.leases.c.holder == holder))
+
+
+def take(store: Store, id_: str, annotator: str, holder: str, seconds: float = LEASE) -> None:
+    """Take one sample, of the queue or not, whoever else is at it: to correct it, or to settle a dispute.
+
+    Raises:
+        DataError: if there is no such sample.
+    """
+    with store.writing() as connection:
+        (position,) = r.positions_of(connection, [id_]).tolist()
+        connection.execute(delete(t.leases).where(t.leases.c.holder == holder))
+        row = {"position": position, "holder": holder, "annotator": annotator, "until": time.time() + seconds}
+        r.insert_rows(connection, t.leases, [row])
+
+
+def _queue(store: Store) -> Select[tuple[int, str, str, str]]:
+    """Samples of the last round that need votes: position, id, note, status; in the order of asking."""
+    last = select(func.max(t.rounds.c.number)).scalar_subquery()
+    return (
+        select(t.batch.c.position, t.samples.c.id, t.batch.c.note, t.current.c.status)
+        .join(t.samples, t.samples.c.position == t.batch.c.position)
+        .join(t.current, t.current.c.position == t.batch.c.position, isouter=True)
+        .where(t.batch.c.round == last, func.coalesce(t.current.c.status, "open").in_(["open", "partial", "disputed"]))
+        .order_by(t.batch.c.place)
+    )
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
