@@ -22,7 +22,7 @@ def study(
     dataset: Annotated[str | None, typer.Option(help="Named data set; see `ssld datasets`.", rich_help_panel=_WHAT)] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="Recipe name, or a TOML file that may have a section [study].", rich_help_panel=_WHAT),
+        typer.Option(help="Recipe name, or a TOML file that may have a section \\[study].", rich_help_panel=_WHAT),
     ] = None,
     strategies: Annotated[
         str | None, typer.Option(help="Comma-separated; see `ssld strategies`. Default: random,auto.", rich_help_panel=_WHAT)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.registry import Choice
 
-__all__ = ["best", "diverse", "finite", "in_proportion", "shortlist", "spread_out", "squared_distances"]
+__all__ = ["best", "diverse", "finite", "in_proportion", "shortlist", "spread_out", "squared_distances", "with_chance"]
 
 _SHORTLIST = 5  # times the batch
 _BLOCK = 2048  # rows; of 512 features 4 MiB, which stay in the processor's cache
@@ -42,6 +42,45 @@ def in_proportion(utilities: NDArray[np.floating[Any]], n: int, power: float, rn
             total = left.sum()
         probabilities[i] = min(1.0, left[pick] / total) if total > 0 else 1 / (len(u) - i)
         total -= left[pick]
+    return Choice(picks, u, probabilities)
+
+
+def with_chance(utilities: NDArray[np.floating[Any]], n: int, rng: np.random.Generator, share: float = 0.2) -> Choice:
+    """n draws without replacement, each with probability share / left + (1 - share) u / sum(u) over what is left.
+
+    No sample is all but impossible, so that the labels can measure the model, too (defensive importance sampling, Hesterberg
+    1995; :mod:`ssl_diffusion.annotation.active_testing`).
+
+    Args:
+        utilities: from 0, (N,).
+        n: draws, at most N.
+        rng: of the draws.
+        share: of chance, in (0, 1].
+    """
+    u = finite(utilities).clip(0)
+    rest = u.copy()
+    heap = np.cumsum(rest)
+    total = heap[-1]
+    picks, probabilities = np.empty(n, dtype=np.int64), np.empty(n)
+    drawn = np.zeros(len(u), dtype=bool)
+    for i in range(n):
+        if total < 0.5 * heap[-1]:  # or drawing would be rejected again and again
+            heap = np.cumsum(rest)
+            total = heap[-1]
+        left = len(u) - i
+        by_utility = total > 0 and rng.random() >= share
+        pick = -1
+        while pick < 0 or drawn[pick]:
+            if by_utility:
+                pick = min(len(u) - 1, int(np.searchsorted(heap, rng.random() * heap[-1], side="right")))
+            elif 2 * left > len(u):
+                pick = int(rng.integers(len(u)))
+            else:
+                pick = int(rng.choice(np.flatnonzero(~drawn)))
+        picks[i] = pick
+        probabilities[i] = share / left + (1 - share) * u[pick] / total if total > 0 else 1 / left
+        drawn[pick], rest[pick] = True, 0.0
+        total = max(0.0, total - u[pick])
     return Choice(picks, u, probabilities)
 
 

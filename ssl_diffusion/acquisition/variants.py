@@ -1,4 +1,4 @@
-"""Strategies with another way from utilities to a batch: `NAME:top`, `NAME:diverse` and `NAME:power`.
+"""Strategies with another way from utilities to a batch: `NAME:top`, `NAME:diverse`, `NAME:power` and `NAME:sampled`.
 
 A strategy is a measure of usefulness and a way to choose by it. What the measure itself is worth, and what the choice adds, is
 seen when one is changed and the other kept.
@@ -11,7 +11,7 @@ import numpy as np
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, Strategy, get_strategy
-from ssl_diffusion.acquisition.selection import best, diverse, finite, in_proportion, shortlist
+from ssl_diffusion.acquisition.selection import best, diverse, finite, in_proportion, shortlist, with_chance
 from ssl_diffusion.errors import SSLDError, nearest_names
 
 __all__ = ["VARIANTS", "get_variant"]
@@ -32,10 +32,15 @@ def _power(c: Candidates, found: Choice, n: int) -> Choice:
     return in_proportion(u, n, 1.0, c.rng)
 
 
+def _sampled(c: Candidates, found: Choice, n: int) -> Choice:
+    return with_chance(found.utilities - min(0.0, float(found.utilities.min())), n, c.rng)
+
+
 # name: what it does, and how
 VARIANTS: dict[str, tuple[str, Callable[[Candidates, Choice, int], Choice]]] = {
     "top": ("the largest utilities, alike or not", _top),
     "diverse": ("a shortlist of five batches by utility, then k-means++ weighted by utility", _diverse),
+    "sampled": ("drawn in proportion to utility, one in five by chance alone, so that labels measure the model, too", _sampled),
     "power": ("drawn in proportion to utility (Kirsch et al. 2021, arXiv 2106.12059)", _power),
 }
 

@@ -1,0 +1,103 @@
+"""How accurate the model is on the pool, from labels that were not chosen to measure it, and from a few that were.
+
+Labels that were drawn with known probabilities, all above zero, give an unbiased estimate although they were drawn to teach
+(LURE; Farquhar, Gal and Rainforth 2021, arXiv 2101.11665; Kossen et al. 2021, arXiv 2103.05331). With M draws of N samples, the
+m-th with probability q_m given those before it, and losses L_m,
+
+    R = 1/M sum_m v_m L_m,    v_m = 1 + (N - M) / (N - m) * (1 / ((N - m + 1) q_m) - 1).
+
+The interval is Wilson's, for as many uniform draws as have the variance of R: the sum of the squares of the martingale
+differences of which LURE is made; with Student's t for as many draws as make up that variance (Satterthwaite 1946), since few
+errors with large weights say little.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from ssl_diffusion.errors import DataError
+
+__all__ = ["Estimate", "audited", "lure", "lure_weights"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Accuracy and its confidence interval, all in [0, 1], and the number of labels it is from."""
+
+    accuracy: float
+    low: float
+    high: float
+    n: int
+
+
+def audited(correct: int, n: int, level: float = 0.95) -> Estimate:
+    """Accuracy from n labels of samples that were drawn uniformly, with Wilson's interval; n of 0 says nothing: [0, 1]."""
+    if not 0 <= correct <= n:
+        raise DataError(f"of {n} labels {correct} cannot be right")
+    if not n:
+        return Estimate(float("nan"), 0.0, 1.0, 0)
+    low, high = _wilson(correct / n, n, float(stats.norm.ppf(0.5 + level / 2)))
+    return Estimate(correct / n, low, high, n)
+
+
+def lure_weights(probabilities: NDArray[np.float64], n_pool: int) -> NDArray[np.float64]:
+    """v_m of the module's docstring, (M,).
+
+    Args:
+        probabilities: of the draws in their order, each given those before it, in (0, 1], (M,).
+        n_pool: N, samples among which was drawn, at least M.
+
+    Raises:
+        DataError: if a probability is not in (0, 1], or there are more draws than samples.
+    """
+    q = np.asarray(probabilities, dtype=np.float64)
+    if not ((q > 0) & (q <= 1 + 1e-9)).all():
+        raise DataError("probabilities of draws are above 0 and at most 1: these were not drawn by chance")
+    if len(q) > n_pool:
+        raise DataError(f"{len(q)} draws from {n_pool} samples")
+    m = np.arange(1, len(q) + 1)
+    share = (n_pool - len(q)) / np.maximum(n_pool - m, 1)
+    weights: NDArray[np.float64] = 1 + share * (1 / ((n_pool - m + 1) * q) - 1)
+    return weights
+
+
+def lure(correct: NDArray[np.bool_], probabilities: NDArray[np.float64], n_pool: int, level: float = 0.95) -> Estimate:
+    """Accuracy on the pool from labels of samples that were drawn with known probabilities.
+
+    Args:
+        correct: whether the model that drew was right, in the order of the draws, (M,).
+        probabilities: see :func:`lure_weights`.
+        n_pool: N.
+        level: of the interval.
+
+    Raises:
+        DataError: see :func:`lure_weights`.
+    """
+    q = np.asarray(probabilities, dtype=np.float64)
+    weights = lure_weights(q, n_pool)
+    if (n := len(q)) < 2:
+        return Estimate(float("nan"), 0.0, 1.0, n)
+    loss = 1.0 - np.asarray(correct, dtype=np.float64)
+    risk = float((weights * loss).mean())
+    # R is the mean of c_m a_m, and each a_m is unbiased, given the draws before it.
+    m = np.arange(1, n + 1)
+    a = loss / (n_pool * q) + np.concatenate([[0.0], np.cumsum(loss)[:-1]]) / n_pool
+    c = n_pool * (n_pool - n) / (np.maximum(n_pool - m, 1) * (n_pool - m + 1))
+    parts = np.square(c * (a - risk)) / n**2
+    # Of 0 and 1 Wilson's variance is 0 whatever the number of draws.
+    inside = float(np.clip(risk, 0.5 / n, 1 - 0.5 / n))
+    variance = parts.sum()
+    if variance > 0:
+        draws, degrees = inside * (1 - inside) / variance, variance**2 / np.square(parts).sum()
+    else:
+        draws, degrees = weights.sum() ** 2 / np.square(weights).sum(), n
+    low, high = _wilson(1 - inside, draws, float(stats.t.ppf(0.5 + level / 2, max(degrees, 1))))
+    return Estimate(1 - float(np.clip(risk, 0, 1)), low, high, n)
+
+
+def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(max(0.0, p * (1 - p) / n) + z * z / (4 * n * n))
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
