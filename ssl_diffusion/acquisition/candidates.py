@@ -6,13 +6,16 @@ that a batch depends on the pool as a set.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.joint import JointDiffusion
+
+if TYPE_CHECKING:
+    from ssl_diffusion.acquisition.frozen import Rows
 
 __all__ = ["Candidates"]
 
@@ -23,7 +26,7 @@ class Candidates:
 
     Attributes:
         representation: of the candidates, float32 (N, F), or a projection of it (:mod:`ssl_diffusion.acquisition.scan`); may
-            be memory-mapped.
+            be memory-mapped, or be computed when rows are asked for (:class:`ssl_diffusion.acquisition.frozen.Rows`).
         probabilities: class probabilities of the candidates, float32 (N, K); None if the model has no classes.
         labeled_representation: of the labeled samples, float32 (m, F).
         labeled_classes: their classes, int64 (m,).
@@ -35,7 +38,7 @@ class Candidates:
         precision: "fp32" or "bf16", of what the model is asked.
     """
 
-    representation: NDArray[np.float32]
+    representation: "NDArray[np.float32] | Rows"
     probabilities: NDArray[np.float32] | None
     labeled_representation: NDArray[np.float32]
     labeled_classes: NDArray[np.int64]
@@ -48,6 +51,11 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self.representation)
+
+    @property
+    def x(self) -> NDArray[np.float32]:
+        """The whole representation."""
+        return np.asarray(self.representation)
 
     @property
     def p(self) -> NDArray[np.float32]:

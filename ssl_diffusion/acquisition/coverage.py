@@ -34,7 +34,7 @@ def coreset(c: Candidates, n: int) -> Choice:
 
     Without any label the first is the candidate nearest to the mean.
     """
-    x = c.representation
+    x = c.x
     if len(c.labeled_representation):
         distance = _nearest_squared(x, c.labeled_representation)
         utilities, picks = np.sqrt(distance), []
@@ -64,7 +64,7 @@ def typiclust(c: Candidates, n: int) -> Choice:
     Clusters are as many as labels after this batch, at most 500; where all have labels, those with the fewest come first.
     Typicality, the utility, is 1 / mean distance to the 20 nearest of the cluster.
     """
-    x, m = c.representation, len(c.labeled_representation)
+    x, m = c.x, len(c.labeled_representation)
     k = min(m + n, _MOST_CLUSTERS, len(c))
     seed = int(c.rng.integers(2**31))
     together = x

@@ -46,7 +46,7 @@ def gradient_norms(c: Candidates) -> NDArray[np.float64]:
 def _factors(c: Candidates) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     a = c.p.astype(np.float64)
     a[np.arange(len(a)), a.argmax(axis=1)] -= 1
-    return a, c.representation
+    return a, c.x
 
 
 def _squared(a: NDArray[np.float64], z: NDArray[np.float32], norm: NDArray[np.float64], i: int) -> NDArray[np.float64]:

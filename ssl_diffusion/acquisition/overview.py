@@ -51,7 +51,7 @@ def overview(candidates: Candidates, choice: Choice, method: str = "pca") -> Ove
     """
     if method not in MAPS:
         raise SSLDError(f"a map is one of {', '.join(MAPS)}, not {method!r}")
-    x = candidates.representation
+    x = candidates.x
     rng = np.random.default_rng(0)  # of its own: looking must not change what is chosen next
     rest = np.setdiff1d(rng.permutation(len(x))[:_SHOWN], choice.picks)
     parts = [x[rest], candidates.labeled_representation, x[choice.picks]]

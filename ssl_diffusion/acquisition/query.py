@@ -184,7 +184,7 @@ def choose(strategy: Strategy | str, candidates: Candidates, n: int, *, power: f
         SSLDError: if the strategy cannot be used here, or broke its contract.
     """
     strategy = get_variant(strategy) if isinstance(strategy, str) else strategy
-    if not np.isfinite(candidates.representation[: 2**16]).all():
+    if not np.isfinite(candidates.representation[: 2**12]).all():
         raise DataError("representations are not finite: the model or an image is damaged")
     if n > len(candidates):
         _log.warning("only %d samples are left, %d were asked for", len(candidates), n)

@@ -25,7 +25,7 @@ from ssl_diffusion.fitting import FitOptions
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.provenance import package_versions, source_commit
 from ssl_diffusion.sources import load_pool
-from ssl_diffusion.studies.learners import Frozen, prepare
+from ssl_diffusion.studies.learners import Shared, prepare
 from ssl_diffusion.studies.settings import StudySettings, load_study
 from ssl_diffusion.studies.trial import Trial, TrialResult, eligible_positions, run_trial, save_failure, trials_of
 
@@ -140,9 +140,9 @@ def run_study(
     total = len(trials_of(settings))
     try:
         if todo:
-            frozen = prepare(settings, pool, out, options)
+            shared = prepare(settings, pool, out, options)
             _report(options.progress, total - len(todo), total, "")
-            outcomes = _outcomes(engine, workers, address, folder, settings, frozen, todo, options)
+            outcomes = _outcomes(engine, workers, address, folder, settings, shared, todo, options)
             for finished, (trial, failure) in enumerate(outcomes, 1):
                 if failure is not None:
                     save_failure(folder.trial(trial), trial, failure)
@@ -170,7 +170,7 @@ def _outcomes(
     address: str | None,
     folder: StudyFolder,
     settings: StudySettings,
-    frozen: Frozen,
+    shared: Shared,
     todo: list[Trial],
     options: FitOptions,
 ) -> Iterator[Outcome]:
@@ -182,7 +182,7 @@ def _outcomes(
         yield from _with_workers(workers, folder.path, todo, options)
     else:
         for trial in todo:
-            yield trial, attempt(folder, settings, frozen, trial)
+            yield trial, attempt(folder, settings, shared, trial)
 
 
 def _with_workers(workers: int, path: Path, todo: list[Trial], options: FitOptions) -> Iterator[Outcome]:
@@ -202,10 +202,10 @@ def _with_workers(workers: int, path: Path, todo: list[Trial], options: FitOptio
         executor.shutdown(wait=True, kill_workers=True)
 
 
-def attempt(folder: StudyFolder, settings: StudySettings, frozen: Frozen, trial: Trial) -> str | None:
+def attempt(folder: StudyFolder, settings: StudySettings, shared: Shared, trial: Trial) -> str | None:
     """Run and keep a trial; the traceback if it failed."""
     try:
-        run_trial(trial, settings, frozen).save(folder.trial(trial))
+        run_trial(trial, settings, shared).save(folder.trial(trial))
     except Exception:  # whatever it is belongs to this trial: it is kept and reported, and the others go on
         return traceback.format_exc()
     return None
@@ -220,7 +220,7 @@ def attempt_elsewhere(path: Path, trial: Trial, cache: Path, cache_dir: Path | N
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Path, cache: Path, cache_dir: Path | None) -> tuple[StudySettings, Frozen]:
+def _opened(path: Path, cache: Path, cache_dir: Path | None) -> tuple[StudySettings, Shared]:
     settings = StudyFolder(path).settings()
     options = FitOptions(cache=DenoiserCache(cache), cache_dir=cache_dir)
     pool = load_pool(settings.recipe.data, cache_dir=cache_dir)

@@ -23,7 +23,7 @@ from ssl_diffusion.errors import DataError
 from ssl_diffusion.evaluation import classification_metrics
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.studies.foreign import foreign_strategy, is_foreign
-from ssl_diffusion.studies.learners import Frozen, Learner, learner_of
+from ssl_diffusion.studies.learners import Learner, Shared, learner_of
 from ssl_diffusion.studies.settings import StudySettings
 
 __all__ = ["Trial", "TrialResult", "run_trial", "trials_of"]
@@ -102,9 +102,9 @@ def trials_of(settings: StudySettings) -> list[Trial]:
     return [Trial(refit, strategy, seed) for refit in settings.refits for seed in seeds for strategy in settings.strategies]
 
 
-def run_trial(trial: Trial, settings: StudySettings, frozen: Frozen) -> TrialResult:
+def run_trial(trial: Trial, settings: StudySettings, shared: Shared) -> TrialResult:
     """Run a trial; the same trial gives the same result, whatever ran before it."""
-    pool = frozen.pool
+    pool = shared.pool
     eligible = eligible_positions(pool)
     eligible = eligible[np.argsort(pool.ids[eligible], kind="stable")]
     test_labels = pool.labels[pool.test]
@@ -119,13 +119,13 @@ def run_trial(trial: Trial, settings: StudySettings, frozen: Frozen) -> TrialRes
         # All strategies of a seed draw from the same stream, so that those without labels start alike.
         rng = np.random.default_rng([trial.seed, number])
         began = time.perf_counter()
-        choice, used = _choose(trial, settings, frozen, learner, open_, known, budget - len(known), rng)
+        choice, used = _choose(trial, settings, shared, learner, open_, known, budget - len(known), rng)
         query_seconds = time.perf_counter() - began
         chosen = open_[choice.picks]
         picks += _pick_rows(pool, chosen, choice, key | {"n_labeled": budget})
         known = np.concatenate([known, chosen])
         if learner is None:
-            learner = learner_of(trial.refit, frozen, settings, trial.seed)
+            learner = learner_of(trial.refit, shared, settings, trial.seed)
         began = time.perf_counter()
         learner.fit(known)
         train_seconds = time.perf_counter() - began
@@ -167,7 +167,7 @@ def balance(counts: NDArray[np.int64]) -> float:
 def _choose(
     trial: Trial,
     settings: StudySettings,
-    frozen: Frozen,
+    shared: Shared,
     learner: Learner | None,
     open_: NDArray[np.int64],
     known: NDArray[np.int64],
@@ -176,12 +176,13 @@ def _choose(
 ) -> tuple[Choice, str]:
     """The next labels, and the strategy that chose them."""
     if learner is not None:
-        strategy = _strategy(trial.strategy, len(known), len(frozen.pool.classes), n)
+        strategy = _strategy(trial.strategy, len(known), len(shared.pool.classes), n)
         return choose(strategy, learner.candidates(open_, known, rng), n), strategy.name
     strategy = _strategy(trial.strategy, 0, 0, n)
     if strategy.needs != "images" or not settings.cold_start:
         strategy = _strategy("random", 0, 0, n)
-    return choose(strategy, frozen.candidates(open_, known, rng, model=frozen.model), n), strategy.name
+    candidates = shared.frozen.candidates(open_, known, shared.pool.labels[known], 0, rng)
+    return choose(strategy, candidates, n), strategy.name
 
 
 def _strategy(name: str, n_labeled: int, n_classes: int, n: int) -> Strategy:

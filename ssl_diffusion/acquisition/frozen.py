@@ -1,0 +1,170 @@
+"""A pool through a model that does not change: its representation is computed once, and everything else is cheap.
+
+Strategies measure distances on a projection of it (:func:`ssl_diffusion.acquisition.scan.project`); classes come from a probe,
+which is refitted to new labels in a fraction of a second.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+
+from ssl_diffusion.acquisition.candidates import Candidates
+from ssl_diffusion.acquisition.scan import project
+from ssl_diffusion.acquisition.store import large_array
+from ssl_diffusion.evaluation import inference
+from ssl_diffusion.joint import JointDiffusion
+from ssl_diffusion.pixels import to_floats
+from ssl_diffusion.probe import LinearProbe, fit_probe
+from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
+
+__all__ = ["Frozen", "Rows", "write_representation"]
+
+_BLOCK = 2048
+_BATCH = 256
+_REFERENCE = 2000
+_IN_MEMORY = 2**28
+
+
+class Rows:
+    """Rows of a large array, projected when they are asked for; `np.asarray` makes all of them.
+
+    Args:
+        base: (N, F), may be memory-mapped.
+        at: which rows, (n,).
+    """
+
+    def __init__(self, base: NDArray[np.float32], at: NDArray[np.int64]) -> None:
+        self._base, self._at = base, at
+        self.shape = (len(at), project(np.asarray(base[:1])).shape[1])
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def __getitem__(self, key: Any) -> NDArray[np.float32]:
+        at = self._at[key]
+        rows = project(np.asarray(self._base[np.atleast_1d(at)]))
+        return rows if np.ndim(at) else rows[0]
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.float32]:
+        values = large_array(*self.shape)
+        for start in range(0, len(self), _BLOCK):
+            values[start : start + _BLOCK] = self[start : start + _BLOCK]
+        return values
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Images, and what a model makes of them.
+
+    Attributes:
+        images: uint8, (N, C, H, W).
+        representation: float32 (N, F), may be memory-mapped.
+        train: positions that training may see, on some of which features are standardised.
+        model: the model, with a linear head that probes replace; None for representations without one, which are measured as
+            they are.
+        precision: "fp32" or "bf16", of what the model is asked.
+    """
+
+    images: NDArray[np.uint8]
+    representation: NDArray[np.float32]
+    train: NDArray[np.int64]
+    model: JointDiffusion | None
+    precision: str = "fp32"
+
+    @cached_property
+    def projected(self) -> NDArray[np.float32]:
+        """The representation as strategies measure it, (N, 512)."""
+        return np.asarray(Rows(self.representation, np.arange(len(self.representation))))
+
+    def measured(self, rows: NDArray[np.int64]) -> "NDArray[np.float32] | Rows":
+        """The projected representation of some, (n, 512); of large pools it is computed when it is looked at."""
+        small = Rows(self.representation, np.arange(len(self.representation)))
+        if 4 * small.shape[0] * small.shape[1] <= _IN_MEMORY:
+            return self.projected[rows]
+        return Rows(self.representation, rows)
+
+    @cached_property
+    def reference(self) -> NDArray[np.float32]:
+        """Representations of 2,000 images at most, which standardise the features of a probe."""
+        rows = np.random.default_rng(0).permutation(self.train)[:_REFERENCE]
+        return np.asarray(self.representation[np.sort(rows)])
+
+    def probe(
+        self,
+        known: NDArray[np.int64],
+        classes: NDArray[np.int64],
+        n_classes: int,
+        *,
+        seed: int = 0,
+        inverse_penalty: float | None = None,
+    ) -> LinearProbe:
+        """Fit a probe to the labels at these positions (:func:`ssl_diffusion.probe.fit_probe`)."""
+        z = np.asarray(self.representation[known])
+        return fit_probe(z, classes, self.reference, n_classes, seed=seed, inverse_penalty=inverse_penalty)
+
+    def logits(self, probe: LinearProbe, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Class logits of images by position, (n, K)."""
+        z = self.representation
+        parts = [probe.logits(np.asarray(z[rows[i : i + _BLOCK]])) for i in range(0, len(rows), _BLOCK)]
+        return np.concatenate(parts) if parts else np.zeros((0, len(probe.bias)), dtype=np.float32)
+
+    def candidates(
+        self,
+        open_: NDArray[np.int64],
+        known: NDArray[np.int64],
+        classes: NDArray[np.int64],
+        n_classes: int,
+        rng: np.random.Generator,
+        probabilities: NDArray[np.float32] | None = None,
+        probe: LinearProbe | None = None,
+        *,
+        look: bool = True,
+    ) -> Candidates:
+        """What strategies see.
+
+        Args:
+            open_: positions of the candidates, (n,).
+            known: of the labeled samples, (m,).
+            classes: of these, (m,).
+            n_classes: K.
+            rng: of all chance.
+            probabilities: class probabilities of the candidates, (n, K); None before there is a label.
+            probe: becomes the head of the model.
+            look: whether strategies may ask the model about images; not if probabilities are of another one.
+        """
+        if probe is not None and self.model is not None:
+            assert self.model.head is not None
+            # "head" is dropout and one linear layer
+            weights = {"1.weight": torch.from_numpy(probe.weight), "1.bias": torch.from_numpy(probe.bias)}
+            self.model.head.load_state_dict(weights)
+        return Candidates(
+            representation=self.measured(open_),
+            probabilities=probabilities,
+            labeled_representation=np.asarray(self.measured(known)),
+            labeled_classes=classes,
+            n_classes=0 if probabilities is None else n_classes,
+            rng=rng,
+            images=lambda rows: self.images[open_[rows]],
+            labeled_images=self.images[known],
+            model=self.model if look else None,
+            precision=self.precision,
+        )
+
+
+def write_representation(
+    model: JointDiffusion, images: NDArray[np.uint8], path: Path, precision: str, progress: ProgressCallback | None = None
+) -> None:
+    """Compute the representation of all images into a file for `np.load`."""
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(images), model.n_features))
+    with inference(model, precision) as device:
+        for start in range(0, len(images), _BATCH):
+            part = model.representation(to_floats(images[start : start + _BATCH], device))
+            out[start : start + len(part)] = part.float().cpu().numpy()
+            if progress is not None:
+                progress(ProgressUpdate("reading the pool", start + len(part), len(images)))
+    out.flush()
