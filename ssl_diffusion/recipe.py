@@ -35,10 +35,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where the images come from: `dataset` (a name) or `path` (a folder or a CSV file)."""
+    """Where the images come from: `dataset` (a name) or `path` (a folder, or a CSV file with paths relative to `image_root`)."""
 
     dataset: str = ""
     path: str = ""
+    image_root: str = ""
     image_column: str = ""
     label_column: str = ""
     label_columns: tuple[str, ...] = ()

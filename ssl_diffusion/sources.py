@@ -45,6 +45,7 @@ def load_pool(
     elif Path(data.path).suffix.lower() in (".csv", ".tsv"):
         pool = load_csv(
             Path(data.path),
+            root=Path(data.image_root) if data.image_root else None,
             image_column=data.image_column or None,
             label_column=data.label_column or None,
             label_columns=list(data.label_columns) or None,
