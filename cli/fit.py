@@ -54,6 +54,10 @@ def fit(
         Path | None,
         typer.Option(help="Folder with one folder a class, or a CSV file that lists images.", rich_help_panel=_DATA),
     ] = None,
+    image_root: Annotated[
+        Path | None,
+        typer.Option(help="Folder that the paths of a CSV file are relative to. Default: its own.", rich_help_panel=_DATA),
+    ] = None,
     image_column: Annotated[str | None, typer.Option(help="CSV column with image paths.", rich_help_panel=_DATA)] = None,
     label_column: Annotated[str | None, typer.Option(help="CSV column with labels.", rich_help_panel=_DATA)] = None,
     label_columns: Annotated[
@@ -239,6 +243,8 @@ def _with_settings(recipe: "Recipe", options: dict[str, Any]) -> "Recipe":
         recipe = recipe.with_setting("data.path", options["data"].resolve()).with_setting("data.dataset", "")
     elif options["dataset"] is not None:
         recipe = recipe.with_setting("data.path", "")
+    if options["image_root"] is not None:
+        recipe = recipe.with_setting("data.image_root", options["image_root"].resolve())
     return recipe.with_overrides(options["setting"] or []).checked("command line")
 
 

@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where the images come from: `dataset` (a name) or `path` (a folder, or a CSV file with paths relative to `image_root`)."""
+    """Where the images come from: `dataset` (a name), or `path`: a folder, or a CSV file of paths relative to `image_root`."""
 
     dataset: str = ""
     path: str = ""

@@ -9,7 +9,6 @@ import signal
 import sys
 from pathlib import Path
 
-import numpy as np
 from sqlalchemy import event
 
 from ssl_diffusion.annotation import queue, views
@@ -20,10 +19,8 @@ IDS = [f"{i}.png" for i in range(6)]
 
 def batch() -> queue.Batch:
     """All samples."""
-    n = len(IDS)
-    none = np.full(n, np.nan)
-    numbers = np.arange(n)
-    return queue.Batch("random", "", 0, "none", n, numbers, numbers + 1, none, none, np.full(n, -1), [""] * n)
+    asked = [queue.Asked(i, "", i + 1) for i in range(len(IDS))]
+    return queue.Batch("random", "", 0, "none", len(IDS), asked)
 
 
 SESSION = (

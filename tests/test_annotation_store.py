@@ -223,9 +223,7 @@ def test_many_at_once_lose_nothing_and_double_nothing(url: str) -> None:
     ids = [f"{i:03d}" for i in range(40)]
     store.add_samples(ids)
     store.add_classes(["cat"])
-    none = np.full(40, np.nan)
-    drawn = np.arange(40)
-    queue.add_round(store, queue.Batch("random", "", 0, "", 40, drawn, drawn + 1, none, none, np.full(40, -1), [""] * 40))
+    queue.add_round(store, queue.Batch("random", "", 0, "", 40, [queue.Asked(i, "") for i in range(40)]))
     done: list[str] = []
 
     def work(name: str) -> None:

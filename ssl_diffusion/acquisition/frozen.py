@@ -22,7 +22,7 @@ from ssl_diffusion.pixels import to_floats
 from ssl_diffusion.probe import LinearProbe, fit_probe
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
-__all__ = ["Frozen", "Rows", "write_representation"]
+__all__ = ["Frozen", "Rows", "set_head", "write_representation"]
 
 _BLOCK = 2048
 _BATCH = 256
@@ -65,8 +65,7 @@ class Frozen:
         images: uint8, (N, C, H, W).
         representation: float32 (N, F), may be memory-mapped.
         train: positions that training may see, on some of which features are standardised.
-        model: the model, with a linear head that probes replace; None for representations without one, which are measured as
-            they are.
+        model: whose representation it is; None if it is no model's.
         precision: "fp32" or "bf16", of what the model is asked.
     """
 
@@ -121,9 +120,7 @@ class Frozen:
         n_classes: int,
         rng: np.random.Generator,
         probabilities: NDArray[np.float32] | None = None,
-        probe: LinearProbe | None = None,
-        *,
-        look: bool = True,
+        model: JointDiffusion | None = None,
     ) -> Candidates:
         """What strategies see.
 
@@ -134,14 +131,8 @@ class Frozen:
             n_classes: K.
             rng: of all chance.
             probabilities: class probabilities of the candidates, (n, K); None before there is a label.
-            probe: becomes the head of the model.
-            look: whether strategies may ask the model about images; not if probabilities are of another one.
+            model: that strategies may ask about images; None if there is none with these probabilities.
         """
-        if probe is not None and self.model is not None:
-            assert self.model.head is not None
-            # "head" is dropout and one linear layer
-            weights = {"1.weight": torch.from_numpy(probe.weight), "1.bias": torch.from_numpy(probe.bias)}
-            self.model.head.load_state_dict(weights)
         return Candidates(
             representation=self.measured(open_),
             probabilities=probabilities,
@@ -151,9 +142,16 @@ class Frozen:
             rng=rng,
             images=lambda rows: self.images[open_[rows]],
             labeled_images=self.images[known],
-            model=self.model if look else None,
+            model=model,
             precision=self.precision,
         )
+
+
+def set_head(model: JointDiffusion, probe: LinearProbe) -> None:
+    """Make a probe the (linear) head of a model."""
+    assert model.head is not None
+    # "head" is dropout and one linear layer
+    model.head.load_state_dict({"1.weight": torch.from_numpy(probe.weight), "1.bias": torch.from_numpy(probe.bias)})
 
 
 def write_representation(

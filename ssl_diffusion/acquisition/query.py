@@ -6,7 +6,7 @@ and higher means sooner; the same seed gives the same batch, whatever the order 
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.run import Run, RunFolder
 
-__all__ = ["QueryBatch", "choose", "query"]
+__all__ = ["QueryBatch", "choose", "described", "query"]
 
 _log = logging.getLogger(__name__)
 
@@ -156,18 +156,38 @@ def query(
         store=store_of(model) if keep_scores else None,
     )
     choice = choose(chosen, candidates, n, power=power)
-    ids = pool.ids[open_[choice.picks]]
+    batch = described(choice, candidates, pool.ids[open_], model.classes, chosen.name, reason, random_state)
+    return replace(batch, overview=overview(candidates, choice, map_by)) if map_by is not None else batch
+
+
+def described(
+    choice: Choice,
+    candidates: Candidates,
+    ids: NDArray[np.str_],
+    classes: tuple[str, ...],
+    strategy: str,
+    reason: str,
+    seed: int,
+) -> QueryBatch:
+    """What was chosen, by id, and what the model thinks of it.
+
+    Args:
+        choice: of a strategy.
+        candidates: that it chose from.
+        ids: of the candidates, (N,).
+        classes: names of the columns of their probabilities.
+        strategy, reason, seed: see :class:`QueryBatch`.
+    """
     return QueryBatch(
-        ids=ids,
+        ids=ids[choice.picks],
         utilities=choice.utilities[choice.picks],
         probabilities=choice.probabilities,
-        predictions=_named(model.classes, candidates.probabilities, choice.picks, 1),
-        runners_up=_named(model.classes, candidates.probabilities, choice.picks, 2),
+        predictions=_named(classes, candidates.probabilities, choice.picks, 1),
+        runners_up=_named(classes, candidates.probabilities, choice.picks, 2),
         notes=choice.notes,
-        strategy=chosen.name,
+        strategy=strategy,
         reason=reason,
-        seed=random_state,
-        overview=overview(candidates, choice, map_by) if map_by is not None else None,
+        seed=seed,
     )
 
 

@@ -18,9 +18,30 @@ from ssl_diffusion.annotation import schema as t
 from ssl_diffusion.annotation.store import Store, next_event
 from ssl_diffusion.errors import DataError
 
-__all__ = ["Batch", "Item", "add_round", "batch_of", "last_round", "lease", "pending", "release", "reorder", "take"]
+__all__ = ["Asked", "Batch", "Item", "add_round", "batch_of", "last_round", "lease", "pending", "release", "reorder", "take"]
 
 LEASE = 600.0  # seconds
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A sample that a round asks for.
+
+    Attributes:
+        position: of the sample.
+        note: why it was chosen, in words.
+        draw: its number in the order of drawing, from 1; None for what no strategy drew (the audit, what was left over).
+        utility: None likewise.
+        probability: with which it was drawn, given those before it; None likewise.
+        predicted: class number by the model that was asked; None if it has no classes.
+    """
+
+    position: int
+    note: str
+    draw: int | None = None
+    utility: float | None = None
+    probability: float | None = None
+    predicted: int | None = None
 
 
 @dataclass(frozen=True)
@@ -33,12 +54,7 @@ class Batch:
         seed: of its draws.
         model: the model that was asked, in a few words.
         n_open: samples among which it was drawn.
-        positions: of the samples, in order of asking, (n,).
-        draws: number of each in the order of drawing, from 1; 0 for what was not drawn (the audit set), (n,).
-        utilities: (n,), NaN where there is none.
-        probabilities: with which each was drawn, given those before it; NaN where unknown, (n,).
-        predicted: class numbers by the model that was asked, -1 where there is none, (n,).
-        notes: why each was chosen, in words, n of them.
+        asked: samples in the order of asking.
     """
 
     strategy: str
@@ -46,12 +62,7 @@ class Batch:
     seed: int
     model: str
     n_open: int
-    positions: NDArray[np.int64]
-    draws: NDArray[np.int64]
-    utilities: NDArray[np.float64]
-    probabilities: NDArray[np.float64]
-    predicted: NDArray[np.int64]
-    notes: Sequence[str]
+    asked: Sequence[Asked]
 
 
 @dataclass(frozen=True)
@@ -73,13 +84,12 @@ def add_round(store: Store, batch: Batch) -> int:
         connection.execute(insert(t.rounds).values(number=number, at=now, n_open=batch.n_open, **facts))
         first = next_event(connection)
         rows, happened = [], []
-        for i, position in enumerate(batch.positions.tolist()):
-            drawn = {"utility": _number(batch.utilities[i]), "probability": _number(batch.probabilities[i])}
-            draw, predicted = int(batch.draws[i]) or None, int(batch.predicted[i])
-            row = {"round": number, "position": position, "draw": draw, "place": float(i), "note": batch.notes[i]}
-            rows.append(row | drawn | {"predicted": predicted if predicted >= 0 else None})
-            event = {"number": first + i, "at": now, "kind": "queried", "position": position, "annotator": "", "final": False}
-            happened.append(event | drawn | {"source": batch.strategy, "model": batch.model})
+        for i, item in enumerate(batch.asked):
+            drawn: dict[str, Any] = {"position": item.position, "utility": item.utility, "probability": item.probability}
+            place = {"round": number, "place": float(i), "draw": item.draw, "predicted": item.predicted, "note": item.note}
+            rows.append(drawn | place)
+            event = {"number": first + i, "at": now, "kind": "queried", "annotator": "", "final": False}
+            happened.append(drawn | event | {"source": batch.strategy, "model": batch.model})
         r.insert_rows(connection, t.batch, rows)
         r.insert_rows(connection, t.events, happened)
     return number
@@ -202,7 +212,3 @@ def _queue(store: Store) -> Select[tuple[int, str, str, str]]:
         .where(t.batch.c.round == last, func.coalesce(t.current.c.status, "open").in_(["open", "partial", "disputed"]))
         .order_by(t.batch.c.place)
     )
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
-from ssl_diffusion.acquisition.frozen import Frozen, write_representation
+from ssl_diffusion.acquisition.frozen import Frozen, set_head, write_representation
 from ssl_diffusion.acquisition.scan import candidates_of
 from ssl_diffusion.devices import resolve_accelerator, resolve_precision
 from ssl_diffusion.evaluation import predict_logits, probabilities
@@ -106,7 +106,9 @@ class _Probe:
     def candidates(self, open_: NDArray[np.int64], known: NDArray[np.int64], rng: np.random.Generator) -> Candidates:
         k, classes = len(self.pool.classes), self.pool.labels[known]
         p = probabilities(self.frozen.logits(self.probe, open_), multilabel=False)
-        return self.frozen.candidates(open_, known, classes, k, rng, p, self.probe)
+        assert self.frozen.model is not None
+        set_head(self.frozen.model, self.probe)
+        return self.frozen.candidates(open_, known, classes, k, rng, p, self.frozen.model)
 
 
 class _Joint:
@@ -183,7 +185,7 @@ class _SelfTraining:
 
     def candidates(self, open_: NDArray[np.int64], known: NDArray[np.int64], rng: np.random.Generator) -> Candidates:
         k, p = len(self.pool.classes), self._probabilities(open_)
-        return self.frozen.candidates(open_, known, self.pool.labels[known], k, rng, p, look=False)
+        return self.frozen.candidates(open_, known, self.pool.labels[known], k, rng, p)
 
 
 def learner_of(refit: str, shared: Shared, settings: StudySettings, seed: int) -> Learner:

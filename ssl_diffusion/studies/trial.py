@@ -181,7 +181,7 @@ def _choose(
     strategy = _strategy(trial.strategy, 0, 0, n)
     if strategy.needs != "images" or not settings.cold_start:
         strategy = _strategy("random", 0, 0, n)
-    candidates = shared.frozen.candidates(open_, known, shared.pool.labels[known], 0, rng)
+    candidates = shared.frozen.candidates(open_, known, shared.pool.labels[known], 0, rng, model=shared.frozen.model)
     return choose(strategy, candidates, n), strategy.name
 
 

@@ -1,0 +1,251 @@
+"""The job folder: a pool of images, the store of what was said of them, and the models that were fitted to it.
+
+job.toml             settings: a recipe, for the fits, and a section of the job's own, [job]
+job.db               the store, unless it is on a server
+images.npy           the images as the model sees them, uint8 (N, C, H, W), by position
+pixels.npy           principal components of the pixels, which the first samples are chosen on
+model.json           which run is the present model; replaced at once when a fit is finished
+models/NNN/          run folders of `ssld fit`; models/NNN.csv is the data they were fitted to
+models/NNN.npy       the representation of all images by that run
+batches/             what every round asked for, as CSV files
+*.lock, *.lock.json  who is at it
+"""
+
+import json
+import os
+import shutil
+import socket
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from ssl_diffusion.annotation.store import Action, By, Store
+from ssl_diffusion.checkpoint import atomic_write_text
+from ssl_diffusion.errors import DataError, RecipeError, RunError
+from ssl_diffusion.pool import Pool
+from ssl_diffusion.progress import ProgressCallback
+from ssl_diffusion.recipe import Recipe, convert
+from ssl_diffusion.sources import load_pool
+
+__all__ = ["Job", "JobSettings", "create_job", "open_job"]
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """Settings of a job.
+
+    Args:
+        recipe: the images, and how models are fitted to them.
+        store: URL of the database; "" is SQLite in the job folder.
+        agreement: annotators that a sample needs.
+        audit: samples, drawn by chance, whose labels measure the models and train none.
+        batch: samples that a round asks for.
+        strategy: that chooses them.
+        budget: labels that are wanted in all; 0 is no limit.
+        refit_every: new labels after which the server fits a model; 0 leaves that to the user.
+        seed: of the audit's draw, of rounds and of fits.
+    """
+
+    recipe: Recipe = field(default_factory=Recipe)
+    store: str = ""
+    agreement: int = 1
+    audit: int = 0
+    batch: int = 50
+    strategy: str = "auto"
+    budget: int = 0
+    refit_every: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        from ssl_diffusion.acquisition.regime import strategy_for
+
+        strategy_for(self.strategy, 0, 0)
+        for name, least in (("agreement", 1), ("audit", 0), ("batch", 1), ("budget", 0), ("refit_every", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise RecipeError(f"job.{name} is {least} or more, not {getattr(self, name)}")
+
+    def to_toml(self) -> str:
+        """The settings as the text of a TOML file."""
+        own = {k: v for k, v in asdict(self).items() if k != "recipe"}
+        return tomli_w.dumps({**self.recipe.to_dict(), "job": own})
+
+    @classmethod
+    def load(cls, path: Path) -> "JobSettings":
+        """Read a file of settings.
+
+        Raises:
+            RecipeError: if it cannot be read, or a setting is unknown, of the wrong type or out of range.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise RecipeError(f"{path} cannot be read ({error})") from None
+        own = values.pop("job", {})
+        kinds = {f.name: f.type for f in fields(cls) if f.name != "recipe"}
+        if unknown := sorted(set(own) - set(kinds)):
+            raise RecipeError(f"{path}: no setting job.{unknown[0]}; known: {', '.join(kinds)}")
+        settings = {key: convert(value, kinds[key], f"{path}: job.{key}") for key, value in own.items()}
+        return cls(recipe=Recipe.from_dict(values, str(path)), **settings)
+
+
+class Job:
+    """A job that exists; see :func:`open_job`.
+
+    Attributes:
+        path: the folder.
+        settings: of the job.
+        store: what was said.
+    """
+
+    def __init__(self, path: Path, settings: JobSettings) -> None:
+        self.path = path
+        self.settings = settings
+        self.store = Store(settings.store or f"sqlite:///{path.resolve() / 'job.db'}", settings.agreement)
+
+    @cached_property
+    def images(self) -> NDArray[np.uint8]:
+        """All images by position, uint8 (N, C, H, W), memory-mapped."""
+        images: NDArray[np.uint8] = np.load(self.path / "images.npy", mmap_mode="r")
+        return images
+
+    @property
+    def image_root(self) -> Path:
+        """The folder that sample ids are relative to."""
+        data = self.settings.recipe.data
+        path = Path(data.path)
+        return Path(data.image_root) if data.image_root else path.parent if path.suffix.lower() in (".csv", ".tsv") else path
+
+    def image_file(self, position: int) -> Path:
+        """The file of a sample.
+
+        Raises:
+            DataError: if it is not there (any more); says how to tell the job where images are now.
+        """
+        path = self.image_root / str(self.store.ids[position])
+        if not path.is_file():
+            raise DataError(
+                f"{path} is not there: if the images were moved, say where they are: ssld loop move {self.path} --data FOLDER"
+            )
+        return path
+
+    def folder(self, name: str) -> Path:
+        """A folder inside the job, made if need be."""
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """Keep other processes from doing the same thing to this job at the same time.
+
+        Raises:
+            RunError: if one does; says which.
+        """
+        lock, note = FileLock(self.path / f"{what}.lock", timeout=0), self.path / f"{what}.lock.json"
+        try:
+            with lock:
+                facts = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+                atomic_write_text(note, json.dumps(facts))
+                try:
+                    yield
+                finally:
+                    note.unlink(missing_ok=True)
+        except Timeout:
+            raise RunError(f"{self.path} is in use: {what} by {_whom(note)}; wait for it, or stop it") from None
+
+    def save_settings(self, settings: JobSettings) -> None:
+        """Replace the settings."""
+        atomic_write_text(self.path / "job.toml", settings.to_toml())
+        self.settings = settings
+
+
+def create_job(
+    path: Path, settings: JobSettings, classes: Sequence[str] = (), *, progress: ProgressCallback | None = None
+) -> Job:
+    """Make a job folder.
+
+    Labels that the images have already, by their folders or the CSV file, are taken over; images of a test split are never
+    asked for, and measure models. With `settings.audit` so many others do so, too, when they are labeled.
+
+    Args:
+        path: the folder; must not exist, or be empty.
+        settings: of the job; its recipe names a folder or a CSV file of images.
+        classes: names, besides those of the data.
+        progress: called with the number of images read.
+
+    Raises:
+        SSLDError: if the folder is taken, the images cannot be used, or the store holds another job.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        what = "holds a job" if (path / "job.toml").exists() else "exists"
+        raise RunError(f"{path} {what}: choose another folder")
+    data = settings.recipe.data
+    if not data.path:
+        raise RecipeError("a job is for images in files: name their folder, or a CSV file that lists them, with --data")
+    if data.multilabel or data.label_columns:
+        raise RecipeError("annotation jobs are for one label an image")
+    pool = load_pool(data, progress=progress)
+    if settings.audit >= len(pool.train):
+        raise DataError(f"an audit of {settings.audit} samples leaves none of {len(pool.train)} to learn from")
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        np.save(partial / "images.npy", pool.images)
+        (partial / "job.toml").write_text(settings.to_toml(), encoding="utf-8")
+        (partial / "job.toml").chmod(0o600)  # the store's URL may hold a password
+        job = Job(partial, settings)
+        try:
+            _fill(job.store, pool, settings, classes)
+        finally:
+            job.store.close()
+        if path.exists():
+            path.rmdir()
+        partial.rename(path)
+    except OSError as error:
+        raise RunError(f"cannot create the job {path} ({error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Job(path, settings)
+
+
+def _fill(store: Store, pool: Pool, settings: JobSettings, classes: Sequence[str]) -> None:
+    if len(store.ids):
+        raise RunError(f"the store holds a job of {len(store.ids)} samples: name an empty database")
+    roles = np.where(pool.is_test, "test", "pool").astype("<U5")
+    chance = np.random.default_rng([settings.seed, 1]).permutation(pool.train)[: settings.audit]
+    roles[chance] = "audit"
+    store.add_samples([str(name) for name in pool.ids], roles.tolist())
+    store.add_classes([*pool.classes, *classes])
+    by = By("data", "import")
+    known = np.flatnonzero(pool.has_label)
+    store.apply([Action("label", str(pool.ids[i]), by, pool.classes[int(pool.labels[i])]) for i in known])
+
+
+def open_job(path: Path) -> Job:
+    """Open a job folder.
+
+    Raises:
+        SSLDError: if it is none, or its store cannot be opened.
+    """
+    if not (path / "job.toml").is_file():
+        raise RunError(f"{path} is not a job folder (it has no job.toml): make one with: ssld loop init {path} --data FOLDER")
+    return Job(path, JobSettings.load(path / "job.toml"))
+
+
+def _whom(note: Path) -> str:
+    try:
+        facts: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
+        return f"process {facts['process']} on {facts['host']} since {facts['since']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"

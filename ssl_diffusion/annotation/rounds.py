@@ -1,0 +1,181 @@
+"""A round: what to label next, and the same again in another order when labels came in."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ssl_diffusion.acquisition.query import QueryBatch, choose, described
+from ssl_diffusion.acquisition.regime import strategy_for
+from ssl_diffusion.annotation import queue, views
+from ssl_diffusion.annotation.job import Job
+from ssl_diffusion.annotation.models import classifier_of, present_model, training_labels
+from ssl_diffusion.annotation.status import audit_estimate
+from ssl_diffusion.annotation.stopping import record
+from ssl_diffusion.checkpoint import atomic_write_text
+from ssl_diffusion.errors import DataError, RunError
+from ssl_diffusion.progress import ProgressCallback
+
+__all__ = ["Round", "next_round", "rerank"]
+
+_AUDIT_SHARE = 0.2  # of a round, while the audit has samples without a label
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round that was just made.
+
+    Attributes:
+        number: from 1.
+        strategy: that chose.
+        reason: why that one, in a sentence.
+        model: what was asked, in words.
+        batch: the samples that it chose; None if only the audit or what was left over is asked for.
+        audit: ids of the audit's samples that are asked for with them.
+        carried: ids of samples that the round before left half-labeled or in dispute.
+    """
+
+    number: int
+    strategy: str
+    reason: str
+    model: str
+    batch: QueryBatch | None
+    audit: tuple[str, ...]
+    carried: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.audit) + len(self.carried) + (len(self.batch) if self.batch is not None else 0)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a sample, see :meth:`QueryBatch.to_frame`; those of the audit and the carried ones have no utility."""
+        rest = pd.DataFrame(
+            {
+                "id": [*self.carried, *self.audit],
+                "reason": ["left over from the last round"] * len(self.carried) + ["to measure the model"] * len(self.audit),
+            }
+        )
+        return rest if self.batch is None else pd.concat([self.batch.to_frame(), rest]) if len(rest) else self.batch.to_frame()
+
+
+def next_round(
+    job: Job,
+    n: int | None = None,
+    strategy: str | None = None,
+    *,
+    seed: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Round:
+    """Choose samples to label and make them the queue.
+
+    Args:
+        job: the job.
+        n: samples; None is the job's.
+        strategy: name, or "auto"; None is the job's.
+        seed: of all chance; None is that of the job and of the round.
+        progress: called while the pool is read by a new model.
+
+    Raises:
+        DataError: if nothing is left to choose, or n is not positive.
+        RunError: if another process is choosing.
+        SSLDError: if the strategy does not exist or cannot be used yet.
+    """
+    n = job.settings.batch if n is None else n
+    if n < 1:
+        raise DataError(f"a round is for one sample or more, not {n}")
+    with job.alone("next"):
+        last = queue.last_round(job.store)
+        number = 1 if last is None else last["number"] + 1
+        seed = job.settings.seed + number if seed is None else seed
+        ids, carried = job.store.ids, _carried(job)
+        audit = _audit(job, n)
+        open_ = np.setdiff1d(job.store.of_role("pool"), views.touched(job.store))
+        if not len(open_) and not len(audit) and not len(carried):
+            raise DataError(f"every sample of {job.path} has been labeled or skipped: nothing is left to choose")
+        model = present_model(job, progress)
+        known, classes = training_labels(job)
+        names = job.store.classes
+        classifier = classifier_of(job, model)
+        chosen, reason = strategy_for(
+            strategy or job.settings.strategy, len(known), len(names) if classifier is not None else 0, n
+        )
+        if chosen.needs != "images" and classifier is None:
+            raise RunError(
+                f"{chosen.name} asks a classifier, and there are not yet labels of two classes: use auto or typiclust"
+            )
+        with_head = classifier.model if classifier is not None else None
+        if chosen.name.startswith("counterfactual") and with_head is None:
+            chosen, _ = strategy_for("margin:diverse", len(known), len(names))
+            reason = "margin:diverse: counterfactuals need a model; ssld loop fit makes one"
+        batch = None
+        if len(open_):
+            open_ = open_[np.argsort(ids[open_], kind="stable")]
+            p = classifier.probabilities(open_) if classifier is not None else None
+            rng = np.random.default_rng(seed)
+            candidates = model.frozen.candidates(open_, known, classes, len(names), rng, p, with_head)
+            choice = choose(chosen, candidates, max(1, min(len(open_), n - len(audit))))
+            batch = described(choice, candidates, ids[open_], names, chosen.name, reason, seed)
+        asked = [queue.Asked(int(i), "left over from the last round") for i in carried]
+        by_chance = [queue.Asked(int(i), "chosen by chance, to measure the model") for i in audit]
+        asked += _spread(_drawn(job, batch) if batch is not None else [], by_chance)
+        queue.add_round(job.store, queue.Batch(chosen.name, reason, seed, model.words, len(open_), asked))
+        record(job, number, model.words, len(known), classifier, audit_estimate(job, classifier))
+        made = Round(number, chosen.name, reason, model.words, batch, tuple(ids[audit]), tuple(ids[carried]))
+        atomic_write_text(job.folder("batches") / f"round-{number:03d}.csv", made.to_frame().to_csv(index=False))
+    return made
+
+
+def rerank(job: Job) -> bool:
+    """Put the queue into the order of the probe's margin, smallest first; what is not drawn by it keeps its place in front.
+
+    Returns:
+        Whether there was something to ask: not before there are labels of two classes.
+    """
+    waiting = queue.pending(job.store)
+    drawn = np.array([row["position"] for row in _rows(job) if row["draw"] is not None], dtype=np.int64)
+    movable = waiting[np.isin(waiting, drawn)]
+    classifier = classifier_of(job, present_model(job), fast=True)
+    if classifier is None or not len(movable):
+        return False
+    p = np.sort(classifier.probabilities(movable), axis=1)
+    order = movable[np.argsort(p[:, -1] - p[:, -2], kind="stable")]
+    queue.reorder(job.store, np.concatenate([waiting[~np.isin(waiting, drawn)], order]))
+    return True
+
+
+def _rows(job: Job) -> list[dict[str, object]]:
+    last = queue.last_round(job.store)
+    return [] if last is None else queue.batch_of(job.store, last["number"])
+
+
+def _carried(job: Job) -> NDArray[np.int64]:
+    """Samples of the queue that somebody has begun, positions."""
+    begun = [row["position"] for row in _rows(job) if row["status"] in ("partial", "disputed")]
+    return np.array(begun, dtype=np.int64)
+
+
+def _audit(job: Job, n: int) -> NDArray[np.int64]:
+    """The next samples of the audit, in an order that was drawn once: what is labeled of it is a uniform sample at any time."""
+    all_ = job.store.of_role("audit")
+    order = np.random.default_rng([job.settings.seed, 2]).permutation(all_)
+    left = order[~np.isin(order, views.touched(job.store))]
+    return left[: math.ceil(_AUDIT_SHARE * n)]
+
+
+def _drawn(job: Job, batch: QueryBatch) -> list[queue.Asked]:
+    """What a strategy chose, as the queue has it."""
+    names = job.store.classes
+    predicted: list[int | None] = [names.index(name) for name, _ in batch.predictions]
+    values = zip(job.store.positions(batch.ids.tolist()).tolist(), batch.reasons, predicted or [None] * len(batch), strict=True)
+    return [
+        queue.Asked(position, why, i + 1, float(batch.utilities[i]), float(batch.probabilities[i]), guess)
+        for i, (position, why, guess) in enumerate(values)
+    ]
+
+
+def _spread(among: list[queue.Asked], others: list[queue.Asked]) -> list[queue.Asked]:
+    """Both in their order, evenly mixed: those who stop early have seen some of each."""
+    step = (len(among) + 1) / (len(others) + 1)
+    at = [(float(i), item) for i, item in enumerate(among)] + [((i + 1) * step - 0.5, item) for i, item in enumerate(others)]
+    return [item for _, item in sorted(at, key=lambda pair: pair[0])]
