@@ -1,7 +1,7 @@
 """`ssld`: the entry point and the table of commands."""
 
 import typer
-from ssl_diffusion.cli import evaluate, explain, fit, info, predict, query, sample, study
+from ssl_diffusion.cli import evaluate, explain, fit, info, loop, predict, query, sample, study
 
 __all__ = ["app", "run"]
 
@@ -22,6 +22,7 @@ app.command("explain")(explain.explain)
 app.command("query")(query.query)
 app.command("strategies")(query.strategies)
 app.command("study")(study.study)
+app.add_typer(loop.app, name="loop")
 app.command("recipes")(info.recipes)
 app.command("datasets")(info.datasets)
 app.command("doctor")(info.doctor)

@@ -19,7 +19,7 @@ import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,9 @@ from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.recipe import Recipe, convert
 from ssl_diffusion.sources import load_pool
 
-__all__ = ["Job", "JobSettings", "create_job", "open_job"]
+__all__ = ["Job", "JobSettings", "create_job", "move_images", "open_job"]
+
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,7 @@ class Job:
     @property
     def image_root(self) -> Path:
         """The folder that sample ids are relative to."""
-        data = self.settings.recipe.data
-        path = Path(data.path)
-        return Path(data.image_root) if data.image_root else path.parent if path.suffix.lower() in (".csv", ".tsv") else path
+        return root_of(self.settings)
 
     def image_file(self, position: int) -> Path:
         """The file of a sample.
@@ -230,6 +230,39 @@ def _fill(store: Store, pool: Pool, settings: JobSettings, classes: Sequence[str
     by = By("data", "import")
     known = np.flatnonzero(pool.has_label)
     store.apply([Action("label", str(pool.ids[i]), by, pool.classes[int(pool.labels[i])]) for i in known])
+
+
+def move_images(job: Job, data: Path, image_root: Path | None = None) -> None:
+    """Tell a job where its images are now.
+
+    Args:
+        job: the job.
+        data: the folder, or the CSV file that lists them.
+        image_root: folder that the paths of a CSV file are relative to; None is its own.
+
+    Raises:
+        DataError: if images of the job are not there; names some. Nothing is changed then.
+    """
+    recipe = job.settings.recipe
+    root = str(image_root.resolve()) if image_root is not None else ""
+    settings = replace(
+        job.settings, recipe=replace(recipe, data=replace(recipe.data, path=str(data.resolve()), image_root=root))
+    )
+    there = root_of(settings)
+    missing = [str(id_) for id_ in job.store.ids if not (there / str(id_)).is_file()]
+    if missing:
+        names = ", ".join(missing[:_SHOWN])
+        raise DataError(
+            f"{len(missing)} of {len(job.store.ids)} images are not in {there}: {names}{' ...' if missing[_SHOWN:] else ''}"
+        )
+    job.save_settings(settings)
+
+
+def root_of(settings: JobSettings) -> Path:
+    """The folder that sample ids are relative to."""
+    data = settings.recipe.data
+    path = Path(data.path)
+    return Path(data.image_root) if data.image_root else path.parent if path.suffix.lower() in (".csv", ".tsv") else path
 
 
 def open_job(path: Path) -> Job:

@@ -56,7 +56,10 @@ class Round:
                 "reason": ["left over from the last round"] * len(self.carried) + ["to measure the model"] * len(self.audit),
             }
         )
-        return rest if self.batch is None else pd.concat([self.batch.to_frame(), rest]) if len(rest) else self.batch.to_frame()
+        if self.batch is None:
+            return rest
+        table = self.batch.to_frame()
+        return pd.concat([table.astype({"rank": "Int64"}), rest], ignore_index=True) if len(rest) else table
 
 
 def next_round(
@@ -97,9 +100,9 @@ def next_round(
         known, classes = training_labels(job)
         names = job.store.classes
         classifier = classifier_of(job, model)
-        chosen, reason = strategy_for(
-            strategy or job.settings.strategy, len(known), len(names) if classifier is not None else 0, n
-        )
+        # Pixels say little of classes: until there is a model "auto" covers them.
+        k = len(names) if classifier is not None and model.run is not None else 0
+        chosen, reason = strategy_for(strategy or job.settings.strategy, len(known), k, n)
         if chosen.needs != "images" and classifier is None:
             raise RunError(
                 f"{chosen.name} asks a classifier, and there are not yet labels of two classes: use auto or typiclust"

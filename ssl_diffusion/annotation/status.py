@@ -18,7 +18,7 @@ from ssl_diffusion.annotation.models import Classifier, classifier_of, present_m
 from ssl_diffusion.annotation.stopping import advice
 from ssl_diffusion.progress import ProgressCallback
 
-__all__ = ["JobStatus", "audit_estimate", "drawn_estimate", "job_status", "labels_per_hour"]
+__all__ = ["JobStatus", "audit_estimate", "drawn_estimate", "fitted_labels", "job_status", "labels_per_hour"]
 
 _HOUR = 3600.0
 _PAUSE = 300.0  # seconds without a label that are not counted as work

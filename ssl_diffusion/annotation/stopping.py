@@ -22,6 +22,7 @@ _WATCHED = 2000  # samples
 _ROUNDS = 3
 _SETTLED = 0.99
 _PLATEAU = 0.005
+_SHARP = 0.15  # wider intervals show no plateau
 
 
 def progress_of(job: Job) -> pd.DataFrame:
@@ -43,8 +44,11 @@ def record(job: Job, number: int, model: str, n_labels: int, classifier: Classif
 
 
 def advice(job: Job, n_labels: int, waiting: int) -> list[str]:
-    """Sentences on whether to go on."""
-    said = []
+    """Sentences on what to do next, and whether it is worth it."""
+    if not waiting:
+        said = [f"nothing is waiting: ssld loop next {job.path} chooses what to label"]
+    else:
+        said = [f"{waiting} samples are waiting: ssld loop serve {job.path}"]
     budget, table = job.settings.budget, progress_of(job)
     if budget:
         left = budget - n_labels
@@ -60,14 +64,12 @@ def advice(job: Job, n_labels: int, waiting: int) -> list[str]:
     if len(measured) == _ROUNDS:
         accuracy = measured["audit_accuracy"]
         gain = accuracy.iloc[-1] - accuracy.iloc[0]
-        if gain < _PLATEAU:
-            low, high = measured["audit_low"].iloc[-1], measured["audit_high"].iloc[-1]
+        low, high = measured["audit_low"].iloc[-1], measured["audit_high"].iloc[-1]
+        if gain < _PLATEAU and high - low < _SHARP:
             said.append(
                 f"the audit's accuracy has gained {gain:+.1%} in {_ROUNDS} rounds (now {accuracy.iloc[-1]:.1%}, {low:.1%} to "
                 f"{high:.1%}): it may have reached its plateau"
             )
-    if not said and not waiting:
-        said.append("nothing says yet that more labels are not worth it")
     return said
 
 

@@ -12,7 +12,7 @@ from ssl_diffusion.annotation.standing import Standing, replay
 from ssl_diffusion.annotation.store import Store
 from ssl_diffusion.errors import SSLDError
 
-__all__ = ["check", "counts", "history", "labels", "listing", "touched"]
+__all__ = ["check", "counts", "history", "labels", "last_said", "listing", "touched"]
 
 
 def labels(store: Store, role: str | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -77,6 +77,19 @@ def listing(store: Store, status: str | None = None, flagged: bool | None = None
         | {"votes": {who: names[v.label] if v.label is not None else None for who, (v, _) in votes[row[0]].items()}}
         for row in found
     ]
+
+
+def last_said(store: Store, annotator: str) -> str | None:
+    """Id of the sample about which an annotator's latest vote is; None without any."""
+    query = (
+        select(t.samples.c.id)
+        .join(t.votes, t.votes.c.position == t.samples.c.position)
+        .where(t.votes.c.annotator == annotator)
+        .order_by(t.votes.c.event.desc())
+        .limit(1)
+    )
+    with store.reading() as connection:
+        return connection.execute(query).scalar_one_or_none()
 
 
 def history(store: Store, since: int = 0) -> list[dict[str, Any]]:

@@ -1,0 +1,319 @@
+"use strict";
+// The labeling page. All text from outside goes in as textContent, never as HTML.
+
+const $ = (id) => document.getElementById(id);
+const session = { csrf: "", classes: [], blind: false };
+let sample = null;
+let shownAt = 0;
+let flagged = false;
+let busy = false;
+let waitingFor = null;
+
+// A tab keeps its name over a reload, so that it gets the same sample again; another tab has another one.
+const holder = sessionStorage.getItem("ssld-tab") || crypto.randomUUID();
+sessionStorage.setItem("ssld-tab", holder);
+const who = () => localStorage.getItem("ssld-annotator") || "";
+
+async function call(path, body) {
+  const options = body === undefined ? {} : {
+    method: "POST",
+    headers: { "Content-Type": "application/json", "X-CSRF-Token": session.csrf },
+    body: JSON.stringify(body),
+  };
+  const answer = await fetch(path, options);
+  if (answer.status === 401) { location.href = "/login"; throw new Error("log in first"); }
+  const values = await answer.json();
+  if (!answer.ok) throw new Error(values.error || `the server answered ${answer.status}`);
+  return values;
+}
+
+// What is said is sent again with the same token until it is acknowledged: it is kept once, and never lost.
+async function send(path, body) {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await call(path, body);
+    } catch (error) {
+      if (!(error instanceof TypeError) || attempt > 30) throw error;
+      say("no connection to the server; trying again", true);
+      await new Promise((done) => setTimeout(done, 1000));
+    }
+  }
+}
+
+let clearing = null;
+function say(text, problem = false) {
+  $("said").textContent = text;
+  $("said").classList.toggle("problem", problem);
+  clearTimeout(clearing);
+  clearing = setTimeout(() => { $("said").textContent = ""; }, problem ? 8000 : 2500);
+}
+
+function element(name, text, className) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+function ask(question, value) {
+  return new Promise((done) => {
+    const dialog = $("ask");
+    $("question").textContent = question;
+    $("answer").value = value || "";
+    dialog.onclose = () => done(dialog.returnValue === "ok" ? $("answer").value.trim() : "");
+    dialog.returnValue = "cancel";
+    dialog.showModal();
+    $("answer").select();
+  });
+}
+
+function showClasses() {
+  const wanted = $("filter").value.trim().toLowerCase();
+  $("filter").hidden = session.classes.length <= 10;
+  $("classes").replaceChildren(...session.classes.map((name, k) => {
+    const button = element("button");
+    button.type = "button";
+    if (k < 10) {
+      const key = String((k + 1) % 10);
+      button.append(element("kbd", key));
+      button.setAttribute("aria-keyshortcuts", key);
+    }
+    button.append(name);
+    button.hidden = wanted !== "" && !name.toLowerCase().includes(wanted);
+    button.disabled = sample === null;
+    button.addEventListener("click", () => label(name));
+    return button;
+  }));
+}
+
+function show(found) {
+  sample = found;
+  flagged = false;
+  $("flag").setAttribute("aria-pressed", "false");
+  $("image").hidden = $("id").hidden = $("note").hidden = found === null;
+  $("empty").hidden = found !== null;
+  document.querySelector(".frame").hidden = found === null;
+  for (const id of ["skip", "flag"]) $(id).disabled = found === null;
+  $("guesses").replaceChildren();
+  $("counterfactuals").replaceChildren();
+  $("thoughts").hidden = session.blind || found === null;
+  showClasses();
+  if (found === null) return;
+  shownAt = performance.now();
+  const image = $("image");
+  image.onload = () => image.classList.toggle("small", image.naturalWidth < 200);
+  image.src = found.image;
+  image.alt = `sample ${found.id}`;
+  $("id").textContent = found.id;
+  $("note").textContent = found.note;
+  $("guesses").replaceChildren(...found.guesses.map((guess) => {
+    const row = element("li");
+    const meter = element("div", undefined, "meter");
+    const part = element("div");
+    part.style.width = `${100 * guess.p}%`;
+    meter.append(part);
+    row.append(element("span", guess.label), meter, element("span", `${Math.round(100 * guess.p)} %`));
+    return row;
+  }));
+  if (!found.guesses.length) $("guesses").append(element("li", "nothing yet"));
+  showCounterfactuals(found.id, 0);
+}
+
+async function showCounterfactuals(id, attempt) {
+  if (session.blind || sample === null || sample.id !== id) return;
+  $("if-title").hidden = true;
+  const found = await call(`/api/counterfactuals?id=${encodeURIComponent(id)}`).catch(() => null);
+  if (found === null || sample === null || sample.id !== id) return;
+  if (!found.ready) {
+    if (attempt < 40) setTimeout(() => showCounterfactuals(id, attempt + 1), 500);
+    return;
+  }
+  $("if-title").hidden = !found.counterfactuals.length;
+  $("counterfactuals").replaceChildren(...found.counterfactuals.map((c) => {
+    const figure = element("figure");
+    const image = element("img");
+    image.src = c.image;
+    image.alt = `how the sample would have to look to be taken for ${c.label}`;
+    const caption = element("figcaption");
+    const line = element("span");
+    line.append(element("em", c.label), " if it looked like this");
+    caption.append(line, element("span", `distance ${c.distance.toFixed(3)}`));
+    figure.append(image, caption);
+    return figure;
+  }));
+}
+
+async function next() {
+  clearTimeout(waitingFor);
+  const { sample: found } = await call("/api/next", { annotator: who(), holder });
+  show(found);
+  if (found === null) {
+    $("empty").textContent = "No sample for you at the moment: the next round is being chosen, or others are at the rest.";
+    waitingFor = setTimeout(() => once(next), 2000);
+  }
+  state();
+}
+
+// One thing at a time: a key that is held down does not answer for samples that nobody has seen.
+async function once(task) {
+  if (busy) return;
+  busy = true;
+  try {
+    await task();
+  } catch (error) {
+    say(error.message, true);
+  } finally {
+    busy = false;
+  }
+}
+
+function verb(name, more) {
+  const seconds = Math.min(86400, (performance.now() - shownAt) / 1000);
+  return send("/api/say", { annotator: who(), holder, id: sample.id, verb: name, seconds, token: crypto.randomUUID(), ...more });
+}
+
+const label = (name) => once(async () => {
+  if (sample === null) return;
+  const { status } = await verb("label", { label: name, final: sample.status === "disputed" && sample.settling === true });
+  say(status === "labeled" ? `${sample.id}: ${name}` : `${sample.id}: ${name} (${status})`);
+  await next();
+});
+const skip = () => once(async () => { if (sample !== null) { await verb("skip"); await next(); } });
+const flag = () => once(async () => {
+  if (sample === null) return;
+  await verb(flagged ? "un-flag" : "flag");
+  flagged = !flagged;
+  $("flag").setAttribute("aria-pressed", String(flagged));
+  say(flagged ? "flagged" : "not flagged any more");
+});
+const undo = () => once(async () => {
+  const { sample: found } = await call("/api/undo", { annotator: who(), holder });
+  if (found === null) { say("there is nothing to undo"); return; }
+  show(found);
+  say(`taken back: ${found.id}`);
+  state();
+});
+const add = () => once(async () => {
+  const name = await ask("Name of the new class");
+  if (!name) return;
+  session.classes = (await call("/api/classes", { name })).classes;
+  showClasses();
+});
+const rename = () => once(async () => {
+  const name = await ask("Your name, as it will stand beside your labels", who());
+  if (!name) return;
+  localStorage.setItem("ssld-annotator", name);
+  $("who").textContent = name;
+});
+
+const percent = (p) => `${(100 * p).toFixed(1)} %`;
+
+async function state() {
+  const s = await call("/api/state").catch(() => null);
+  if (s === null) return;
+  if (s.classes.join("\n") !== session.classes.join("\n")) { session.classes = s.classes; showClasses(); }
+  const speed = s.labels_per_hour === null ? "" : ` · ${Math.round(s.labels_per_hour)} an hour`;
+  $("progress").textContent = `${s.counts.labeled} labeled · ${s.waiting} waiting${speed}`;
+  const done = s.counts.labeled + s.counts.skipped;
+  const share = done + s.waiting ? (100 * done) / (done + s.waiting) : 0;
+  $("filled").style.width = `${share}%`;
+  $("bar").setAttribute("aria-valuenow", String(Math.round(share)));
+  const estimate = s.audit || s.drawn;
+  $("accuracy").textContent = estimate === null
+    ? "Not measured yet: labels of an audit, or of a round that was drawn by chance, would tell."
+    : `${percent(estimate.accuracy)}, between ${percent(estimate.low)} and ${percent(estimate.high)} (95 %), from ${estimate.n} labels`;
+  curve(s.curve);
+  $("model").textContent = s.model;
+  $("fit").disabled = s.fit.state === "running";
+  const fits = { none: "", running: `being fitted for ${Math.round(s.fit.seconds)} s`, done: "the fit is done", failed: "the fit failed: " };
+  $("fit-state").textContent = fits[s.fit.state] + (s.fit.state === "failed" ? s.fit.said : "");
+  $("advice").replaceChildren(...[...(s.problem ? [s.problem] : []), ...s.advice].map((line) => element("li", line)));
+  await review(s.counts.disputed + s.counts.flagged);
+}
+
+async function review(n) {
+  $("review-title").hidden = n === 0;
+  const rows = n === 0 ? [] : (await call("/api/review")).samples;
+  $("review").replaceChildren(...rows.slice(0, 20).map((row) => {
+    const item = element("li");
+    const votes = Object.entries(row.votes).map(([name, said]) => `${name}: ${said || "skipped"}`).join(", ");
+    const button = element("button", `${row.id}  ${votes}${row.flagged ? " · flagged" : ""}`);
+    button.type = "button";
+    button.addEventListener("click", () => once(async () => {
+      const body = { annotator: who(), holder, id: row.id, verb: row.status, token: crypto.randomUUID() };
+      const { sample: found } = await call("/api/take", body);
+      show({ ...found, settling: true });
+      flagged = row.flagged;
+      $("flag").setAttribute("aria-pressed", String(flagged));
+    }));
+    item.append(button);
+    return item;
+  }));
+}
+
+function curve(points) {
+  const svg = $("curve");
+  svg.toggleAttribute("hidden", points.length < 2);
+  if (points.length < 2) return;
+  const [left, right, top, bottom] = [34, 292, 8, 100];
+  const most = Math.max(...points.map((p) => p[0]));
+  const least = Math.min(...points.map((p) => p[2]));
+  const x = (labels) => left + ((right - left) * labels) / most;
+  const y = (accuracy) => bottom - ((bottom - top) * (accuracy - least)) / Math.max(1e-6, 1 - least);
+  const make = (name, attributes, text) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (text) made.textContent = text;
+    return made;
+  };
+  const line = (at, k) => at.map((p) => `${x(p[0]).toFixed(1)},${y(p[k]).toFixed(1)}`);
+  svg.replaceChildren(
+    make("polygon", { class: "band", points: [...line(points, 2), ...line([...points].reverse(), 3)].join(" ") }),
+    make("polyline", { class: "line", points: line(points, 1).join(" ") }),
+    ...points.map((p) => make("circle", { cx: x(p[0]), cy: y(p[1]), r: 2.5 })),
+    make("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }),
+    make("text", { x: 2, y: top + 8 }, "100 %"),
+    make("text", { x: 2, y: bottom }, `${Math.round(100 * least)} %`),
+    make("text", { x: right, y: bottom + 14, "text-anchor": "end" }, `${most} labels`),
+  );
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || $("ask").open) return;
+  if (event.target === $("filter")) {
+    const first = [...$("classes").children].find((button) => !button.hidden);
+    if (event.key === "Enter" && first) { first.click(); $("filter").value = ""; $("filter").blur(); showClasses(); }
+    if (event.key === "Escape") { $("filter").value = ""; $("filter").blur(); showClasses(); }
+    return;
+  }
+  if (/^[0-9]$/.test(event.key)) {
+    const name = session.classes[(Number(event.key) + 9) % 10];
+    if (name !== undefined) label(name);
+  } else if (event.key === "u") undo();
+  else if (event.key === "s") skip();
+  else if (event.key === "f") flag();
+  else if (event.key === "n") { event.preventDefault(); add(); }
+  else if (event.key === "/" && !$("filter").hidden) { event.preventDefault(); $("filter").focus(); }
+});
+$("filter").addEventListener("input", showClasses);
+$("undo").addEventListener("click", undo);
+$("skip").addEventListener("click", skip);
+$("flag").addEventListener("click", flag);
+$("add").addEventListener("click", add);
+$("who").addEventListener("click", rename);
+$("fit").addEventListener("click", () => once(async () => {
+  const { started } = await call("/api/fit", {});
+  say(started ? "a model is being fitted; labeling goes on" : "a fit is under way already");
+  state();
+}));
+setInterval(() => { if (!document.hidden) state(); }, 5000);
+
+(async () => {
+  Object.assign(session, await call("/api/session"));
+  document.title = `${session.job}: label`;
+  $("job").textContent = session.job;
+  if (!who()) localStorage.setItem("ssld-annotator", "me");
+  $("who").textContent = who();
+  showClasses();
+  await once(next);
+})().catch((error) => say(error.message, true));

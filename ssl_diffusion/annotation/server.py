@@ -1,0 +1,202 @@
+"""The labeling page: its addresses, and what they answer (JSON; images as files)."""
+
+import io
+import logging
+import mimetypes
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import parse_qs, quote
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from PIL import Image, ImageOps
+from pydantic import BaseModel, Field
+
+from ssl_diffusion.annotation import queue, views
+from ssl_diffusion.annotation.job import Job
+from ssl_diffusion.annotation.security import Guard
+from ssl_diffusion.annotation.store import By
+from ssl_diffusion.annotation.workbench import Workbench
+from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.gallery import to_pil
+
+__all__ = ["make_app"]
+
+_log = logging.getLogger(__name__)
+_PAGE = Path(__file__).parent / "page"
+_SHOWN_BY_BROWSERS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
+_LARGE = 4 * 2**20  # bytes; larger files are scaled down
+_SIDE = 1600
+_NAME = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")
+
+
+class Who(BaseModel):
+    """Who asks, and from which tab."""
+
+    annotator: str = _NAME
+    holder: str = _NAME
+
+
+class Saying(Who):
+    """What an annotator says of a sample."""
+
+    id: str = Field(min_length=1, max_length=1000)
+    verb: str
+    label: str | None = None
+    final: bool = False
+    seconds: float | None = Field(default=None, ge=0, le=86400)
+    token: str = _NAME
+
+
+class NewClass(BaseModel):
+    """A class that is to be added."""
+
+    name: str = _NAME
+
+
+Id = Annotated[str, Query(alias="id", max_length=1000)]
+
+
+def make_app(
+    job: Job, *, host: str = "127.0.0.1", token: str | None = None, blind: bool = False, refit_every: int | None = None
+) -> FastAPI:
+    """The application of a job.
+
+    Args:
+        job: the job.
+        host: that it is served on.
+        token: that others than this machine need.
+        blind: do not show what the model thinks.
+        refit_every: see :class:`~ssl_diffusion.annotation.workbench.Workbench`.
+
+    Raises:
+        SSLDError: see :class:`~ssl_diffusion.annotation.security.Guard`.
+    """
+    guard = Guard(host, token)
+    bench = Workbench(job, refit_every)
+
+    @asynccontextmanager
+    async def life(_app: FastAPI) -> AsyncIterator[None]:
+        bench.start()
+        yield
+        bench.stop()
+
+    app = FastAPI(lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
+    app.middleware("http")(guard)
+    app.mount("/static", StaticFiles(directory=_PAGE), name="static")
+
+    @app.exception_handler(SSLDError)
+    async def said_so(_request: Request, error: SSLDError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 400)
+
+    @app.get("/")
+    def page() -> FileResponse:
+        return FileResponse(_PAGE / "index.html", media_type="text/html")
+
+    @app.get("/login")
+    def login() -> HTMLResponse:
+        return HTMLResponse((_PAGE / "login.html").read_text(encoding="utf-8"))
+
+    @app.post("/login")
+    async def logged_in(request: Request) -> Response:
+        given = parse_qs((await request.body()).decode(errors="replace")).get("token", [""])[0]
+        if guard.log_in(given):
+            return guard.welcome(RedirectResponse("/", 303))
+        _log.info("a wrong token was given")
+        text = (_PAGE / "login.html").read_text(encoding="utf-8").replace("<!-- wrong -->", "That is not the token.")
+        return HTMLResponse(text, 401)
+
+    @app.get("/api/session")
+    def session() -> dict[str, Any]:
+        return {"csrf": guard.csrf, "job": job.path.resolve().name, "classes": job.store.classes, "blind": blind}
+
+    @app.get("/api/state")
+    def state() -> dict[str, Any]:
+        found = bench.state()
+        return {**found, "classes": job.store.classes}
+
+    @app.post("/api/next")
+    def next_(who: Who) -> dict[str, Any]:
+        item = bench.take(who.annotator, who.holder)
+        return {"sample": None if item is None else _sample(item.id, item.note, item.status)}
+
+    @app.post("/api/say")
+    def say(what: Saying) -> dict[str, Any]:
+        by = By(what.annotator, "page", what.seconds, what.token)
+        return {"status": bench.said(what.id, what.verb, by, what.label, final=what.final)}
+
+    @app.post("/api/undo")
+    def undo(who: Who) -> dict[str, Any]:
+        id_ = bench.undo(who.annotator, who.holder)
+        return {"sample": None if id_ is None else _sample(id_, "taken back", "open")}
+
+    @app.post("/api/take")
+    def take(what: Saying) -> dict[str, Any]:
+        queue.take(job.store, what.id, what.annotator, what.holder)
+        return {"sample": _sample(what.id, "looked at again", what.verb)}
+
+    @app.post("/api/fit")
+    def fit() -> dict[str, Any]:
+        return {"started": bench.fits.start()}
+
+    @app.post("/api/classes")
+    def add_class(new: NewClass) -> dict[str, Any]:
+        job.store.add_classes([new.name])
+        return {"classes": job.store.classes}
+
+    @app.get("/api/review")
+    def review() -> dict[str, Any]:
+        disputed = views.listing(job.store, "disputed")
+        flagged = views.listing(job.store, flagged=True)
+        rows = {row["id"]: row for row in [*disputed, *flagged]}
+        return {"samples": [row | {"image": f"/image?id={quote(row['id'], safe='')}"} for row in rows.values()]}
+
+    @app.get("/api/counterfactuals")
+    def counterfactuals(id_: Id) -> dict[str, Any]:
+        found = None if blind else bench.counterfactuals(id_)
+        names = job.store.classes
+        shown = [
+            {"label": names[c.label], "distance": c.distance, "image": f"/counterfactual?id={quote(id_, safe='')}&k={k}"}
+            for k, c in enumerate(found or [])
+        ]
+        return {"ready": blind or found is not None, "counterfactuals": shown}
+
+    @app.get("/counterfactual")
+    def counterfactual(id_: Id, k: int) -> Response:
+        found = bench.counterfactuals(id_) or []
+        if blind or not 0 <= k < len(found):
+            return JSONResponse({"error": "there is no such counterfactual"}, 404)
+        buffer = io.BytesIO()
+        to_pil(found[k].image).save(buffer, format="PNG")
+        return Response(buffer.getvalue(), media_type="image/png")
+
+    @app.get("/image")
+    def image(id_: Id) -> Response:
+        (position,) = job.store.positions([id_]).tolist()  # ids are looked up: no path comes from outside
+        path = job.image_file(position)
+        if path.suffix.lower() in _SHOWN_BY_BROWSERS and path.stat().st_size <= _LARGE:
+            kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+            return FileResponse(path, media_type=kind, headers={"Cache-Control": "private, max-age=3600"})
+        with Image.open(path) as opened:
+            shown = ImageOps.exif_transpose(opened).convert("RGB")
+            shown.thumbnail((_SIDE, _SIDE))
+        buffer = io.BytesIO()
+        shown.save(buffer, format="JPEG", quality=92)
+        headers = {"Cache-Control": "private, max-age=3600"}
+        return Response(buffer.getvalue(), media_type="image/jpeg", headers=headers)
+
+    def _sample(id_: str, note: str, status: str) -> dict[str, Any]:
+        width, height = job.images.shape[-1], job.images.shape[-2]
+        return {
+            "id": id_,
+            "image": f"/image?id={quote(id_, safe='')}",
+            "note": "" if blind else note,
+            "status": status,
+            "guesses": [] if blind else [{"label": name, "p": p} for name, p in bench.guesses(id_)],
+            "seen_at": [width, height],
+        }
+
+    return app

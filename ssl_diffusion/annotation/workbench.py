@@ -1,0 +1,266 @@
+"""What goes on behind the labeling page: samples are handed out, what is said is kept, and models follow in the background.
+
+Labeling never waits: counterfactuals, a new order of the queue and the next round are made by one thread, fits by a process.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_diffusion.annotation import queue, views
+from ssl_diffusion.annotation.job import Job
+from ssl_diffusion.annotation.models import Classifier, Model, classifier_of, present_model, training_labels
+from ssl_diffusion.annotation.refits import Background
+from ssl_diffusion.annotation.rounds import next_round, rerank
+from ssl_diffusion.annotation.status import audit_estimate, drawn_estimate, fitted_labels, labels_per_hour
+from ssl_diffusion.annotation.stopping import advice, progress_of
+from ssl_diffusion.annotation.store import By
+from ssl_diffusion.counterfactual import explain
+from ssl_diffusion.errors import DataError, SSLDError
+from ssl_diffusion.evaluation import predict_logits, probabilities
+
+__all__ = ["Counterfactual", "Workbench"]
+
+_log = logging.getLogger(__name__)
+
+_RERANK_EVERY = 5  # labels
+_AHEAD = 4  # samples whose counterfactuals are made before they are asked for
+_TARGETS = 2  # counterfactuals a sample
+_KEPT = 500
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """How a sample would have to look to be taken for another class: class number, uint8 (C, H, W), RMS distance in [0, 1]."""
+
+    label: int
+    image: NDArray[np.uint8]
+    distance: float
+
+
+class Workbench:
+    """The server's view of a job.
+
+    Args:
+        job: the job.
+        refit_every: labels after which a fit is started in the background; None is the job's.
+    """
+
+    def __init__(self, job: Job, refit_every: int | None = None) -> None:
+        self.job = job
+        self.refit_every = job.settings.refit_every if refit_every is None else refit_every
+        self.fits = Background(job)
+        self.problem = ""
+        self._model: Model | None = None
+        self._stamp: int | None = None
+        self._fitted = 0  # labels of the last fit
+        self._classifier: Classifier | None = None
+        self._counterfactuals: dict[int, list[Counterfactual]] = {}
+        self._tasks: deque[tuple[str, Callable[[], None]]] = deque()
+        self._names: set[str] = set()
+        self._wake = threading.Condition()
+        self._stop = False
+        self._since_rerank = 0
+        self._said_lock = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name="workbench", daemon=True)
+
+    def start(self) -> None:
+        """Begin the work in the background."""
+        self._thread.start()
+        self.soon("look", self._look)
+
+    def stop(self) -> None:
+        """End it; a fit is interrupted and can be continued."""
+        with self._wake:
+            self._stop = True
+            self._wake.notify()
+        self._thread.join(timeout=60)
+        self.fits.stop()
+
+    # -- samples ------------------------------------------------------------------------------------------------------
+
+    def take(self, annotator: str, holder: str) -> queue.Item | None:
+        """The next sample for an annotator; None if there is none, and then a round is on its way if one can be made."""
+        items = queue.lease(self.job.store, annotator, holder)
+        if not items:
+            if not len(queue.pending(self.job.store)):
+                self.soon("round", self._round)
+            return None
+        self.soon("ahead", self._ahead)
+        return items[0]
+
+    def said(self, id_: str, verb: str, by: By, label: str | None = None, *, final: bool = False) -> str:
+        """Keep what an annotator says; returns how the sample stands. It is on disk when this returns."""
+        store = self.job.store
+        if verb == "label":
+            stands = store.label(id_, label or "", by, final=final)
+        elif verb == "skip":
+            stands = store.skip(id_, by)
+        elif verb == "un-label":
+            stands = store.unlabel(id_, by)
+        elif verb in ("flag", "un-flag"):
+            stands = store.flag(id_, by, verb == "flag")
+        else:
+            raise DataError(f"there is no verb {verb!r}")
+        if verb in ("label", "un-label"):
+            with self._said_lock:
+                self._since_rerank += 1
+                due = self._since_rerank >= _RERANK_EVERY
+                self._since_rerank = 0 if due else self._since_rerank
+            if due:
+                self.soon("rerank", self._rerank)
+        return stands.status
+
+    def undo(self, annotator: str, holder: str) -> str | None:
+        """Take back the last label or skip of an annotator and hand the sample out again; its id, or None if there is none."""
+        last = views.last_said(self.job.store, annotator)
+        if last is None:
+            return None
+        self.said(last, "un-label", By(annotator, "page"))
+        queue.take(self.job.store, last, annotator, holder)
+        return last
+
+    def guesses(self, id_: str) -> list[tuple[str, float]]:
+        """Classes by probability, the first three; none before there is a classifier."""
+        if self._classifier is None:
+            return []
+        position = self.job.store.positions([id_])
+        p = self._classifier.probabilities(position)[0]
+        names = self.job.store.classes
+        return [(names[k], float(p[k])) for k in np.argsort(-p, kind="stable")[:3].tolist()]
+
+    def counterfactuals(self, id_: str) -> list[Counterfactual] | None:
+        """Those of a sample; None while they are being made."""
+        (position,) = self.job.store.positions([id_]).tolist()
+        if self._classifier is None or self._classifier.model is None:
+            return []
+        found = self._counterfactuals.get(position)
+        if found is None:
+            self.soon(f"explain {position}", lambda: self._explain([position]))
+        return found
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """What the page shows beside the sample."""
+        store = self.job.store
+        counts = views.counts(store)
+        last = queue.last_round(store)
+        known, _ = training_labels(self.job)
+        audit = audit_estimate(self.job, self._classifier)
+        drawn = drawn_estimate(self.job)
+        table = progress_of(self.job)
+        curve = table.dropna(subset=["audit_accuracy"])[["labels", "audit_accuracy", "audit_low", "audit_high"]]
+        waiting = len(queue.pending(store))
+        return {
+            "counts": counts,
+            "waiting": waiting,
+            "round": last["number"] if last is not None else 0,
+            "reason": last["reason"] if last is not None else "",
+            "model": self._model.words if self._model is not None else "",
+            "labels_per_hour": labels_per_hour(self.job),
+            "audit": vars(audit) if audit is not None else None,
+            "drawn": vars(drawn) if drawn is not None else None,
+            "curve": curve.to_numpy().round(4).tolist(),
+            "advice": advice(self.job, len(known), waiting),
+            "fit": self.fits.state(),
+            "busy": "round" in self._names,
+            "problem": self.problem,
+        }
+
+    # -- in the background --------------------------------------------------------------------------------------------
+
+    def soon(self, name: str, task: Callable[[], None]) -> None:
+        """Do something in the background, unless it is waiting to be done already."""
+        with self._wake:
+            if name not in self._names and not self._stop:
+                self._names.add(name)
+                self._tasks.append((name, task))
+                self._wake.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                while not self._tasks and not self._stop:
+                    if not self._wake.wait(timeout=2.0):
+                        break  # a fit may have ended
+                if self._stop:
+                    return
+                name, task = self._tasks.popleft() if self._tasks else ("", self._look)
+            try:
+                task()
+                if name:
+                    self.problem = ""
+            except SSLDError as error:
+                self.problem = str(error)
+                _log.info("%s: %s", name, error)
+            except Exception:  # the page goes on; what went wrong is in the log
+                self.problem = f"{name or 'look'} failed; see the log of the server"
+                _log.exception("%s failed", name)
+            finally:
+                with self._wake:
+                    self._names.discard(name)
+
+    def _look(self) -> None:
+        """Take the present model, if it is another one, and start a fit if one is due."""
+        path = self.job.path / "model.json"
+        stamp = path.stat().st_mtime_ns if path.exists() else 0
+        if stamp != self._stamp:
+            self._model = present_model(self.job)
+            self._counterfactuals = {}
+            self._classifier = classifier_of(self.job, self._model, fast=True)
+            self._stamp = stamp
+            self._fitted = max(self._fitted, fitted_labels(self.job, self._model.name))
+            if queue.last_round(self.job.store) is None:
+                self._round()
+            else:
+                rerank(self.job)
+            self.soon("ahead", self._ahead)
+        if self.refit_every and not self.fits.running:
+            known, classes = training_labels(self.job)
+            # A fit that failed is tried again after as many labels more.
+            if len(known) >= self._fitted + self.refit_every and len(np.unique(classes)) > 1:
+                self._fitted = len(known)
+                self.fits.start()
+
+    def _rerank(self) -> None:
+        self._look()
+        assert self._model is not None
+        self._classifier = classifier_of(self.job, self._model, fast=True)
+        rerank(self.job)
+
+    def _round(self) -> None:
+        next_round(self.job)
+        self._look()
+
+    def _ahead(self) -> None:
+        waiting = [p for p in queue.pending(self.job.store)[:_AHEAD].tolist() if p not in self._counterfactuals]
+        if waiting:
+            self._explain(waiting)
+
+    def _explain(self, positions: list[int]) -> None:
+        """Counterfactuals of the two classes that come after the predicted one."""
+        classifier = self._classifier
+        if classifier is None or classifier.model is None:
+            return
+        rows = np.array(positions, dtype=np.int64)
+        # In fp32, as the search has them: near the boundary rounding decides which class comes first.
+        p = probabilities(predict_logits(classifier.model, np.asarray(self.job.images[rows])), multilabel=False)
+        order = np.argsort(-p, axis=1, kind="stable")[:, 1 : 1 + _TARGETS]
+        images = np.repeat(self.job.images[rows], order.shape[1], axis=0)
+        result = explain(classifier.model, images, order.ravel(), precision=classifier.frozen.precision)
+        if len(self._counterfactuals) > _KEPT:
+            self._counterfactuals = {}
+        for i, position in enumerate(positions):
+            found = []
+            for j in range(i * order.shape[1], (i + 1) * order.shape[1]):
+                if result.success[j] and result.counterfactual is not None:
+                    label = int(classifier.numbers[int(result.target[j])])
+                    found.append(Counterfactual(label, result.counterfactual[j], float(result.distance_pixel[j])))
+            self._counterfactuals[position] = found
