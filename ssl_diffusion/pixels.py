@@ -10,7 +10,10 @@ __all__ = ["rounded", "to_bytes", "to_floats"]
 
 def to_floats(images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """Images of 8 bits as floats in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).float() / 127.5 - 1
+    values = np.ascontiguousarray(images)
+    if not values.flags.writeable:  # of a memory-mapped file
+        values = values.copy()
+    return torch.from_numpy(values).to(device).float() / 127.5 - 1
 
 
 def to_bytes(x: Tensor) -> NDArray[np.uint8]:

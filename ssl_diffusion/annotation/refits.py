@@ -5,6 +5,7 @@ stopped is continued by the next one if the labels are still the same.
 """
 
 import json
+import logging
 import shutil
 import signal
 import subprocess
@@ -17,18 +18,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ssl_diffusion.annotation.job import Job
+from ssl_diffusion.annotation.job import Job, open_job
 from ssl_diffusion.annotation.models import folder_of, label_digest, publish, training_labels
 from ssl_diffusion.annotation.views import labels
 from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.checkpoint import atomic_write_text
 from ssl_diffusion.datasets import default_cache_dir
-from ssl_diffusion.errors import DataError
+from ssl_diffusion.devices import bind_threads
+from ssl_diffusion.errors import DataError, SSLDError
 from ssl_diffusion.fitting import FitOptions, fit_run, resume_run
+from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.recipe import Recipe
 from ssl_diffusion.run import RunFolder
 
 __all__ = ["Background", "fit_job"]
+
+_log = logging.getLogger(__name__)
+_TELL_EVERY = 2.0  # seconds
 
 
 def fit_job(job: Job, *, pretrain: bool = False, options: FitOptions | None = None) -> str:
@@ -88,7 +94,7 @@ class Background:
         """Start a fit unless one is running; returns whether it was started."""
         if self.running:
             return False
-        command = [sys.executable, "-P", "-m", "ssl_diffusion.cli.main", "loop", "fit", str(self.job.path.resolve())]
+        command = [sys.executable, "-P", "-m", "ssl_diffusion.annotation.refits", str(self.job.path.resolve())]
         command += ["--pretrain"] if pretrain else []
         if nice := shutil.which("nice"):  # labeling comes first
             command = [nice, "-n", "10", *command]
@@ -169,3 +175,33 @@ def _recipe(job: Job, table: Path, pretrain: bool) -> Recipe:
     labeled = replace(recipe.labels, budget=-1, allow_missing_classes=True)
     recipe = replace(recipe, data=data, labels=labeled).with_setting("training.seed", settings.seed)
     return recipe.with_setting("training.objective", "denoise-only") if pretrain else recipe
+
+
+def _teller() -> ProgressCallback:
+    """Progress as lines of a log, one every two seconds at most."""
+    last = 0.0
+
+    def tell(update: ProgressUpdate) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > _TELL_EVERY:
+            last = now
+            _log.info("%s %.0f %%", update.task, 100 * update.done / max(1, update.total))
+
+    return tell
+
+
+def _main(arguments: list[str]) -> int:
+    """What runs in the process of :class:`Background`: JOB [--pretrain]."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    bind_threads(1)
+    try:
+        fit_job(open_job(Path(arguments[0])), pretrain="--pretrain" in arguments, options=FitOptions(progress=_teller()))
+    except SSLDError as error:
+        _log.error("%s", error)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))

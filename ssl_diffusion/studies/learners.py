@@ -79,15 +79,15 @@ def prepare(settings: StudySettings, pool: Pool, folder: Path, options: FitOptio
     assert fitted.pretraining is not None
     config = json.dumps(model.config.to_dict(), sort_keys=True, default=str)
     facts = f"{fitted.pretraining['key']} {hashlib.sha256(config.encode()).hexdigest()} {len(pool)}"
+    precision = resolve_precision(recipe.compute.precision, device)
     path, note = folder / "representation.npy", folder / "representation.txt"
     if not (path.exists() and note.exists() and note.read_text() == facts):
         note.unlink(missing_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial.npy")
-        precision = resolve_precision(recipe.compute.precision, device)
         write_representation(model, pool.images, partial, precision, options.progress)
         partial.replace(path)
         note.write_text(facts)
-    frozen = Frozen(pool.images, np.load(path, mmap_mode="r"), pool.train, model)
+    frozen = Frozen(pool.images, np.load(path, mmap_mode="r"), pool.train, model, precision)
     return Shared(recipe, pool, frozen, replace(options, progress=None))
 
 

@@ -16,6 +16,7 @@ _COLORS = ("#2a6f97", "#d1603d", "#3a8f5b", "#8a5fb0", "#b8892b", "#c2447f", "#4
 _BASELINE = "#8a8f98"
 _INK = {False: "#1d2129", True: "#e6e8eb"}
 _SHOWN = 16  # images of a round
+_KEY, _LETTER, _ROW = 0.65, 0.085, 0.2  # inches of a legend in 9 points
 
 
 def strategy_colors(strategies: list[str], baseline: str) -> dict[str, str]:
@@ -40,7 +41,9 @@ def curves_figure(
     colors = strategy_colors(strategies, baseline)
     paired = baseline in strategies and len(strategies) > 1
     shown = [panel for panel in panels if panel == "accuracy" or paired]
-    figure = Figure(figsize=(4.8 * len(shown), 3.9), layout="constrained")
+    width = 4.8 * len(shown)
+    columns = min(len(strategies), max(1, int(width / (_KEY + _LETTER * max(map(len, strategies))))))
+    figure = Figure(figsize=(width, 3.5 + _ROW * -(-len(strategies) // columns)), layout="constrained")
     figure.patch.set_alpha(0)
     ink = _INK[dark]
     for axis, panel in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
@@ -54,9 +57,7 @@ def curves_figure(
             axis.fill_between(part["n_labeled"], 100 * part["low"], 100 * part["high"], color=style["color"], alpha=0.15, lw=0)
         _dress(axis, sorted(set(curves["n_labeled"])), ink)
     handles, labels = axis.get_legend_handles_labels()
-    legend = figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(2 + 2 * len(shown), len(labels)), frameon=False, fontsize=9
-    )
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     for text in legend.get_texts():
         text.set_color(ink)
     return figure

@@ -25,6 +25,8 @@ from ssl_diffusion.studies.trial import trials_of
 
 __all__ = ["write_report"]
 
+_PICTURED = 5  # strategies whose choices are shown beside the baseline's
+
 
 def write_report(path: Path, cache_dir: Path | None = None) -> Path:
     """Write `report.html`, `curves-REFIT.png` and `summary.csv` into a study folder, from the trials that are complete.
@@ -97,7 +99,7 @@ def _part(
         "matrix": _matrix(statistics.penalty_matrix(rounds)) if tested else None,
         "power": _power(areas, baseline) if baseline in areas and len(areas) > 1 and len(areas.columns) > 1 else None,
         "costs": _costs(rounds),
-        "chosen": _chosen(picks, pool),
+        "chosen": _chosen(picks, pool, baseline, areas),
     }
 
 
@@ -174,10 +176,12 @@ def _costs(rounds: pd.DataFrame) -> dict[str, Any]:
     return {"columns": columns, "rows": rows}
 
 
-def _chosen(picks: pd.DataFrame, pool: Pool) -> list[dict[str, Any]]:
-    """The choices of the first seed of every strategy."""
+def _chosen(picks: pd.DataFrame, pool: Pool, baseline: str, areas: pd.DataFrame) -> list[dict[str, Any]]:
+    """The choices of the first seed: of the baseline, and of the strategies with the best curves."""
+    best = areas.drop(columns=baseline, errors="ignore").mean().sort_values(ascending=False).index[:_PICTURED]
+    there = set(picks["strategy"])
     shown = []
-    for strategy in dict.fromkeys(picks["strategy"]):
+    for strategy in [name for name in (baseline, *best) if name in there]:
         part = picks[picks["strategy"] == strategy]
         seed = part["seed"].min()
         one = part[part["seed"] == seed]
