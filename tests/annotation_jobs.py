@@ -30,6 +30,7 @@ def truth(pool: Pool, id_: str) -> str:
 def make_job(folder: Path, pool: Pool, tiny: list[str], *options: object) -> Job:
     """A job of digits, by the command line."""
     classes = ",".join(pool.classes)
+    options = (*options, "--set", "model.stem=1")  # the recipe is for larger images
     ok("loop", "init", folder / "job", "--data", photos(folder / "photos", pool), "--classes", classes, *options, *tiny)
     return open_job(folder / "job")
 

@@ -18,7 +18,7 @@ __all__ = ["HEADERS", "Guard", "is_loopback"]
 
 _COOKIE = "ssld"
 _LARGEST = 64 * 1024  # bytes of a request
-_OPEN = ("/login", "/static/style.css")
+_OPEN = ("/login", "/static/style.css", "/static/icon.svg")
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "

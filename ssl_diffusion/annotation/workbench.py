@@ -217,10 +217,7 @@ class Workbench:
             self._classifier = classifier_of(self.job, self._model, fast=True)
             self._stamp = stamp
             self._fitted = max(self._fitted, fitted_labels(self.job, self._model.name))
-            if queue.last_round(self.job.store) is None:
-                self._round()
-            else:
-                rerank(self.job)
+            rerank(self.job)
             self.soon("ahead", self._ahead)
         if self.refit_every and not self.fits.running:
             known, classes = training_labels(self.job)
@@ -236,7 +233,8 @@ class Workbench:
         rerank(self.job)
 
     def _round(self) -> None:
-        next_round(self.job)
+        if not len(queue.pending(self.job.store)):  # or somebody has just made one
+            next_round(self.job)
         self._look()
 
     def _ahead(self) -> None:
