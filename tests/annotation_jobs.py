@@ -35,6 +35,10 @@ def make_job(folder: Path, pool: Pool, tiny: list[str], *options: object) -> Job
     return open_job(folder / "job")
 
 
+# Options for a model that knows its digits well enough to be explained.
+LEARNS = [word for setting in ("pretraining.steps=150", "training.steps=120") for word in ("--set", setting)]
+
+
 def answer(job: Job, pool: Pool, n: int | None = None) -> Result:
     """Label what the last round asks for, from a file."""
     last = sorted((job.path / "batches").glob("*.csv"))[-1]

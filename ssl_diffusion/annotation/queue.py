@@ -154,8 +154,13 @@ def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float 
     with store.writing() as connection:
         connection.execute(delete(t.leases).where(t.leases.c.until <= now))
         said = select(t.votes.c.position).where(t.votes.c.annotator == annotator)
-        query = _queue(store).where(t.batch.c.position.not_in(said))
-        mine = set(connection.execute(select(t.leases.c.position).where(t.leases.c.holder == holder)).scalars())
+        has = (
+            select(t.leases.c.position, t.samples.c.id, t.current.c.status)
+            .join(t.samples, t.samples.c.position == t.leases.c.position)
+            .join(t.current, t.current.c.position == t.leases.c.position, isouter=True)
+            .where(t.leases.c.holder == holder, t.leases.c.position.not_in(said))
+        )
+        mine = {row.position: Item(row.position, row.id, "", row.status or "open") for row in connection.execute(has)}
         own = select(t.leases.c.position).where(t.leases.c.annotator == annotator, t.leases.c.holder != holder)
         others = (
             select(t.leases.c.position, func.count().label("taken"))
@@ -163,23 +168,28 @@ def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float 
             .group_by(t.leases.c.position)
             .subquery()
         )
-        query = query.join(others, others.c.position == t.batch.c.position, isouter=True)
         asked = func.coalesce(t.samples.c.wanted, store.agreement)
-        # A tie asks for one more vote than there are.
         votes = func.coalesce(t.current.c.votes, 0)
         short = func.coalesce(others.c.taken, 0) < asked - votes
+        # A tie asks for one more vote than there are.
         tied = and_(t.current.c.status == "disputed", func.coalesce(others.c.taken, 0) < 1)
-        query = query.where(t.batch.c.position.not_in(own)).where(short | tied)
-        found = list(connection.execute(query))
-        found.sort(key=lambda row: row.position not in mine)  # stable: else in the order of asking
-        items = [Item(row.position, row.id, row.note, row.status or "open") for row in found[:n]]
+        query = (
+            _queue(store)
+            .join(others, others.c.position == t.batch.c.position, isouter=True)
+            .where(t.batch.c.position.not_in(said), t.batch.c.position.not_in(own), short | tied)
+        )
+        waiting = [Item(row.position, row.id, row.note, row.status or "open") for row in connection.execute(query)]
+        # What the holder has may be of an earlier round, taken back or under review.
+        in_queue = {item.position for item in waiting}
+        first = [item for position, item in mine.items() if position not in in_queue]
+        items = (first + sorted(waiting, key=lambda item: item.position not in mine))[:n]
         taken = [item.position for item in items]
         connection.execute(delete(t.leases).where(t.leases.c.holder == holder))
         rows = [{"position": p, "holder": holder, "annotator": annotator, "until": now + seconds} for p in taken]
         r.insert_rows(connection, t.leases, rows)
-        first, fresh = next_event(connection), [p for p in taken if p not in mine]
+        number, fresh = next_event(connection), [p for p in taken if p not in mine]
         event = {"at": now, "kind": "shown", "annotator": annotator, "final": False, "source": "page"}
-        r.insert_rows(connection, t.events, [{"number": first + i, "position": p, **event} for i, p in enumerate(fresh)])
+        r.insert_rows(connection, t.events, [{"number": number + i, "position": p, **event} for i, p in enumerate(fresh)])
     return items
 
 

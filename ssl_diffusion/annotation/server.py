@@ -154,15 +154,20 @@ def make_app(
         rows = {row["id"]: row for row in [*disputed, *flagged]}
         return {"samples": [row | {"image": f"/image?id={quote(row['id'], safe='')}"} for row in rows.values()]}
 
-    @app.get("/api/counterfactuals")
-    def counterfactuals(id_: Id) -> dict[str, Any]:
-        found = None if blind else bench.counterfactuals(id_)
+    @app.get("/api/thoughts")
+    def thoughts(id_: Id) -> dict[str, Any]:
+        found = [] if blind else bench.counterfactuals(id_)
+        guesses = [] if blind else bench.guesses(id_)
         names = job.store.classes
         shown = [
             {"label": names[c.label], "distance": c.distance, "image": f"/counterfactual?id={quote(id_, safe='')}&k={k}"}
             for k, c in enumerate(found or [])
         ]
-        return {"ready": blind or found is not None, "counterfactuals": shown}
+        return {
+            "ready": found is not None,
+            "guesses": [{"label": name, "p": p} for name, p in guesses],
+            "counterfactuals": shown,
+        }
 
     @app.get("/counterfactual")
     def counterfactual(id_: Id, k: int) -> Response:
@@ -189,14 +194,11 @@ def make_app(
         return Response(buffer.getvalue(), media_type="image/jpeg", headers=headers)
 
     def _sample(id_: str, note: str, status: str) -> dict[str, Any]:
-        width, height = job.images.shape[-1], job.images.shape[-2]
         return {
             "id": id_,
             "image": f"/image?id={quote(id_, safe='')}",
             "note": "" if blind else note,
             "status": status,
-            "guesses": [] if blind else [{"label": name, "p": p} for name, p in bench.guesses(id_)],
-            "seen_at": [width, height],
         }
 
     return app

@@ -138,6 +138,8 @@ class Workbench:
     def counterfactuals(self, id_: str) -> list[Counterfactual] | None:
         """Those of a sample; None while they are being made."""
         (position,) = self.job.store.positions([id_]).tolist()
+        if self._stamp is None:  # the model is being opened
+            return None
         if self._classifier is None or self._classifier.model is None:
             return []
         found = self._counterfactuals.get(position)

@@ -106,6 +106,15 @@ function show(found) {
   image.alt = `sample ${found.id}`;
   $("id").textContent = found.id;
   $("note").textContent = found.note;
+  think(found.id, 0);
+}
+
+// What the model thinks comes when it is there: labeling does not wait for it.
+async function think(id, attempt) {
+  if (session.blind || sample === null || sample.id !== id) return;
+  if (attempt === 0) $("if-title").hidden = true;
+  const found = await call(`/api/thoughts?id=${encodeURIComponent(id)}`).catch(() => null);
+  if (found === null || sample === null || sample.id !== id) return;
   $("guesses").replaceChildren(...found.guesses.map((guess) => {
     const row = element("li");
     const meter = element("div", undefined, "meter");
@@ -116,16 +125,8 @@ function show(found) {
     return row;
   }));
   if (!found.guesses.length) $("guesses").append(element("li", "nothing yet"));
-  showCounterfactuals(found.id, 0);
-}
-
-async function showCounterfactuals(id, attempt) {
-  if (session.blind || sample === null || sample.id !== id) return;
-  $("if-title").hidden = true;
-  const found = await call(`/api/counterfactuals?id=${encodeURIComponent(id)}`).catch(() => null);
-  if (found === null || sample === null || sample.id !== id) return;
   if (!found.ready) {
-    if (attempt < 40) setTimeout(() => showCounterfactuals(id, attempt + 1), 500);
+    if (attempt < 60) setTimeout(() => think(id, attempt + 1), 500);
     return;
   }
   $("if-title").hidden = !found.counterfactuals.length;
