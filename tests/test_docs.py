@@ -23,7 +23,7 @@ def command_lines() -> list[tuple[str, str]]:
         for block in blocks(page, ""):
             for line in block.splitlines():
                 for part in re.split(r"&&|;", line):
-                    words = shlex.split(part, comments=True)
+                    words = shlex.split(re.sub(r"^\s*[A-Z_]+=\S+ ", "", part), comments=True)
                     if words and Path(words[0]).name == "ssld":
                         found.append((page.name, shlex.join(words[1:])))
     return found
@@ -34,6 +34,9 @@ def test_commands_parse(page: str, line: str) -> None:
     group = typer.main.get_command(app)
     name, *arguments = shlex.split(line)
     command = group.commands[name]  # type: ignore[attr-defined]
+    while hasattr(command, "commands"):
+        name, *arguments = arguments
+        command = command.commands[name]
     context = command.make_context(name, arguments, parent=None)
     assert context.params is not None
 
