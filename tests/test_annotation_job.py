@@ -236,14 +236,14 @@ def test_advice_has_its_figures(job: Job, digits_pool: Pool) -> None:
     for _ in range(4):
         asked(job, "--n", 2)
     job.settings.__dict__["budget"] = 100
-    said = advice(job, 16, 0)
+    said = advice(job, 16)
     assert "84 labels of the budget of 100 are left" in said
     table = progress_of(job)
     assert table["round"].tolist() == [1, 2, 3, 4, 5]
     assert (table["kappa"].dropna() == 1).all()  # no label came between
     assert any("predictions have settled" in line for line in said)
     job.settings.__dict__["budget"] = 10
-    assert "the budget of 10 labels is used up" in advice(job, 16, 0)
+    assert "the budget of 10 labels is used up" in advice(job, 16)
 
 
 def test_speed_leaves_pauses_out(job: Job) -> None:

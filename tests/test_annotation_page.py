@@ -161,6 +161,9 @@ def test_what_the_model_thinks_on_a_phone(tmp_path: Path, digits_pool: Pool, tin
         await page.wait_for_selector("#counterfactuals img", timeout=30_000)
         assert "if it looked like this" in (await page.text_content("#counterfactuals") or "")
         assert await page.evaluate("() => document.documentElement.scrollWidth") <= 400
+        frame, image = [await page.locator(name).bounding_box() for name in (".frame", "#image")]
+        assert image["height"] <= frame["height"]  # nothing of it is cut off
+        assert await page.evaluate("() => getComputedStyle(document.getElementById('image')).objectFit") == "contain"
         # Image and labels are in sight without scrolling, and large enough for a finger.
         boxes = [await button.bounding_box() for button in await page.locator("#classes button").all()]
         assert max(box["y"] + box["height"] for box in boxes[:3]) < 800

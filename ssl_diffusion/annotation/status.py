@@ -80,8 +80,14 @@ def job_status(job: Job, progress: ProgressCallback | None = None) -> JobStatus:
         audit=audit_estimate(job, classifier),
         drawn=drawn_estimate(job),
         labels_per_hour=labels_per_hour(job),
-        advice=advice(job, len(known), waiting),
+        advice=[_next_step(job, waiting), *advice(job, len(known))],
     )
+
+
+def _next_step(job: Job, waiting: int) -> str:
+    if waiting:
+        return f"{waiting} samples are waiting: ssld loop serve {job.path}"
+    return f"nothing is waiting: ssld loop next {job.path} chooses what to label"
 
 
 def fitted_labels(job: Job, name: str) -> int:

@@ -43,12 +43,9 @@ def record(job: Job, number: int, model: str, n_labels: int, classifier: Classif
     atomic_write_text(job.path / "progress.csv", table.reindex(columns=before.columns).to_csv(index=False))
 
 
-def advice(job: Job, n_labels: int, waiting: int) -> list[str]:
-    """Sentences on what to do next, and whether it is worth it."""
-    if not waiting:
-        said = [f"nothing is waiting: ssld loop next {job.path} chooses what to label"]
-    else:
-        said = [f"{waiting} samples are waiting: ssld loop serve {job.path}"]
+def advice(job: Job, n_labels: int) -> list[str]:
+    """Sentences on whether more labels are worth it; none if nothing speaks against them."""
+    said = []
     budget, table = job.settings.budget, progress_of(job)
     if budget:
         left = budget - n_labels

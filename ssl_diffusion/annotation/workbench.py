@@ -170,7 +170,7 @@ class Workbench:
             "audit": vars(audit) if audit is not None else None,
             "drawn": vars(drawn) if drawn is not None else None,
             "curve": curve.to_numpy().round(4).tolist(),
-            "advice": advice(self.job, len(known), waiting),
+            "advice": advice(self.job, len(known)),
             "fit": self.fits.state(),
             "busy": "round" in self._names,
             "problem": self.problem,

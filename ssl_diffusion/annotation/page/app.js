@@ -228,7 +228,9 @@ async function state() {
   $("fit").disabled = s.fit.state === "running";
   const fits = { none: "", running: `being fitted for ${Math.round(s.fit.seconds)} s`, done: "the fit is done", failed: "the fit failed: " };
   $("fit-state").textContent = fits[s.fit.state] + (s.fit.state === "failed" ? s.fit.said : "");
-  $("advice").replaceChildren(...[...(s.problem ? [s.problem] : []), ...s.advice].map((line) => element("li", line)));
+  const lines = [...(s.problem ? [s.problem] : []), ...s.advice];
+  $("advice-title").hidden = !lines.length;
+  $("advice").replaceChildren(...lines.map((line) => element("li", line)));
   await review(s.counts.disputed + s.counts.flagged);
 }
 
