@@ -60,7 +60,10 @@ def linear_distance(
         with torch.no_grad():
             z = model.representation(x)
         step, _ = _step_to_boundary(model.classify_representation, z, source, wanted)
-        behind = model.classify_representation(z + 1.001 * step)
+        # Behind it by a thousandth, and by more than single precision makes of two scores that are all but equal.
+        length = step.norm(dim=1, keepdim=True).clamp(min=1e-30)
+        overshoot = torch.maximum(1e-3 * length, 1e-5 * z.norm(dim=1, keepdim=True))
+        behind = model.classify_representation(z + step * (1 + overshoot / length))
         return {
             "success": _numpy(behind.argmax(dim=1) == wanted),
             "distance_representation": _numpy(step.double().norm(dim=1)),
