@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ssl_diffusion.acquisition.query import QueryBatch
 from ssl_diffusion.checkpoint import atomic_write_text
 from ssl_diffusion.errors import SSLDError, nearest_names
+from ssl_diffusion.evaluation import predict_logits, probabilities
 from ssl_diffusion.gallery import file_stems, new_folder, to_pil
 from ssl_diffusion.plots import show_image
 from ssl_diffusion.pool import Pool
@@ -114,12 +115,16 @@ def batch_figure(batch: QueryBatch, pool: Pool, run: Run | None = None) -> Figur
     """The first samples of a batch and why they were chosen; with a run that has classes, beside its counterfactual."""
     n = min(_PICTURED, len(batch))
     images = pool.images[pool.positions(batch.ids[:n])]
+    predictions = batch.predictions[:n]
     beside: NDArray[np.uint8] | None = None
     if run is not None and len(run.classes) > 1 and not run.multilabel:
         result = run.explain(images, "runner-up")
         assert result.counterfactual is not None
         beside = result.counterfactual
         names = [run.classes[k] if ok else "" for k, ok in zip(result.target, result.success, strict=True)]
+        # In fp32, as the search has them: near the boundary rounding decides which of two classes comes first.
+        before = probabilities(predict_logits(run.model, images), multilabel=False)
+        predictions = [(run.classes[k], float(p[k])) for k, p in zip(result.source, before, strict=True)]
     columns = min(6, n)
     rows = -(-n // columns)
     wide = 1 if beside is None else 2
@@ -130,7 +135,7 @@ def batch_figure(batch: QueryBatch, pool: Pool, run: Run | None = None) -> Figur
     for i in range(n):
         axis = axes[i // columns, (i % columns) * wide]
         show_image(axis, images[i].astype(np.float32) / 127.5 - 1)
-        said = "\n{} {:.2f}".format(*batch.predictions[i]) if batch.predictions else ""
+        said = "\n{} {:.2f}".format(*predictions[i]) if predictions else ""
         axis.set_title(f"{i + 1}. {batch.ids[i]}{said}", fontsize=7)
         axis.set_axis_on()
         if beside is not None:
