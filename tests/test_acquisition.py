@@ -24,7 +24,15 @@ from ssl_diffusion.run import load_run
 BOUNDARY = {"linear", "deepfool", "counterfactual"}
 LOOKS_AT_IMAGES = BOUNDARY | {"bald", "latent-mix"}
 SHAPE = (1, 3, 4)
-VARIED = ["margin:top", "margin:diverse", "entropy:power", "counterfactual:top", "badge:diverse", "probcover:power"]
+VARIED = [
+    "margin:top",
+    "margin:sampled",
+    "margin:diverse",
+    "entropy:power",
+    "counterfactual:top",
+    "badge:diverse",
+    "probcover:power",
+]
 
 
 def model() -> LinearModel:
