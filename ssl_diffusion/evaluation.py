@@ -24,6 +24,7 @@ __all__ = [
     "expected_calibration_error",
     "inference",
     "predict_logits",
+    "predict_probabilities",
     "probabilities",
     "represent",
 ]
@@ -73,6 +74,15 @@ def probabilities(logits: NDArray[np.float32], multilabel: bool) -> NDArray[np.f
     """Class probabilities, (n, K): softmax, or a sigmoid of each logit for multi-label data."""
     tensor = torch.from_numpy(logits)
     return (tensor.sigmoid() if multilabel else tensor.softmax(dim=1)).numpy()
+
+
+def predict_probabilities(model: JointDiffusion, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Class probabilities of uint8 images (n, C, H, W), one class each, (n, K), in fp32, as searches for counterfactuals have
+    them: at the boundary rounding decides which class comes first.
+    """
+    if not len(images):
+        return np.zeros((0, model.config.n_classes), dtype=np.float32)
+    return probabilities(predict_logits(model, images), multilabel=False)
 
 
 def classification_metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:

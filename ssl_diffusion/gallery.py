@@ -14,7 +14,7 @@ from PIL import Image
 
 from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.errors import DataError, RunError, nearest_names
-from ssl_diffusion.evaluation import predict_logits, probabilities
+from ssl_diffusion.evaluation import predict_probabilities
 from ssl_diffusion.guidance import Guidance
 from ssl_diffusion.plots_generated import counterfactual_figure, distance_figure, grid_figure, strip_figure
 from ssl_diffusion.pool import Pool
@@ -74,7 +74,7 @@ def write_samples(
         rows: list[str] = []
         if y is not None:
             names = [run.classes[k] for k in y]
-            frame["class"], frame["probability"] = names, _probabilities(run, images)[np.arange(n), y]
+            frame["class"], frame["probability"] = names, predict_probabilities(run.model, images)[np.arange(n), y]
             groups = list(dict.fromkeys(names))
             rows = groups if names == [g for g in groups for _ in range(n // len(groups))] else []
         for file, image in zip(frame["file"], images, strict=True):
@@ -125,7 +125,7 @@ def write_explanations(
         raise DataError("each id can be explained once; one is given twice")
     positions = pool.positions(ids)
     images = pool.images[positions]
-    before = _probabilities(run, images)
+    before = predict_probabilities(run.model, images)
     wanted: str | int = target
     if target not in ("runner-up", "nearest", "all"):
         wanted = class_index(run, target)
@@ -148,7 +148,7 @@ def write_explanations(
         shown = result.take(np.arange(min(_SHEET, len(result))))
         assert shown.counterfactual is not None
         names = [str(ids[i]) for i in shown.image]
-        after = _probabilities(run, shown.counterfactual)
+        after = predict_probabilities(run.model, shown.counterfactual)
         counterfactual_figure(shown, run.classes, before[shown.image], after, names).savefig(folder / "sheet.png", dpi=110)
         if len(result) > 1:
             distance_figure(result).savefig(folder / "distances.png", dpi=130)
@@ -159,13 +159,6 @@ def file_stems(ids: Sequence[str]) -> list[str]:
     """Distinct file names, without suffix, for sample ids, which may contain slashes."""
     stems = [str(i).replace("/", "_").replace("\\", "_") for i in ids]
     return stems if len(set(stems)) == len(stems) else [f"{i:05d}_{stem}" for i, stem in enumerate(stems)]
-
-
-def _probabilities(run: Run, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Class probabilities in fp32, as the search has them: at the boundary, rounding decides."""
-    if not len(images):
-        return np.zeros((0, len(run.classes)), dtype=np.float32)
-    return probabilities(predict_logits(run.model, images), run.multilabel)
 
 
 @contextmanager

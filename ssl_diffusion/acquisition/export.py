@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ssl_diffusion.acquisition.query import QueryBatch
 from ssl_diffusion.checkpoint import atomic_write_text
 from ssl_diffusion.errors import SSLDError, nearest_names
-from ssl_diffusion.evaluation import predict_logits, probabilities
+from ssl_diffusion.evaluation import predict_probabilities
 from ssl_diffusion.gallery import file_stems, new_folder, to_pil
 from ssl_diffusion.plots import show_image
 from ssl_diffusion.pool import Pool
@@ -123,7 +123,7 @@ def batch_figure(batch: QueryBatch, pool: Pool, run: Run | None = None) -> Figur
         beside = result.counterfactual
         names = [run.classes[k] if ok else "" for k, ok in zip(result.target, result.success, strict=True)]
         # In fp32, as the search has them: near the boundary rounding decides which of two classes comes first.
-        before = probabilities(predict_logits(run.model, images), multilabel=False)
+        before = predict_probabilities(run.model, images)
         predictions = [(run.classes[k], float(p[k])) for k, p in zip(result.source, before, strict=True)]
     columns = min(6, n)
     rows = -(-n // columns)

@@ -82,10 +82,8 @@ class Frozen:
 
     def measured(self, rows: NDArray[np.int64]) -> "NDArray[np.float32] | Rows":
         """The projected representation of some, (n, 512); of large pools it is computed when it is looked at."""
-        small = Rows(self.representation, np.arange(len(self.representation)))
-        if 4 * small.shape[0] * small.shape[1] <= _IN_MEMORY:
-            return self.projected[rows]
-        return Rows(self.representation, rows)
+        lazy = Rows(self.representation, rows)
+        return self.projected[rows] if 4 * len(self.representation) * lazy.shape[1] <= _IN_MEMORY else lazy
 
     @cached_property
     def reference(self) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from ssl_diffusion.acquisition.query import QueryBatch, choose, described
 from ssl_diffusion.acquisition.regime import strategy_for
 from ssl_diffusion.annotation import queue, views
 from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.models import classifier_of, present_model, training_labels
+from ssl_diffusion.annotation.models import Classifier, classifier_of, present_model, training_labels
 from ssl_diffusion.annotation.status import audit_estimate
 from ssl_diffusion.annotation.stopping import record
 from ssl_diffusion.checkpoint import atomic_write_text
@@ -129,8 +129,12 @@ def next_round(
     return made
 
 
-def rerank(job: Job) -> bool:
+def rerank(job: Job, classifier: Classifier | None = None) -> bool:
     """Put the queue into the order of the probe's margin, smallest first; what is not drawn by it keeps its place in front.
+
+    Args:
+        job: the job.
+        classifier: of the present model, where it is at hand; None makes it.
 
     Returns:
         Whether there was something to ask: not before there are labels of two classes.
@@ -138,8 +142,10 @@ def rerank(job: Job) -> bool:
     waiting = queue.pending(job.store)
     drawn = np.array([row["position"] for row in _rows(job) if row["draw"] is not None], dtype=np.int64)
     movable = waiting[np.isin(waiting, drawn)]
-    classifier = classifier_of(job, present_model(job), fast=True)
-    if classifier is None or not len(movable):
+    if not len(movable):
+        return False
+    classifier = classifier or classifier_of(job, present_model(job), fast=True)
+    if classifier is None:
         return False
     p = np.sort(classifier.probabilities(movable), axis=1)
     order = movable[np.argsort(p[:, -1] - p[:, -2], kind="stable")]

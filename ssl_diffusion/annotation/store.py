@@ -77,7 +77,6 @@ class Store:
         self.engine = t.open_store(url)
         t.upgrade(self.engine)
         self._ids: NDArray[np.str_] | None = None
-        self._classes: tuple[str, ...] = ()
 
     def close(self) -> None:
         """Let go of the database."""
@@ -137,13 +136,6 @@ class Store:
             query = select(t.samples.c.position).where(t.samples.c.role == role).order_by(t.samples.c.position)
             return np.fromiter(connection.execute(query).scalars(), dtype=np.int64)
 
-    def set_role(self, positions: Iterable[int], role: str) -> None:
-        """Give samples a role."""
-        with self.writing() as connection:
-            for part in r.parts(positions):
-                rows = t.samples.c.position.in_([int(i) for i in part])
-                connection.execute(update(t.samples).where(rows).values(role=role))
-
     def ask_for(self, id_: str, votes: int | None) -> None:
         """Ask for several annotators' votes on a sample; None asks for as many as of the others."""
         if votes is not None and votes < 1:
@@ -157,8 +149,7 @@ class Store:
     def classes(self) -> tuple[str, ...]:
         """Class names by number."""
         with self.reading() as connection:
-            self._classes = tuple(connection.execute(select(t.classes.c.name).order_by(t.classes.c.number)).scalars())
-        return self._classes
+            return tuple(connection.execute(select(t.classes.c.name).order_by(t.classes.c.number)).scalars())
 
     def add_classes(self, names: Iterable[str]) -> None:
         """Add classes after those that are there; known ones are left as they are.

@@ -20,10 +20,10 @@ from ssl_diffusion.annotation.refits import Background
 from ssl_diffusion.annotation.rounds import next_round, rerank
 from ssl_diffusion.annotation.status import audit_estimate, drawn_estimate, fitted_labels, labels_per_hour
 from ssl_diffusion.annotation.stopping import advice, progress_of
-from ssl_diffusion.annotation.store import By
+from ssl_diffusion.annotation.store import Action, By
 from ssl_diffusion.counterfactual import explain
-from ssl_diffusion.errors import DataError, SSLDError
-from ssl_diffusion.evaluation import predict_logits, probabilities
+from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.evaluation import predict_probabilities
 
 __all__ = ["Counterfactual", "Workbench"]
 
@@ -97,17 +97,7 @@ class Workbench:
 
     def said(self, id_: str, verb: str, by: By, label: str | None = None, *, final: bool = False) -> str:
         """Keep what an annotator says; returns how the sample stands. It is on disk when this returns."""
-        store = self.job.store
-        if verb == "label":
-            stands = store.label(id_, label or "", by, final=final)
-        elif verb == "skip":
-            stands = store.skip(id_, by)
-        elif verb == "un-label":
-            stands = store.unlabel(id_, by)
-        elif verb in ("flag", "un-flag"):
-            stands = store.flag(id_, by, verb == "flag")
-        else:
-            raise DataError(f"there is no verb {verb!r}")
+        (stands,) = self.job.store.apply([Action(verb, id_, by, label, final and verb == "label")])
         if verb in ("label", "un-label"):
             with self._said_lock:
                 self._since_rerank += 1
@@ -164,7 +154,6 @@ class Workbench:
             "counts": counts,
             "waiting": waiting,
             "round": last["number"] if last is not None else 0,
-            "reason": last["reason"] if last is not None else "",
             "model": self._model.words if self._model is not None else "",
             "labels_per_hour": labels_per_hour(self.job),
             "audit": vars(audit) if audit is not None else None,
@@ -172,7 +161,6 @@ class Workbench:
             "curve": curve.to_numpy().round(4).tolist(),
             "advice": advice(self.job, len(known)),
             "fit": self.fits.state(),
-            "busy": "round" in self._names,
             "problem": self.problem,
         }
 
@@ -219,7 +207,7 @@ class Workbench:
             self._classifier = classifier_of(self.job, self._model, fast=True)
             self._stamp = stamp
             self._fitted = max(self._fitted, fitted_labels(self.job, self._model.name))
-            rerank(self.job)
+            self._reorder()
             self.soon("ahead", self._ahead)
         if self.refit_every and not self.fits.running:
             known, classes = training_labels(self.job)
@@ -232,7 +220,11 @@ class Workbench:
         self._look()
         assert self._model is not None
         self._classifier = classifier_of(self.job, self._model, fast=True)
-        rerank(self.job)
+        self._reorder()
+
+    def _reorder(self) -> None:
+        if self._classifier is not None:
+            rerank(self.job, self._classifier)
 
     def _round(self) -> None:
         if not len(queue.pending(self.job.store)):  # or somebody has just made one
@@ -251,7 +243,7 @@ class Workbench:
             return
         rows = np.array(positions, dtype=np.int64)
         # In fp32, as the search has them: near the boundary rounding decides which class comes first.
-        p = probabilities(predict_logits(classifier.model, np.asarray(self.job.images[rows])), multilabel=False)
+        p = predict_probabilities(classifier.model, np.asarray(self.job.images[rows]))
         order = np.argsort(-p, axis=1, kind="stable")[:, 1 : 1 + _TARGETS]
         images = np.repeat(self.job.images[rows], order.shape[1], axis=0)
         result = explain(classifier.model, images, order.ravel(), precision=classifier.frozen.precision)
