@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ssl_diffusion.cli.output import JsonOption, Output, QuietOption
+from ssl_diffusion.cli.output import JsonOption, Output, QuietOption, needing
 
 if TYPE_CHECKING:
     from ssl_diffusion.annotation.job import Job
@@ -214,14 +214,11 @@ def serve(
     with output.running():
         from ssl_diffusion.annotation.job import open_job
         from ssl_diffusion.devices import bind_threads
-        from ssl_diffusion.errors import SSLDError
 
-        try:
+        with needing("annotate"):
             import uvicorn
 
             from ssl_diffusion.annotation.server import make_app
-        except ImportError as error:
-            raise SSLDError(f"the page needs the package {error.name}: pip install 'ssld[annotate]'") from None
         bind_threads(threads)
         opened = open_job(job)
         with opened.alone("serve"):

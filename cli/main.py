@@ -1,7 +1,7 @@
 """`ssld`: the entry point and the table of commands."""
 
 import typer
-from ssl_diffusion.cli import evaluate, explain, fit, info, loop, predict, query, sample, study
+from ssl_diffusion.cli import evaluate, explain, fit, info, label_studio, loop, predict, query, sample, study
 
 __all__ = ["app", "run"]
 
@@ -22,6 +22,9 @@ app.command("explain")(explain.explain)
 app.command("query")(query.query)
 app.command("strategies")(query.strategies)
 app.command("study")(study.study)
+loop.app.command("push")(label_studio.push)
+loop.app.command("pull")(label_studio.pull)
+loop.app.command("backend")(label_studio.backend)
 app.add_typer(loop.app, name="loop")
 app.command("recipes")(info.recipes)
 app.command("datasets")(info.datasets)

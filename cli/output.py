@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ssl_diffusion.progress import ProgressUpdate
 
-__all__ = ["AcceleratorOption", "JsonOption", "Output", "PrecisionOption", "QuietOption", "ThreadsOption"]
+__all__ = ["AcceleratorOption", "JsonOption", "Output", "PrecisionOption", "QuietOption", "ThreadsOption", "needing"]
 
 AcceleratorOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, bf16 or fp32.")]
@@ -26,6 +26,17 @@ ThreadsOption = Annotated[int, typer.Option(help="Processor threads; 0 is all co
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no log lines.")]
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Imports of packages that an extra brings; where they are missing the user is told which."""
+    from ssl_diffusion.errors import SSLDError
+
+    try:
+        yield
+    except ImportError as error:
+        raise SSLDError(f"this needs the package {error.name}: pip install 'ssld[{extra}]'") from None
 
 
 class ProgressBars:

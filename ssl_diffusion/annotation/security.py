@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, RedirectResponse
 
 from ssl_diffusion.errors import SSLDError
 
-__all__ = ["HEADERS", "Guard", "is_loopback"]
+__all__ = ["HEADERS", "Guard", "check_access", "is_loopback"]
 
 _COOKIE = "ssld"
 _LARGEST = 64 * 1024  # bytes of a request
@@ -44,6 +44,18 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def check_access(host: str, token: str | None) -> None:
+    """Whether a host may be served with a token, or without one.
+
+    Raises:
+        SSLDError: if another host is served without a token, or the token is short.
+    """
+    if token is None and not is_loopback(host):
+        raise SSLDError(f"{host} can be reached by others: give them a --token, or serve on 127.0.0.1")
+    if token is not None and len(token) < 16:
+        raise SSLDError("a token has 16 characters or more: the shorter ones can be guessed")
+
+
 class Guard:
     """Middleware that lets requests through, or not.
 
@@ -52,15 +64,12 @@ class Guard:
         token: that others need; None is for this machine only.
 
     Raises:
-        SSLDError: if another host is served without a token, or the token is short.
+        SSLDError: see :func:`check_access`.
     """
 
     def __init__(self, host: str, token: str | None) -> None:
-        if token is None and not is_loopback(host):
-            raise SSLDError(f"{host} can be reached by others: give them a --token, or serve on 127.0.0.1")
-        if token is not None and len(token) < 16:
-            raise SSLDError("a token has 16 characters or more: the shorter ones can be guessed")
-        self.host, self._token = host, token
+        check_access(host, token)
+        self._token = token
         self.csrf = secrets.token_urlsafe(32)
         # The cookie is not the token: whoever sees it cannot log in elsewhere, and it ends with the server.
         self._session = secrets.token_urlsafe(32)

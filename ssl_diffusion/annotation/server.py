@@ -2,7 +2,6 @@
 
 import io
 import logging
-import mimetypes
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,12 +11,12 @@ from urllib.parse import parse_qs, quote
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
-from PIL import Image, ImageOps
 from pydantic import BaseModel, Field
 
 from ssl_diffusion.annotation import queue, views
 from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.security import Guard
+from ssl_diffusion.annotation.shown import shown_image
 from ssl_diffusion.annotation.store import By
 from ssl_diffusion.annotation.workbench import Workbench
 from ssl_diffusion.errors import SSLDError
@@ -27,9 +26,6 @@ __all__ = ["make_app"]
 
 _log = logging.getLogger(__name__)
 _PAGE = Path(__file__).parent / "page"
-_SHOWN_BY_BROWSERS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
-_LARGE = 4 * 2**20  # bytes; larger files are scaled down
-_SIDE = 1600
 _NAME = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")
 
 
@@ -181,17 +177,8 @@ def make_app(
     @app.get("/image")
     def image(id_: Id) -> Response:
         (position,) = job.store.positions([id_]).tolist()  # ids are looked up: no path comes from outside
-        path = job.image_file(position)
-        if path.suffix.lower() in _SHOWN_BY_BROWSERS and path.stat().st_size <= _LARGE:
-            kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-            return FileResponse(path, media_type=kind, headers={"Cache-Control": "private, max-age=3600"})
-        with Image.open(path) as opened:
-            shown = ImageOps.exif_transpose(opened).convert("RGB")
-            shown.thumbnail((_SIDE, _SIDE))
-        buffer = io.BytesIO()
-        shown.save(buffer, format="JPEG", quality=92)
-        headers = {"Cache-Control": "private, max-age=3600"}
-        return Response(buffer.getvalue(), media_type="image/jpeg", headers=headers)
+        content, kind = shown_image(job.image_file(position))
+        return Response(content, media_type=kind, headers={"Cache-Control": "private, max-age=3600"})
 
     def _sample(id_: str, note: str, status: str) -> dict[str, Any]:
         return {

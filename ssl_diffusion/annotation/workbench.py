@@ -73,7 +73,7 @@ class Workbench:
     def start(self) -> None:
         """Begin the work in the background."""
         self._thread.start()
-        self.soon("look", self._look)
+        self.soon("look", self.look)
 
     def stop(self) -> None:
         """End it; a fit is interrupted and can be continued."""
@@ -90,7 +90,7 @@ class Workbench:
         items = queue.lease(self.job.store, annotator, holder)
         if not items:
             if not len(queue.pending(self.job.store)):
-                self.soon("round", self._round)
+                self.soon("round", self.round)
             return None
         self.soon("ahead", self._ahead)
         return items[0]
@@ -104,7 +104,7 @@ class Workbench:
                 due = self._since_rerank >= _RERANK_EVERY
                 self._since_rerank = 0 if due else self._since_rerank
             if due:
-                self.soon("rerank", self._rerank)
+                self.soon("rerank", self.rerank)
         return stands.status
 
     def undo(self, annotator: str, holder: str) -> str | None:
@@ -124,6 +124,14 @@ class Workbench:
         p = self._classifier.probabilities(position)[0]
         names = self.job.store.classes
         return [(names[k], float(p[k])) for k in np.argsort(-p, kind="stable")[:3].tolist()]
+
+    def classes_of(self, ids: list[str]) -> dict[str, str]:
+        """The class that the model thinks of, by id; empty before there is a classifier."""
+        if self._classifier is None or not ids:
+            return {}
+        best = self._classifier.probabilities(self.job.store.positions(ids)).argmax(axis=1)
+        names = self.job.store.classes
+        return {id_: names[k] for id_, k in zip(ids, best.tolist(), strict=True)}
 
     def counterfactuals(self, id_: str) -> list[Counterfactual] | None:
         """Those of a sample; None while they are being made."""
@@ -182,7 +190,7 @@ class Workbench:
                         break  # a fit may have ended
                 if self._stop:
                     return
-                name, task = self._tasks.popleft() if self._tasks else ("", self._look)
+                name, task = self._tasks.popleft() if self._tasks else ("", self.look)
             try:
                 task()
                 if name:
@@ -197,7 +205,7 @@ class Workbench:
                 with self._wake:
                     self._names.discard(name)
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Take the present model, if it is another one, and start a fit if one is due."""
         path = self.job.path / "model.json"
         stamp = path.stat().st_mtime_ns if path.exists() else 0
@@ -216,8 +224,9 @@ class Workbench:
                 self._fitted = len(known)
                 self.fits.start()
 
-    def _rerank(self) -> None:
-        self._look()
+    def rerank(self) -> None:
+        """Fit the probe to the labels there are now, and put the queue into its order."""
+        self.look()
         assert self._model is not None
         self._classifier = classifier_of(self.job, self._model, fast=True)
         self._reorder()
@@ -226,10 +235,11 @@ class Workbench:
         if self._classifier is not None:
             rerank(self.job, self._classifier)
 
-    def _round(self) -> None:
+    def round(self) -> None:
+        """Choose what to label next, unless something waits."""
         if not len(queue.pending(self.job.store)):  # or somebody has just made one
             next_round(self.job)
-        self._look()
+        self.look()
 
     def _ahead(self) -> None:
         waiting = [p for p in queue.pending(self.job.store)[:_AHEAD].tolist() if p not in self._counterfactuals]

@@ -1,0 +1,196 @@
+"""Label Studio's REST interface, as far as it is used here."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import httpx
+
+from ssl_diffusion.errors import SSLDError
+
+__all__ = ["Interface", "LabelStudio", "parse_interface"]
+
+_TIMEOUT = 60.0  # seconds
+_PAGE = 500  # tasks of one request
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a project asks its annotators.
+
+    Attributes:
+        image: name of the Image tag.
+        key: of the image in a task's data.
+        choices: name of the Choices tag.
+        values: the choices.
+    """
+
+    image: str
+    key: str
+    choices: str
+    values: tuple[str, ...]
+
+    def result(self, label: str) -> list[dict[str, Any]]:
+        """What an annotation or a prediction of a class is."""
+        value = {"choices": [label]}
+        return [{"id": "label", "from_name": self.choices, "to_name": self.image, "type": "choices", "value": value}]
+
+
+def parse_interface(config: str, name: str) -> Interface:
+    """Read the labeling interface of a project.
+
+    Args:
+        config: XML.
+        name: of the project, for complaints.
+
+    Raises:
+        SSLDError: if it has no Image with one Choices of one choice.
+    """
+    try:
+        root = ElementTree.fromstring(config)
+    except ElementTree.ParseError as error:
+        raise SSLDError(f"the labeling interface of {name} cannot be read: {error}") from None
+    images = {tag.get("name"): tag for tag in root.iter("Image")}
+    found = [tag for tag in root.iter("Choices") if tag.get("toName") in images]
+    if len(found) != 1:
+        raise SSLDError(f"the labeling interface of {name} has {len(found)} Choices of an Image, and needs one")
+    (choices,) = found
+    image = images[choices.get("toName")]
+    if choices.get("choice", "single") == "multiple":
+        raise SSLDError(f'the labeling interface of {name} lets several be chosen: write choice="single"')
+    values = tuple(tag.get("value", "") for tag in choices.iter("Choice"))
+    key = (image.get("value") or "$image").removeprefix("$")
+    return Interface(str(image.get("name")), key, str(choices.get("name")), values)
+
+
+class LabelStudio:
+    """A server.
+
+    Args:
+        url: of the server.
+        token: of a user: a personal access token, or a legacy token. It is sent to the server only, never shown.
+        transport: of the requests; None is the network.
+
+    Raises:
+        SSLDError: if the address is none of HTTP.
+    """
+
+    def __init__(self, url: str, token: str, transport: httpx.BaseTransport | None = None) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise SSLDError(f"{url!r} is not the address of a server: it begins with http:// or https://")
+        self.url = url.rstrip("/")
+        self._token = token
+        # Personal access tokens are JSON Web Tokens, and are exchanged for one that lasts some minutes.
+        self._header = "" if token.count(".") == 2 else f"Token {token}"
+        # Redirects are not followed: they could carry the token elsewhere.
+        self._client = httpx.Client(timeout=_TIMEOUT, transport=transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._client.close()
+
+    def call(self, method: str, path: str, body: Any = None, params: dict[str, Any] | None = None) -> Any:
+        """Send a request and return what came back.
+
+        Raises:
+            SSLDError: if the server cannot be reached, refuses the token, or answers with an error.
+        """
+        fresh = not self._header
+        if fresh:
+            self._header = f"Bearer {self._access()}"
+        answer = self._send(method, path, body, params, {"Authorization": self._header})
+        if answer.status_code == 401 and self._header.startswith("Bearer ") and not fresh:
+            self._header = ""
+            return self.call(method, path, body, params)
+        if answer.status_code == 401:
+            raise self._refused()
+        if answer.status_code == 404:
+            raise SSLDError(f"{self.url}{path} does not exist: is the project's number right?")
+        if not answer.is_success:
+            raise SSLDError(f"{self.url} answered {answer.status_code} to {method} {path}: {answer.text[:300]}")
+        return answer.json() if answer.content else None
+
+    def _access(self) -> str:
+        answer = self._send("POST", "/api/token/refresh/", {"refresh": self._token}, None, {})
+        if not answer.is_success:
+            raise self._refused()
+        return str(answer.json()["access"])
+
+    def _send(
+        self, method: str, path: str, body: Any, params: dict[str, Any] | None, headers: dict[str, str]
+    ) -> httpx.Response:
+        try:
+            return self._client.request(method, self.url + path, json=body, params=params, headers=headers)
+        except httpx.HTTPError as error:
+            raise SSLDError(f"{self.url} cannot be reached ({error}): is Label Studio running there?") from None
+
+    def _refused(self) -> SSLDError:
+        return SSLDError(f"{self.url} does not accept the token: copy it from Account & Settings")
+
+    # -- projects and tasks -------------------------------------------------------------------------------------------
+
+    def project(self, number: int) -> dict[str, Any]:
+        """Settings of a project."""
+        found: dict[str, Any] = self.call("GET", f"/api/projects/{number}")
+        return found
+
+    def interface(self, number: int) -> Interface:
+        """What a project asks its annotators; see :func:`parse_interface`."""
+        return parse_interface(self.project(number)["label_config"], f"project {number}")
+
+    def tasks(self, number: int, fields: str = "id,data", order: str | None = None) -> Iterator[dict[str, Any]]:
+        """All tasks of a project.
+
+        Args:
+            number: of the project.
+            fields: of the tasks, comma-separated.
+            order: column of the data manager, as "tasks:predictions_score"; None is as they are.
+        """
+        params = {"project": number, "page_size": _PAGE, "include": fields}
+        if order is not None:
+            params["query"] = json.dumps({"ordering": [order]})
+        page, seen = 1, 0
+        while True:
+            part = self.call("GET", "/api/tasks", params=params | {"page": page})
+            yield from part["tasks"]
+            page, seen = page + 1, seen + len(part["tasks"])
+            if seen >= part["total"] or not part["tasks"]:
+                return
+
+    def add_tasks(self, number: int, data: list[dict[str, Any]]) -> list[int]:
+        """Make tasks of a project; returns their numbers, in order.
+
+        Raises:
+            SSLDError: if not all were taken.
+        """
+        body = [{"data": each} for each in data]
+        made = self.call("POST", f"/api/projects/{number}/import", body, {"return_task_ids": "true"})
+        ids = [int(id_) for id_ in made.get("task_ids") or []]
+        if len(ids) != len(data):
+            raise SSLDError(f"{self.url} took {len(ids)} of {len(data)} tasks: push again")
+        return ids
+
+    def add_predictions(self, number: int, predictions: list[dict[str, Any]]) -> None:
+        """Add predictions to tasks of a project.
+
+        Raises:
+            SSLDError: if not all were taken: the server leaves those out that it does not like, without an error.
+        """
+        done = self.call("POST", f"/api/projects/{number}/import/predictions", predictions)
+        if done.get("created") != len(predictions):
+            raise SSLDError(f"{self.url} took {done.get('created')} of {len(predictions)} predictions: push again")
+
+    def annotated(self, number: int) -> list[dict[str, Any]]:
+        """All tasks of a project with what annotators said, skips among it."""
+        found: list[dict[str, Any]] = self.call(
+            "GET", f"/api/projects/{number}/export", params={"exportType": "JSON", "download_all_tasks": "true"}
+        )
+        return found
