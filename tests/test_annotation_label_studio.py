@@ -31,6 +31,7 @@ from label_studio_server import (
 )
 
 from ssl_diffusion.annotation import queue, views
+from ssl_diffusion.annotation.exchange import order_of
 from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.label_studio import LabelStudio
 from ssl_diffusion.annotation.refits import fit_job
@@ -181,7 +182,7 @@ def test_backend_predicts_follows_labels_and_trains(
     asked(job, "--n", 30)
     answer(job, digits_pool)
     fit_job(job)
-    ids = asked(job)
+    asked(job)
     port, log = free_port(), tmp_path / "backend.txt"
     command = [sys.executable, "-P", "-c", "from ssl_diffusion.cli.main import run; run()", "loop", "backend", str(job.path)]
     command += ["--label-studio", server.url, "--project", str(project), "--port", str(port)]
@@ -210,14 +211,16 @@ def test_backend_predicts_follows_labels_and_trains(
         assert found[other]["result"][0]["value"]["choices"][0] in job.store.classes
         assert found[foreign]["result"] == []
         # A label there is a label here a moment later, and the next task is what the job asks for next.
+        first = job.store.ids[queue.pending(job.store)[0]]
         task = next_task(server, project)
-        assert task["data"]["ssld_id"] == ids[0]
+        assert task["data"]["ssld_id"] == first
         began = time.monotonic()
-        annotate(server, task["id"], truth(digits_pool, ids[0]))
+        annotate(server, task["id"], truth(digits_pool, first))
         assert time.monotonic() - began < 20  # the answer waited for nothing
-        eventually(lambda: ids[0] in {row["id"] for row in views.listing(job.store, "labeled")}, 25)
-        waiting = job.store.ids[queue.pending(job.store)].tolist()
-        eventually(lambda: next_task(server, project)["data"]["ssld_id"] == waiting[0], 25)
+        eventually(lambda: first in {row["id"] for row in views.listing(job.store, "labeled")}, 25)
+        time.sleep(2)  # the probe is fitted to it meanwhile
+        eventually(lambda: server.project(project)["model_version"] == order_of(job).version, 25)
+        assert next_task(server, project)["data"]["ssld_id"] == job.store.ids[queue.pending(job.store)[0]]
         # Start training: a new model in the background.
         before = (job.path / "model.json").read_text()
         server.call("POST", f"/api/ml/{made['id']}/train", {})

@@ -116,11 +116,12 @@ def push(job: Job, server: LabelStudio, project: int, *, image_prefix: str | Non
             for id_, why in zip(part, whys, strict=True)
         ]
         numbers |= dict(zip(part, server.add_tasks(project, data), strict=True))
-    if not _is_there(server, project, order, numbers):
-        labels = {} if blind else order.predicted
-        server.add_predictions(
-            project, [{"task": numbers[id_], **prediction(interface, order, id_, labels.get(id_))} for id_ in order.scores]
-        )
+    there = server.predicted(project, order.version)
+    labels = {} if blind else order.predicted
+    missing = [id_ for id_ in order.scores if numbers[id_] not in there]
+    server.add_predictions(
+        project, [{"task": numbers[id_], **prediction(interface, order, id_, labels.get(id_))} for id_ in missing]
+    )
     server.call("PATCH", f"/api/projects/{project}", {"model_version": order.version, "sampling": _SAMPLING})
     if not is_selected(server, project, order) or not _in_order(server, project, order):
         raise SSLDError(f"project {project} does not serve its tasks in the order that was pushed: push again")
@@ -178,13 +179,6 @@ def _in_order(server: LabelStudio, project: int, order: Order) -> bool:
     """Whether the samples that wait have scores that increase as they are to be asked, by the server's own sorting."""
     ids = [str(task["data"].get("ssld_id")) for task in server.tasks(project, order="tasks:predictions_score")]
     return [id_ for id_ in ids if id_ in order.scores] == list(order.scores)
-
-
-def _is_there(server: LabelStudio, project: int, order: Order, numbers: dict[str, int]) -> bool:
-    """Whether all predictions of this order were taken in an earlier push."""
-    found = server.call("GET", "/api/predictions/", params={"project": project})
-    there = {int(p["task"]) for p in found if p["model_version"] == order.version}
-    return all(numbers[id_] in there for id_ in order.scores)
 
 
 def _address(job: Job, id_: str, prefix: str | None) -> str:

@@ -178,12 +178,19 @@ class LabelStudio:
             raise SSLDError(f"{self.url} took {len(ids)} of {len(data)} tasks: push again")
         return ids
 
+    def predicted(self, number: int, version: str) -> set[int]:
+        """Tasks of a project that have a prediction of a version."""
+        found = self.call("GET", "/api/predictions/", params={"project": number})
+        return {int(p["task"]) for p in found if p["model_version"] == version}
+
     def add_predictions(self, number: int, predictions: list[dict[str, Any]]) -> None:
         """Add predictions to tasks of a project.
 
         Raises:
             SSLDError: if not all were taken: the server leaves those out that it does not like, without an error.
         """
+        if not predictions:
+            return
         done = self.call("POST", f"/api/projects/{number}/import/predictions", predictions)
         if done.get("created") != len(predictions):
             raise SSLDError(f"{self.url} took {done.get('created')} of {len(predictions)} predictions: push again")
