@@ -30,7 +30,8 @@ def command_lines() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("page", "line"), command_lines())
-def test_commands_parse(page: str, line: str) -> None:
+def test_commands_parse(page: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "as the page says")
     group = typer.main.get_command(app)
     name, *arguments = shlex.split(line)
     command = group.commands[name]  # type: ignore[attr-defined]
