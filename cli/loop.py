@@ -36,7 +36,7 @@ def init(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Any recipe setting: section.name=value.")] = None,
     store: Annotated[str, typer.Option(help="Database URL, as postgresql://HOST/NAME. Default: SQLite in the job.")] = "",
     seed: Annotated[int, typer.Option(help="Of all chance.", min=0)] = 0,
-    pretrain: Annotated[bool, typer.Option("--pretrain", help="Pretrain on the images now, without labels.")] = False,
+    pretrain: Annotated[bool, typer.Option("--pretrain", help="Begin to pretrain without labels, in the background.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -78,9 +78,14 @@ def init(
         )
         names = [name.strip() for name in classes.split(",")] if classes else []
         made = create_job(job, settings, names, progress=output.bars)
+        first = [f"job             {job}"]
         if pretrain:
-            _fit(made, output, pretrain=True)
-        _print_status(made, output, first=[f"job             {job}"])
+            from ssl_diffusion.annotation.refits import Background
+
+            background = Background(made)
+            background.start(pretrain=True)
+            first.append(f"pretraining     goes on in the background; what it says is in {background.log}")
+        _print_status(made, output, first=first)
 
 
 @app.command("next")
@@ -277,6 +282,8 @@ def _status_lines(found: "JobStatus") -> list[str]:
         f"rounds          {found.rounds}, {found.waiting} samples are waiting",
         f"model           {found.model}" + (f", {found.new_labels} labels are new" if found.new_labels else ""),
     ]
+    if found.fit is not None:
+        lines.append(f"fit             by {found.fit}")
     drawn = "labels drawn in the last round, of the model that drew them"
     for estimate, where in ((found.audit, "labels of the audit"), (found.drawn, drawn)):
         if estimate is not None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,23 @@ def test_pretraining_first_and_probes_on_it(job: Job, digits_pool: Pool) -> None
     assert made.strategy == "counterfactual"
     assert made.batch is not None
     assert all("distance" in line for line in made.batch.reasons)
+
+
+def test_init_begins_to_pretrain_in_the_background(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> None:
+    # Long enough to be seen, short enough to be waited for.
+    job = make_job(tmp_path, digits_pool, tiny, "--n", 6, "--pretrain", "--set", "pretraining.steps=400")
+    assert status(job)["model"].startswith("principal components")
+    asked(job)  # labeling begins at once
+    end, seen = time.monotonic() + 200, False
+    while not (job.path / "model.json").exists():
+        seen = seen or status(job)["fit"] is not None
+        assert time.monotonic() < end, (job.path / "fit.log").read_text()
+        time.sleep(0.1)
+    assert seen
+    assert status(job)["model"] == "denoise-only model 001"
+    ids = asked(job)
+    assert len(ids) == 6
+    assert next_round(job).model == "denoise-only model 001"
 
 
 def test_the_queue_follows_new_labels_and_the_audit_keeps_its_place(job: Job, digits_pool: Pool) -> None:

@@ -1,18 +1,13 @@
 """kill -9 of the labeling page's server while several people label: every acknowledged label is there, none twice."""
 
-import json
 import socket
-import threading
 import time
-import urllib.error
 import urllib.request
-import uuid
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 
 import pytest
 from annotation_jobs import make_job
+from annotators import Annotator
 from commands import ok
 from processes import start
 
@@ -21,36 +16,6 @@ from ssl_diffusion.annotation.job import open_job
 from ssl_diffusion.pool import Pool
 
 pytestmark = pytest.mark.slow
-
-
-class Annotator(threading.Thread):
-    """Labels what it gets until the server is gone; notes what was acknowledged."""
-
-    def __init__(self, url: str, name: str) -> None:
-        super().__init__()
-        self.url, self.who = url, {"annotator": name, "holder": name}
-        self.acknowledged: list[tuple[str, str]] = []
-
-    def call(self, path: str, body: dict[str, Any] | None, csrf: str = "") -> dict[str, Any]:
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json", "X-CSRF-Token": csrf}
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers), timeout=30) as answer:
-            return dict(json.load(answer))
-
-    def run(self) -> None:
-        try:
-            csrf = self.call("api/session", None)["csrf"]
-            while True:
-                sample = self.call("api/next", self.who, csrf)["sample"]
-                if sample is None:
-                    time.sleep(0.02)
-                    continue
-                label = str(len(self.acknowledged) % 10)
-                body = {**self.who, "id": sample["id"], "verb": "label", "label": label, "token": str(uuid.uuid4())}
-                self.call("api/say", body, csrf)
-                self.acknowledged.append((sample["id"], label))
-        except (OSError, HTTPException, ValueError, urllib.error.URLError):
-            return  # killed
 
 
 def test_every_acknowledged_label_survives(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> None:
@@ -70,7 +35,7 @@ def test_every_acknowledged_label_survives(tmp_path: Path, digits_pool: Pool, ti
                 break
             except OSError:
                 time.sleep(0.1)
-        people = [Annotator(url, f"p{attempt}-{i}") for i in range(4)]
+        people = [Annotator(port, f"p{attempt}-{i}") for i in range(4)]
         for person in people:
             person.start()
         while sum(len(person.acknowledged) for person in people) < 10:
@@ -79,6 +44,7 @@ def test_every_acknowledged_label_survives(tmp_path: Path, digits_pool: Pool, ti
         server.join()
         for person in people:
             person.join(timeout=60)
+            assert person.killed
             told |= {(id_, person.who["annotator"]): label for id_, label in person.acknowledged}
         job = open_job(job.path)
         views.check(job.store)

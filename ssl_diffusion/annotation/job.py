@@ -39,6 +39,7 @@ from ssl_diffusion.sources import load_pool
 
 __all__ = ["Job", "JobSettings", "create_job", "move_images", "open_job"]
 
+_PATIENCE = 0.5  # seconds; whoever only looks whether something is in use holds the lock for a moment
 _SHOWN = 5
 
 
@@ -151,7 +152,7 @@ class Job:
         Raises:
             RunError: if one does; says which.
         """
-        lock, note = FileLock(self.path / f"{what}.lock", timeout=0), self.path / f"{what}.lock.json"
+        lock, note = FileLock(self.path / f"{what}.lock", timeout=_PATIENCE), self.path / f"{what}.lock.json"
         try:
             with lock:
                 facts = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -162,6 +163,15 @@ class Job:
                     note.unlink(missing_ok=True)
         except Timeout:
             raise RunError(f"{self.path} is in use: {what} by {_whom(note)}; wait for it, or stop it") from None
+
+    def busy_with(self, what: str) -> str | None:
+        """Which process is doing something to this job, see :meth:`alone`; None if none is."""
+        note = self.path / f"{what}.lock.json"
+        try:
+            with FileLock(self.path / f"{what}.lock", timeout=0):
+                return None
+        except Timeout:
+            return _whom(note) if note.exists() else None  # without a note somebody else only looks
 
     def save_settings(self, settings: JobSettings) -> None:
         """Replace the settings."""

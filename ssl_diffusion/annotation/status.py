@@ -38,6 +38,7 @@ class JobStatus:
         waiting: samples of the last round that need votes.
         model: the present model, in words.
         new_labels: labels that it was not fitted to.
+        fit: which process is fitting another one; None if none is.
         audit: accuracy of the present classifier on the labels of the audit; None without any.
         drawn: accuracy of the model that chose the last round on the pool it was drawn from, by what was drawn in proportion to
             utility (LURE); None if the strategy does not draw so, or fewer than two draws are labeled.
@@ -51,6 +52,7 @@ class JobStatus:
     waiting: int
     model: str
     new_labels: int
+    fit: str | None
     audit: Estimate | None
     drawn: Estimate | None
     labels_per_hour: float | None
@@ -77,6 +79,7 @@ def job_status(job: Job, progress: ProgressCallback | None = None) -> JobStatus:
         waiting=waiting,
         model=model.words,
         new_labels=len(known) - fitted_labels(job, model.name),
+        fit=job.busy_with("fit"),
         audit=audit_estimate(job, classifier),
         drawn=drawn_estimate(job),
         labels_per_hour=labels_per_hour(job),
