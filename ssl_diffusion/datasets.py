@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from ssl_diffusion.catalog import DATASETS, LAYOUTS, DatasetInfo
 from ssl_diffusion.errors import DataError, nearest_names
 from ssl_diffusion.idx import find_idx, read_idx_pair
-from ssl_diffusion.images import allocate
+from ssl_diffusion.mapped import allocate
 from ssl_diffusion.pool import Pool
 
 __all__ = ["DATASETS", "DatasetInfo", "dataset_info", "default_cache_dir", "find_dataset", "load_dataset"]
@@ -151,7 +151,7 @@ def _pool(name: str, parts: Sequence[_Part], max_memory: int | None) -> Pool:
     """Join the splits into one pool."""
     info = DATASETS[name]
     n = sum(len(labels) for _, _, labels in parts)
-    images = allocate((n, info.channels, info.size, info.size), max_memory)
+    images = allocate((n, info.channels, info.size, info.size), max_memory=max_memory)
     ids: list[str] = []
     for split, values, _ in parts:
         start, width = len(ids), max(5, len(str(len(values))))

@@ -9,9 +9,7 @@ Files that cannot be read are never dropped in silence: they are all named in on
 """
 
 import logging
-import math
 import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -26,13 +24,13 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.decoding import Decoded, Header, decode, read_header
 from ssl_diffusion.errors import DataError
+from ssl_diffusion.mapped import allocate
 
 __all__ = [
     "ENDINGS",
     "ImageArray",
     "ImageBatch",
     "Progress",
-    "allocate",
     "iter_image_batches",
     "list_images",
     "listing",
@@ -119,7 +117,7 @@ def read_images(
         size: side in pixels of the square that every image is resized to; None keeps the most common size.
         channels: 1 (gray) or 3 (RGB); None takes 1 if all images are gray (by their file's color mode), else 3.
         skip_bad: leave out unreadable files; the result is then as if they were not there.
-        max_memory: bytes beyond which the array is a memory map of a temporary file (:func:`allocate`); None for no limit.
+        max_memory: bytes beyond which the array is a temporary file (:mod:`ssl_diffusion.mapped`); None for no limit.
         workers: threads; None for the number of usable cores, at most 8.
         progress: called after every few files.
 
@@ -146,7 +144,7 @@ def read_images(
         while headers:
             shape = _common_shape(headers.values(), size, channels)
             good = list(headers)
-            images = allocate((len(good), *shape), max_memory)
+            images = allocate((len(good), *shape), max_memory=max_memory)
             outcomes = _decode_all(executor, [paths[i] for i in good], images, progress)
             late = {i: outcome for i, outcome in zip(good, outcomes, strict=True) if isinstance(outcome, str)}
             bad |= late
@@ -193,31 +191,6 @@ def iter_image_batches(
     if batch_size < 1:
         raise DataError(f"the batch size must be 1 or more, not {batch_size}")
     return _batches(paths, image_shape, batch_size, skip_bad, [str(p) for p in paths] if ids is None else list(ids), workers)
-
-
-def allocate(shape: tuple[int, ...], max_memory: int | None = None) -> NDArray[np.uint8]:
-    """An uninitialised uint8 array; beyond `max_memory` bytes a memory map of a temporary file that vanishes with it.
-
-    The file lies in $TMPDIR, else in /var/tmp (/tmp is often memory itself), else where :mod:`tempfile` puts it.
-
-    Raises:
-        DataError: if the file cannot be created or the disk is too full.
-    """
-    n_bytes = math.prod(shape)
-    if max_memory is None or n_bytes <= max_memory or n_bytes == 0:
-        return np.empty(shape, dtype=np.uint8)
-    folder = "/var/tmp" if "TMPDIR" not in os.environ and os.access("/var/tmp", os.W_OK) else tempfile.gettempdir()
-    try:
-        with tempfile.TemporaryFile(dir=folder, prefix="ssld-") as file:
-            if hasattr(os, "posix_fallocate"):
-                # Without reserving the space, a full disk would kill the process (SIGBUS) on a later write.
-                os.posix_fallocate(file.fileno(), 0, n_bytes)
-            return np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
-    except OSError as error:
-        raise DataError(
-            f"cannot set aside {n_bytes / 1e9:.1f} GB in {folder} for images ({error.strerror or error}): "
-            "set TMPDIR to a folder with more space, or use a smaller --size"
-        ) from error
 
 
 def listing(lines: Sequence[str], limit: int = 20) -> str:

@@ -9,9 +9,9 @@ import torch
 
 from ssl_diffusion.acquisition import query
 from ssl_diffusion.acquisition import scan as scanning
-from ssl_diffusion.acquisition import store as storing
 from ssl_diffusion.acquisition.scan import scan_images, store_of
-from ssl_diffusion.acquisition.store import ScoreStore, digests, large_array
+from ssl_diffusion.acquisition.store import Scores, ScoreStore, digests
+from ssl_diffusion.mapped import allocate, create_array
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.run import Run, load_run
@@ -128,17 +128,20 @@ def test_copies_share_their_scores(run: Run, digits_pool: Pool, monkeypatch: pyt
     assert (z == z[0]).all()
 
 
-def test_large_arrays_are_files_and_behave_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storing, "_IN_MEMORY", 100)
-    array = large_array(30, 4)
+def test_large_arrays_are_files_and_behave_the_same(tmp_path: Path) -> None:
+    array = allocate((30, 4), np.float32, 100)
     assert isinstance(array, np.memmap)
     array[:] = np.arange(120, dtype=np.float32).reshape(30, 4)
     assert array.sum() == 120 * 119 / 2
-    assert not isinstance(large_array(5, 4), np.memmap)
+    made = create_array(tmp_path / "a.npy", (3, 2), np.float32)
+    made[:] = [[1, 2], [3, 4], [5, 6]]
+    made.flush()  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), [[1, 2], [3, 4], [5, 6]])
+    assert not isinstance(allocate((5, 4), np.float32, 100), np.memmap)
 
 
 def test_an_empty_store_knows_nothing(tmp_path: Path) -> None:
     keys = digests(np.zeros((3, 1, 2, 2), dtype=np.uint8))
     assert len(set(keys.tolist())) == 1
-    scores = storing.Scores(3, 5, 2)
+    scores = Scores(3, 5, 2)
     assert ScoreStore(tmp_path / "none", "x").fill(keys, scores).tolist() == [0, 1, 2]

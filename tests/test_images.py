@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ssl_diffusion.errors import DataError
-from ssl_diffusion.images import allocate, iter_image_batches, list_images, listing, read_images
+from ssl_diffusion.images import iter_image_batches, list_images, listing, read_images
+from ssl_diffusion.mapped import allocate, create_array
 
 
 def write(path: Path, mode: str = "RGB", size: tuple[int, int] = (8, 8), color: Any = 100, **options: Any) -> Path:
@@ -242,13 +243,16 @@ def test_memory_map_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert list(scratch.iterdir()) == []
 
 
-def test_full_disk_is_said_before_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_said_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full, raising=False)
     with pytest.raises(DataError, match=r"No space left.*TMPDIR"):
         allocate((10, 10), max_memory=10)
+    with pytest.raises(DataError, match="No space left"):
+        create_array(tmp_path / "a.npy", (10, 10), np.float32)
+    assert not list(tmp_path.iterdir())
 
 
 def test_threads_give_the_same_and_progress_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, batch
 from ssl_diffusion.acquisition.selection import squared_distances
-from ssl_diffusion.acquisition.store import large_array
+from ssl_diffusion.mapped import IN_MEMORY, allocate
 
 __all__ = ["coreset", "probcover", "typiclust"]
 
@@ -69,7 +69,7 @@ def typiclust(c: Candidates, n: int) -> Choice:
     seed = int(c.rng.integers(2**31))
     together = x
     if m:
-        together = large_array(len(x) + m, x.shape[1])
+        together = allocate((len(x) + m, x.shape[1]), np.float32, IN_MEMORY)
         together[: len(x)], together[len(x) :] = x, c.labeled_representation
     cluster = MiniBatchKMeans(k, random_state=seed, n_init=3, batch_size=4096).fit_predict(together)
     cluster, known = cluster[: len(c)], np.bincount(cluster[len(c) :], minlength=k)

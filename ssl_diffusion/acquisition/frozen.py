@@ -15,9 +15,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.scan import project
-from ssl_diffusion.acquisition.store import large_array
 from ssl_diffusion.evaluation import inference
 from ssl_diffusion.joint import JointDiffusion
+from ssl_diffusion.mapped import IN_MEMORY, allocate, create_array
 from ssl_diffusion.pixels import to_floats
 from ssl_diffusion.probe import LinearProbe, fit_probe
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
@@ -27,7 +27,6 @@ __all__ = ["Frozen", "Rows", "set_head", "write_representation"]
 _BLOCK = 2048
 _BATCH = 256
 _REFERENCE = 2000
-_IN_MEMORY = 2**28
 
 
 class Rows:
@@ -51,7 +50,7 @@ class Rows:
         return rows if np.ndim(at) else rows[0]
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.float32]:
-        values = large_array(*self.shape)
+        values = allocate(self.shape, np.float32, IN_MEMORY)
         for start in range(0, len(self), _BLOCK):
             values[start : start + _BLOCK] = self[start : start + _BLOCK]
         return values
@@ -83,7 +82,7 @@ class Frozen:
     def measured(self, rows: NDArray[np.int64]) -> "NDArray[np.float32] | Rows":
         """The projected representation of some, (n, 512); of large pools it is computed when it is looked at."""
         lazy = Rows(self.representation, rows)
-        return self.projected[rows] if 4 * len(self.representation) * lazy.shape[1] <= _IN_MEMORY else lazy
+        return self.projected[rows] if 4 * len(self.representation) * lazy.shape[1] <= IN_MEMORY else lazy
 
     @cached_property
     def reference(self) -> NDArray[np.float32]:
@@ -156,7 +155,7 @@ def write_representation(
     model: JointDiffusion, images: NDArray[np.uint8], path: Path, precision: str, progress: ProgressCallback | None = None
 ) -> None:
     """Compute the representation of all images into a file for `np.load`."""
-    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(images), model.n_features))
+    out = create_array(path, (len(images), model.n_features), np.float32)
     with inference(model, precision) as device:
         for start in range(0, len(images), _BATCH):
             part = model.representation(to_floats(images[start : start + _BATCH], device))

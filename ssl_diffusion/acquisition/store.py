@@ -16,12 +16,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ScoreStore", "Scores", "digests", "large_array"]
+from ssl_diffusion.mapped import IN_MEMORY, allocate
+
+__all__ = ["ScoreStore", "Scores", "digests"]
 
 _log = logging.getLogger(__name__)
 
 _KEY = np.dtype("S16")
-_IN_MEMORY, _BLOCK = 2**28, 8192
+_BLOCK = 8192
 _FILES = ("keys", "representation", "probabilities")
 
 
@@ -34,7 +36,7 @@ class Scores:
     """
 
     def __init__(self, n: int, n_features: int, n_classes: int) -> None:
-        self.representation = large_array(n, n_features)
+        self.representation = allocate((n, n_features), np.float32, IN_MEMORY)
         self.probabilities = np.empty((n, n_classes), dtype=np.float32)
 
 
@@ -95,11 +97,3 @@ class ScoreStore:
 def digests(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.bytes_]:
     """Digest of each image's bytes, (n,)."""
     return np.fromiter((hashlib.blake2b(x.tobytes(), digest_size=16).digest() for x in images), dtype=_KEY)
-
-
-def large_array(n: int, f: int) -> NDArray[np.float32]:
-    """An uninitialised float32 array (n, f): in memory, or in a temporary file that goes with it where it is over 256 MiB."""
-    if 4 * n * f <= _IN_MEMORY:
-        return np.empty((n, f), dtype=np.float32)
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, dtype=np.float32, mode="w+", shape=(n, f))

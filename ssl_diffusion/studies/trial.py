@@ -19,7 +19,7 @@ from ssl_diffusion.acquisition.query import choose
 from ssl_diffusion.acquisition.regime import strategy_for
 from ssl_diffusion.acquisition.registry import Choice, Strategy
 from ssl_diffusion.checkpoint import atomic_write_text
-from ssl_diffusion.errors import DataError
+from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.evaluation import classification_metrics
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.studies.foreign import foreign_strategy, is_foreign
@@ -89,8 +89,16 @@ class TrialResult:
 
 
 def save_failure(folder: Path, trial: Trial, traceback: str) -> None:
-    """Keep the traceback of a trial that failed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Keep the traceback of a trial that failed.
+
+    Raises:
+        RunError: if it cannot be written, as on a full disk; the traceback's last line is in the message.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        last = traceback.strip().splitlines()[-1]
+        raise RunError(f"cannot write {folder} ({error}); the trial had failed: {last}") from error
     facts = {"refit": trial.refit, "strategy": trial.strategy, "seed": trial.seed, "traceback": traceback}
     atomic_write_text(folder / "error.json", json.dumps(facts, indent=2) + "\n")
 
