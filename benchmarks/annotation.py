@@ -48,11 +48,11 @@ def make_job(folder: Path, n: int, settings: Sequence[str] = SHORT) -> Job:
         digits = load_digits()
         photos, source = folder / "photos", folder / "digits"
         source.mkdir(parents=True, exist_ok=True)
+        photos.mkdir(exist_ok=True)
         for i, image in enumerate(digits.images):
             Image.fromarray((image * 15.9).astype(np.uint8)).save(source / f"{i:04d}.png")
         for i in range(n):
-            place = photos / f"{i // 10_000:03d}" / f"{i:07d}.png"
-            place.parent.mkdir(parents=True, exist_ok=True)
+            place = photos / f"{i:07d}.png"
             if not place.exists():
                 os.link(source / f"{i % len(digits.images):04d}.png", place)
         command = [ssld(), "loop", "init", str(folder / "job"), "--data", str(photos), "--classes", "0,1,2,3,4,5,6,7,8,9"]

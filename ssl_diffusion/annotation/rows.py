@@ -105,7 +105,12 @@ def replace_votes(connection: Connection, pairs: Iterable[tuple[int, str]], vote
 
 def end_leases(connection: Connection, pairs: Iterable[tuple[int, str]]) -> None:
     """These annotators are not at these samples any more."""
-    for position, annotator in pairs:
+    pairs = list(pairs)
+    held: set[tuple[int, str]] = set()
+    for part in parts([position for position, _ in pairs]):
+        found = connection.execute(select(t.leases.c.position, t.leases.c.annotator).where(t.leases.c.position.in_(part)))
+        held |= {(row.position, row.annotator) for row in found}
+    for position, annotator in held.intersection(pairs):
         connection.execute(delete(t.leases).where(and_(t.leases.c.position == position, t.leases.c.annotator == annotator)))
 
 
