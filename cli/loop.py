@@ -282,8 +282,8 @@ def _status_lines(found: "JobStatus") -> list[str]:
         f"rounds          {found.rounds}, {found.waiting} samples are waiting",
         f"model           {found.model}" + (f", {found.new_labels} labels are new" if found.new_labels else ""),
     ]
-    if found.fit is not None:
-        lines.append(f"fit             by {found.fit}")
+    if found.fitting is not None:
+        lines.append(f"fit             by {found.fitting}")
     drawn = "labels drawn in the last round, of the model that drew them"
     for estimate, where in ((found.audit, "labels of the audit"), (found.drawn, drawn)):
         if estimate is not None:
@@ -291,4 +291,4 @@ def _status_lines(found: "JobStatus") -> list[str]:
             lines.append(f"accuracy        {estimate.accuracy:.1%} ({interval}), from {estimate.n} {where}")
     if found.labels_per_hour is not None:
         lines.append(f"speed           {found.labels_per_hour:,.0f} labels an hour")
-    return lines + [f"advice          {line}" for line in found.advice]
+    return lines + [f"advice          {line}" for line in [found.next_step, *found.advice]]

@@ -101,7 +101,7 @@ def test_init_begins_to_pretrain_in_the_background(tmp_path: Path, digits_pool: 
     asked(job)  # labeling begins at once
     end, seen = time.monotonic() + 200, False
     while not (job.path / "model.json").exists():
-        seen = seen or status(job)["fit"] is not None
+        seen = seen or status(job)["fitting"] is not None
         assert time.monotonic() < end, (job.path / "fit.log").read_text()
         time.sleep(0.1)
     assert seen

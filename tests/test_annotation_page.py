@@ -21,7 +21,7 @@ from ssl_diffusion.annotation.server import make_app
 from ssl_diffusion.annotation.store import By
 from ssl_diffusion.pool import Pool
 
-playwright = pytest.importorskip("playwright.async_api", reason="the package playwright is not installed (extra: dev)")
+playwright = pytest.importorskip("playwright.async_api", reason="the package playwright is not installed (extra: test)")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian package chromium)"),

@@ -80,7 +80,7 @@ def test_labels_skips_flags_and_undo_are_kept(page: Page, job: Job, digits_pool:
     state = page.client.get("/api/state").json()
     assert state["counts"]["labeled"] == 0
     assert state["counts"]["flagged"] == 1
-    assert state["round"] == 1
+    assert state["rounds"] == 1
     kinds = [row["kind"] for row in views.history(job.store) if row["kind"] not in ("queried", "shown")]
     assert kinds == ["labeled", "flagged", "skipped", "un-labeled", "un-labeled"]
     assert [row["seconds"] for row in views.history(job.store) if row["kind"] == "labeled"] == [2.5]
@@ -98,7 +98,7 @@ def test_rounds_follow_one_another(page: Page, job: Job, digits_pool: Pool) -> N
     for _ in range(24):
         id_ = page.next()["id"]
         page.say(id_, "label", label=truth(digits_pool, id_))
-    assert page.client.get("/api/state").json()["round"] >= 3
+    assert page.client.get("/api/state").json()["rounds"] >= 3
     assert views.counts(job.store)["labeled"] == 24
     assert page.client.get("/api/thoughts", params={"id": page.next()["id"]}).json()["guesses"]  # there are classes now
 

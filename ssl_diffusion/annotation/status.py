@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import takewhile
 from typing import Any
 
@@ -14,7 +14,7 @@ from ssl_diffusion.annotation import queue, views
 from ssl_diffusion.annotation import schema as t
 from ssl_diffusion.annotation.active_testing import Estimate, audited, lure
 from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.models import Classifier, classifier_of, present_model, training_labels
+from ssl_diffusion.annotation.models import Classifier, Model, classifier_of, present_model, training_labels
 from ssl_diffusion.annotation.stopping import advice
 from ssl_diffusion.progress import ProgressCallback
 
@@ -38,12 +38,13 @@ class JobStatus:
         waiting: samples of the last round that need votes.
         model: the present model, in words.
         new_labels: labels that it was not fitted to.
-        fit: which process is fitting another one; None if none is.
+        fitting: which process is fitting another one; None if none is.
         audit: accuracy of the present classifier on the labels of the audit; None without any.
         drawn: accuracy of the model that chose the last round on the pool it was drawn from, by what was drawn in proportion to
             utility (LURE); None if the strategy does not draw so, or fewer than two draws are labeled.
         labels_per_hour: of the time that annotators worked; None before there are two labels.
-        advice: sentences: what to do next, and whether more labels seem worth it.
+        next_step: what to do next, a sentence.
+        advice: sentences on whether more labels seem worth it.
     """
 
     counts: dict[str, int]
@@ -52,23 +53,34 @@ class JobStatus:
     waiting: int
     model: str
     new_labels: int
-    fit: str | None
+    fitting: str | None
     audit: Estimate | None
     drawn: Estimate | None
     labels_per_hour: float | None
-    advice: list[str] = field(default_factory=list)
+    next_step: str
+    advice: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)
 
 
-def job_status(job: Job, progress: ProgressCallback | None = None) -> JobStatus:
-    """Look at a job."""
+def job_status(
+    job: Job, progress: ProgressCallback | None = None, seen: tuple[Model | None, Classifier | None] | None = None
+) -> JobStatus:
+    """Look at a job.
+
+    Args:
+        job: the job.
+        progress: called while the pool is read by a new model.
+        seen: the present model, if it has been opened, and what classifies; None opens them.
+    """
     store = job.store
-    model = present_model(job, progress)
     known, _ = training_labels(job)
-    classifier = classifier_of(job, model)
+    if seen is None:
+        opened = present_model(job, progress)
+        seen = opened, classifier_of(job, opened)
+    model, classifier = seen
     last = queue.last_round(store)
     by_class = Counter(views.labels(store)[1].tolist())
     waiting = len(queue.pending(store))
@@ -77,13 +89,14 @@ def job_status(job: Job, progress: ProgressCallback | None = None) -> JobStatus:
         labels={name: by_class.get(k, 0) for k, name in enumerate(store.classes)},
         rounds=last["number"] if last is not None else 0,
         waiting=waiting,
-        model=model.words,
-        new_labels=len(known) - fitted_labels(job, model.name),
-        fit=job.busy_with("fit"),
+        model=model.words if model is not None else "being opened",
+        new_labels=len(known) - fitted_labels(job, model.name) if model is not None else 0,
+        fitting=job.busy_with("fit"),
         audit=audit_estimate(job, classifier),
         drawn=drawn_estimate(job),
         labels_per_hour=labels_per_hour(job),
-        advice=[_next_step(job, waiting), *advice(job, len(known))],
+        next_step=_next_step(job, waiting),
+        advice=advice(job, len(known)),
     )
 
 

@@ -18,8 +18,8 @@ from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.models import Classifier, Model, classifier_of, present_model, training_labels
 from ssl_diffusion.annotation.refits import Background
 from ssl_diffusion.annotation.rounds import next_round, rerank
-from ssl_diffusion.annotation.status import audit_estimate, drawn_estimate, fitted_labels, labels_per_hour
-from ssl_diffusion.annotation.stopping import advice, progress_of
+from ssl_diffusion.annotation.status import fitted_labels, job_status
+from ssl_diffusion.annotation.stopping import progress_of
 from ssl_diffusion.annotation.store import Action, By
 from ssl_diffusion.counterfactual import explain
 from ssl_diffusion.errors import SSLDError
@@ -148,29 +148,11 @@ class Workbench:
     # -- state --------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """What the page shows beside the sample."""
-        store = self.job.store
-        counts = views.counts(store)
-        last = queue.last_round(store)
-        known, _ = training_labels(self.job)
-        audit = audit_estimate(self.job, self._classifier)
-        drawn = drawn_estimate(self.job)
+        """What the page shows beside the sample: how the job stands, the curve of the audit, the fit, what went wrong."""
         table = progress_of(self.job)
         curve = table.dropna(subset=["audit_accuracy"])[["labels", "audit_accuracy", "audit_low", "audit_high"]]
-        waiting = len(queue.pending(store))
-        return {
-            "counts": counts,
-            "waiting": waiting,
-            "round": last["number"] if last is not None else 0,
-            "model": self._model.words if self._model is not None else "",
-            "labels_per_hour": labels_per_hour(self.job),
-            "audit": vars(audit) if audit is not None else None,
-            "drawn": vars(drawn) if drawn is not None else None,
-            "curve": curve.to_numpy().round(4).tolist(),
-            "advice": advice(self.job, len(known)),
-            "fit": self.fits.state(),
-            "problem": self.problem,
-        }
+        more = {"curve": curve.to_numpy().round(4).tolist(), "fit": self.fits.state(), "problem": self.problem}
+        return job_status(self.job, seen=(self._model, self._classifier)).to_dict() | more
 
     # -- in the background --------------------------------------------------------------------------------------------
 
