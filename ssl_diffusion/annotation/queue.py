@@ -15,7 +15,7 @@ from sqlalchemy import Select, and_, delete, func, insert, select, update
 
 from ssl_diffusion.annotation import rows as r
 from ssl_diffusion.annotation import schema as t
-from ssl_diffusion.annotation.store import Store, next_event
+from ssl_diffusion.annotation.store import Store
 from ssl_diffusion.errors import DataError
 
 __all__ = ["Asked", "Batch", "Item", "add_round", "batch_of", "last_round", "lease", "pending", "release", "reorder", "take"]
@@ -78,11 +78,11 @@ class Item:
 def add_round(store: Store, batch: Batch) -> int:
     """Make a batch the queue; returns the number of the round, from 1."""
     with store.writing() as connection:
-        number: int = connection.execute(select(func.coalesce(func.max(t.rounds.c.number), 0))).scalar_one() + 1
+        number = r.next_number(connection, t.rounds.c.number)
         facts = {"strategy": batch.strategy, "reason": batch.reason, "seed": batch.seed, "model": batch.model}
         now = time.time()
         connection.execute(insert(t.rounds).values(number=number, at=now, n_open=batch.n_open, **facts))
-        first = next_event(connection)
+        first = r.next_number(connection, t.events.c.number)
         rows, happened = [], []
         for i, item in enumerate(batch.asked):
             drawn: dict[str, Any] = {"position": item.position, "utility": item.utility, "probability": item.probability}
@@ -187,7 +187,7 @@ def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float 
         connection.execute(delete(t.leases).where(t.leases.c.holder == holder))
         rows = [{"position": p, "holder": holder, "annotator": annotator, "until": now + seconds} for p in taken]
         r.insert_rows(connection, t.leases, rows)
-        number, fresh = next_event(connection), [p for p in taken if p not in mine]
+        number, fresh = r.next_number(connection, t.events.c.number), [p for p in taken if p not in mine]
         event = {"at": now, "kind": "shown", "annotator": annotator, "final": False, "source": "page"}
         r.insert_rows(connection, t.events, [{"number": number + i, "position": p, **event} for i, p in enumerate(fresh)])
     return items

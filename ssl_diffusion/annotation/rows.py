@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Table, and_, delete, insert, select
+from sqlalchemy import Column, Connection, Table, and_, delete, func, insert, select
 
 from ssl_diffusion.annotation import schema as t
 from ssl_diffusion.annotation.standing import Standing, Vote, standing
@@ -16,6 +16,7 @@ __all__ = [
     "end_leases",
     "flags_of",
     "insert_rows",
+    "next_number",
     "parts",
     "positions_of",
     "replace_votes",
@@ -42,6 +43,12 @@ def insert_rows(connection: Connection, table: Table, rows: Iterable[dict[str, A
     """Insert rows."""
     for part in parts(rows):
         connection.execute(insert(table), part)
+
+
+def next_number(connection: Connection, column: "Column[int]", first: int = 1) -> int:
+    """One more than the largest; the caller writes, so nobody else takes it."""
+    number: int = connection.execute(select(func.coalesce(func.max(column), first - 1))).scalar_one() + 1
+    return number
 
 
 def positions_of(connection: Connection, ids: Sequence[str]) -> NDArray[np.int64]:

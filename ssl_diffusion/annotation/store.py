@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, select, update
 
 from ssl_diffusion.annotation import rows as r
 from ssl_diffusion.annotation import schema as t
 from ssl_diffusion.annotation.standing import Standing, Vote
 from ssl_diffusion.errors import DataError, nearest_names
 
-__all__ = ["Action", "By", "Store", "next_event"]
+__all__ = ["Action", "By", "Store"]
 
 
 _SAID = ("labeled", "corrected", "skipped")
@@ -114,7 +114,7 @@ class Store:
         """
         each = [roles] * len(ids) if isinstance(roles, str) else list(roles)
         with self.writing() as connection:
-            first = connection.execute(select(func.coalesce(func.max(t.samples.c.position), -1))).scalar_one() + 1
+            first = r.next_number(connection, t.samples.c.position, 0)
             rows = (
                 {"position": first + i, "id": name, "role": role} for i, (name, role) in enumerate(zip(ids, each, strict=True))
             )
@@ -206,7 +206,7 @@ class Store:
             seen = _seen(connection, [a.by.token for a in actions if a.by.token is not None])
             votes = r.votes_of(connection, where)
             flags = r.flags_of(connection, where)
-            at, now = next_event(connection), time.time()
+            at, now = r.next_number(connection, t.events.c.number), time.time()
             rows: list[dict[str, Any]] = []
             for position, action in zip(where, actions, strict=True):
                 if action.by.token is not None and action.by.token in seen:
@@ -270,9 +270,3 @@ def _seen(connection: Connection, tokens: list[str]) -> set[str]:
     for part in r.parts(tokens):
         seen |= set(connection.execute(select(t.events.c.token).where(t.events.c.token.in_(part))).scalars())
     return seen
-
-
-def next_event(connection: Connection) -> int:
-    """Number of the next event; the caller writes, so nobody else takes it."""
-    number: int = connection.execute(select(func.coalesce(func.max(t.events.c.number), 0))).scalar_one() + 1
-    return number
