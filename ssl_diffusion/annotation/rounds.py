@@ -68,6 +68,7 @@ def next_round(
     strategy: str | None = None,
     *,
     seed: int | None = None,
+    quick: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Round:
     """Choose samples to label and make them the queue.
@@ -77,6 +78,7 @@ def next_round(
         n: samples; None is the job's.
         strategy: name, or "auto"; None is the job's.
         seed: of all chance; None is that of the job and of the round.
+        quick: somebody waits for it: where "auto" would search counterfactuals, for minutes, take its cheap equal.
         progress: called while the pool is read by a new model.
 
     Raises:
@@ -102,15 +104,16 @@ def next_round(
         classifier = classifier_of(job, model)
         # Pixels say little of classes: until there is a model "auto" covers them.
         k = len(names) if classifier is not None and model.run is not None else 0
-        chosen, reason = strategy_for(strategy or job.settings.strategy, len(known), k, n)
+        name = strategy or job.settings.strategy
+        chosen, reason = strategy_for(name, len(known), k, n)
+        if quick and name == "auto" and chosen.name.startswith("counterfactual"):
+            chosen, _ = strategy_for("margin:diverse", len(known), k)
+            reason = "margin:diverse: worth as much as searching counterfactuals, and nobody waits"
         if chosen.needs != "images" and classifier is None:
             raise RunError(
                 f"{chosen.name} asks a classifier, and there are not yet labels of two classes: use auto or typiclust"
             )
         with_head = classifier.model if classifier is not None else None
-        if chosen.name.startswith("counterfactual") and with_head is None:
-            chosen, _ = strategy_for("margin:diverse", len(known), len(names))
-            reason = "margin:diverse: counterfactuals need a model; ssld loop fit makes one"
         batch = None
         if len(open_):
             open_ = open_[np.argsort(ids[open_], kind="stable")]

@@ -56,13 +56,13 @@ class Workbench:
         self.job = job
         self.refit_every = job.settings.refit_every if refit_every is None else refit_every
         self.fits = Background(job)
-        self.problem = ""
+        self._problems: dict[str, str] = {}
         self._model: Model | None = None
         self._stamp: int | None = None
         self._fitted = 0  # labels of the last fit
         self._classifier: Classifier | None = None
         self._counterfactuals: dict[int, list[Counterfactual]] = {}
-        self._tasks: deque[tuple[str, Callable[[], None]]] = deque()
+        self._tasks: deque[tuple[str, Callable[[], object]]] = deque()
         self._names: set[str] = set()
         self._wake = threading.Condition()
         self._stop = False
@@ -90,7 +90,7 @@ class Workbench:
         items = queue.lease(self.job.store, annotator, holder)
         if not items:
             if not len(queue.pending(self.job.store)):
-                self.soon("round", self.round)
+                self.soon("round", self.round, first=True)
             return None
         self.soon("ahead", self._ahead)
         return items[0]
@@ -104,7 +104,7 @@ class Workbench:
                 due = self._since_rerank >= _RERANK_EVERY
                 self._since_rerank = 0 if due else self._since_rerank
             if due:
-                self.soon("rerank", self.rerank)
+                self.soon("rerank", self.rerank, first=True)
         return stands.status
 
     def undo(self, annotator: str, holder: str) -> str | None:
@@ -142,10 +142,15 @@ class Workbench:
             return []
         found = self._counterfactuals.get(position)
         if found is None:
-            self.soon(f"explain {position}", lambda: self._explain([position]))
+            self.soon(f"explain {position}", lambda: self._explain(position), first=True)
         return found
 
     # -- state --------------------------------------------------------------------------------------------------------
+
+    @property
+    def problem(self) -> str:
+        """What went wrong in the background and has not gone right since; empty if nothing has."""
+        return next(iter(self._problems.copy().values()), "")
 
     def state(self) -> dict[str, Any]:
         """What the page shows beside the sample: how the job stands, the curve of the audit, the fit, what went wrong."""
@@ -156,12 +161,12 @@ class Workbench:
 
     # -- in the background --------------------------------------------------------------------------------------------
 
-    def soon(self, name: str, task: Callable[[], None]) -> None:
-        """Do something in the background, unless it is waiting to be done already."""
+    def soon(self, name: str, task: Callable[[], object], *, first: bool = False) -> None:
+        """Do something in the background, before or after what waits there, unless it is among that already."""
         with self._wake:
             if name not in self._names and not self._stop:
                 self._names.add(name)
-                self._tasks.append((name, task))
+                (self._tasks.appendleft if first else self._tasks.append)((name, task))
                 self._wake.notify()
 
     def _work(self) -> None:
@@ -172,20 +177,17 @@ class Workbench:
                         break  # a fit may have ended
                 if self._stop:
                     return
-                name, task = self._tasks.popleft() if self._tasks else ("", self.look)
+                name, task = self._tasks.popleft() if self._tasks else ("look", self.look)
+                self._names.discard(name)  # what happens from now on may need it again
             try:
                 task()
-                if name:
-                    self.problem = ""
+                self._problems.pop(name, None)
             except SSLDError as error:
-                self.problem = str(error)
+                self._problems[name] = str(error)
                 _log.info("%s: %s", name, error)
             except Exception:  # the page goes on; what went wrong is in the log
-                self.problem = f"{name or 'look'} failed; see the log of the server"
+                self._problems[name] = f"{name} failed; see the log of the server"
                 _log.exception("%s failed", name)
-            finally:
-                with self._wake:
-                    self._names.discard(name)
 
     def look(self) -> None:
         """Take the present model, if it is another one, and start a fit if one is due."""
@@ -220,31 +222,35 @@ class Workbench:
     def round(self) -> None:
         """Choose what to label next, unless something waits."""
         if not len(queue.pending(self.job.store)):  # or somebody has just made one
-            next_round(self.job)
+            next_round(self.job, quick=True)
         self.look()
 
     def _ahead(self) -> None:
-        waiting = [p for p in queue.pending(self.job.store)[:_AHEAD].tolist() if p not in self._counterfactuals]
-        if waiting:
-            self._explain(waiting)
+        """Explain the next sample that is not explained yet, and then the one after it: one at a time, as others may wait."""
+        for position in queue.pending(self.job.store)[:_AHEAD].tolist():
+            if position not in self._counterfactuals and self._explain(position):
+                self.soon("ahead", self._ahead)
+                return
 
-    def _explain(self, positions: list[int]) -> None:
-        """Counterfactuals of the two classes that come after the predicted one."""
+    def _explain(self, position: int) -> bool:
+        """Search counterfactuals of the two classes that come after the predicted one; whether there is a model to ask."""
         classifier = self._classifier
         if classifier is None or classifier.model is None:
-            return
-        rows = np.array(positions, dtype=np.int64)
+            return False
+        if position in self._counterfactuals:  # it was asked for again while they were searched
+            return True
+        image = np.asarray(self.job.images[[position]])
         # In fp32, as the search has them: near the boundary rounding decides which class comes first.
-        p = predict_probabilities(classifier.model, np.asarray(self.job.images[rows]))
-        order = np.argsort(-p, axis=1, kind="stable")[:, 1 : 1 + _TARGETS]
-        images = np.repeat(self.job.images[rows], order.shape[1], axis=0)
-        result = explain(classifier.model, images, order.ravel(), precision=classifier.frozen.precision)
+        p = predict_probabilities(classifier.model, image)[0]
+        others = np.argsort(-p, kind="stable")[1 : 1 + _TARGETS]
+        images = np.repeat(image, len(others), axis=0)
+        result = explain(classifier.model, images, others, precision=classifier.frozen.precision)
+        found = []
+        for j in range(len(others)):
+            if result.success[j] and result.counterfactual is not None:
+                label = int(classifier.numbers[int(result.target[j])])
+                found.append(Counterfactual(label, result.counterfactual[j], float(result.distance_pixel[j])))
         if len(self._counterfactuals) > _KEPT:
             self._counterfactuals = {}
-        for i, position in enumerate(positions):
-            found = []
-            for j in range(i * order.shape[1], (i + 1) * order.shape[1]):
-                if result.success[j] and result.counterfactual is not None:
-                    label = int(classifier.numbers[int(result.target[j])])
-                    found.append(Counterfactual(label, result.counterfactual[j], float(result.distance_pixel[j])))
-            self._counterfactuals[position] = found
+        self._counterfactuals[position] = found
+        return True
