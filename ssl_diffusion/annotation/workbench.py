@@ -1,19 +1,19 @@
 """What goes on behind the labeling page: samples are handed out, what is said is kept, and models follow in the background.
 
-Labeling never waits: counterfactuals, a new order of the queue and the next round are made by one thread, fits by a process.
+Labeling never waits: a new order of the queue and the next round are made by one thread, counterfactuals by another, fits by a
+process.
 """
 
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ssl_diffusion.annotation import queue, views
+from ssl_diffusion.annotation.explaining import Counterfactual, Explainer
 from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.models import Classifier, Model, classifier_of, present_model, training_labels
 from ssl_diffusion.annotation.refits import Background
@@ -21,27 +21,15 @@ from ssl_diffusion.annotation.rounds import next_round, rerank
 from ssl_diffusion.annotation.status import fitted_labels, job_status
 from ssl_diffusion.annotation.stopping import progress_of
 from ssl_diffusion.annotation.store import Action, By
-from ssl_diffusion.counterfactual import explain
 from ssl_diffusion.errors import SSLDError
-from ssl_diffusion.evaluation import predict_probabilities
 
-__all__ = ["Counterfactual", "Workbench"]
+__all__ = ["Workbench"]
 
 _log = logging.getLogger(__name__)
 
 _RERANK_EVERY = 5  # labels
 _AHEAD = 4  # samples whose counterfactuals are made before they are asked for
-_TARGETS = 2  # counterfactuals a sample
 _KEPT = 500
-
-
-@dataclass(frozen=True)
-class Counterfactual:
-    """How a sample would have to look to be taken for another class: class number, uint8 (C, H, W), RMS distance in [0, 1]."""
-
-    label: int
-    image: NDArray[np.uint8]
-    distance: float
 
 
 class Workbench:
@@ -56,12 +44,12 @@ class Workbench:
         self.job = job
         self.refit_every = job.settings.refit_every if refit_every is None else refit_every
         self.fits = Background(job)
+        self.explainer = Explainer(job)
         self._problems: dict[str, str] = {}
         self._model: Model | None = None
         self._stamp: int | None = None
         self._fitted = 0  # labels of the last fit
         self._classifier: Classifier | None = None
-        self._counterfactuals: dict[int, list[Counterfactual]] = {}
         self._tasks: deque[tuple[str, Callable[[], object]]] = deque()
         self._names: set[str] = set()
         self._wake = threading.Condition()
@@ -73,6 +61,7 @@ class Workbench:
     def start(self) -> None:
         """Begin the work in the background."""
         self._thread.start()
+        self.explainer.start()
         self.soon("look", self.look)
 
     def stop(self) -> None:
@@ -81,6 +70,7 @@ class Workbench:
             self._stop = True
             self._wake.notify()
         self._thread.join(timeout=60)
+        self.explainer.stop()
         self.fits.stop()
 
     # -- samples ------------------------------------------------------------------------------------------------------
@@ -90,9 +80,9 @@ class Workbench:
         items = queue.lease(self.job.store, annotator, holder)
         if not items:
             if not len(queue.pending(self.job.store)):
-                self.soon("round", self.round, first=True)
+                self.soon("round", self.round)
             return None
-        self.soon("ahead", self._ahead)
+        self._look_ahead()
         return items[0]
 
     def said(self, id_: str, verb: str, by: By, label: str | None = None, *, final: bool = False) -> str:
@@ -104,7 +94,7 @@ class Workbench:
                 due = self._since_rerank >= _RERANK_EVERY
                 self._since_rerank = 0 if due else self._since_rerank
             if due:
-                self.soon("rerank", self.rerank, first=True)
+                self.soon("rerank", self.rerank)
         return stands.status
 
     def undo(self, annotator: str, holder: str) -> str | None:
@@ -138,12 +128,7 @@ class Workbench:
         (position,) = self.job.store.positions([id_]).tolist()
         if self._stamp is None:  # the model is being opened
             return None
-        if self._classifier is None or self._classifier.model is None:
-            return []
-        found = self._counterfactuals.get(position)
-        if found is None:
-            self.soon(f"explain {position}", lambda: self._explain(position), first=True)
-        return found
+        return self.explainer.of(position)
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -161,12 +146,12 @@ class Workbench:
 
     # -- in the background --------------------------------------------------------------------------------------------
 
-    def soon(self, name: str, task: Callable[[], object], *, first: bool = False) -> None:
-        """Do something in the background, before or after what waits there, unless it is among that already."""
+    def soon(self, name: str, task: Callable[[], object]) -> None:
+        """Do something in the background, unless it is waiting to be done already."""
         with self._wake:
             if name not in self._names and not self._stop:
                 self._names.add(name)
-                (self._tasks.appendleft if first else self._tasks.append)((name, task))
+                self._tasks.append((name, task))
                 self._wake.notify()
 
     def _work(self) -> None:
@@ -195,12 +180,12 @@ class Workbench:
         stamp = path.stat().st_mtime_ns if path.exists() else 0
         if stamp != self._stamp:
             self._model = present_model(self.job)
-            self._counterfactuals = {}
             self._classifier = classifier_of(self.job, self._model, fast=True)
+            self.explainer.use(self._classifier, afresh=True)
             self._stamp = stamp
             self._fitted = max(self._fitted, fitted_labels(self.job, self._model.name))
             self._reorder()
-            self.soon("ahead", self._ahead)
+            self._look_ahead()
         if self.refit_every and not self.fits.running:
             known, classes = training_labels(self.job)
             # A fit that failed is tried again after as many labels more.
@@ -213,7 +198,11 @@ class Workbench:
         self.look()
         assert self._model is not None
         self._classifier = classifier_of(self.job, self._model, fast=True)
+        self.explainer.use(self._classifier, afresh=False)
         self._reorder()
+
+    def _look_ahead(self) -> None:
+        self.explainer.ahead(queue.pending(self.job.store)[:_AHEAD].tolist())
 
     def _reorder(self) -> None:
         if self._classifier is not None:
@@ -224,33 +213,3 @@ class Workbench:
         if not len(queue.pending(self.job.store)):  # or somebody has just made one
             next_round(self.job, quick=True)
         self.look()
-
-    def _ahead(self) -> None:
-        """Explain the next sample that is not explained yet, and then the one after it: one at a time, as others may wait."""
-        for position in queue.pending(self.job.store)[:_AHEAD].tolist():
-            if position not in self._counterfactuals and self._explain(position):
-                self.soon("ahead", self._ahead)
-                return
-
-    def _explain(self, position: int) -> bool:
-        """Search counterfactuals of the two classes that come after the predicted one; whether there is a model to ask."""
-        classifier = self._classifier
-        if classifier is None or classifier.model is None:
-            return False
-        if position in self._counterfactuals:  # it was asked for again while they were searched
-            return True
-        image = np.asarray(self.job.images[[position]])
-        # In fp32, as the search has them: near the boundary rounding decides which class comes first.
-        p = predict_probabilities(classifier.model, image)[0]
-        others = np.argsort(-p, kind="stable")[1 : 1 + _TARGETS]
-        images = np.repeat(image, len(others), axis=0)
-        result = explain(classifier.model, images, others, precision=classifier.frozen.precision)
-        found = []
-        for j in range(len(others)):
-            if result.success[j] and result.counterfactual is not None:
-                label = int(classifier.numbers[int(result.target[j])])
-                found.append(Counterfactual(label, result.counterfactual[j], float(result.distance_pixel[j])))
-        if len(self._counterfactuals) > _KEPT:
-            self._counterfactuals = {}
-        self._counterfactuals[position] = found
-        return True
