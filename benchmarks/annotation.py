@@ -34,7 +34,7 @@ from annotators import Annotator
 
 from ssl_diffusion.annotation import queue, views
 from ssl_diffusion.annotation.job import Job, open_job
-from ssl_diffusion.annotation.models import training_labels
+from ssl_diffusion.annotation.models import classifier_of, present_model, training_labels
 from ssl_diffusion.annotation.rounds import next_round
 from ssl_diffusion.annotation.store import Action, By
 
@@ -125,9 +125,14 @@ def store(work: Path, n: int) -> None:
         label_some(job, 1000)
     if not (job.path / "model.json").exists():
         subprocess.run([ssld(), "loop", "fit", str(job.path)], check=True)
-    first = timed(lambda: next_round(job, 100, "margin"))
-    report("round of 100 by margin, the first in a process", n, [first])
-    report("round of 100 by margin", n, [timed(lambda: next_round(job, 100, "margin")) for _ in range(7)])
+    report("a process opens the job", n, [timed(lambda: (open_job(job.path).store.ids, present_model(job)))])
+    model = present_model(job)
+    classifier = classifier_of(job, model, fast=True)
+    assert classifier is not None
+    pool = job.store.by_id(np.setdiff1d(job.store.of_role("pool"), views.touched(job.store)))
+    report("the pool is scored", n, [timed(lambda: classifier.probabilities(pool))])
+    seen = (model, classifier)
+    report("round of 100 once scored", n, [timed(lambda: next_round(job, 100, "margin", seen=seen)) for _ in range(9)])
     rng = np.random.default_rng(time.time_ns())
     ids = [str(id_) for id_ in rng.choice(job.store.ids, 1000, replace=False)]
     report("one label, on disk", n, [timed(lambda id_=id_: job.store.label(id_, "3", By("somebody"))) for id_ in ids])

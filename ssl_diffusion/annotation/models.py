@@ -7,7 +7,7 @@ learned by a probe on the representation: well under a second, so that what is a
 import hashlib
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,9 +76,23 @@ class Classifier:
     numbers: NDArray[np.int64]
     n_classes: int
     probe: LinearProbe | None
+    _last: "list[tuple[NDArray[np.int64], NDArray[np.float32]]]" = field(default_factory=list, repr=False, compare=False)
 
     def probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Class probabilities of images by position, (n, K), K as in the job; 0 for classes without a label."""
+        """Class probabilities of images by position, (n, K), K as in the job; 0 for classes without a label.
+
+        The largest answer is remembered: a whole pool is scored once.
+        """
+        for seen, known in self._last:
+            if np.array_equal(seen, rows):
+                return known
+        p = self._computed(rows)
+        p.flags.writeable = False
+        if not self._last or len(rows) >= len(self._last[0][0]):
+            self._last[:] = [(rows, p)]
+        return p
+
+    def _computed(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         logits = self.frozen.logits(self.probe, rows) if self.probe is not None else _head_logits(self.frozen, rows)
         p = np.zeros((len(rows), self.n_classes), dtype=np.float32)
         p[:, self.numbers] = probabilities(logits, multilabel=False)

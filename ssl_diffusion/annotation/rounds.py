@@ -11,7 +11,7 @@ from ssl_diffusion.acquisition.query import QueryBatch, choose, described
 from ssl_diffusion.acquisition.regime import strategy_for
 from ssl_diffusion.annotation import queue, views
 from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.models import Classifier, classifier_of, present_model, training_labels
+from ssl_diffusion.annotation.models import Classifier, Model, classifier_of, present_model, training_labels
 from ssl_diffusion.annotation.status import audit_estimate
 from ssl_diffusion.annotation.stopping import record
 from ssl_diffusion.checkpoint import atomic_write_text
@@ -69,6 +69,7 @@ def next_round(
     *,
     seed: int | None = None,
     quick: bool = False,
+    seen: tuple[Model, Classifier | None] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Round:
     """Choose samples to label and make them the queue.
@@ -79,6 +80,7 @@ def next_round(
         strategy: name, or "auto"; None is the job's.
         seed: of all chance; None is that of the job and of the round.
         quick: somebody waits for it: where "auto" would search counterfactuals, for minutes, take its cheap equal.
+        seen: the present model and its classifier of the present labels, where they are at hand; None opens them.
         progress: called while the pool is read by a new model.
 
     Raises:
@@ -98,10 +100,12 @@ def next_round(
         open_ = np.setdiff1d(job.store.of_role("pool"), views.touched(job.store))
         if not len(open_) and not len(audit) and not len(carried):
             raise DataError(f"every sample of {job.path} has been labeled or skipped: nothing is left to choose")
-        model = present_model(job, progress)
         known, classes = training_labels(job)
         names = job.store.classes
-        classifier = classifier_of(job, model)
+        if seen is None:
+            opened = present_model(job, progress)
+            seen = opened, classifier_of(job, opened)
+        model, classifier = seen
         # Pixels say little of classes: until there is a model "auto" covers them.
         k = len(names) if classifier is not None and model.run is not None else 0
         name = strategy or job.settings.strategy
@@ -116,7 +120,7 @@ def next_round(
         with_head = classifier.model if classifier is not None else None
         batch = None
         if len(open_):
-            open_ = open_[np.argsort(ids[open_], kind="stable")]
+            open_ = job.store.by_id(open_)
             p = classifier.probabilities(open_) if classifier is not None else None
             rng = np.random.default_rng(seed)
             candidates = model.frozen.candidates(open_, known, classes, len(names), rng, p, with_head)

@@ -61,6 +61,15 @@ class Action:
     final: bool = False
 
 
+@dataclass(frozen=True)
+class _Samples:
+    """Ids and roles by position, and positions in the order of ids."""
+
+    ids: NDArray[np.str_]
+    roles: NDArray[np.str_]
+    order: NDArray[np.int64]
+
+
 class Store:
     """The store of a job.
 
@@ -76,7 +85,7 @@ class Store:
         self.agreement = agreement
         self.engine = t.open_store(url)
         t.upgrade(self.engine)
-        self._ids: NDArray[np.str_] | None = None
+        self._samples: _Samples | None = None
 
     def close(self) -> None:
         """Let go of the database."""
@@ -99,11 +108,7 @@ class Store:
     @property
     def ids(self) -> NDArray[np.str_]:
         """Sample ids by position, (N,)."""
-        if self._ids is None:
-            with self.reading() as connection:
-                rows = connection.execute(select(t.samples.c.id).order_by(t.samples.c.position))
-                self._ids = np.array([row[0] for row in rows], dtype=np.str_)
-        return self._ids
+        return self._known.ids
 
     def add_samples(self, ids: Sequence[str], roles: Sequence[str] | str = "pool") -> None:
         """Add samples after those that are there.
@@ -119,7 +124,7 @@ class Store:
                 {"position": first + i, "id": name, "role": role} for i, (name, role) in enumerate(zip(ids, each, strict=True))
             )
             r.insert_rows(connection, t.samples, rows)
-        self._ids = None
+        self._samples = None
 
     def positions(self, ids: Iterable[str]) -> NDArray[np.int64]:
         """Positions of samples by id, (n,).
@@ -132,9 +137,26 @@ class Store:
 
     def of_role(self, role: str) -> NDArray[np.int64]:
         """Positions of the samples with a role, increasing."""
-        with self.reading() as connection:
-            query = select(t.samples.c.position).where(t.samples.c.role == role).order_by(t.samples.c.position)
-            return np.fromiter(connection.execute(query).scalars(), dtype=np.int64)
+        return np.flatnonzero(self._known.roles == role)
+
+    def by_id(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Distinct positions in the order of their ids, so that what is drawn from them does not depend on how files lie."""
+        order = self._known.order
+        wanted = np.zeros(len(order), dtype=bool)
+        wanted[positions] = True
+        return order[wanted[order]]
+
+    @property
+    def _known(self) -> "_Samples":
+        """What never changes of samples, read once."""
+        if self._samples is None:
+            with self.reading() as connection:
+                query = select(t.samples.c.id, t.samples.c.role).order_by(t.samples.c.position)
+                rows = connection.execute(query).all()
+            ids, roles = (np.array([row[i] for row in rows], dtype=np.str_) for i in (0, 1))
+            sorted_ = bool((ids[:-1] <= ids[1:]).all())
+            self._samples = _Samples(ids, roles, np.arange(len(ids)) if sorted_ else np.argsort(ids, kind="stable"))
+        return self._samples
 
     def ask_for(self, id_: str, votes: int | None) -> None:
         """Ask for several annotators' votes on a sample; None asks for as many as of the others."""

@@ -196,10 +196,15 @@ class Workbench:
     def rerank(self) -> None:
         """Fit the probe to the labels there are now, and put the queue into its order."""
         self.look()
-        assert self._model is not None
-        self._classifier = classifier_of(self.job, self._model, fast=True)
-        self.explainer.use(self._classifier, afresh=False)
+        self._classify(fast=True)
         self._reorder()
+
+    def _classify(self, *, fast: bool = False) -> tuple[Model, Classifier | None]:
+        """Fit the probe to the labels there are now."""
+        assert self._model is not None
+        self._classifier = classifier_of(self.job, self._model, fast=fast)
+        self.explainer.use(self._classifier, afresh=False)
+        return self._model, self._classifier
 
     def _look_ahead(self) -> None:
         self.explainer.ahead(queue.pending(self.job.store)[:_AHEAD].tolist())
@@ -210,6 +215,7 @@ class Workbench:
 
     def round(self) -> None:
         """Choose what to label next, unless something waits."""
-        if not len(queue.pending(self.job.store)):  # or somebody has just made one
-            next_round(self.job, quick=True)
         self.look()
+        if not len(queue.pending(self.job.store)):  # or somebody has just made one
+            next_round(self.job, quick=True, seen=self._classify())
+            self._look_ahead()
