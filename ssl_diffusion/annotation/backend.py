@@ -133,7 +133,7 @@ class Backend:
         pulled = pull(self.job, self.server, self.project)
         if pulled.imported.labeled or pulled.taken_back:
             self.bench.rerank()
-        if not len(queue.pending(self.job.store)):
+        if not len(queue.pending(self.job.store, 1)):
             self.bench.round()
         order = order_of(self.job)
         if order.scores and not is_selected(self.server, self.project, order):

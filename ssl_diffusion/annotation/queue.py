@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Select, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, and_, delete, func, insert, select, update
 
 from ssl_diffusion.annotation import rows as r
 from ssl_diffusion.annotation import schema as t
@@ -115,10 +115,10 @@ def batch_of(store: Store, number: int) -> list[dict[str, Any]]:
         return [dict(row) | {"status": row["status"] or "open"} for row in connection.execute(query).mappings()]
 
 
-def pending(store: Store) -> NDArray[np.int64]:
-    """Positions in the queue that still need votes, in the order of asking."""
+def pending(store: Store, n: int | None = None) -> NDArray[np.int64]:
+    """Positions in the queue that still need votes, in the order of asking; the first n of them."""
     with store.reading() as connection:
-        found = connection.execute(_queue(store)).all()
+        found = connection.execute(_queue(store).limit(n)).all()
     return np.array([row.position for row in found], dtype=np.int64)
 
 
@@ -178,11 +178,11 @@ def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float 
             .join(others, others.c.position == t.batch.c.position, isouter=True)
             .where(t.batch.c.position.not_in(said), t.batch.c.position.not_in(own), short | tied)
         )
-        waiting = [Item(row.position, row.id, row.note, row.status or "open") for row in connection.execute(query)]
+        kept = _items(connection, query.where(t.batch.c.position.in_(mine)))
+        fresh_ones = _items(connection, query.where(t.batch.c.position.not_in(mine)).limit(n))
         # What the holder has may be of an earlier round, taken back or under review.
-        in_queue = {item.position for item in waiting}
-        first = [item for position, item in mine.items() if position not in in_queue]
-        items = (first + sorted(waiting, key=lambda item: item.position not in mine))[:n]
+        in_queue = {item.position for item in kept}
+        items = ([item for position, item in mine.items() if position not in in_queue] + kept + fresh_ones)[:n]
         taken = [item.position for item in items]
         connection.execute(delete(t.leases).where(t.leases.c.holder == holder))
         rows = [{"position": p, "holder": holder, "annotator": annotator, "until": now + seconds} for p in taken]
@@ -210,6 +210,10 @@ def take(store: Store, id_: str, annotator: str, holder: str, seconds: float = L
         connection.execute(delete(t.leases).where(t.leases.c.holder == holder))
         row = {"position": position, "holder": holder, "annotator": annotator, "until": time.time() + seconds}
         r.insert_rows(connection, t.leases, [row])
+
+
+def _items(connection: Connection, query: "Select[tuple[int, str, str, str]]") -> list[Item]:
+    return [Item(row.position, row.id, row.note, row.status or "open") for row in connection.execute(query)]
 
 
 def _queue(store: Store) -> Select[tuple[int, str, str, str]]:

@@ -79,7 +79,7 @@ class Workbench:
         """The next sample for an annotator; None if there is none, and then a round is on its way if one can be made."""
         items = queue.lease(self.job.store, annotator, holder)
         if not items:
-            if not len(queue.pending(self.job.store)):
+            if not len(queue.pending(self.job.store, 1)):
                 self.soon("round", self.round)
             return None
         self._look_ahead()
@@ -207,7 +207,7 @@ class Workbench:
         return self._model, self._classifier
 
     def _look_ahead(self) -> None:
-        self.explainer.ahead(queue.pending(self.job.store)[:_AHEAD].tolist())
+        self.explainer.ahead(queue.pending(self.job.store, _AHEAD).tolist())
 
     def _reorder(self) -> None:
         if self._classifier is not None:
@@ -216,6 +216,6 @@ class Workbench:
     def round(self) -> None:
         """Choose what to label next, unless something waits."""
         self.look()
-        if not len(queue.pending(self.job.store)):  # or somebody has just made one
+        if not len(queue.pending(self.job.store, 1)):  # or somebody has just made one
             next_round(self.job, quick=True, seen=self._classify())
             self._look_ahead()
