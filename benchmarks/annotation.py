@@ -39,7 +39,14 @@ from ssl_diffusion.annotation.rounds import next_round
 from ssl_diffusion.annotation.store import Action, By
 
 CSV = RESULTS / "annotation.csv"
-SHORT = ["model.stem=1", "model.pool_grids=[1]", "pretraining.steps=20", "training.steps=20"]
+SHORT = [
+    "model.stem=1",
+    "model.channels=16",
+    "model.groups=8",
+    "model.pool_grids=[2]",
+    "pretraining.steps=20",
+    "training.steps=20",
+]
 
 
 def make_job(folder: Path, n: int, settings: Sequence[str] = SHORT) -> Job:

@@ -213,7 +213,7 @@ async function state() {
   const s = await call("/api/state").catch(() => null);
   if (s === null) return;
   if (s.classes.join("\n") !== session.classes.join("\n")) { session.classes = s.classes; showClasses(); }
-  const speed = s.labels_per_hour === null ? "" : ` · ${Math.round(s.labels_per_hour)} an hour`;
+  const speed = s.labels_per_hour === null ? "" : ` · ${Math.round(s.labels_per_hour).toLocaleString("en")} an hour`;
   $("progress").textContent = `${s.counts.labeled} labeled · ${s.waiting} waiting${speed}`;
   const done = s.counts.labeled + s.counts.skipped;
   const share = done + s.waiting ? (100 * done) / (done + s.waiting) : 0;
