@@ -45,7 +45,8 @@ def ray_outcomes(
             given = {"num_cpus": workers, "include_dashboard": False} if address is None else {"address": address}
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **given)
         except (ConnectionError, ValueError) as error:
-            raise RunError(f"no Ray cluster at {address!r}: {error}") from None
+            hint = "is it running there? One that asks for a token needs RAY_AUTH_MODE=token here"
+            raise RunError(f"no Ray cluster at {address!r} ({error}): {hint}") from None
     try:
         assert options.cache is not None
         task = ray.remote(num_cpus=1, max_retries=_RETRIES)(attempt_elsewhere)
