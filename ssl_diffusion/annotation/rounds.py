@@ -97,7 +97,7 @@ def next_round(
         seed = job.settings.seed + number if seed is None else seed
         ids, carried = job.store.ids, _carried(job)
         audit = _audit(job, n)
-        open_ = np.setdiff1d(job.store.of_role("pool"), views.touched(job.store))
+        open_ = np.setdiff1d(job.store.of_role("pool"), views.touched(job.store), assume_unique=True)
         if not len(open_) and not len(audit) and not len(carried):
             raise DataError(f"every sample of {job.path} has been labeled or skipped: nothing is left to choose")
         known, classes = training_labels(job)
