@@ -11,14 +11,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Select, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Exists, Select, and_, bindparam, delete, exists, func, insert, select, update
 
 from ssl_diffusion.annotation import rows as r
 from ssl_diffusion.annotation import schema as t
 from ssl_diffusion.annotation.store import Store
 from ssl_diffusion.errors import DataError
 
-__all__ = ["Asked", "Batch", "Item", "add_round", "batch_of", "last_round", "lease", "pending", "release", "reorder", "take"]
+__all__ = [
+    "Asked",
+    "Batch",
+    "Item",
+    "add_round",
+    "batch_of",
+    "drawn",
+    "last_round",
+    "lease",
+    "pending",
+    "release",
+    "reorder",
+    "take",
+]
 
 LEASE = 600.0  # seconds
 
@@ -122,17 +135,27 @@ def pending(store: Store, n: int | None = None) -> NDArray[np.int64]:
     return np.array([row.position for row in found], dtype=np.int64)
 
 
+def drawn(store: Store) -> NDArray[np.int64]:
+    """Positions that the strategy of the last round drew, not the audit nor what was left over."""
+    last = select(func.max(t.rounds.c.number)).scalar_subquery()
+    with store.reading() as connection:
+        found = connection.execute(select(t.batch.c.position).where(t.batch.c.round == last, t.batch.c.draw.is_not(None)))
+        return np.fromiter(found.scalars(), dtype=np.int64)
+
+
 def reorder(store: Store, positions: NDArray[np.int64]) -> None:
     """Ask for these first, in this order; the others of the queue follow as they were."""
     with store.writing() as connection:
         number = connection.execute(select(func.max(t.rounds.c.number))).scalar_one()
         if number is None:
             return
-        rows = connection.execute(select(t.batch.c.position).where(t.batch.c.round == number).order_by(t.batch.c.place))
-        places = {position: place for place, position in enumerate(dict.fromkeys([*positions.tolist(), *rows.scalars()]))}
-        for position, place in places.items():
-            where = and_(t.batch.c.round == number, t.batch.c.position == position)
-            connection.execute(update(t.batch).where(where).values(place=float(place)))
+        rows = connection.execute(select(t.batch.c.position, t.batch.c.place).where(t.batch.c.round == number))
+        before = dict(sorted(rows.all(), key=lambda row: float(row[1])))
+        after = enumerate(dict.fromkeys([*positions.tolist(), *before]))
+        moved = [{"moved": position, "to": float(place)} for place, position in after if before.get(position) != place]
+        if moved:
+            where = and_(t.batch.c.round == number, t.batch.c.position == bindparam("moved"))
+            connection.execute(update(t.batch).where(where).values(place=bindparam("to")), moved)
 
 
 def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float = LEASE) -> list[Item]:
@@ -153,12 +176,11 @@ def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float 
     now = time.time()
     with store.writing() as connection:
         connection.execute(delete(t.leases).where(t.leases.c.until <= now))
-        said = select(t.votes.c.position).where(t.votes.c.annotator == annotator)
         has = (
             select(t.leases.c.position, t.samples.c.id, t.current.c.status)
             .join(t.samples, t.samples.c.position == t.leases.c.position)
             .join(t.current, t.current.c.position == t.leases.c.position, isouter=True)
-            .where(t.leases.c.holder == holder, t.leases.c.position.not_in(said))
+            .where(t.leases.c.holder == holder, ~_said(t.leases.c.position, annotator))
         )
         mine = {row.position: Item(row.position, row.id, "", row.status or "open") for row in connection.execute(has)}
         own = select(t.leases.c.position).where(t.leases.c.annotator == annotator, t.leases.c.holder != holder)
@@ -176,9 +198,9 @@ def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float 
         query = (
             _queue(store)
             .join(others, others.c.position == t.batch.c.position, isouter=True)
-            .where(t.batch.c.position.not_in(said), t.batch.c.position.not_in(own), short | tied)
+            .where(~_said(t.batch.c.position, annotator), t.batch.c.position.not_in(own), short | tied)
         )
-        kept = _items(connection, query.where(t.batch.c.position.in_(mine)))
+        kept = _items(connection, query.where(t.batch.c.position.in_(mine))) if mine else []
         fresh_ones = _items(connection, query.where(t.batch.c.position.not_in(mine)).limit(n))
         # What the holder has may be of an earlier round, taken back or under review.
         in_queue = {item.position for item in kept}
@@ -210,6 +232,11 @@ def take(store: Store, id_: str, annotator: str, holder: str, seconds: float = L
         connection.execute(delete(t.leases).where(t.leases.c.holder == holder))
         row = {"position": position, "holder": holder, "annotator": annotator, "until": time.time() + seconds}
         r.insert_rows(connection, t.leases, [row])
+
+
+def _said(position: "ColumnElement[int]", annotator: str) -> "Exists":
+    """Whether an annotator has a vote on a sample."""
+    return exists().where(t.votes.c.position == position, t.votes.c.annotator == annotator)
 
 
 def _items(connection: Connection, query: "Select[tuple[int, str, str, str]]") -> list[Item]:

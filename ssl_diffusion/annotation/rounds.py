@@ -147,8 +147,8 @@ def rerank(job: Job, classifier: Classifier | None = None) -> bool:
         Whether there was something to ask: not before there are labels of two classes.
     """
     waiting = queue.pending(job.store)
-    drawn = np.array([row["position"] for row in _rows(job) if row["draw"] is not None], dtype=np.int64)
-    movable = waiting[np.isin(waiting, drawn)]
+    drawn = np.isin(waiting, queue.drawn(job.store))
+    movable = waiting[drawn]
     if not len(movable):
         return False
     classifier = classifier or classifier_of(job, present_model(job), fast=True)
@@ -156,7 +156,7 @@ def rerank(job: Job, classifier: Classifier | None = None) -> bool:
         return False
     p = np.sort(classifier.probabilities(movable), axis=1)
     order = movable[np.argsort(p[:, -1] - p[:, -2], kind="stable")]
-    queue.reorder(job.store, np.concatenate([waiting[~np.isin(waiting, drawn)], order]))
+    queue.reorder(job.store, np.concatenate([waiting[~drawn], order]))
     return True
 
 

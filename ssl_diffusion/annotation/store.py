@@ -4,6 +4,7 @@ The verbs are :meth:`Store.label` (also used to correct), :meth:`~Store.skip`, :
 Each adds an event and changes the view in one transaction; several at once (:meth:`Store.apply`) are all done, or none.
 """
 
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -85,6 +86,7 @@ class Store:
         self.agreement = agreement
         self.engine = t.open_store(url)
         t.upgrade(self.engine)
+        self._writing = threading.Lock()
         self._samples: _Samples | None = None
 
     def close(self) -> None:
@@ -100,7 +102,8 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that writes; one at a time."""
-        with t.writing(self.engine) as connection:
+        # Threads queue here: of those that SQLite lets wait, each sleeps and tries again, and some never get their turn.
+        with self._writing, t.writing(self.engine) as connection:
             yield connection
 
     # -- samples and classes ------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ process.
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,7 @@ __all__ = ["Workbench"]
 
 _log = logging.getLogger(__name__)
 
-_RERANK_EVERY = 5  # labels
+_RERANK_EVERY, _RERANK_PAUSE = 5, 2.0  # labels; seconds at least
 _AHEAD = 4  # samples whose counterfactuals are made before they are asked for
 _KEPT = 500
 
@@ -54,7 +55,7 @@ class Workbench:
         self._names: set[str] = set()
         self._wake = threading.Condition()
         self._stop = False
-        self._since_rerank = 0
+        self._since_rerank, self._reranked = 0, -_RERANK_PAUSE
         self._said_lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="workbench", daemon=True)
 
@@ -91,7 +92,8 @@ class Workbench:
         if verb in ("label", "un-label"):
             with self._said_lock:
                 self._since_rerank += 1
-                due = self._since_rerank >= _RERANK_EVERY
+                due = self._since_rerank >= _RERANK_EVERY and time.monotonic() - self._reranked >= _RERANK_PAUSE
+                self._reranked = time.monotonic() if due else self._reranked
                 self._since_rerank = 0 if due else self._since_rerank
             if due:
                 self.soon("rerank", self.rerank)
