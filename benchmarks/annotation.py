@@ -191,7 +191,9 @@ def kill(work: Path, n: int, people: int, times: int) -> None:
             team = [Annotator(port, f"{time.time_ns()}-{i}") for i in range(people)]
             for person in team:
                 person.start()
-            time.sleep(rng.uniform(0.3, 1.5))
+            while sum(len(person.acknowledged) for person in team) < people:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 1))
             process.kill()
             process.wait()
         for person in team:
