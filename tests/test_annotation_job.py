@@ -94,6 +94,14 @@ def test_pretraining_first_and_probes_on_it(job: Job, digits_pool: Pool) -> None
     assert all("distance" in line for line in made.batch.reasons)
 
 
+def test_strategies_that_look_at_images_wait_for_a_model(job: Job, digits_pool: Pool) -> None:
+    asked(job, "--n", 30)
+    answer(job, digits_pool)
+    for strategy in ("counterfactual", "latent-mix"):
+        assert "model" in refused("loop", "next", job.path, "--strategy", strategy)
+    assert job.busy_with("next") is None
+
+
 def test_init_begins_to_pretrain_in_the_background(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> None:
     # Long enough to be seen, short enough to be waited for.
     job = make_job(tmp_path, digits_pool, tiny, "--n", 6, "--pretrain", "--set", "pretraining.steps=400")
