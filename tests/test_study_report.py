@@ -120,6 +120,7 @@ def test_a_strategy_that_is_behind_is_said_to_be(study: StudyFolder) -> None:
     rounds, _, _ = study.results()
     lines = sentences(rounds, "margin")
     assert any(line.startswith("random is below margin") for line in lines)
+    assert any("labels it is below margin (Holm over strategies and budgets)" in line for line in lines)
     assert any("It does not reach the accuracy that margin has with 40 labels" in line for line in lines)
     table = summary(rounds, "margin").set_index("strategy")
     assert table.loc["random", "labels"] == np.inf

@@ -163,6 +163,22 @@ class TestTests:
             table.loc[["better", "same"], "p_holm"], s.holm(table.loc[["better", "same"], "p"]), rtol=1e-12
         )
 
+    def test_compare_at_budgets_adjusts_over_strategies_and_budgets(self) -> None:
+        frame = rounds(
+            random=noisy([0.5, 0.6, 0.7, 0.8]),
+            late=noisy([0.4, 0.6, 0.8, 0.9], seed=1),
+            same=noisy([0.5, 0.6, 0.7, 0.8], seed=2),
+        )
+        table = s.compare_at_budgets(frame)
+        np.testing.assert_allclose(table["p_holm"], s.holm(table["p"]))
+        late = table[table["strategy"] == "late"].sort_values("n_labeled")
+        assert (late["p_holm"] < 0.01).tolist() == [True, False, True, True]
+        assert np.sign(late["difference"].to_numpy()[[0, 2, 3]]).tolist() == [-1, 1, 1]
+        alone = s.compare(
+            frame.pivot(index="seed", columns=["n_labeled", "strategy"], values="accuracy")[late["n_labeled"].min()]
+        )
+        assert late["p"].iloc[0] == pytest.approx(alone.set_index("strategy").loc["late", "p"])
+
 
 class TestMatrix:
     frame = rounds(

@@ -22,6 +22,7 @@ __all__ = [
     "area",
     "areas",
     "compare",
+    "compare_at_budgets",
     "curves",
     "holm",
     "label_saving",
@@ -213,6 +214,27 @@ def compare(values: pd.DataFrame, baseline: str = "random") -> pd.DataFrame:
         pair = values[[strategy, baseline]].dropna()
         rows.append({"strategy": strategy, **vars(paired_test(pair[strategy], pair[baseline]))})
     table = pd.DataFrame(rows, columns=["strategy", *PairedTest.__dataclass_fields__])
+    return table.assign(p_holm=holm(table["p"]))
+
+
+def compare_at_budgets(rounds: pd.DataFrame, baseline: str = "random") -> pd.DataFrame:
+    """Accuracy of every strategy against the baseline at every budget, as :func:`compare` does for areas.
+
+    Args:
+        rounds: with the columns `strategy`, `seed`, `n_labeled` and `accuracy`.
+        baseline: strategy to compare with.
+
+    Returns:
+        rows `strategy`, `n_labeled`, the fields of :class:`PairedTest`, and `p_holm` over all strategies and budgets.
+    """
+    tables = []
+    for n, part in rounds.groupby("n_labeled"):
+        accuracies = part.pivot(index="seed", columns="strategy", values="accuracy")
+        if baseline in accuracies:
+            tables.append(compare(accuracies, baseline).assign(n_labeled=n))
+    table = (
+        pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["strategy", "n_labeled", "difference", "p"])
+    )
     return table.assign(p_holm=holm(table["p"]))
 
 

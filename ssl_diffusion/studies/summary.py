@@ -45,6 +45,8 @@ def sentences(rounds: pd.DataFrame, baseline: str) -> list[str]:
     if "difference" not in table:
         return [f"There is nothing to compare with {baseline} yet."]
     largest = rounds["n_labeled"].max()
+    budgets = statistics.compare_at_budgets(rounds, baseline)
+    below = budgets[(budgets["p_holm"] < _ALPHA) & (budgets["difference"] < 0)].groupby("strategy")["n_labeled"].apply(list)
     lines = []
     for row in table.to_dict("records"):
         if row["strategy"] == baseline or np.isnan(row["difference"]):
@@ -65,5 +67,8 @@ def sentences(rounds: pd.DataFrame, baseline: str) -> list[str]:
             said += f". It needs {row['labels']:.0f} labels for the accuracy that {baseline} has with {largest}"
         else:
             said += f". It does not reach the accuracy that {baseline} has with {largest} labels"
+        if row["strategy"] in below:
+            where = ", ".join(map(str, below[row["strategy"]]))
+            said += f". At {where} labels it is below {baseline} (Holm over strategies and budgets)"
         lines.append(said + ".")
     return lines
