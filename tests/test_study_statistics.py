@@ -174,10 +174,11 @@ class TestTests:
         late = table[table["strategy"] == "late"].sort_values("n_labeled")
         assert (late["p_holm"] < 0.01).tolist() == [True, False, True, True]
         assert np.sign(late["difference"].to_numpy()[[0, 2, 3]]).tolist() == [-1, 1, 1]
-        alone = s.compare(
-            frame.pivot(index="seed", columns=["n_labeled", "strategy"], values="accuracy")[late["n_labeled"].min()]
-        )
+        first = frame[frame["n_labeled"] == late["n_labeled"].min()]
+        alone = s.compare(first.pivot(index="seed", columns="strategy", values="accuracy"))
         assert late["p"].iloc[0] == pytest.approx(alone.set_index("strategy").loc["late", "p"])
+        with pytest.raises(DataError, match="no 'x' to compare with"):
+            s.compare_at_budgets(frame, "x")
 
 
 class TestMatrix:

@@ -232,9 +232,9 @@ def compare_at_budgets(rounds: pd.DataFrame, baseline: str = "random") -> pd.Dat
         accuracies = part.pivot(index="seed", columns="strategy", values="accuracy")
         if baseline in accuracies:
             tables.append(compare(accuracies, baseline).assign(n_labeled=n))
-    table = (
-        pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["strategy", "n_labeled", "difference", "p"])
-    )
+    if not tables:
+        raise DataError(f"the study has no {baseline!r} to compare with")
+    table = pd.concat(tables, ignore_index=True)
     return table.assign(p_holm=holm(table["p"]))
 
 
