@@ -85,7 +85,7 @@ class Page(HTMLParser):
 def test_the_page_needs_nothing_else_and_says_what_was_found(study: StudyFolder) -> None:
     page = Page(write_report(study.path).read_text(encoding="utf-8"))
     assert page.loaded
-    assert all(link.startswith("data:image/png;base64,") for link in page.loaded)
+    assert all(link.startswith("data:image/webp;base64,") for link in page.loaded)
     assert "margin is above random: +10." in page.text
     assert "entropy: no significant difference from random at n = 6" in page.text
     assert "missing" not in page.text.split("What was chosen")[0]

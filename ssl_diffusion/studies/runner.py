@@ -156,8 +156,8 @@ def run_study(
         atomic_write_text(out / "rounds.csv", rounds.to_csv(index=False))
         atomic_write_text(out / "picks.csv", picks.to_csv(index=False))
     if not missing:
-        for name in ("representation.npy", "representation.txt"):
-            (out / name).unlink(missing_ok=True)
+        for left in out.glob("representation.*"):  # also of a process that was killed while it wrote
+            left.unlink()
     return folder
 
 
