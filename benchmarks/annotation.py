@@ -35,7 +35,7 @@ from annotators import Annotator
 from ssl_diffusion.annotation import queue, views
 from ssl_diffusion.annotation.job import Job, open_job
 from ssl_diffusion.annotation.models import classifier_of, present_model, training_labels
-from ssl_diffusion.annotation.rounds import next_round
+from ssl_diffusion.annotation.rounds import next_round, rerank
 from ssl_diffusion.annotation.store import Action, By
 
 CSV = RESULTS / "annotation.csv"
@@ -140,6 +140,8 @@ def store(work: Path, n: int) -> None:
     report("the pool is scored", n, [timed(lambda: classifier.probabilities(pool))])
     seen = (model, classifier)
     report("round of 100 once scored", n, [timed(lambda: next_round(job, 100, "margin", seen=seen)) for _ in range(9)])
+    again = [timed(lambda: rerank(job, classifier_of(job, model, fast=True))) for _ in range(9)]
+    report("a probe on 1,000 labels and the round in its order", n, again)
     rng = np.random.default_rng(time.time_ns())
     ids = [str(id_) for id_ in rng.choice(job.store.ids, 1000, replace=False)]
     report("one label, on disk", n, [timed(lambda id_=id_: job.store.label(id_, "3", By("somebody"))) for id_ in ids])
