@@ -1,5 +1,6 @@
 """`ssld loop push`, `pull` and `backend`: a team that labels in Label Studio."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,12 +8,16 @@ from ssl_diffusion.cli.loop import JobArgument
 from ssl_diffusion.cli.output import JsonOption, Output, QuietOption, needing
 
 if TYPE_CHECKING:
+    from ssl_diffusion.annotation.job import Job
     from ssl_diffusion.annotation.label_studio import LabelStudio
 
 __all__ = ["backend", "pull", "push"]
 
-UrlOption = Annotated[str, typer.Option("--label-studio", help="Address of the server, as http://localhost:8080.")]
-ProjectOption = Annotated[int, typer.Option(help="Number of the project.", min=1)]
+UrlOption = Annotated[
+    str | None,
+    typer.Option("--label-studio", help="Address, as http://localhost:8080. Default: as the last time."),
+]
+ProjectOption = Annotated[int | None, typer.Option(help="Number of the project. Default: as the last time.", min=1)]
 KeyOption = Annotated[
     str,
     typer.Option("--api-key", envvar="LABEL_STUDIO_API_KEY", help="Access token of a Label Studio user.", show_envvar=True),
@@ -26,9 +31,9 @@ BlindOption = Annotated[bool, typer.Option("--blind", help="Do not show what the
 
 def push(
     job: JobArgument,
-    url: UrlOption,
-    project: ProjectOption,
     api_key: KeyOption,
+    url: UrlOption = None,
+    project: ProjectOption = None,
     image_prefix: PrefixOption = None,
     blind: BlindOption = False,
     as_json: JsonOption = False,
@@ -37,11 +42,12 @@ def push(
     """Make the queue of a job the queue of a Label Studio project."""
     output = Output(as_json, quiet)
     with output.running():
-        with _server(url, api_key) as server:
+        opened, server, number = _opened(job, url, project, api_key)
+        with server:
             from ssl_diffusion.annotation import exchange
-            from ssl_diffusion.annotation.job import open_job
 
-            done = exchange.push(open_job(job), server, project, image_prefix=image_prefix, blind=blind)
+            done = exchange.push(opened, server, number, image_prefix=image_prefix, blind=blind)
+            exchange.remember(opened, server.url, number)
         values = {"new": done.new, "ordered": done.ordered, "version": done.version, "notes": list(done.notes)}
         lines = [f"{done.ordered} tasks in order as {done.version}, {done.new} of them new", *done.notes]
         output.result(values, "\n".join(lines))
@@ -49,9 +55,9 @@ def push(
 
 def pull(
     job: JobArgument,
-    url: UrlOption,
-    project: ProjectOption,
     api_key: KeyOption,
+    url: UrlOption = None,
+    project: ProjectOption = None,
     add_class: Annotated[bool, typer.Option("--add-class", help="Take classes that the job does not have.")] = False,
     final: Annotated[bool, typer.Option("--final", help="These labels settle samples, whatever others say.")] = False,
     as_json: JsonOption = False,
@@ -60,11 +66,12 @@ def pull(
     """Take over what the annotators of a Label Studio project said; what they deleted is taken back."""
     output = Output(as_json, quiet)
     with output.running():
-        with _server(url, api_key) as server:
+        opened, server, number = _opened(job, url, project, api_key)
+        with server:
             from ssl_diffusion.annotation import exchange
-            from ssl_diffusion.annotation.job import open_job
 
-            done = exchange.pull(open_job(job), server, project, add_class=add_class, final=final)
+            done = exchange.pull(opened, server, number, add_class=add_class, final=final)
+            exchange.remember(opened, server.url, number)
         values = {"labeled": done.imported.labeled, "skipped": done.imported.skipped, "taken_back": done.taken_back}
         text = f"{done.imported.labeled} labels and {done.imported.skipped} skips taken over, {done.taken_back} taken back"
         output.result(values, text)
@@ -72,9 +79,9 @@ def pull(
 
 def backend(
     job: JobArgument,
-    url: UrlOption,
-    project: ProjectOption,
     api_key: KeyOption,
+    url: UrlOption = None,
+    project: ProjectOption = None,
     port: Annotated[int, typer.Option(help="Of the model.", min=1, max=65535)] = 9090,
     host: Annotated[str, typer.Option(help="Address to listen on; any other than this machine needs --token.")] = "127.0.0.1",
     token: Annotated[
@@ -91,26 +98,35 @@ def backend(
     with output.running():
         import logging
 
-        from ssl_diffusion.annotation.job import open_job
         from ssl_diffusion.devices import bind_threads
 
         with needing("annotate"):
             import uvicorn
 
             from ssl_diffusion.annotation.backend import Backend, make_backend
-        with _server(url, api_key) as server:
+        opened, server, number = _opened(job, url, project, api_key)
+        with server:
             bind_threads(threads)
             logging.basicConfig(level=logging.WARNING, format="%(message)s")
-            opened = open_job(job)
             with opened.alone("serve"):
-                made = Backend(opened, server, project, blind=blind, image_prefix=image_prefix, refit_every=refit_every)
+                made = Backend(opened, server, number, blind=blind, image_prefix=image_prefix, refit_every=refit_every)
                 app = make_backend(made, host=host, token=token)
-                server.project(project)
+                server.project(number)
                 typer.echo(f"model           http://{host}:{port}   (Ctrl-C ends it)", err=True)
                 uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
 
 
-def _server(url: str, api_key: str) -> "LabelStudio":
+def _opened(path: Path, url: str | None, project: int | None, api_key: str) -> "tuple[Job, LabelStudio, int]":
+    """The job, the server and the project: what is not given is as the last time."""
+    from ssl_diffusion.annotation.job import open_job
+    from ssl_diffusion.errors import SSLDError
+
     with needing("annotate"):
+        from ssl_diffusion.annotation.exchange import remembered
         from ssl_diffusion.annotation.label_studio import LabelStudio
-    return LabelStudio(url, api_key)
+    job = open_job(path)
+    before = remembered(job)
+    url, project = url or before[0], project or before[1]
+    if not url or not project:
+        raise SSLDError(f"which project is {path} for? Say --label-studio URL --project NUMBER; later commands remember it")
+    return job, LabelStudio(url, api_key), project

@@ -21,7 +21,7 @@ from PIL import Image
 
 from ssl_diffusion.annotation import views
 from ssl_diffusion.annotation.backend import Backend, make_backend
-from ssl_diffusion.annotation.exchange import order_of, pull, push
+from ssl_diffusion.annotation.exchange import order_of, pull, push, remember, remembered
 from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.label_studio import LabelStudio, parse_interface
 from ssl_diffusion.annotation.shown import shown_image
@@ -284,6 +284,17 @@ def test_a_server_that_is_not_there_is_said(job: Job) -> None:
         assert TOKEN not in message
     gone[1] = "ftp://x"
     assert "begins with http" in refused("loop", "pull", job.path, *gone)
+
+
+def test_the_project_is_asked_for_once(job: Job) -> None:
+    asked(job)
+    for command in ("push", "pull", "backend"):
+        assert "which project is" in refused("loop", command, job.path, "--api-key", TOKEN)
+    remember(job, "http://127.0.0.1:1", 7)
+    assert remembered(job) == ("http://127.0.0.1:1", 7)
+    assert "http://127.0.0.1:1 cannot be reached" in refused("loop", "pull", job.path, "--api-key", TOKEN)
+    (job.path / "label-studio.json").write_text("[]")
+    assert "which project is" in refused("loop", "pull", job.path, "--api-key", TOKEN)
 
 
 def test_nothing_to_push_is_said(job: Job) -> None:

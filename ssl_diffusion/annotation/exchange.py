@@ -19,9 +19,10 @@ from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.label_studio import Interface, LabelStudio
 from ssl_diffusion.annotation.shown import shown_image
 from ssl_diffusion.annotation.store import Action, By
+from ssl_diffusion.checkpoint import atomic_write_text
 from ssl_diffusion.errors import SSLDError
 
-__all__ = ["Order", "Pulled", "Pushed", "is_selected", "order_of", "prediction", "pull", "push"]
+__all__ = ["Order", "Pulled", "Pushed", "is_selected", "order_of", "prediction", "pull", "push", "remember", "remembered"]
 
 _SAMPLING = "Uncertainty sampling"
 _SOURCE = "label-studio"
@@ -161,6 +162,20 @@ def pull(job: Job, server: LabelStudio, project: int, *, add_class: bool = False
     gone = [key for key in before if key not in said and key[0] in there]
     job.store.apply([Action("un-label", id_, By(who, _SOURCE)) for id_, who in gone])
     return Pulled(imported, len(gone))
+
+
+def remember(job: Job, url: str, project: int) -> None:
+    """Write down which project a job belongs to (`label-studio.json`; no token)."""
+    atomic_write_text(job.path / "label-studio.json", json.dumps({"url": url, "project": project}) + "\n")
+
+
+def remembered(job: Job) -> tuple[str | None, int | None]:
+    """Address and number of the project that was used last; None where none was."""
+    try:
+        facts = json.loads((job.path / "label-studio.json").read_text(encoding="utf-8"))
+        return str(facts["url"]), int(facts["project"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None
 
 
 def prediction(interface: Interface, order: Order, id_: str, label: str | None) -> dict[str, Any]:
