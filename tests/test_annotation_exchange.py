@@ -5,7 +5,6 @@ The real one is in test_annotation_label_studio.py.
 
 import base64
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 from annotation_jobs import answer, asked, make_job, truth
 from commands import refused
 from fastapi.testclient import TestClient
-from label_studio_server import CONFIG, choice
+from label_studio_server import CONFIG, choice, eventually
 from PIL import Image
 
 from ssl_diffusion.annotation import views
@@ -314,13 +313,6 @@ def model(job: Job, server: LabelStudio, digits_pool: Pool) -> Iterator[TestClie
     asked(job)
     with TestClient(make_backend(Backend(job, server, PROJECT)), base_url="http://127.0.0.1:9090") as client:
         yield client
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_model_answers_with_one_prediction_a_task(model: TestClient, job: Job, fake: Fake) -> None:

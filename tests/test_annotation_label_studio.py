@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from label_studio_server import (
     TOKEN,
     annotate,
     choice,
+    eventually,
     free_port,
     label_studio_server,
     needs_server,
@@ -168,13 +169,6 @@ def test_classes_that_were_added_there_are_taken_when_asked_for(server: LabelStu
     assert not views.listing(job.store)
     told("pull", job, server, project, "--add-class")
     assert job.store.classes[-1] == "<img onerror=x>"
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.3)
 
 
 def test_backend_predicts_follows_labels_and_trains(

@@ -16,7 +16,7 @@ from typing import Any
 from ssl_diffusion.annotation import queue, views
 from ssl_diffusion.annotation.imports import Imported, from_label_studio, take_over
 from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.label_studio import Interface, LabelStudio
+from ssl_diffusion.annotation.label_studio import Interface, LabelStudio, parse_interface
 from ssl_diffusion.annotation.shown import shown_image
 from ssl_diffusion.annotation.store import Action, By
 from ssl_diffusion.checkpoint import atomic_write_text
@@ -102,7 +102,8 @@ def push(job: Job, server: LabelStudio, project: int, *, image_prefix: str | Non
     order = order_of(job)
     if not order.scores:
         raise SSLDError(f"{job.path} has nothing to push: ssld loop next {job.path} chooses what to label")
-    interface, settings = server.interface(project), server.project(project)
+    settings = server.project(project)
+    interface = parse_interface(settings["label_config"], f"project {project}")
     if missing := [name for name in job.store.classes if name not in interface.values]:
         raise SSLDError(
             f"the labeling interface of project {project} does not have {', '.join(map(repr, missing))}: add a Choice"

@@ -142,10 +142,6 @@ class LabelStudio:
         found: dict[str, Any] = self.call("GET", f"/api/projects/{number}")
         return found
 
-    def interface(self, number: int) -> Interface:
-        """What a project asks its annotators; see :func:`parse_interface`."""
-        return parse_interface(self.project(number)["label_config"], f"project {number}")
-
     def tasks(self, number: int, fields: str = "id,data", order: str | None = None) -> Iterator[dict[str, Any]]:
         """All tasks of a project.
 

@@ -30,6 +30,7 @@ __all__ = [
     "classifier_of",
     "folder_of",
     "label_digest",
+    "model_and_classifier",
     "present_model",
     "publish",
     "training_labels",
@@ -137,6 +138,12 @@ def classifier_of(job: Job, model: Model, *, fast: bool = False) -> Classifier |
     probe = frozen.probe(known, classes, len(names), seed=job.settings.seed, inverse_penalty=penalty)
     asked = _with_head(frozen.model, probe) if frozen.model is not None else None
     return Classifier(frozen, asked, np.arange(len(names)), len(names), probe)
+
+
+def model_and_classifier(job: Job, progress: ProgressCallback | None = None) -> tuple[Model, Classifier | None]:
+    """The present model, and what classifies the pool by it; see :func:`present_model` and :func:`classifier_of`."""
+    model = present_model(job, progress)
+    return model, classifier_of(job, model)
 
 
 def folder_of(job: Job, name: str) -> Path:

@@ -35,6 +35,8 @@ __all__ = [
 
 LEASE = 600.0  # seconds
 
+_LAST = select(func.max(t.rounds.c.number)).scalar_subquery()  # number of the last round
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -137,9 +139,8 @@ def pending(store: Store, n: int | None = None) -> NDArray[np.int64]:
 
 def drawn(store: Store) -> NDArray[np.int64]:
     """Positions that the strategy of the last round drew, not the audit nor what was left over."""
-    last = select(func.max(t.rounds.c.number)).scalar_subquery()
     with store.reading() as connection:
-        found = connection.execute(select(t.batch.c.position).where(t.batch.c.round == last, t.batch.c.draw.is_not(None)))
+        found = connection.execute(select(t.batch.c.position).where(t.batch.c.round == _LAST, t.batch.c.draw.is_not(None)))
         return np.fromiter(found.scalars(), dtype=np.int64)
 
 
@@ -245,11 +246,10 @@ def _items(connection: Connection, query: "Select[tuple[int, str, str, str]]") -
 
 def _queue(store: Store) -> Select[tuple[int, str, str, str]]:
     """Samples of the last round that need votes: position, id, note, status; in the order of asking."""
-    last = select(func.max(t.rounds.c.number)).scalar_subquery()
     return (
         select(t.batch.c.position, t.samples.c.id, t.batch.c.note, t.current.c.status)
         .join(t.samples, t.samples.c.position == t.batch.c.position)
         .join(t.current, t.current.c.position == t.batch.c.position, isouter=True)
-        .where(t.batch.c.round == last, func.coalesce(t.current.c.status, "open").in_(["open", "partial", "disputed"]))
+        .where(t.batch.c.round == _LAST, func.coalesce(t.current.c.status, "open").in_(["open", "partial", "disputed"]))
         .order_by(t.batch.c.place)
     )

@@ -11,7 +11,14 @@ from ssl_diffusion.acquisition.query import QueryBatch, choose, described
 from ssl_diffusion.acquisition.regime import strategy_for
 from ssl_diffusion.annotation import queue, views
 from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.models import Classifier, Model, classifier_of, present_model, training_labels
+from ssl_diffusion.annotation.models import (
+    Classifier,
+    Model,
+    classifier_of,
+    model_and_classifier,
+    present_model,
+    training_labels,
+)
 from ssl_diffusion.annotation.status import audit_estimate
 from ssl_diffusion.annotation.stopping import record
 from ssl_diffusion.checkpoint import atomic_write_text
@@ -102,10 +109,7 @@ def next_round(
             raise DataError(f"every sample of {job.path} has been labeled or skipped: nothing is left to choose")
         known, classes = training_labels(job)
         names = job.store.classes
-        if seen is None:
-            opened = present_model(job, progress)
-            seen = opened, classifier_of(job, opened)
-        model, classifier = seen
+        model, classifier = seen or model_and_classifier(job, progress)
         # Pixels say little of classes: until there is a model "auto" covers them.
         k = len(names) if classifier is not None and model.run is not None else 0
         name = strategy or job.settings.strategy

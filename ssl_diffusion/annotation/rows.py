@@ -16,6 +16,7 @@ __all__ = [
     "end_leases",
     "flags_of",
     "insert_rows",
+    "known_of",
     "next_number",
     "parts",
     "positions_of",
@@ -51,15 +52,21 @@ def next_number(connection: Connection, column: "Column[int]", first: int = 1) -
     return number
 
 
+def known_of(connection: Connection, ids: Iterable[str]) -> dict[str, int]:
+    """Positions by id, of those that are samples."""
+    found: dict[str, int] = {}
+    for part in parts(dict.fromkeys(ids)):
+        found |= dict(connection.execute(select(t.samples.c.id, t.samples.c.position).where(t.samples.c.id.in_(part))).all())
+    return found
+
+
 def positions_of(connection: Connection, ids: Sequence[str]) -> NDArray[np.int64]:
     """Positions of samples by id, (n,).
 
     Raises:
         DataError: naming the first id that is not in the job.
     """
-    found: dict[str, int] = {}
-    for part in parts(dict.fromkeys(ids)):
-        found |= dict(connection.execute(select(t.samples.c.id, t.samples.c.position).where(t.samples.c.id.in_(part))).all())
+    found = known_of(connection, ids)
     unknown = [name for name in ids if name not in found]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""

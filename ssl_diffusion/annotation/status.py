@@ -14,7 +14,7 @@ from ssl_diffusion.annotation import queue, views
 from ssl_diffusion.annotation import schema as t
 from ssl_diffusion.annotation.active_testing import Estimate, audited, lure
 from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.models import Classifier, Model, classifier_of, present_model, training_labels
+from ssl_diffusion.annotation.models import Classifier, Model, model_and_classifier, training_labels
 from ssl_diffusion.annotation.stopping import advice
 from ssl_diffusion.progress import ProgressCallback
 
@@ -77,10 +77,7 @@ def job_status(
     """
     store = job.store
     known, _ = training_labels(job)
-    if seen is None:
-        opened = present_model(job, progress)
-        seen = opened, classifier_of(job, opened)
-    model, classifier = seen
+    model, classifier = seen or model_and_classifier(job, progress)
     last = queue.last_round(store)
     by_class = Counter(views.labels(store)[1].tolist())
     waiting = len(queue.pending(store))

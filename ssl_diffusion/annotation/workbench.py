@@ -19,6 +19,7 @@ from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.models import Classifier, Model, classifier_of, present_model, training_labels
 from ssl_diffusion.annotation.refits import Background
 from ssl_diffusion.annotation.rounds import next_round, rerank
+from ssl_diffusion.annotation.rows import known_of
 from ssl_diffusion.annotation.status import fitted_labels, job_status
 from ssl_diffusion.annotation.stopping import progress_of
 from ssl_diffusion.annotation.store import Action, By
@@ -118,12 +119,14 @@ class Workbench:
         return [(names[k], float(p[k])) for k in np.argsort(-p, kind="stable")[:3].tolist()]
 
     def classes_of(self, ids: list[str]) -> dict[str, str]:
-        """The class that the model thinks of, by id; empty before there is a classifier."""
-        if self._classifier is None or not ids:
+        """The class that the model thinks of, by id; empty before there is a classifier; unknown ids are left out."""
+        with self.job.store.reading() as connection:
+            known = known_of(connection, ids)
+        if self._classifier is None or not known:
             return {}
-        best = self._classifier.probabilities(self.job.store.positions(ids)).argmax(axis=1)
+        best = self._classifier.probabilities(np.array(list(known.values()), dtype=np.int64)).argmax(axis=1)
         names = self.job.store.classes
-        return {id_: names[k] for id_, k in zip(ids, best.tolist(), strict=True)}
+        return {id_: names[k] for id_, k in zip(known, best.tolist(), strict=True)}
 
     def counterfactuals(self, id_: str) -> list[Counterfactual] | None:
         """Those of a sample; None while they are being made."""
@@ -182,8 +185,7 @@ class Workbench:
         stamp = path.stat().st_mtime_ns if path.exists() else 0
         if stamp != self._stamp:
             self._model = present_model(self.job)
-            self._classifier = classifier_of(self.job, self._model, fast=True)
-            self.explainer.use(self._classifier, afresh=True)
+            self._classify(fast=True, afresh=True)
             self._stamp = stamp
             self._fitted = max(self._fitted, fitted_labels(self.job, self._model.name))
             self._reorder()
@@ -201,11 +203,11 @@ class Workbench:
         self._classify(fast=True)
         self._reorder()
 
-    def _classify(self, *, fast: bool = False) -> tuple[Model, Classifier | None]:
-        """Fit the probe to the labels there are now."""
+    def _classify(self, *, fast: bool = False, afresh: bool = False) -> tuple[Model, Classifier | None]:
+        """Fit the probe to the labels there are now; afresh for another model."""
         assert self._model is not None
         self._classifier = classifier_of(self.job, self._model, fast=fast)
-        self.explainer.use(self._classifier, afresh=False)
+        self.explainer.use(self._classifier, afresh=afresh)
         return self._model, self._classifier
 
     def _look_ahead(self) -> None:
