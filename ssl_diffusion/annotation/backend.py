@@ -21,7 +21,7 @@ from ssl_diffusion.annotation import queue
 from ssl_diffusion.annotation.exchange import is_selected, order_of, prediction, pull, push
 from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.label_studio import LabelStudio, parse_interface
-from ssl_diffusion.annotation.security import check_access, is_loopback
+from ssl_diffusion.annotation.security import check_access, host_refusal
 from ssl_diffusion.annotation.workbench import Workbench
 from ssl_diffusion.errors import SSLDError
 
@@ -207,8 +207,8 @@ def make_backend(backend: Backend, *, host: str = "127.0.0.1", token: str | None
 
 def _refusal(request: Request, token: str | None) -> Response | None:
     """Why a request is not answered; None if it is."""
-    if token is None and not is_loopback((request.url.hostname or "").strip("[]")):
-        return JSONResponse({"error": "this model is for this machine only: serve it with a token"}, 421)
+    if (refusal := host_refusal(request, token)) is not None:
+        return refusal
     if token is not None and not hmac.compare_digest(_password(request).encode(), token.encode()):
         return JSONResponse({"error": "wrong password"}, 401, {"WWW-Authenticate": "Basic"})
     if request.method == "POST":

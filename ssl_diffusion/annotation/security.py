@@ -2,10 +2,14 @@
 
 Every answer carries headers that keep other sites out of the page and scripts out of its text; requests for a host that is not
 ours (DNS rebinding) are refused; writes need a header that only our own page can send; bodies have a limit.
+
+Nothing here reads `request.url`: Starlette puts it together from the Host header, so that its path need not be the one that is
+routed (`Host: x/login?`, before 1.0.1), and its host is the socket's address where the header is malformed (since then).
 """
 
 import hmac
 import ipaddress
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 
@@ -14,11 +18,14 @@ from fastapi.responses import JSONResponse, RedirectResponse
 
 from ssl_diffusion.errors import SSLDError
 
-__all__ = ["HEADERS", "Guard", "check_access", "is_loopback"]
+__all__ = ["HEADERS", "Guard", "check_access", "host_refusal", "is_loopback"]
 
 _COOKIE = "ssld"
 _LARGEST = 64 * 1024  # bytes of a request
 _OPEN = ("/login", "/static/style.css", "/static/icon.svg")
+_HOST = re.compile(
+    rb"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?))(?::(?P<port>[0-9]{1,5}))?"
+)
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -54,6 +61,41 @@ def check_access(host: str, token: str | None) -> None:
         raise SSLDError(f"{host} can be reached by others: give them a --token, or serve on 127.0.0.1")
     if token is not None and len(token) < 16:
         raise SSLDError("a token has 16 characters or more: the shorter ones can be guessed")
+
+
+def host_refusal(request: Request, token: str | None) -> Response | None:
+    """Why a request is not answered because of the host that it asks for; None if it is.
+
+    Without a token only names of this machine are answered, which is all that can be served then; with one, whatever name
+    others know this machine by.
+
+    Args:
+        request: to be answered or refused.
+        token: that others need; None is for this machine only.
+
+    Returns:
+        None, status 400 (the Host header is missing, doubled or malformed), or 421 (it names another machine).
+    """
+    name = _host_of(request)
+    if name is None:
+        return _error(400, "the request has no Host header, several, or one that is not NAME or NAME:PORT")
+    if token is None and not is_loopback(name):
+        return _error(421, f"only this machine is served without a --token, not {name!r}")
+    return None
+
+
+def _host_of(request: Request) -> str | None:
+    """The name or address in the one Host header, in lower case, without brackets and port; None if there is no such."""
+    values = [value for name, value in request.scope["headers"] if name == b"host"]
+    found = _HOST.fullmatch(values[0]) if len(values) == 1 else None
+    if found is None or (found["port"] is not None and not 1 <= int(found["port"]) <= 65535):
+        return None
+    if found["ipv6"] is None:
+        return str(found["name"].decode().lower())
+    try:
+        return str(ipaddress.IPv6Address(found["ipv6"].decode()))
+    except ValueError:
+        return None
 
 
 class Guard:
@@ -92,11 +134,9 @@ class Guard:
         return response
 
     def _refusal(self, request: Request) -> Response | None:
-        name = (request.url.hostname or "").strip("[]")
-        # Of a page that is open to others we do not know by what name they reach it: there the token decides.
-        if self._token is None and not is_loopback(name):
-            return _error(421, f"this page is for this machine only, not for {name!r}")
-        path = request.url.path
+        if (refusal := host_refusal(request, self._token)) is not None:
+            return refusal
+        path = request.scope["path"]  # the one that is routed
         cookie = request.cookies.get(_COOKIE, "").encode()
         if self._token is not None and path not in _OPEN and not hmac.compare_digest(cookie, self._session.encode()):
             return RedirectResponse("/login", 303) if path == "/" else _error(401, "log in first")
