@@ -80,12 +80,15 @@ def _generation(
     from ssl_diffusion.errors import SSLDError
     from ssl_diffusion.extractor import extractor_of_run, inception_extractor, labels_only_extractor
     from ssl_diffusion.generation_report import evaluate_generation, write_generation
-    from ssl_diffusion.run import RunFolder, load_run
-    from ssl_diffusion.sources import load_pool
+    from ssl_diffusion.outputs import check_output_folder
+    from ssl_diffusion.run import load_run, run_inputs
+    from ssl_diffusion.run_pool import load_run_pool
 
     if extractor is not None and inception is not None:
         raise SSLDError("--extractor and --inception are two kinds of features: choose one of them")
-    pool = load_pool(RunFolder(model.path).recipe().data, progress=output.bars)
+    if out is not None:
+        check_output_folder(out, overwrite=True, inputs=run_inputs(model))
+    pool = load_run_pool(model, progress=output.bars)
     if inception is not None:
         features = inception_extractor(inception)
     elif extractor is not None:
@@ -96,7 +99,7 @@ def _generation(
     lines = [f"features    {report.extractor}, {report.n_generated} samples against {report.n_real} training images", ""]
     lines += [f"{name:11} {value:.4f}" for name, value in report.metrics.items()]
     if out is not None:
-        write_generation(report, out)
+        write_generation(report, out, run_inputs(model))
         lines += ["", f"written to {out}"]
     values = {"run": str(model.path), "extractor": report.extractor, "n_real": report.n_real, "n": report.n_generated}
     output.result(values | report.metrics, "\n".join(lines))

@@ -37,8 +37,8 @@ def explain(
         bind_threads(threads)
         from ssl_diffusion.errors import SSLDError
         from ssl_diffusion.gallery import write_explanations
-        from ssl_diffusion.run import RunFolder, load_run
-        from ssl_diffusion.sources import load_pool
+        from ssl_diffusion.run import load_run
+        from ssl_diffusion.run_pool import load_run_pool
         from ssl_diffusion.tables import read_table
 
         model = load_run(run, accelerator, precision)
@@ -47,7 +47,7 @@ def explain(
             raise SSLDError("name samples to explain, with --id or --ids")
         if all_targets and target != "runner-up":
             raise SSLDError("--target is for one class and --all-targets for all: choose one of them")
-        pool = load_pool(RunFolder(run).recipe().data, progress=output.bars)
+        pool = load_run_pool(model, progress=output.bars)
         frame, result = write_explanations(
             model,
             pool,

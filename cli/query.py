@@ -45,14 +45,18 @@ def query(
         from ssl_diffusion.acquisition import query as choose_batch
         from ssl_diffusion.acquisition.export import batch_figure, check_place, write_batch
         from ssl_diffusion.acquisition.overview import overview_figure
-        from ssl_diffusion.run import RunFolder, load_run
-        from ssl_diffusion.sources import load_pool
+        from ssl_diffusion.outputs import check_output_file, output_file
+        from ssl_diffusion.run import RunFolder, load_run, run_inputs
+        from ssl_diffusion.run_pool import load_run_pool
         from ssl_diffusion.tables import read_table
 
-        check_place(out, form, overwrite)
         model = load_run(run, accelerator, precision)
-        folder = RunFolder(run)
-        pool = load_pool(folder.recipe().data, progress=output.bars)
+        folder, inputs = RunFolder(run), run_inputs(model)
+        pictures = [out.with_name(f"{out.stem}.png"), out.with_name(f"{out.stem}-map.png")] if picture else []
+        check_place(out, form, overwrite, inputs)
+        for path in pictures:
+            check_output_file(path, overwrite=overwrite, inputs=inputs)
+        pool = load_run_pool(model, progress=output.bars)
         known = None
         if labeled is not None:
             own = folder.labeled(pool)
@@ -70,16 +74,17 @@ def query(
             map_by=map_by if picture else None,
             progress=output.bars,
         )
-        write_batch(batch, pool, out, form, overwrite)
+        write_batch(batch, pool, out, form, overwrite, inputs)
         text = f"{batch.reason}\n{len(batch)} samples in {out}"
         values = {"out": str(out), "strategy": batch.strategy, "reason": batch.reason, "ids": batch.ids.tolist()}
         if picture:
-            path, plane = out.with_name(f"{out.stem}.png"), out.with_name(f"{out.stem}-map.png")
-            batch_figure(batch, pool, model).savefig(path, dpi=110)
             assert batch.overview is not None
-            overview_figure(batch.overview, batch.reason).savefig(plane, dpi=110)
-            text += f"\npictures: {path}, {plane}"
-            values |= {"picture": str(path), "map": str(plane)}
+            figures = [batch_figure(batch, pool, model), overview_figure(batch.overview, batch.reason)]
+            for path, figure in zip(pictures, figures, strict=True):
+                with output_file(path, overwrite=overwrite, inputs=inputs) as temporary:
+                    figure.savefig(temporary, dpi=110)
+            text += f"\npictures: {pictures[0]}, {pictures[1]}"
+            values |= {"picture": str(pictures[0]), "map": str(pictures[1])}
         output.result(values, text)
 
 

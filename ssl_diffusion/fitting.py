@@ -32,7 +32,7 @@ from ssl_diffusion.progress import ProgressCallback, log_to
 from ssl_diffusion.provenance import package_versions, source_commit
 from ssl_diffusion.recipe import Recipe
 from ssl_diffusion.run import RunFolder, default_run_name, model_metadata
-from ssl_diffusion.sources import load_pool
+from ssl_diffusion.sources import input_paths, load_pool
 from ssl_diffusion.training import TrainingResult, build_model, check_divisible, count_parameters, train
 
 __all__ = ["FitOptions", "Fitted", "fit_model", "fit_run", "resume_run"]
@@ -176,6 +176,8 @@ def fit_run(
     options = options or FitOptions()
     _check(recipe)
     objective = recipe.training.objective
+    if out is not None:  # before the work of reading images
+        RunFolder(out).check_free(overwrite, input_paths(recipe.data))
     pool = load_pool(recipe.data, cache_dir=options.cache_dir, max_memory=options.max_memory, progress=options.progress)
     for note in pool.notes:
         _log.info("%s", note)
@@ -193,7 +195,7 @@ def fit_run(
         recipe = replace(recipe, labels=replace(labels, budget=len(labeled)))
     name = default_run_name(pool.name, len(labeled) if labeled else 0, recipe.training)
     folder = RunFolder(out if out is not None else Path("runs") / name)
-    folder.check_free(overwrite)
+    folder.check_free(overwrite, input_paths(recipe.data))
     recipe = _resolve(recipe, pool)
     fingerprint = pool.fingerprint()
     if seconds is not None:

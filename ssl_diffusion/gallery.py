@@ -1,9 +1,6 @@
 """Samples and explanations of a run as folders: PNG images, a CSV file that describes them, and pictures of all."""
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +10,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssl_diffusion.counterfactual_result import CounterfactualResult
-from ssl_diffusion.errors import DataError, RunError, nearest_names
+from ssl_diffusion.errors import DataError, nearest_names
 from ssl_diffusion.evaluation import predict_probabilities
 from ssl_diffusion.guidance import Guidance
+from ssl_diffusion.outputs import check_output_folder, output_folder
 from ssl_diffusion.plots_generated import counterfactual_figure, distance_figure, grid_figure, strip_figure
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.run import Run
+from ssl_diffusion.run import Run, run_inputs
 from ssl_diffusion.sampling import denoising_strip
 
-__all__ = ["class_index", "file_stems", "new_folder", "to_pil", "write_explanations", "write_samples"]
+__all__ = ["class_index", "file_stems", "to_pil", "write_explanations", "write_samples"]
 
 _SHEET = 40  # pairs in a picture
 _STRIP_SAMPLES, _STRIP_LEVELS = 5, 10
@@ -64,7 +62,7 @@ def write_samples(
     Returns:
         samples.csv: file, and for guided images the class asked for and its probability by the run's own classifier.
     """
-    with new_folder(out, "samples.csv", overwrite) as folder:
+    with output_folder(out, overwrite=overwrite, inputs=run_inputs(run)) as folder:
         images = run.sample(
             n, y, sampler=sampler, steps=steps, guidance=guidance, seed=seed, batch_size=batch_size, progress=progress
         )
@@ -121,6 +119,8 @@ def write_explanations(
         DataError: if an id or the target does not exist, or is what an image is classified as already.
     """
     run.check_single_label("to explain")
+    inputs = run_inputs(run)
+    check_output_folder(out, overwrite=overwrite, inputs=inputs)
     if len(set(ids)) != len(ids):
         raise DataError("each id can be explained once; one is given twice")
     positions = pool.positions(ids)
@@ -132,7 +132,7 @@ def write_explanations(
         already = [i for i, k in zip(ids, before.argmax(axis=1), strict=True) if k == wanted]
         if already:
             raise DataError(f"{already[0]} is classified as {target!r} already; choose another target for it")
-    with new_folder(out, "counterfactuals.csv", overwrite) as folder:
+    with output_folder(out, overwrite=overwrite, inputs=inputs) as folder:
         result = run.explain(
             images, wanted, confidence=confidence, revert=revert, seed=seed, batch_size=batch_size, progress=progress
         )
@@ -159,40 +159,6 @@ def file_stems(ids: Sequence[str]) -> list[str]:
     """Distinct file names, without suffix, for sample ids, which may contain slashes."""
     stems = [str(i).replace("/", "_").replace("\\", "_") for i in ids]
     return stems if len(set(stems)) == len(stems) else [f"{i:05d}_{stem}" for i, stem in enumerate(stems)]
-
-
-@contextmanager
-def new_folder(out: Path, marker: str, overwrite: bool) -> Iterator[Path]:
-    """A folder that appears as `out` when the block ends well, and not at all if it does not.
-
-    Args:
-        out: the folder; it may exist if it is empty, or holds the file `marker` and is to be overwritten.
-        marker: file by which a folder that was made this way is known.
-        overwrite: replace such a folder.
-
-    Raises:
-        RunError: if the place is taken or cannot be written.
-    """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        if not (out.is_dir() and (out / marker).is_file()):
-            raise RunError(f"{out} exists and was not made by this command; choose another --out")
-        if not overwrite:
-            raise RunError(f"{out} exists; --overwrite replaces it, --out chooses another folder")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise RunError(f"cannot write {out} ({error})") from error
-    try:
-        yield made
-        made.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        made.rename(out)
-    except OSError as error:
-        raise RunError(f"cannot write {out} ({error})") from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def to_pil(image: NDArray[np.uint8]) -> Image.Image:

@@ -1,6 +1,7 @@
 """How good the samples of a run are: drawn, and compared with its training images through a frozen extractor."""
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ssl_diffusion.datasets import default_cache_dir
 from ssl_diffusion.errors import CheckpointError
 from ssl_diffusion.extractor import Extractor
 from ssl_diffusion.generation import compare_features
+from ssl_diffusion.outputs import output_folder
 from ssl_diffusion.plots_generated import grid_figure
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
@@ -101,9 +103,18 @@ def real_features(extractor: Extractor, pool: Pool, cache_dir: Path | None = Non
     return features
 
 
-def write_generation(report: GenerationReport, out: Path) -> None:
-    """Write generation.csv (one row) and samples.png (the first 100) to a folder."""
-    out.mkdir(parents=True, exist_ok=True)
+def write_generation(report: GenerationReport, out: Path, inputs: Sequence[Path] = ()) -> None:
+    """Write generation.csv (one row) and samples.png (the first 100) to a folder, in place of an earlier report.
+
+    Args:
+        report: Report to write.
+        out: Folder to write.
+        inputs: Files and folders that no output may replace.
+
+    Raises:
+        RunError: If the place is taken or cannot be written.
+    """
     row = {"extractor": report.extractor, "n_real": report.n_real, "n_generated": report.n_generated, **report.metrics}
-    pd.DataFrame([row]).to_csv(out / "generation.csv", index=False)
-    grid_figure(report.images[:100]).savefig(out / "samples.png", dpi=130)
+    with output_folder(out, overwrite=True, inputs=inputs) as folder:
+        pd.DataFrame([row]).to_csv(folder / "generation.csv", index=False)
+        grid_figure(report.images[:100]).savefig(folder / "samples.png", dpi=130)

@@ -1,15 +1,14 @@
 """Predictions for image files: a stream of batches in, a CSV file out, memory constant in the number of images."""
 
 import csv
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.images import iter_image_batches, list_images
+from ssl_diffusion.outputs import check_output_file, output_file
 from ssl_diffusion.pool import label_name
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.run import Run
@@ -63,35 +62,31 @@ def predict_files(
 
     Raises:
         DataError: if there is no image, or one cannot be read and `skip_bad` is off.
-        RunError: if the model has no classes, or `out` cannot be written.
+        RunError: if the model has no classes, or `out` cannot be written. Earlier predictions in the same place are replaced,
+            any other file is not.
     """
     if not run.classes:
         raise RunError(f"{run.path} was trained without labels and cannot predict; fit with --labeled")
+    check_output_file(out, overwrite=True, inputs=inputs)
     paths, ids = collect_images(inputs)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     skipped: list[tuple[str, str]] = []
     n = seen = 0
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", "label", "probability", *(f"p({name})" for name in run.classes)])
-            for batch in iter_image_batches(paths, run.image_shape, batch_size, skip_bad, ids=ids):
-                seen += len(batch.ids) + len(batch.skipped)
-                skipped += batch.skipped
-                if len(batch.ids):
-                    p = run.predict_proba(batch.images)
-                    predicted = (p > 0.5).astype(np.int64) if run.multilabel else p.argmax(axis=1)
-                    for sample, label, row in zip(batch.ids, predicted, p, strict=True):
-                        values = [f"{value:.6g}" for value in row]
-                        writer.writerow([sample, label_name(label, run.classes), f"{row.max():.6g}", *values])
-                    n += len(batch.ids)
-                if progress is not None:
-                    progress(ProgressUpdate("predict", seen, len(paths)))
-        os.replace(temporary, out)
-    except OSError as error:
-        raise RunError(f"cannot write {out} ({error})") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with (
+        output_file(out, overwrite=True, inputs=inputs) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["id", "label", "probability", *(f"p({name})" for name in run.classes)])
+        for batch in iter_image_batches(paths, run.image_shape, batch_size, skip_bad, ids=ids):
+            seen += len(batch.ids) + len(batch.skipped)
+            skipped += batch.skipped
+            if len(batch.ids):
+                p = run.predict_proba(batch.images)
+                predicted = (p > 0.5).astype(np.int64) if run.multilabel else p.argmax(axis=1)
+                for sample, label, row in zip(batch.ids, predicted, p, strict=True):
+                    values = [f"{value:.6g}" for value in row]
+                    writer.writerow([sample, label_name(label, run.classes), f"{row.max():.6g}", *values])
+                n += len(batch.ids)
+            if progress is not None:
+                progress(ProgressUpdate("predict", seen, len(paths)))
     return n, skipped

@@ -10,11 +10,13 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.evaluation import classification_metrics, probabilities
+from ssl_diffusion.outputs import check_output_folder, output_folder
 from ssl_diffusion.plots import calibration_figure, confusion_figure
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.recipe import DataSettings
-from ssl_diffusion.run import Run, RunFolder
+from ssl_diffusion.run import Run, RunFolder, run_inputs
+from ssl_diffusion.run_pool import load_run_pool
 from ssl_diffusion.sources import load_pool
 
 __all__ = ["Report", "evaluate_run", "wilson_interval"]
@@ -45,7 +47,8 @@ def evaluate_run(
     Args:
         run: the fitted model.
         data: folder or CSV file of labeled images; None takes the test split of the run's own data.
-        out: folder for per_class.csv, confusion.png and calibration.png; None writes nothing.
+        out: folder for per_class.csv, confusion.png and calibration.png, in place of those of an earlier evaluation; None
+            writes nothing.
         progress: called with the number of images done.
 
     Raises:
@@ -54,6 +57,9 @@ def evaluate_run(
     """
     if not run.classes:
         raise RunError(f"{run.path} was trained without labels; there is no accuracy to evaluate")
+    inputs = [*run_inputs(run), *([data] if data is not None else [])]
+    if out is not None:
+        check_output_folder(out, overwrite=True, inputs=inputs)
     images, labels = _labeled_images(run, data)
     logits = run.logits(images, progress)
     metrics = classification_metrics(logits, labels)
@@ -65,13 +71,13 @@ def evaluate_run(
     per_class = pd.DataFrame({"class": run.classes, "precision": precision, "recall": recall, "f1": f1, "n": n})
     report = Report(len(images), metrics, wilson_interval(metrics["accuracy"], labels.size), per_class)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        per_class.to_csv(out / "per_class.csv", index=False)
-        calibration_figure(p, labels).savefig(out / "calibration.png", dpi=130)
-        if not run.multilabel:
-            k = len(run.classes)
-            confusion = confusion_matrix(labels, predicted, labels=range(k))
-            confusion_figure(confusion, run.classes, metrics["accuracy"]).savefig(out / "confusion.png", dpi=130)
+        with output_folder(out, overwrite=True, inputs=inputs) as folder:
+            per_class.to_csv(folder / "per_class.csv", index=False)
+            calibration_figure(p, labels).savefig(folder / "calibration.png", dpi=130)
+            if not run.multilabel:
+                k = len(run.classes)
+                confusion = confusion_matrix(labels, predicted, labels=range(k))
+                confusion_figure(confusion, run.classes, metrics["accuracy"]).savefig(folder / "confusion.png", dpi=130)
     return report
 
 
@@ -84,11 +90,12 @@ def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, f
 
 def _labeled_images(run: Run, data: Path | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     if data is None:
-        pool = load_pool(RunFolder(run.path).recipe().data)
+        pool = load_run_pool(run)
         chosen = pool.test[pool.has_label[pool.test]]
         if not len(chosen):
             raise DataError(f"the data of {run.path} has no test split: name labeled images with --data")
-        return pool.images[chosen], pool.labels[chosen]
+        _check_shape(pool, run, RunFolder(run.path).recipe().data.path or pool.name)
+        return pool.images[chosen], _to_classes(pool, run.classes, pool.name)[chosen]
     own = RunFolder(run.path).recipe().data
     settings = DataSettings(
         path=str(data),
@@ -103,12 +110,16 @@ def _labeled_images(run: Run, data: Path | None) -> tuple[NDArray[np.uint8], NDA
     chosen = np.flatnonzero(pool.has_label)
     if not len(chosen):
         raise DataError(f"{data} has no labeled images")
-    if pool.image_shape != run.image_shape:
-        raise DataError(f"the images of {data} have shape {pool.image_shape}, but {run.path} was made for {run.image_shape}")
+    _check_shape(pool, run, data)
     return pool.images[chosen], _to_classes(pool, run.classes, data)[chosen]
 
 
-def _to_classes(pool: Pool, classes: tuple[str, ...], data: Path) -> NDArray[np.int64]:
+def _check_shape(pool: Pool, run: Run, data: Path | str) -> None:
+    if pool.image_shape != run.image_shape:
+        raise DataError(f"the images of {data} have shape {pool.image_shape}, but {run.path} was made for {run.image_shape}")
+
+
+def _to_classes(pool: Pool, classes: tuple[str, ...], data: Path | str) -> NDArray[np.int64]:
     """Labels of a pool as indices into a model's classes."""
     unknown = sorted(set(pool.classes) - set(classes))
     if unknown:

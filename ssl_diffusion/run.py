@@ -7,12 +7,15 @@ history.csv          losses over steps, pretraining first
 metrics.json         the figures; written last, so a folder with it is a finished run
 model.safetensors    EMA and raw weights, with the configuration in the header
 last/                the state to resume from, while training
-history.png  confusion.png  reconstructions.png  log.txt
+history.png  confusion.png  reconstructions.png  skipped.csv  log.txt
+scores/              what the encoder said of the pool, by :mod:`ssl_diffusion.acquisition.store`
+.ssld-run            marks the folder as a run, so that it can be overwritten
 """
 
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +34,24 @@ from ssl_diffusion.errors import CheckpointError, DataError, RunError
 from ssl_diffusion.evaluation import predict_logits, probabilities, represent
 from ssl_diffusion.guidance import Guidance
 from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.outputs import refuse_inputs
 from ssl_diffusion.pixels import to_bytes
 from ssl_diffusion.pool import LabeledSet, Pool
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.recipe import Recipe, TrainingSettings, load_recipe
 from ssl_diffusion.sampling import sample
+from ssl_diffusion.sources import input_paths
+from ssl_diffusion.tables import read_table
 
-__all__ = ["Run", "RunFolder", "default_run_name", "load_metrics", "load_run", "model_metadata"]
+__all__ = ["Run", "RunFolder", "default_run_name", "load_metrics", "load_run", "model_metadata", "run_inputs"]
+
+_MARKER = ".ssld-run"
+_OURS = frozenset(
+    (
+        *(_MARKER, "recipe.toml", "pool.json", "labeled.csv", "skipped.csv", "history.csv", "metrics.json", "log.txt"),
+        *("model.safetensors", "history.png", "confusion.png", "reconstructions.png", "last", "scores"),
+    )
+)
 
 
 class RunFolder:
@@ -59,8 +73,17 @@ class RunFolder:
         """Whether the run came to its end."""
         return self.metrics.exists()
 
-    def check_free(self, overwrite: bool) -> None:
-        """Refuse a folder that exists, unless it is to be overwritten or is empty."""
+    def check_free(self, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
+        """Refuse a folder that exists, unless it is empty, or holds a run and nothing else and is to be overwritten.
+
+        Args:
+            overwrite: Whether a run may be replaced.
+            inputs: Files and folders that are read; the run may not lie in one, or be one.
+
+        Raises:
+            RunError: If the folder is not free.
+        """
+        refuse_inputs(self.path, inputs)
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return
         if not self.path.is_dir():
@@ -68,21 +91,32 @@ class RunFolder:
         if not overwrite:
             how = "it holds a finished run" if self.finished else f"continue it with --resume {self.path}"
             raise RunError(f"{self.path} exists: {how}; --overwrite replaces it, --out chooses another folder")
-        if not (self.path / "recipe.toml").exists():
+        if not (self.path / _MARKER).exists():
             raise RunError(f"{self.path} is not a run folder, so --overwrite will not delete it; choose another --out")
+        if foreign := self._foreign():
+            raise RunError(
+                f"{self.path} holds files that are not of a run ({', '.join(foreign[:3])}), so --overwrite will not delete it; "
+                "move them, or choose another --out"
+            )
+
+    def _foreign(self) -> list[str]:
+        """Names in the folder that no run writes."""
+        names = sorted(item.name for item in self.path.iterdir())
+        return [name for name in names if name not in _OURS and not name.endswith(".tmp") and not name.startswith(".tmp")]
 
     def create(self, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint: str) -> None:
         """Write what identifies the run, replacing an older run in the same place.
 
-        recipe.toml comes first and stays while an older run is removed, so that a folder that was left half-made is still
+        The marker comes first and stays while an older run is removed, so that a folder that was left half-made is still
         known as a run folder and can be overwritten; pool.json comes last and marks the folder as complete.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.path.joinpath(_MARKER).touch()
             for item in sorted(self.path.iterdir(), key=lambda item: item.name not in ("pool.json", "metrics.json")):
                 if item.is_dir() and not item.is_symlink():
                     shutil.rmtree(item)
-                elif item.name != "recipe.toml":
+                elif item.name not in (_MARKER, "recipe.toml"):
                     item.unlink()
             atomic_write_text(self.path / "recipe.toml", recipe.to_toml())
             if labeled is not None:
@@ -104,22 +138,45 @@ class RunFolder:
         """The labels of the run, checked against the pool and against what the run was started with; None if it has none."""
         path = self.path / "labeled.csv"
         labeled = LabeledSet.load(path, pool) if path.exists() else None
-        if _digest(labeled) != json.loads((self.path / "pool.json").read_text(encoding="utf-8")).get("labeled"):
+        if _digest(labeled) != self._pool_facts().get("labeled"):
             raise DataError(f"{path} lists other samples, or is missing; start another run")
         return labeled
 
     def check_pool(self, pool: Pool, fingerprint: str) -> None:
         """Refuse a pool that is not the one of the run, saying what differs."""
-        try:
-            kept = json.loads((self.path / "pool.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise RunError(
-                f"{self.path} was never begun in full (no readable pool.json); fit it again with --overwrite"
-            ) from None
+        kept = self._pool_facts()
         now = json.loads(json.dumps(_pool_facts(pool, fingerprint)))
         differences = [f"{key}: {kept.get(key)!r} -> {now[key]!r}" for key in now if now[key] != kept.get(key)]
         if differences:
             raise RunError(f"the pool is not the one that {self.path} was started with: {'; '.join(differences)}")
+
+    def changes(self, pool: Pool) -> list[str]:
+        """How a pool differs from the one that the run was fitted to, a phrase for each difference; empty if it does not."""
+        kept = self._pool_facts()
+        now: dict[str, Any] = json.loads(json.dumps(_pool_facts(pool, "")))
+        names = {"n_train": "training images", "n_test": "test images", "classes": "classes", "image_shape": "image shape"}
+        found = [f"{what}: {kept.get(key)} -> {now[key]}" for key, what in names.items() if now[key] != kept.get(key)]
+        if not found and kept.get("fingerprint") != pool.fingerprint():
+            found = ["other training images or ids"]
+        return found
+
+    def used_ids(self) -> list[str]:
+        """Ids of the samples whose labels the run was fitted or validated with; empty if it had none.
+
+        Raises:
+            DataError: If labeled.csv is damaged.
+        """
+        path = self.path / "labeled.csv"
+        return read_table(path).column("id") if path.exists() else []
+
+    def _pool_facts(self) -> dict[str, Any]:
+        try:
+            kept = json.loads((self.path / "pool.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            kept = None
+        if not isinstance(kept, dict):
+            raise RunError(f"{self.path} was never begun in full (no readable pool.json); fit it again with --overwrite")
+        return kept
 
     def save_history(self, history: list[dict[str, Any]]) -> pd.DataFrame:
         """Write history.csv and return it as a frame."""
@@ -281,6 +338,12 @@ def load_run(path: str | Path, accelerator: str = "auto", precision: str = "auto
         precision=resolve_precision(precision, device),
         metadata=metadata,
     )
+
+
+def run_inputs(run: Run) -> list[Path]:
+    """Files and folders that a run's images are read from, which no output may replace; empty if its recipe is gone."""
+    recipe = RunFolder(run.path).path / "recipe.toml"
+    return input_paths(load_recipe(recipe).data) if recipe.is_file() else []
 
 
 def load_metrics(path: Path) -> dict[str, Any]:

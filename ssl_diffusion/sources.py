@@ -9,7 +9,17 @@ from ssl_diffusion.pool import Pool, hold_out_test
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.recipe import DataSettings
 
-__all__ = ["load_pool"]
+__all__ = ["input_paths", "is_table", "load_pool"]
+
+
+def input_paths(data: DataSettings) -> list[Path]:
+    """What a recipe reads and no output may replace: the folder of images, or the CSV file that lists them."""
+    return [Path(data.path)] if data.path else []
+
+
+def is_table(path: Path) -> bool:
+    """Whether a path names a CSV file that lists images, by its ending, rather than a folder of them."""
+    return path.suffix.lower() in (".csv", ".tsv")
 
 
 def load_pool(
@@ -42,7 +52,7 @@ def load_pool(
     if data.dataset:
         data_dir = Path(data.data_dir) if data.data_dir else None
         pool = load_dataset(data.dataset, data_dir=data_dir, cache_dir=cache_dir, max_memory=max_memory)
-    elif Path(data.path).suffix.lower() in (".csv", ".tsv"):
+    elif is_table(Path(data.path)):
         pool = load_csv(
             Path(data.path),
             root=Path(data.image_root) if data.image_root else None,

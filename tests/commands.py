@@ -19,7 +19,7 @@ def ssld(*arguments: object) -> Result:
 
 def ok(*arguments: object) -> Result:
     result = ssld(*arguments)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, (result.output, result.exception)
     return result
 
 

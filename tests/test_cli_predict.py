@@ -56,7 +56,12 @@ def test_evaluate_agrees_with_the_metrics_of_the_run(run: Path, tmp_path: Path) 
     assert sum(row["n"] for row in printed["per_class"]) == 360
     recalled = sum(row["recall"] * row["n"] for row in printed["per_class"]) / 360
     assert recalled == pytest.approx(printed["accuracy"])
-    assert {p.name for p in (tmp_path / "report").iterdir()} == {"per_class.csv", "confusion.png", "calibration.png"}
+    assert {p.name for p in (tmp_path / "report").iterdir()} == {
+        "per_class.csv",
+        "confusion.png",
+        "calibration.png",
+        ".ssld-outputs.json",
+    }
 
 
 def test_evaluate_on_other_images_matches_classes_by_name(run: Path, photos: Path) -> None:
@@ -97,10 +102,10 @@ def test_predict_without_images(run: Path, tmp_path: Path) -> None:
 
 
 def test_predict_with_a_bad_image(run: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.csv"
+    ok("predict", run, photos, "--out", out, *CPU)
     bad = photos / "1" / "0000-bad.png"
     bad.write_bytes(next(photos.rglob("*.png")).read_bytes()[:60])
-    out = tmp_path / "p.csv"
-    out.write_text("kept")
     before = files(tmp_path)
     assert "1/0000-bad.png" in refused("predict", run, photos, "--out", out, *CPU)
     assert files(tmp_path) == before
@@ -118,5 +123,5 @@ def test_predict_on_what_is_not_there(run: Path, photos: Path, tmp_path: Path, o
 
 def test_predict_where_nothing_can_be_written(run: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert "cannot write" in refused("predict", run, photos, "--out", tmp_path / "file" / "p.csv", *CPU)
-    assert "cannot write" in refused("predict", run, photos, "--out", photos, *CPU)
+    assert "is a file, not a folder" in refused("predict", run, photos, "--out", tmp_path / "file" / "p.csv", *CPU)
+    assert "belongs to the images" in refused("predict", run, photos, "--out", photos, *CPU)

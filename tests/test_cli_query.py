@@ -12,6 +12,7 @@ from commands import CPU, ok, refused
 from PIL import Image
 
 from ssl_diffusion.acquisition import STRATEGIES
+from ssl_diffusion.outputs import MANIFEST
 from ssl_diffusion.pool import Pool
 
 MARGIN = ["--strategy", "margin", "--quiet", *CPU]
@@ -42,7 +43,7 @@ def test_a_folder_to_label_by_hand(tiny_run: Path, tmp_path: Path, digits_pool: 
     out = tmp_path / "batch"
     ok("query", tiny_run, "--n", 4, "--out", out, "--format", "folder", *MARGIN)
     frame = pd.read_csv(out / "batch.csv")
-    assert {p.name for p in out.iterdir()} == {"batch.csv", *frame["file"]}
+    assert {p.name for p in out.iterdir()} == {"batch.csv", *frame["file"], MANIFEST}
     assert frame["label"].isna().all()
     for sample, file in zip(frame["id"], frame["file"], strict=True):
         image = np.array(Image.open(out / file))
@@ -90,9 +91,9 @@ def test_strategies_are_listed() -> None:
 
 def test_a_batch_is_replaced_only_when_asked(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "batch.csv"
-    out.write_text("mine", encoding="utf-8")
+    ok("query", tiny_run, "--n", 3, "--out", out, *MARGIN)
     assert "--overwrite replaces it" in refused("query", tiny_run, "--n", 2, "--out", out, *MARGIN)
-    assert out.read_text(encoding="utf-8") == "mine"
+    assert len(pd.read_csv(out)) == 3
     ok("query", tiny_run, "--n", 2, "--out", out, "--overwrite", *MARGIN)
     assert len(pd.read_csv(out)) == 2
 

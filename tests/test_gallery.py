@@ -10,6 +10,7 @@ from commands import CPU, ok, refused
 from PIL import Image
 
 from ssl_diffusion.datasets import load_dataset
+from ssl_diffusion.outputs import MANIFEST
 from ssl_diffusion.run import load_run
 
 FEW = ["--steps", "3", "--quiet", *CPU]
@@ -21,7 +22,7 @@ def test_samples_are_images_with_a_table_and_pictures(tiny_run: Path, tmp_path: 
     assert values == {"out": str(out), "images": 6}
     frame = pd.read_csv(out / "samples.csv", dtype=str)
     assert frame["file"].tolist() == [f"{i:04d}.png" for i in range(6)]
-    assert {p.name for p in out.iterdir()} == {*frame["file"], "samples.csv", "samples.png", "denoising.png"}
+    assert {p.name for p in out.iterdir()} == {*frame["file"], "samples.csv", "samples.png", "denoising.png", MANIFEST}
     first = np.asarray(Image.open(out / "0000.png"))
     assert first.shape == (8, 8)
     np.testing.assert_array_equal(first, load_run(tiny_run, "cpu", "fp32").sample(6, steps=3)[0, 0])
@@ -59,7 +60,7 @@ def test_explanations_are_images_with_a_table_and_pictures(tiny_run: Path, tmp_p
     frame = pd.read_csv(out / "counterfactuals.csv", dtype={"source": str, "target": str})
     assert frame["id"].tolist() == ["test/00003", "test/00012"]
     assert [row["id"] for row in values["counterfactuals"]] == frame["id"].tolist()
-    assert {p.name for p in out.iterdir()} == {*frame["file"], "counterfactuals.csv", "sheet.png", "distances.png"}
+    assert {p.name for p in out.iterdir()} == {*frame["file"], "counterfactuals.csv", "sheet.png", "distances.png", MANIFEST}
     pool, model = load_dataset("digits"), load_run(tiny_run, "cpu", "fp32")
     for row in frame.to_dict(orient="records"):
         found = np.array(Image.open(out / row["file"]))[None, None]
@@ -91,7 +92,7 @@ def test_folders_are_replaced_only_when_asked_and_only_our_own(tiny_run: Path, t
     foreign.mkdir()
     (foreign / "chapter.txt").write_text("text", encoding="utf-8")
     said = refused("explain", tiny_run, "--id", "test/00001", "--out", foreign, "--overwrite", *CPU)
-    assert "was not made by this command" in said
+    assert "was not written by this command" in said
     assert (foreign / "chapter.txt").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["samples", "thesis"]
 

@@ -58,7 +58,8 @@ def test_created_folder_gives_back_what_went_in(tmp_path: Path, tiny_recipe: Rec
     folder.check_pool(small_pool, small_pool.fingerprint())
     assert not folder.finished
     assert (folder.path / "skipped.csv").read_text().splitlines() == ["id,reason", "bad.png,zero bytes"]
-    assert sorted(p.name for p in folder.path.iterdir()) == ["labeled.csv", "pool.json", "recipe.toml", "skipped.csv"]
+    names = {p.name for p in folder.path.iterdir()}
+    assert names == {".ssld-run", "labeled.csv", "pool.json", "recipe.toml", "skipped.csv"}
 
 
 def test_pool_differences_are_named(tmp_path: Path, tiny_recipe: Recipe, small_pool: Pool) -> None:
@@ -134,6 +135,7 @@ def test_folder_that_cannot_be_created(tmp_path: Path, tiny_recipe: Recipe, smal
 def test_finished_run_has_its_files_and_no_state(finished: Path) -> None:
     names = {p.name for p in finished.iterdir()}
     assert names == {
+        ".ssld-run",
         "recipe.toml",
         "pool.json",
         "labeled.csv",

@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.query import QueryBatch
-from ssl_diffusion.checkpoint import atomic_write_text
 from ssl_diffusion.errors import SSLDError, nearest_names
 from ssl_diffusion.evaluation import predict_probabilities
-from ssl_diffusion.gallery import file_stems, new_folder, to_pil
+from ssl_diffusion.gallery import file_stems, to_pil
+from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output
 from ssl_diffusion.plots import show_image
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.run import Run
@@ -24,69 +24,66 @@ __all__ = ["FORMATS", "batch_figure", "check_place", "label_studio_tasks", "writ
 _PICTURED = 30
 
 
-def write_batch(batch: QueryBatch, pool: Pool, out: Path, form: str = "csv", overwrite: bool = False) -> None:
+def write_batch(
+    batch: QueryBatch, pool: Pool, out: Path, form: str = "csv", overwrite: bool = False, inputs: Sequence[Path] = ()
+) -> None:
     """Write a batch in one of :data:`FORMATS`, complete or not at all.
 
     Args:
-        batch: the batch.
-        pool: its images.
-        out: a file, or for "folder" a folder.
+        batch: Batch to write.
+        pool: Pool that holds its images.
+        out: File, or for "folder" a folder.
         form: "csv" or "json": the rows of :meth:`QueryBatch.to_frame`; "folder": a PNG each and batch.csv with a column
             `file` and an empty column `label` to fill in; "label-studio": tasks to import, with the image inside, ordered by
             score as Label Studio's uncertainty sampling reads it (lowest first).
-        overwrite: replace what is there.
+        overwrite: Whether an earlier output may be replaced.
+        inputs: Files and folders that no output may replace.
 
     Raises:
         SSLDError: if the format does not exist or the place is taken.
     """
-    check_place(out, form, overwrite)
-    FORMATS[form](batch, pool, out, overwrite)
+    check_place(out, form, overwrite, inputs)
+    if form == "folder":
+        with output_folder(out, overwrite=overwrite, inputs=inputs) as folder:
+            _fill_folder(batch, pool, folder)
+    else:
+        write_output(out, FORMATS[form](batch, pool), overwrite=overwrite, inputs=inputs)
 
 
-def check_place(out: Path, form: str, overwrite: bool) -> None:
+def check_place(out: Path, form: str, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
     """Raise :class:`SSLDError` if :func:`write_batch` would, before a batch has been made."""
-    if form not in FORMATS:
-        raise SSLDError(f"no format {form!r}; {nearest_names(form, FORMATS)}")
-    if form != "folder" and out.exists() and not overwrite:
-        raise SSLDError(f"{out} exists; --overwrite replaces it, --out chooses another file")
-    if out.is_dir() and form != "folder":
-        raise SSLDError(f"{out} is a folder; --out names a file")
+    if form not in (*FORMATS, "folder"):
+        raise SSLDError(f"no format {form!r}; {nearest_names(form, [*FORMATS, 'folder'])}")
+    check = check_output_folder if form == "folder" else check_output_file
+    check(out, overwrite=overwrite, inputs=inputs)
 
 
-def _csv(batch: QueryBatch, pool: Pool, out: Path, overwrite: bool) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(out, batch.to_frame().to_csv(index=False))
+def _csv(batch: QueryBatch, pool: Pool) -> str:
+    return batch.to_frame().to_csv(index=False)
 
 
-def _json(batch: QueryBatch, pool: Pool, out: Path, overwrite: bool) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
+def _json(batch: QueryBatch, pool: Pool) -> str:
     rows = json.loads(batch.to_frame().to_json(orient="records"))
     facts = {"strategy": batch.strategy, "reason": batch.reason, "seed": batch.seed, "samples": rows}
-    atomic_write_text(out, json.dumps(facts, indent=2) + "\n")
+    return json.dumps(facts, indent=2) + "\n"
 
 
-def _folder(batch: QueryBatch, pool: Pool, out: Path, overwrite: bool) -> None:
+def _fill_folder(batch: QueryBatch, pool: Pool, folder: Path) -> None:
     frame = batch.to_frame()
-    with new_folder(out, "batch.csv", overwrite) as folder:
-        files = [f"{stem}.png" for stem in file_stems(batch.ids.tolist())]
-        for file, image in zip(files, pool.images[pool.positions(batch.ids)], strict=True):
-            to_pil(image).save(folder / file)
-        frame.insert(1, "file", files)
-        frame.insert(2, "label", "")
-        frame.to_csv(folder / "batch.csv", index=False)
+    files = [f"{stem}.png" for stem in file_stems(batch.ids.tolist())]
+    for file, image in zip(files, pool.images[pool.positions(batch.ids)], strict=True):
+        to_pil(image).save(folder / file)
+    frame.insert(1, "file", files)
+    frame.insert(2, "label", "")
+    frame.to_csv(folder / "batch.csv", index=False)
 
 
-def _label_studio(batch: QueryBatch, pool: Pool, out: Path, overwrite: bool) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(out, json.dumps(label_studio_tasks(batch, pool)) + "\n")
+def _label_studio(batch: QueryBatch, pool: Pool) -> str:
+    return json.dumps(label_studio_tasks(batch, pool)) + "\n"
 
 
-FORMATS: dict[str, Callable[[QueryBatch, Pool, Path, bool], None]] = {
-    "csv": _csv,
-    "json": _json,
-    "folder": _folder,
-    "label-studio": _label_studio,
-}
+FORMATS: dict[str, Callable[[QueryBatch, Pool], str]] = {"csv": _csv, "json": _json, "label-studio": _label_studio}
+"""Formats of one file; "folder" is the other one."""
 
 
 def label_studio_tasks(batch: QueryBatch, pool: Pool) -> list[dict[str, object]]:

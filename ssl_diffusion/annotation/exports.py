@@ -15,9 +15,9 @@ from PIL import Image
 
 from ssl_diffusion.annotation import views
 from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.checkpoint import atomic_write_text
 from ssl_diffusion.errors import DataError, SSLDError, nearest_names
-from ssl_diffusion.gallery import new_folder
+from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output
+from ssl_diffusion.sources import input_paths
 
 __all__ = ["EXPORTS", "export_labels"]
 
@@ -38,15 +38,16 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
     Raises:
         SSLDError: if the format or status does not exist, the place is taken, or an image is not there (any more).
     """
-    if form not in EXPORTS:
-        raise SSLDError(f"no format {form!r}; {nearest_names(form, EXPORTS)}")
+    if form not in (*EXPORTS, "folder"):
+        raise SSLDError(f"no format {form!r}; {nearest_names(form, [*EXPORTS, 'folder'])}")
     states = ("labeled", "disputed", "skipped", "partial", "flagged", "all")
     if status not in states:
         raise SSLDError(f"no status {status!r}; {nearest_names(status, states)}")
     if form not in ("csv", "jsonl") and status not in ("labeled", "flagged"):
         raise SSLDError(f"{form} holds labels only: write samples that are {status} as csv or jsonl")
-    if form != "folder" and out.exists() and not overwrite:
-        raise SSLDError(f"{out} exists; --overwrite replaces it, --out chooses another file")
+    check = check_output_folder if form == "folder" else check_output_file
+    inputs = [job.image_root, *input_paths(job.settings.recipe.data)]
+    check(out, overwrite=overwrite, inputs=inputs)
     if status == "flagged":
         rows = views.listing(job.store, flagged=True)
     else:
@@ -55,21 +56,25 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
         rows = [row for row in rows if row["label"] is not None]
     if not rows:
         raise DataError(f"{job.path} has no samples that are {status}: nothing is written")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    EXPORTS[form](job, rows, out, overwrite)
+    if form == "folder":
+        files = _files(job, rows)
+        with output_folder(out, overwrite=overwrite, inputs=inputs) as folder:
+            _fill_folder(rows, files, folder)
+    else:
+        write_output(out, EXPORTS[form](job, rows), overwrite=overwrite, inputs=inputs)
     return len(rows)
 
 
-def _csv(job: Job, rows: Rows, out: Path, _overwrite: bool) -> None:
+def _csv(job: Job, rows: Rows) -> str:
     table = [row | {"votes": "; ".join(f"{who}: {label or 'skipped'}" for who, label in row["votes"].items())} for row in rows]
-    atomic_write_text(out, pd.DataFrame(table).to_csv(index=False))
+    return pd.DataFrame(table).to_csv(index=False)
 
 
-def _jsonl(job: Job, rows: Rows, out: Path, _overwrite: bool) -> None:
-    atomic_write_text(out, "".join(json.dumps(row) + "\n" for row in rows))
+def _jsonl(job: Job, rows: Rows) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def _coco(job: Job, rows: Rows, out: Path, _overwrite: bool) -> None:
+def _coco(job: Job, rows: Rows) -> str:
     """Images, categories, and an annotation an image: the whole image belongs to the category."""
     numbers = {name: k for k, name in enumerate(job.store.classes, start=1)}
     images, annotations = [], []
@@ -88,48 +93,45 @@ def _coco(job: Job, rows: Rows, out: Path, _overwrite: bool) -> None:
         "annotations": annotations,
         "categories": categories,
     }
-    atomic_write_text(out, json.dumps(facts) + "\n")
+    return json.dumps(facts) + "\n"
 
 
-def _folder(job: Job, rows: Rows, out: Path, overwrite: bool) -> None:
+def _fill_folder(rows: Rows, files: list[Path], folder: Path) -> None:
     """A folder a class, as `ssld fit --data` and torchvision's ImageFolder read it, and labels.csv with ids and files."""
-    files = _files(job, rows)
-    with new_folder(out, "labels.csv", overwrite) as folder:
-        written = []
-        for row, source in zip(rows, files, strict=True):
-            # A class may have any name, also one that is no name of a folder.
-            place = folder / _folder_name(row["label"]) / row["id"].replace("/", "__")
-            place.parent.mkdir(exist_ok=True)
-            shutil.copyfile(source, place)
-            written.append({"id": row["id"], "file": place.relative_to(folder).as_posix(), "label": row["label"]})
-        pd.DataFrame(written).to_csv(folder / "labels.csv", index=False)
+    written = []
+    for row, source in zip(rows, files, strict=True):
+        # A class may have any name, also one that is no name of a folder.
+        place = folder / _folder_name(row["label"]) / row["id"].replace("/", "__")
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, place)
+        written.append({"id": row["id"], "file": place.relative_to(folder).as_posix(), "label": row["label"]})
+    pd.DataFrame(written).to_csv(folder / "labels.csv", index=False)
 
 
-def _label_studio(job: Job, rows: Rows, out: Path, _overwrite: bool) -> None:
+def _label_studio(job: Job, rows: Rows) -> str:
     """Tasks with annotations, to import; images by their path below the document root (see docs/annotate.md)."""
     tasks = []
     for row in rows:
         choice = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [row["label"]]}}
         data = {"image": f"/data/local-files/?d={quote(row['id'])}", "ssld_id": row["id"]}
         tasks.append({"data": data, "annotations": [{"result": [{"id": "label", **choice}]}]})
-    atomic_write_text(out, json.dumps(tasks) + "\n")
+    return json.dumps(tasks) + "\n"
 
 
-def _prodigy(job: Job, rows: Rows, out: Path, _overwrite: bool) -> None:
+def _prodigy(job: Job, rows: Rows) -> str:
     """Examples of Prodigy's choice interface, answered."""
     options = [{"id": name, "text": name} for name in job.store.classes]
     lines = []
     for row, file in zip(rows, _files(job, rows), strict=True):
         answer = {"accept": [row["label"]], "answer": "accept", "options": options, "meta": {"id": row["id"]}}
         lines.append(json.dumps({"image": str(file), **answer}) + "\n")
-    atomic_write_text(out, "".join(lines))
+    return "".join(lines)
 
 
-EXPORTS: dict[str, Callable[[Job, Rows, Path, bool], None]] = {
+EXPORTS: dict[str, Callable[[Job, Rows], str]] = {
     "csv": _csv,
     "jsonl": _jsonl,
     "coco": _coco,
-    "folder": _folder,
     "label-studio": _label_studio,
     "prodigy": _prodigy,
 }

@@ -32,10 +32,11 @@ from numpy.typing import NDArray
 from ssl_diffusion.annotation.store import Action, By, Store
 from ssl_diffusion.checkpoint import atomic_write_text
 from ssl_diffusion.errors import DataError, RecipeError, RunError
+from ssl_diffusion.outputs import refuse_inputs
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.recipe import Recipe, convert
-from ssl_diffusion.sources import load_pool
+from ssl_diffusion.sources import input_paths, is_table, load_pool
 
 __all__ = ["Job", "JobSettings", "create_job", "move_images", "open_job"]
 
@@ -204,6 +205,7 @@ def create_job(
         raise RecipeError("a job is for images in files: name their folder, or a CSV file that lists them, with --data")
     if data.multilabel or data.label_columns:
         raise RecipeError("annotation jobs are for one label an image")
+    refuse_inputs(path, input_paths(data))
     pool = load_pool(data, progress=progress)
     if settings.audit >= len(pool.train):
         raise DataError(f"an audit of {settings.audit} samples leaves none of {len(pool.train)} to learn from")
@@ -272,7 +274,7 @@ def root_of(settings: JobSettings) -> Path:
     """The folder that sample ids are relative to."""
     data = settings.recipe.data
     path = Path(data.path)
-    return Path(data.image_root) if data.image_root else path.parent if path.suffix.lower() in (".csv", ".tsv") else path
+    return Path(data.image_root) if data.image_root else path.parent if is_table(path) else path
 
 
 def open_job(path: Path) -> Job:

@@ -22,9 +22,10 @@ from ssl_diffusion.checkpoint import atomic_write_text
 from ssl_diffusion.datasets import default_cache_dir
 from ssl_diffusion.errors import DataError, Interrupted, RunError
 from ssl_diffusion.fitting import FitOptions
+from ssl_diffusion.outputs import refuse_inputs
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.provenance import package_versions, source_commit
-from ssl_diffusion.sources import load_pool
+from ssl_diffusion.sources import input_paths, load_pool
 from ssl_diffusion.studies.learners import Shared, prepare
 from ssl_diffusion.studies.settings import StudySettings, load_study
 from ssl_diffusion.studies.trial import Trial, TrialResult, eligible_positions, run_trial, save_failure, trials_of
@@ -124,6 +125,7 @@ def run_study(
         raise RunError(f"no study in {out} to go on with")
     elif out.exists() and any(out.iterdir()):
         raise RunError(f"{out} is not empty and no study: give another --out")
+    refuse_inputs(out, input_paths(settings.recipe.data))
     options = options or FitOptions()
     options = replace(options, cache=options.cache or DenoiserCache(default_cache_dir()))
     pool = load_pool(settings.recipe.data, cache_dir=options.cache_dir, progress=options.progress)

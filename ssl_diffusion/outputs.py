@@ -1,0 +1,249 @@
+"""Files and folders that commands write for their users, and how they are known again.
+
+Every folder that receives an output holds a manifest, `.ssld-outputs.json`: names, sizes and SHA-256 of what was written there.
+An existing output is replaced only if the manifest lists it and it has not changed since; everything else in the place, the
+user's own, is never removed. Folders of images that were read are refused as outputs: what is written there would be read as
+images the next time.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ssl_diffusion.errors import RunError
+
+__all__ = [
+    "MANIFEST",
+    "check_output_file",
+    "check_output_folder",
+    "output_file",
+    "output_folder",
+    "refuse_inputs",
+    "write_output",
+]
+
+MANIFEST = ".ssld-outputs.json"
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+_LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # made by file managers, wherever somebody looks
+_SHOWN = 3
+
+
+def check_output_file(out: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> None:
+    """Check that a file may be written, before the work that fills it.
+
+    Args:
+        out: File to write.
+        overwrite: Whether an earlier output of the same name may be replaced.
+        inputs: Files and folders that are read. No input is replaced, and no picture is written into a folder of images.
+
+    Raises:
+        RunError: If the place is taken, cannot be written, or belongs to the inputs.
+    """
+    try:
+        place = out.resolve()
+        for read in map(Path.resolve, inputs):
+            if place == read or (out.suffix.lower() in _IMAGES and read in place.parents and read.is_dir()):
+                raise RunError(f"{out} belongs to the images that are read ({read}); choose another --out")
+        _check_parent(out)
+        if out.is_dir():
+            raise RunError(f"{out} is a folder; --out names a file")
+        if not out.exists():
+            return
+        if not out.is_file():
+            raise RunError(f"{out} is not a regular file; choose another --out")
+        if not overwrite:
+            raise RunError(f"{out} exists; --overwrite replaces it, --out chooses another file")
+        if not _is_ours(out, _manifest(out.parent).get(out.name)):
+            raise RunError(
+                f"{out} was not written by ssld, or was changed since, so it is not replaced; move it, or choose another --out"
+            )
+    except OSError as error:
+        raise _cannot_write(out, error) from error
+
+
+def check_output_folder(out: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> None:
+    """Check that a folder may be written, before the work that fills it.
+
+    Args:
+        out: Folder to write. It may exist if it is empty, or holds nothing but an earlier output and `overwrite` is set.
+        overwrite: Whether an earlier output may be replaced.
+        inputs: Files and folders that are read. The output may not be one of them, lie in one, or hold one.
+
+    Raises:
+        RunError: If the place is taken, cannot be written, or belongs to the inputs.
+    """
+    try:
+        refuse_inputs(out, inputs)
+        _check_parent(out)
+        if not out.exists() and not out.is_symlink():
+            return
+        if not out.is_dir():
+            raise RunError(f"{out} is a file; --out names a folder")
+        if not any(out.iterdir()):
+            return
+        if not (out / MANIFEST).exists():
+            raise RunError(f"{out} exists and was not written by this command; choose another --out")
+        if not overwrite:
+            raise RunError(f"{out} exists; --overwrite replaces it, --out chooses another folder")
+        if foreign := _foreign(out):
+            names = ", ".join(foreign[:_SHOWN]) + (" ..." if len(foreign) > _SHOWN else "")
+            raise RunError(
+                f"{out} holds files that ssld did not write, or that were changed since ({names}), so --overwrite keeps it; "
+                "move them, or choose another --out"
+            )
+    except OSError as error:
+        raise _cannot_write(out, error) from error
+
+
+def refuse_inputs(out: Path, inputs: Sequence[Path]) -> None:
+    """Raise :class:`RunError` if a folder to write is one that is read, lies in one, or holds one."""
+    place = out.resolve()
+    for given in inputs:
+        read = given.resolve()
+        if place == read or read in place.parents:
+            raise RunError(f"{out} lies in {given}, which holds the images that are read; choose another --out")
+        if place in read.parents and out.exists():
+            raise RunError(f"{out} holds {given}, which is read; choose another --out")
+
+
+@contextmanager
+def output_file(out: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> Iterator[Path]:
+    """A temporary path that becomes `out` when the block ends well, and vanishes if it does not.
+
+    Args:
+        out: File to write; its folder is made if need be.
+        overwrite: Whether an earlier output of the same name may be replaced.
+        inputs: See :func:`check_output_file`.
+
+    Raises:
+        RunError: If the place is taken or cannot be written.
+    """
+    check_output_file(out, overwrite=overwrite, inputs=inputs)
+    temporary = out.with_name(f".{os.getpid()}.{out.name}")  # the ending stays: it decides how pictures are written
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        facts = _facts(temporary)
+        os.replace(temporary, out)
+        _save_manifest(out.parent, {**_manifest(out.parent), out.name: facts})
+    except OSError as error:
+        raise _cannot_write(out, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_output(out: Path, text: str, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> None:
+    """Write a text file as an output; see :func:`output_file`."""
+    with output_file(out, overwrite=overwrite, inputs=inputs) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def output_folder(out: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> Iterator[Path]:
+    """A temporary folder that becomes `out` when the block ends well, and vanishes if it does not.
+
+    Args:
+        out: Folder to write; see :func:`check_output_folder`.
+        overwrite: Whether an earlier output may be replaced.
+        inputs: See :func:`check_output_folder`.
+
+    Raises:
+        RunError: If the place is taken or cannot be written.
+    """
+    check_output_folder(out, overwrite=overwrite, inputs=inputs)
+    made: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{out.name[:100]}-", dir=out.parent))
+        yield made
+        made.chmod(0o755)
+        files = (path for path in sorted(made.rglob("*")) if path.is_file())
+        _save_manifest(made, {path.relative_to(made).as_posix(): _facts(path) for path in files})
+        check_output_folder(out, overwrite=overwrite, inputs=inputs)  # the work may have taken hours
+        if out.exists():
+            old = made.with_name(f"{made.name}-old")
+            out.rename(old)
+            made.rename(out)
+            _remove(old)
+        else:
+            made.rename(out)
+    except OSError as error:
+        raise _cannot_write(out, error) from error
+    finally:
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+def _check_parent(out: Path) -> None:
+    """Refuse a place below a file."""
+    for parent in out.parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise RunError(f"{out} cannot be written: {parent} is a file, not a folder")
+            return
+
+
+def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was written to a folder; empty where that is not known (any more)."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        return files if isinstance(files, dict) else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def _save_manifest(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    text = json.dumps({"written by": "ssld", "files": files}, indent=1) + "\n"
+    temporary = folder / f"{MANIFEST}.{os.getpid()}"
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, folder / MANIFEST)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _is_ours(path: Path, facts: dict[str, Any] | None) -> bool:
+    return isinstance(facts, dict) and path.stat().st_size == facts.get("bytes") and _facts(path) == facts
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Files and links below a folder that the manifest does not list, or lists with another content."""
+    files = _manifest(folder)
+    found = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name == MANIFEST or path.name in _LITTER or (path.is_dir() and not path.is_symlink()):
+            continue
+        if path.is_symlink() or not path.is_file() or not _is_ours(path, files.get(name)):
+            found.append(name)
+    return found
+
+
+def _remove(folder: Path) -> None:
+    """Remove the files of an earlier output and the folders that are empty then."""
+    for name in _manifest(folder):
+        with suppress(OSError):
+            (folder / name).unlink()
+    for name in (MANIFEST, *_LITTER):
+        with suppress(OSError):
+            (folder / name).unlink()
+    for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        with suppress(OSError):
+            path.rmdir()
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _cannot_write(out: Path, error: OSError) -> RunError:
+    return RunError(f"cannot write {out} ({error.strerror or error})")
