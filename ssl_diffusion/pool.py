@@ -225,30 +225,38 @@ def choose_labeled(
 
 
 def hold_out_test(pool: Pool, fraction: float, *, seed: int = 0) -> None:
-    """Move a share of the labeled samples, stratified by class, to the test split (in place).
+    """Move labeled samples to the test split (in place), each by a hash of its id.
+
+    Whether a sample is held out depends on its id, the fraction and the seed only: images that are added or removed later move
+    no other one between training and test. The price is that the split is as even as independent draws are.
+
+    Args:
+        pool: Pool without a test split.
+        fraction: Probability of a labeled sample to be held out, in (0, 1).
+        seed: Seed of the hash.
 
     Raises:
-        DataError: if the pool has a test split already, or the fraction leaves no test image or no label.
+        DataError: If the pool has a test split already, or no labeled image would be left on one of the sides.
     """
     if pool.is_test.any():
         raise DataError(f"{pool.name!r} has a test split of {pool.is_test.sum()} images; leave out --test-fraction")
     eligible = np.flatnonzero(pool.has_label)
-    n_test = round(fraction * len(eligible))
-    if not 0 < n_test < len(eligible):
-        raise DataError(f"a test fraction of {fraction} takes {n_test} of {len(eligible)} labeled images")
-    rng = np.random.default_rng(seed)
-    if pool.multilabel:
-        chosen = eligible[rng.permutation(len(eligible))[:n_test]]
-    else:
-        labels = pool.labels[eligible]
-        classes, counts = np.unique(labels, return_counts=True)
-        quota = n_test * counts / len(eligible)
-        take = np.floor(quota).astype(int)
-        # What rounding down left over goes to the classes with the largest remainders.
-        take[np.argsort(take - quota, kind="stable")[: n_test - take.sum()]] += 1
-        members = [rng.permutation(eligible[labels == k])[:n] for k, n in zip(classes, take, strict=True)]
-        chosen = np.concatenate(members)
+    drawn = np.array([_uniform(seed, str(sample)) for sample in pool.ids[eligible]])
+    chosen = eligible[drawn < fraction]
+    if not 0 < len(chosen) < len(eligible):
+        raise DataError(f"a test fraction of {fraction} takes {len(chosen)} of {len(eligible)} labeled images")
     pool.is_test[chosen] = True
+    if not pool.multilabel:
+        without = sorted(set(pool.labels[eligible].tolist()) - set(pool.labels[chosen].tolist()))
+        if without:
+            names = ", ".join(pool.classes[k] for k in without)
+            pool.notes.append(f"the test split has no image of {names}: raise the test fraction to measure all classes")
+
+
+def _uniform(seed: int, sample: str) -> float:
+    """A number in [0, 1) that depends on nothing but its arguments, on every machine."""
+    digest = hashlib.sha256(f"{seed}\n{sample}".encode()).digest()
+    return int.from_bytes(digest[:7]) / 2**56
 
 
 class EndlessShuffle:
