@@ -9,7 +9,7 @@ import typer
 from ssl_diffusion.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -58,7 +58,7 @@ def test_python_blocks_compile_and_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.slow
 def test_the_estimator_page_runs() -> None:
-    (example,) = blocks(ROOT / "docs" / "estimator.md", "python")
+    (example,) = blocks(ROOT / "docs" / "how-to" / "estimator.md", "python")
     names: dict[str, object] = {}
     exec(example, names)
     assert names["features"].shape[0] == 1797  # type: ignore[attr-defined]
