@@ -30,8 +30,7 @@ def provenance() -> dict[str, Any]:
     """Columns that say where a figure comes from: threads, torch version, processor, commit."""
     import torch
 
-    from ssl_diffusion.devices import describe_machine
-    from ssl_diffusion.provenance import source_commit
+    from ssl_diffusion.machine import describe_machine, source_commit
 
     return {
         "threads": torch.get_num_threads(),

@@ -161,8 +161,8 @@ def fit_baseline(
     from sklearn.metrics import log_loss
 
     from ssl_diffusion.evaluation import expected_calibration_error
+    from ssl_diffusion.machine import source_commit
     from ssl_diffusion.pool import choose_labeled
-    from ssl_diffusion.provenance import source_commit
 
     function, reads = BASELINES[method]
     pool, x, pretraining = _inputs(dataset, reads, suite.recipe, cache, tuple(data))
@@ -290,7 +290,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Fill in the rows that are missing."""
-    from ssl_diffusion.datasets import default_cache_dir
+    from ssl_diffusion.storage import default_cache_dir
 
     index, count = map(int, arguments.shard.split("/"))
     cache = arguments.cache_dir or default_cache_dir()

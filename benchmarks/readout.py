@@ -20,13 +20,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ssl_diffusion.cache import DenoiserCache
-from ssl_diffusion.datasets import default_cache_dir, load_dataset
-from ssl_diffusion.devices import resolve_precision
+from ssl_diffusion.datasets import load_dataset
 from ssl_diffusion.evaluation import represent
 from ssl_diffusion.fitting import FitOptions, fit_model
 from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.machine import resolve_precision
 from ssl_diffusion.pool import Pool, choose_labeled
 from ssl_diffusion.recipe import load_recipe
+from ssl_diffusion.storage import default_cache_dir
 
 VARIANTS: list[dict[str, Any]] = [
     *({"read_sigma": sigma, "pool_maps": "levels", "pool_grids": (4,)} for sigma in (0.0, 0.1, 0.3, 0.6, 1.0)),

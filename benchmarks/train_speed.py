@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import RESULTS, markdown_table, paired_ratio, provenance, spread, write_csv
 
-from ssl_diffusion.devices import bind_threads, resolve_precision
+from ssl_diffusion.machine import bind_threads, resolve_precision
 
 if TYPE_CHECKING:
     from contestants import Setting

@@ -37,7 +37,7 @@ def evaluate(
     """Evaluate a run: accuracy with its 95 % interval, NLL, calibration, precision and recall of every class."""
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.devices import bind_threads
+        from ssl_diffusion.machine import bind_threads
 
         bind_threads(threads)
         from ssl_diffusion.errors import SSLDError

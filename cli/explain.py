@@ -32,7 +32,7 @@ def explain(
     """Search the smallest change of each image that makes the classifier say something else; writes pictures and a CSV."""
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.devices import bind_threads
+        from ssl_diffusion.machine import bind_threads
 
         bind_threads(threads)
         from ssl_diffusion.errors import SSLDError

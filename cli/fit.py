@@ -171,7 +171,7 @@ def fit(
     options = dict(locals())
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.devices import bind_threads
+        from ssl_diffusion.machine import bind_threads
 
         if (devices or 1) == 1:
             bind_threads(threads or 0)
@@ -183,11 +183,11 @@ def _fit(options: dict[str, Any], output: Output) -> Path:
     import torch
 
     from ssl_diffusion.cache import DenoiserCache
-    from ssl_diffusion.datasets import default_cache_dir
     from ssl_diffusion.errors import RecipeError
     from ssl_diffusion.fitting import FitOptions, fit_run, resume_run
     from ssl_diffusion.planning import parse_duration
     from ssl_diffusion.run import RunFolder
+    from ssl_diffusion.storage import default_cache_dir
 
     if options["threads"]:
         torch.set_num_threads(options["threads"])

@@ -53,9 +53,9 @@ def doctor(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
     with output.running():
         from dataclasses import asdict
 
-        from ssl_diffusion.datasets import DATASETS, default_cache_dir, find_dataset
-        from ssl_diffusion.devices import describe_machine, resolve_accelerator, resolve_precision
-        from ssl_diffusion.provenance import source_commit
+        from ssl_diffusion.datasets import DATASETS, find_dataset
+        from ssl_diffusion.machine import describe_machine, resolve_accelerator, resolve_precision, source_commit
+        from ssl_diffusion.storage import default_cache_dir
 
         machine = describe_machine()
         accelerator = resolve_accelerator("auto")

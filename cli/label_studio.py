@@ -98,7 +98,7 @@ def backend(
     with output.running():
         import logging
 
-        from ssl_diffusion.devices import bind_threads
+        from ssl_diffusion.machine import bind_threads
 
         with needing("annotate"):
             import uvicorn

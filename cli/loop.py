@@ -108,7 +108,7 @@ def next_(
         made = next_round(opened, n, strategy, seed=seed, progress=output.bars)
         written = opened.path / "batches" / f"round-{made.number:03d}.csv"
         if out is not None:
-            from ssl_diffusion.checkpoint import atomic_write_text
+            from ssl_diffusion.storage import atomic_write_text
 
             atomic_write_text(out, written.read_text(encoding="utf-8"))
         ids = made.to_frame()["id"].tolist()
@@ -182,7 +182,7 @@ def fit(
     output = Output(as_json, quiet)
     with output.running():
         from ssl_diffusion.annotation.job import open_job
-        from ssl_diffusion.devices import bind_threads
+        from ssl_diffusion.machine import bind_threads
 
         bind_threads(threads)
         opened = open_job(job)
@@ -218,7 +218,7 @@ def serve(
     output = Output(False, quiet)
     with output.running():
         from ssl_diffusion.annotation.job import open_job
-        from ssl_diffusion.devices import bind_threads
+        from ssl_diffusion.machine import bind_threads
 
         with needing("annotate"):
             import uvicorn

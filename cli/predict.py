@@ -24,7 +24,7 @@ def predict(
     """Predict the classes of images; writes a CSV with id, label and probabilities."""
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.devices import bind_threads
+        from ssl_diffusion.machine import bind_threads
 
         bind_threads(threads)
         from ssl_diffusion.prediction import predict_files

@@ -39,7 +39,7 @@ def query(
     """Choose the unlabeled samples that are worth a label next."""
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.devices import bind_threads
+        from ssl_diffusion.machine import bind_threads
 
         bind_threads(threads)
         from ssl_diffusion.acquisition import query as choose_batch

@@ -35,7 +35,7 @@ def sample(
     """Draw images: PNG files, samples.csv, and a picture of all; with --class or --grid guided by the classifier."""
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.devices import bind_threads
+        from ssl_diffusion.machine import bind_threads
 
         bind_threads(threads)
         import numpy as np

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ssl_diffusion.errors import CheckpointError
 
-__all__ = ["atomic_write_text", "load_tensors", "prefixed", "read_metadata", "save_tensors", "with_prefix"]
+__all__ = ["load_tensors", "prefixed", "read_metadata", "save_tensors", "with_prefix"]
 
 _FORMAT = "ssld-1"
 
@@ -85,18 +85,3 @@ def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
     """The tensors whose names start with "prefix.", without it."""
     start = len(prefix) + 1
     return {name[start:]: t for name, t in tensors.items() if name.startswith(prefix + ".")}
-
-
-def atomic_write_text(path: Path, text: str) -> None:
-    """Write a text file beside its target and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"cannot write {path} ({error})") from error

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from ssl_diffusion.catalog import DATASETS, LAYOUTS, DatasetInfo
 from ssl_diffusion.errors import DataError, nearest_names
 from ssl_diffusion.idx import find_idx, read_idx_pair
-from ssl_diffusion.mapped import allocate
 from ssl_diffusion.pool import Pool
+from ssl_diffusion.storage import allocate, default_cache_dir
 
-__all__ = ["DATASETS", "DatasetInfo", "dataset_info", "default_cache_dir", "find_dataset", "load_dataset"]
+__all__ = ["DATASETS", "DatasetInfo", "dataset_info", "find_dataset", "load_dataset"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +52,6 @@ class _TorchvisionSet(Protocol):
     data: Any
     targets: Any
     labels: Any
-
-
-def default_cache_dir() -> Path:
-    """Where downloads are kept: $SSLD_CACHE, else $XDG_CACHE_HOME/ssld, else ~/.cache/ssld."""
-    if cache := os.environ.get("SSLD_CACHE"):
-        return Path(cache).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ssld"
 
 
 def find_dataset(name: str, data_dir: str | Path | None = None, cache_dir: str | Path | None = None) -> Path | None:

@@ -28,11 +28,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ssl_diffusion.arrays import encode_labels, find_image_shape, find_value_range, to_images
 from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.datasets import dataset_info
-from ssl_diffusion.devices import resolve_accelerator
 from ssl_diffusion.errors import Interrupted
 from ssl_diffusion.evaluation import predict_logits, probabilities, represent
 from ssl_diffusion.fitting import FitOptions, fit_model
 from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.machine import resolve_accelerator
 from ssl_diffusion.pool import LabeledSet, Pool
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate, log_to
 from ssl_diffusion.recipe import Recipe, load_recipe

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_diffusion.checkpoint import load_tensors, save_tensors
-from ssl_diffusion.datasets import default_cache_dir
 from ssl_diffusion.errors import CheckpointError, RunError
 from ssl_diffusion.evaluation import by_batches, predict_logits
 from ssl_diffusion.fitting import FitOptions, fit_model
@@ -25,6 +24,7 @@ from ssl_diffusion.joint import JointConfig, JointDiffusion
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.run import Run, RunFolder
+from ssl_diffusion.storage import default_cache_dir
 
 __all__ = ["Extractor", "extractor_of_run", "inception_extractor", "labels_only_extractor"]
 

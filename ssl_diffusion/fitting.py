@@ -19,17 +19,16 @@ from torch import Tensor
 
 from ssl_diffusion.augment import policy
 from ssl_diffusion.cache import CachedDenoiser, DenoiserCache
-from ssl_diffusion.devices import resolve_accelerator, resolve_precision
 from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
 from ssl_diffusion.evaluation import classification_metrics, predict_logits, represent
 from ssl_diffusion.job import Job
 from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.machine import package_versions, resolve_accelerator, resolve_precision, source_commit
 from ssl_diffusion.phases import PRETRAINING_ONLY, pretraining_job, training_job
 from ssl_diffusion.planning import plan_for_time
 from ssl_diffusion.pool import LabeledSet, Pool, choose_labeled
 from ssl_diffusion.probe import LinearProbe, fit_probe
 from ssl_diffusion.progress import ProgressCallback, log_to
-from ssl_diffusion.provenance import package_versions, source_commit
 from ssl_diffusion.recipe import Recipe
 from ssl_diffusion.run import RunFolder, default_run_name, model_metadata
 from ssl_diffusion.sources import input_paths, load_pool

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_diffusion.checkpoint import load_tensors, save_tensors
-from ssl_diffusion.datasets import default_cache_dir
 from ssl_diffusion.errors import CheckpointError
 from ssl_diffusion.extractor import Extractor
 from ssl_diffusion.generation import compare_features
@@ -21,6 +20,7 @@ from ssl_diffusion.plots_generated import grid_figure
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.run import Run
+from ssl_diffusion.storage import default_cache_dir
 
 __all__ = ["GenerationReport", "evaluate_generation", "real_features", "write_generation"]
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.decoding import Decoded, Header, decode, read_header
 from ssl_diffusion.errors import DataError
-from ssl_diffusion.mapped import allocate
+from ssl_diffusion.storage import allocate
 
 __all__ = [
     "ENDINGS",
@@ -117,7 +117,7 @@ def read_images(
         size: side in pixels of the square that every image is resized to; None keeps the most common size.
         channels: 1 (gray) or 3 (RGB); None takes 1 if all images are gray (by their file's color mode), else 3.
         skip_bad: leave out unreadable files; the result is then as if they were not there.
-        max_memory: bytes beyond which the array is a temporary file (:mod:`ssl_diffusion.mapped`); None for no limit.
+        max_memory: bytes beyond which the array is a temporary file (:mod:`ssl_diffusion.storage`); None for no limit.
         workers: threads; None for the number of usable cores, at most 8.
         progress: called after every few files.
 

@@ -4,7 +4,6 @@ Every draw of step s comes from a generator seeded with (seed, phase, s), and th
 number of images seen: a batch depends on the step alone, not on what was drawn before.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +16,9 @@ from ssl_diffusion.noise import Parameterisation
 from ssl_diffusion.objective import Batch
 from ssl_diffusion.pool import EndlessShuffle
 from ssl_diffusion.recipe import ComputeSettings, PhaseSettings, TrainingSettings
+from ssl_diffusion.seeding import derive_seed
 
-__all__ = ["BatchSampler", "Job", "TrainingData", "derive_seed"]
+__all__ = ["BatchSampler", "Job", "TrainingData"]
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,3 @@ class BatchSampler:
             return torch.zeros(n)
         levels = low * (highest / low) ** draws[0]
         return torch.where(draws[1] < 0.5, levels, torch.zeros(n))
-
-
-def derive_seed(*parts: object) -> int:
-    """A 63-bit seed from any parts; different parts give unrelated seeds."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1

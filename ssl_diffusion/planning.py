@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 
 from ssl_diffusion.cache import DenoiserCache
-from ssl_diffusion.devices import resolve_accelerator, resolve_precision
 from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.evaluation import predict_logits
 from ssl_diffusion.job import Job
+from ssl_diffusion.machine import resolve_accelerator, resolve_precision
 from ssl_diffusion.phases import PRETRAINING_ONLY, pretraining_job, training_job
 from ssl_diffusion.pool import LabeledSet, Pool
 from ssl_diffusion.recipe import Recipe

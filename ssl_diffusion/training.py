@@ -30,13 +30,14 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 from ssl_diffusion.checkpoint import load_tensors, prefixed, save_tensors, with_prefix
 from ssl_diffusion.consistency import Match
-from ssl_diffusion.devices import resolve_accelerator, resolve_precision, usable_cores
 from ssl_diffusion.errors import CheckpointError, Interrupted, SSLDError
-from ssl_diffusion.job import BatchSampler, Job, derive_seed
+from ssl_diffusion.job import BatchSampler, Job
 from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.machine import resolve_accelerator, resolve_precision, usable_cores
 from ssl_diffusion.objective import Objective
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.recipe import PhaseSettings, TrainingSettings
+from ssl_diffusion.seeding import derive_seed
 
 __all__ = ["TrainingResult", "build_model", "check_divisible", "count_parameters", "make_optimizer", "train"]
 

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from ssl_diffusion import datasets
 from ssl_diffusion.catalog import LAYOUTS
-from ssl_diffusion.datasets import DATASETS, default_cache_dir, find_dataset, load_dataset
+from ssl_diffusion.datasets import DATASETS, find_dataset, load_dataset
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.idx import read_idx
+from ssl_diffusion.storage import default_cache_dir
 
 torchvision_datasets = pytest.importorskip("torchvision.datasets")
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.images import iter_image_batches, list_images, listing, read_images
-from ssl_diffusion.mapped import allocate, create_array
+from ssl_diffusion.storage import allocate, create_array
 
 
 def write(path: Path, mode: str = "RGB", size: tuple[int, int] = (8, 8), color: Any = 100, **options: Any) -> Path:

@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, batch
 from ssl_diffusion.acquisition.selection import squared_distances
-from ssl_diffusion.mapped import IN_MEMORY, allocate
+from ssl_diffusion.storage import IN_MEMORY, allocate
 
 __all__ = ["coreset", "probcover", "typiclust"]
 

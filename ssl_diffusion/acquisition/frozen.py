@@ -17,10 +17,10 @@ from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.scan import project
 from ssl_diffusion.evaluation import inference
 from ssl_diffusion.joint import JointDiffusion
-from ssl_diffusion.mapped import IN_MEMORY, allocate, create_array
 from ssl_diffusion.pixels import to_floats
 from ssl_diffusion.probe import LinearProbe, fit_probe
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
+from ssl_diffusion.storage import IN_MEMORY, allocate, create_array
 
 __all__ = ["Frozen", "Rows", "set_head", "write_representation"]
 

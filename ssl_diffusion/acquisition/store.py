@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_diffusion.mapped import IN_MEMORY, allocate
+from ssl_diffusion.storage import IN_MEMORY, allocate
 
 __all__ = ["ScoreStore", "Scores", "digests"]
 

@@ -19,8 +19,8 @@ from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.label_studio import Interface, LabelStudio, parse_interface
 from ssl_diffusion.annotation.shown import shown_image
 from ssl_diffusion.annotation.store import Action, By
-from ssl_diffusion.checkpoint import atomic_write_text
 from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.storage import atomic_write_text
 
 __all__ = ["Order", "Pulled", "Pushed", "is_selected", "order_of", "prediction", "pull", "push", "remember", "remembered"]
 

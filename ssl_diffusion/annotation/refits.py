@@ -22,14 +22,13 @@ from ssl_diffusion.annotation.job import Job, open_job
 from ssl_diffusion.annotation.models import folder_of, label_digest, publish, training_labels
 from ssl_diffusion.annotation.views import labels
 from ssl_diffusion.cache import DenoiserCache
-from ssl_diffusion.checkpoint import atomic_write_text
-from ssl_diffusion.datasets import default_cache_dir
-from ssl_diffusion.devices import bind_threads
 from ssl_diffusion.errors import DataError, SSLDError
 from ssl_diffusion.fitting import FitOptions, fit_run, resume_run
+from ssl_diffusion.machine import bind_threads
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.recipe import Recipe
 from ssl_diffusion.run import RunFolder
+from ssl_diffusion.storage import atomic_write_text, default_cache_dir
 
 __all__ = ["Background", "fit_job"]
 

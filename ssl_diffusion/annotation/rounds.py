@@ -21,9 +21,9 @@ from ssl_diffusion.annotation.models import (
 )
 from ssl_diffusion.annotation.status import audit_estimate
 from ssl_diffusion.annotation.stopping import record
-from ssl_diffusion.checkpoint import atomic_write_text
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.progress import ProgressCallback
+from ssl_diffusion.storage import atomic_write_text
 
 __all__ = ["Round", "next_round", "rerank"]
 

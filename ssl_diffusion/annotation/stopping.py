@@ -14,7 +14,7 @@ from sklearn.metrics import cohen_kappa_score
 from ssl_diffusion.annotation.active_testing import Estimate
 from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.models import Classifier
-from ssl_diffusion.checkpoint import atomic_write_text
+from ssl_diffusion.storage import atomic_write_text
 
 __all__ = ["advice", "progress_of", "record"]
 

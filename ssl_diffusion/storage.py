@@ -6,15 +6,16 @@ Without that, a full disk would kill the process (SIGBUS) at some later write.
 import math
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ssl_diffusion.errors import DataError
+from ssl_diffusion.errors import CheckpointError, DataError
 
-__all__ = ["IN_MEMORY", "allocate", "create_array"]
+__all__ = ["IN_MEMORY", "allocate", "atomic_write_text", "create_array", "default_cache_dir"]
 
 IN_MEMORY = 2**28  # bytes of an array that is not worth a file
 
@@ -68,3 +69,25 @@ def _set_aside(descriptor: int, n_bytes: int) -> None:
         os.posix_fallocate(descriptor, 0, n_bytes)
     else:
         os.truncate(descriptor, n_bytes)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write a text file beside its target and rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"cannot write {path} ({error})") from error
+
+
+def default_cache_dir() -> Path:
+    """Where downloads are kept: $SSLD_CACHE, else $XDG_CACHE_HOME/ssld, else ~/.cache/ssld."""
+    if cache := os.environ.get("SSLD_CACHE"):
+        return Path(cache).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ssld"
