@@ -21,12 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 from ssl_diffusion import training
 from ssl_diffusion.augment import policy
 from ssl_diffusion.job import BatchSampler, Job, TrainingData
-from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.models.build import build_model
+from ssl_diffusion.models.joint import JointConfig, JointDiffusion
+from ssl_diffusion.models.unet import UNetConfig
 from ssl_diffusion.objective import Batch, Objective
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.recipe import ComputeSettings, TrainingSettings
-from ssl_diffusion.training import build_model, make_optimizer
-from ssl_diffusion.unet import UNetConfig
+from ssl_diffusion.training import make_optimizer
 
 _LEARNING_RATE = 1e-4
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from ssl_diffusion.counterfactual_result import CounterfactualResult, Pairs, make_pairs
 from ssl_diffusion.evaluation import predict_logits, represent
-from ssl_diffusion.joint import JointDiffusion
-from ssl_diffusion.pixels import to_bytes, to_floats
+from ssl_diffusion.models.joint import JointDiffusion
+from ssl_diffusion.models.pixels import to_bytes, to_floats
 from ssl_diffusion.sampling import DDPMAncestral, Noise, sampling_mode
 
 __all__ = ["dime", "pixel_descent"]

@@ -19,7 +19,7 @@ from common import RESULTS, markdown_table, paired_ratio, provenance, run_measur
 from ssl_diffusion.machine import bind_threads, resolve_precision
 
 if TYPE_CHECKING:
-    from ssl_diffusion.joint import JointDiffusion
+    from ssl_diffusion.models.joint import JointDiffusion
     from ssl_diffusion.run import Run
 
 _BATCH = 256  # the default of `ssld predict`
@@ -64,13 +64,13 @@ def _fresh_runs(scratch: Path) -> dict[str, "Run"]:
     """Run folders with fresh weights: the default recipe's network, and one as in the paper (no stem, symmetric decoder)."""
     import numpy as np
 
-    from ssl_diffusion.joint import JointConfig
+    from ssl_diffusion.models.build import build_model
+    from ssl_diffusion.models.joint import JointConfig
+    from ssl_diffusion.models.unet import UNetConfig
     from ssl_diffusion.phases import joint_config
     from ssl_diffusion.pool import Pool
     from ssl_diffusion.recipe import load_recipe
     from ssl_diffusion.run import RunFolder, model_metadata
-    from ssl_diffusion.training import build_model
-    from ssl_diffusion.unet import UNetConfig
 
     images = np.random.default_rng(0).integers(0, 256, (10, 1, 28, 28), dtype=np.uint8)
     classes = tuple(f"class {k}" for k in range(10))
@@ -93,7 +93,7 @@ def _forward_passes(name: str, model: "JointDiffusion", precision: str, args: ar
     import torch
 
     from ssl_diffusion.evaluation import inference
-    from ssl_diffusion.training import count_parameters
+    from ssl_diffusion.models.build import count_parameters
 
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (_BATCH, *model.config.image_shape), dtype=torch.uint8, generator=generator)
@@ -129,7 +129,7 @@ def _forward_passes(name: str, model: "JointDiffusion", precision: str, args: ar
 
 def _end_to_end(name: str, run: "Run", n: int, precision: str, scratch: Path, threads: int) -> dict[str, Any]:
     """`ssld predict` on a folder of `n` PNG files."""
-    from ssl_diffusion.training import count_parameters
+    from ssl_diffusion.models.build import count_parameters
 
     folder = scratch / f"images{n}"
     _write_images(folder, n, run.image_shape)

@@ -55,7 +55,7 @@ def main() -> None:
 def _pairs(setting: "Setting", args: argparse.Namespace) -> list[dict[str, Any]]:
     from contestants import PlainTrainer, compare
 
-    from ssl_diffusion.training import build_model, count_parameters
+    from ssl_diffusion.models.build import build_model, count_parameters
 
     name = setting.architecture.name
     ours = count_parameters(build_model(setting.architecture.joint_config(), seed=0))
@@ -91,7 +91,7 @@ def _pairs(setting: "Setting", args: argparse.Namespace) -> list[dict[str, Any]]
 def _levers(setting: "Setting", args: argparse.Namespace) -> list[dict[str, Any]]:
     from contestants import LeverTrainer, interleave, ladder
 
-    from ssl_diffusion.training import count_parameters
+    from ssl_diffusion.models.build import count_parameters
 
     levers = ladder()
     trainers = [LeverTrainer(setting, lever) for lever in levers]

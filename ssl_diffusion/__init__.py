@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssl_diffusion.estimator import JointDiffusionClassifier
-    from ssl_diffusion.joint import JointConfig, JointDiffusion
+    from ssl_diffusion.models.joint import JointConfig, JointDiffusion
     from ssl_diffusion.pool import LabeledSet, Pool
     from ssl_diffusion.run import Run, load_run
 

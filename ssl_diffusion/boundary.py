@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ssl_diffusion.counterfactual import check_images
 from ssl_diffusion.counterfactual_result import CounterfactualResult, Pairs, make_pairs
-from ssl_diffusion.joint import JointDiffusion
-from ssl_diffusion.pixels import to_bytes, to_floats
+from ssl_diffusion.models.joint import JointDiffusion
+from ssl_diffusion.models.pixels import to_bytes, to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.sampling import sampling_mode
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ssl_diffusion.checkpoint import load_tensors, read_metadata, save_tensors
 from ssl_diffusion.errors import CheckpointError
-from ssl_diffusion.joint import JointConfig
+from ssl_diffusion.models.joint import JointConfig
+from ssl_diffusion.models.weights import load_tensors, read_metadata, save_tensors
 from ssl_diffusion.recipe import PhaseSettings
 from ssl_diffusion.training import TrainingResult
 

@@ -34,8 +34,8 @@ from ssl_diffusion.counterfactual import patch_side
 from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.generation import frechet_distance
-from ssl_diffusion.joint import JointDiffusion
-from ssl_diffusion.pixels import to_floats
+from ssl_diffusion.models.joint import JointDiffusion
+from ssl_diffusion.models.pixels import to_floats
 from ssl_diffusion.sampling import sampling_mode
 
 __all__ = ["METRICS_VERSION", "counterfactual_metrics", "insertion_areas", "nearest_agreement", "redundancy", "split_frechet"]

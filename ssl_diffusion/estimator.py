@@ -31,12 +31,12 @@ from ssl_diffusion.datasets import dataset_info
 from ssl_diffusion.errors import Interrupted
 from ssl_diffusion.evaluation import predict_logits, probabilities, represent
 from ssl_diffusion.fitting import FitOptions, fit_model
-from ssl_diffusion.joint import JointConfig, JointDiffusion
 from ssl_diffusion.machine import resolve_accelerator
+from ssl_diffusion.models.build import build_model
+from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.pool import LabeledSet, Pool
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate, log_to
 from ssl_diffusion.recipe import Recipe, load_recipe
-from ssl_diffusion.training import build_model
 
 __all__ = ["JointDiffusionClassifier"]
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ssl_diffusion.joint import JointDiffusion
-from ssl_diffusion.pixels import to_floats
+from ssl_diffusion.models.joint import JointDiffusion
+from ssl_diffusion.models.pixels import to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
 __all__ = [

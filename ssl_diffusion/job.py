@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ssl_diffusion.augment import Augmentation, augment, mirror
-from ssl_diffusion.joint import JointConfig
-from ssl_diffusion.noise import Parameterisation
+from ssl_diffusion.models.joint import JointConfig
+from ssl_diffusion.models.noise import Parameterisation
 from ssl_diffusion.objective import Batch
 from ssl_diffusion.pool import EndlessShuffle
 from ssl_diffusion.recipe import ComputeSettings, PhaseSettings, TrainingSettings

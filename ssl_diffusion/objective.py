@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ssl_diffusion.consistency import Match
-from ssl_diffusion.joint import JointDiffusion
-from ssl_diffusion.noise import target
+from ssl_diffusion.models.joint import JointDiffusion
+from ssl_diffusion.models.noise import target
 
 __all__ = ["OBJECTIVES", "Batch", "Objective"]
 

@@ -8,10 +8,10 @@ import torch
 from ssl_diffusion.augment import policy
 from ssl_diffusion.cache import denoiser_key
 from ssl_diffusion.job import Job, TrainingData
-from ssl_diffusion.joint import JointConfig
+from ssl_diffusion.models.joint import JointConfig
+from ssl_diffusion.models.unet import UNetConfig
 from ssl_diffusion.pool import LabeledSet, Pool
 from ssl_diffusion.recipe import Recipe
-from ssl_diffusion.unet import UNetConfig
 
 __all__ = ["PRETRAINING_ONLY", "joint_config", "pretraining_job", "training_job"]
 

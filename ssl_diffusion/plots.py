@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from ssl_diffusion.evaluation import inference
-from ssl_diffusion.joint import JointDiffusion
+from ssl_diffusion.models.joint import JointDiffusion
 
 __all__ = ["confusion_figure", "history_figure", "reconstruction_figure"]
 

@@ -16,13 +16,13 @@ from typing import Any
 import tomli_w
 
 from ssl_diffusion.errors import RecipeError, nearest_names
+from ssl_diffusion.models.settings import ModelSettings
 
 __all__ = [
     "AugmentationSettings",
     "ComputeSettings",
     "DataSettings",
     "LabelSettings",
-    "ModelSettings",
     "PhaseSettings",
     "Recipe",
     "TrainingSettings",
@@ -59,33 +59,6 @@ class LabelSettings:
     choice: str = "balanced"
     val_fraction: float = 0.0
     allow_missing_classes: bool = False
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """Architecture and noise; see :class:`ssl_diffusion.unet.UNetConfig` and :class:`ssl_diffusion.joint.JointConfig`.
-
-    `decoder_blocks` 0 means one more than `blocks`; `head_width` -1 means half of the representation.
-    """
-
-    channels: int = 64
-    multipliers: tuple[int, ...] = (1, 2)
-    blocks: int = 2
-    decoder_blocks: int = 0
-    attention: tuple[int, ...] = ()
-    heads: int = 4
-    groups: int = 32
-    dropout: float = 0.0
-    stem: int = 1
-    parameterisation: str = "edm"
-    p_mean: float = -1.2
-    p_std: float = 1.2
-    ddpm_steps: int = 1000
-    pool_maps: str = "levels"
-    pool_grids: tuple[int, ...] = (1,)
-    read_sigma: float = 0.0
-    head_width: int = -1
-    head_dropout: float = 0.0
 
 
 @dataclass(frozen=True)

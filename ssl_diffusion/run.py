@@ -26,16 +26,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_diffusion.checkpoint import load_tensors, prefixed, save_tensors, with_prefix
 from ssl_diffusion.counterfactual import explain
 from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.errors import CheckpointError, DataError, RunError
 from ssl_diffusion.evaluation import predict_logits, probabilities, represent
 from ssl_diffusion.guidance import Guidance
-from ssl_diffusion.joint import JointConfig, JointDiffusion
 from ssl_diffusion.machine import resolve_accelerator, resolve_precision
+from ssl_diffusion.models.joint import JointConfig, JointDiffusion
+from ssl_diffusion.models.pixels import to_bytes
+from ssl_diffusion.models.weights import load_tensors, prefixed, save_tensors, with_prefix
 from ssl_diffusion.outputs import refuse_inputs
-from ssl_diffusion.pixels import to_bytes
 from ssl_diffusion.pool import LabeledSet, Pool
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.recipe import Recipe, TrainingSettings, load_recipe

@@ -1,6 +1,6 @@
 r"""Samplers: from noise to images, down a sequence of noise levels.
 
-All of them follow the same process, in the notation of :mod:`ssl_diffusion.noise`: an image at level :math:`s` is
+All of them follow the same process, in the notation of :mod:`ssl_diffusion.models.noise`: an image at level :math:`s` is
 :math:`x_s = x + s \epsilon`, and knowing D(x_s; s), the mean of the clean image, is enough to go to a lower level t.
 The deterministic ones solve the probability-flow equation (Karras et al. 2022, arXiv 2206.00364, eq. 1)
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ssl_diffusion.errors import SSLDError, nearest_names
 from ssl_diffusion.guidance import Guidance
-from ssl_diffusion.joint import JointDiffusion
+from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
 __all__ = [
@@ -168,7 +168,7 @@ def integrate(
         sampler: a fresh sampler.
         denoise: the denoiser, guided or not.
         x: images at `levels[0]`, (B, C, H, W).
-        levels: decreasing noise levels, see :meth:`ssl_diffusion.noise.Parameterisation.levels`; increasing ones, above 0,
+        levels: decreasing noise levels, see :meth:`ssl_diffusion.models.noise.Parameterisation.levels`; increasing ones, above 0,
             take DDIM back into the noise.
         noise: of samplers that add some.
         watch: called after each step with its number, its noise level and the images there.

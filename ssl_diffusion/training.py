@@ -25,21 +25,22 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from ssl_diffusion.checkpoint import load_tensors, prefixed, save_tensors, with_prefix
 from ssl_diffusion.consistency import Match
 from ssl_diffusion.errors import CheckpointError, Interrupted, SSLDError
 from ssl_diffusion.job import BatchSampler, Job
-from ssl_diffusion.joint import JointConfig, JointDiffusion
 from ssl_diffusion.machine import resolve_accelerator, resolve_precision, usable_cores
+from ssl_diffusion.models.build import build_model
+from ssl_diffusion.models.joint import JointDiffusion
+from ssl_diffusion.models.weights import load_tensors, prefixed, save_tensors, with_prefix
 from ssl_diffusion.objective import Objective
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.recipe import PhaseSettings, TrainingSettings
 from ssl_diffusion.seeding import derive_seed
 
-__all__ = ["TrainingResult", "build_model", "check_divisible", "count_parameters", "make_optimizer", "train"]
+__all__ = ["TrainingResult", "check_divisible", "make_optimizer", "train"]
 
 _log = logging.getLogger(__name__)
 
@@ -96,18 +97,6 @@ def check_divisible(settings: PhaseSettings, ranks: int) -> None:
         sizes += [settings.unlabeled_batch_size] if settings.consistency != "none" else []
     if any(size % ranks for size in sizes):
         raise SSLDError(f"batch sizes {sizes} cannot be divided among {ranks} ranks")
-
-
-def build_model(config: JointConfig, seed: int, initial: dict[str, Tensor] | None = None) -> JointDiffusion:
-    """A model with seeded fresh weights, overwritten by `initial` where given; the global random state is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "weights"))
-        model = JointDiffusion(config)
-    if initial is not None:
-        missing, unexpected = model.load_state_dict(initial, strict=False)
-        if unexpected or any(not name.startswith("head.") for name in missing):
-            raise CheckpointError(f"weights do not fit the model: {len(missing)} missing, {len(unexpected)} unexpected")
-    return model
 
 
 def _launch(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | None) -> TrainingResult:
@@ -381,8 +370,3 @@ def _stop_requested() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Number of parameters of a module."""
-    return sum(p.numel() for p in module.parameters())

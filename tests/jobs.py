@@ -9,9 +9,9 @@ from torch import Tensor
 from ssl_diffusion.augment import Augmentation
 from ssl_diffusion.fitting import Fitted
 from ssl_diffusion.job import Job, TrainingData
-from ssl_diffusion.joint import JointConfig
+from ssl_diffusion.models.joint import JointConfig
+from ssl_diffusion.models.unet import UNetConfig
 from ssl_diffusion.recipe import ComputeSettings, PhaseSettings, TrainingSettings
-from ssl_diffusion.unet import UNetConfig
 
 CPU = ComputeSettings(accelerator="cpu", precision="fp32")
 

@@ -14,9 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ssl_diffusion import checkpoint
-from ssl_diffusion.checkpoint import load_tensors, prefixed, save_tensors, with_prefix
 from ssl_diffusion.errors import CheckpointError
+from ssl_diffusion.models.weights import load_tensors, prefixed, save_tensors, with_prefix
 from ssl_diffusion.storage import atomic_write_text
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "step": torch.tensor(7.0), "half": torch.ones(3, dtype=torch.bfloat16)}

@@ -10,7 +10,7 @@ import pytest
 from commands import CPU, files, ok, refused
 from PIL import Image
 
-from ssl_diffusion.checkpoint import load_tensors
+from ssl_diffusion.models.weights import load_tensors
 
 
 @pytest.mark.usefixtures("no_pictures")

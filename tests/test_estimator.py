@@ -234,7 +234,7 @@ def test_pickle_holds_no_code_of_torch(fitted, digits):
     data = pickle.dumps(fitted)
     names = {str(argument) for opcode, argument, _ in pickletools.genops(data) if opcode.name.endswith(("GLOBAL", "UNICODE"))}
     assert "ssl_diffusion.estimator" in names
-    assert not [name for name in names if name.startswith("torch") or name.startswith("ssl_diffusion.joint")]
+    assert not [name for name in names if name.startswith("torch") or name.startswith("ssl_diffusion.models.joint")]
     torch.manual_seed(0)
     state = torch.get_rng_state()
     copies = [pickle.loads(data), copy.deepcopy(fitted)]

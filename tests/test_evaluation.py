@@ -17,11 +17,11 @@ from ssl_diffusion.evaluation import (
     probabilities,
     represent,
 )
-from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.models.joint import JointConfig, JointDiffusion
+from ssl_diffusion.models.unet import UNetConfig
 from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.report import wilson_interval
-from ssl_diffusion.unet import UNetConfig
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssl_diffusion.noise import DDPM, EDM, Parameterisation, target
+from ssl_diffusion.models.noise import DDPM, EDM, Parameterisation, target
 
 SIGMAS = torch.tensor([0.002, 0.01, 0.1, 0.5, 1.0, 7.0, 80.0])
 levels = st.floats(0.002, 80.0, allow_nan=False)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.models.joint import JointConfig, JointDiffusion
+from ssl_diffusion.models.unet import UNetConfig
 from ssl_diffusion.objective import OBJECTIVES, Batch, Objective
-from ssl_diffusion.unet import UNetConfig
 
 CONFIG = JointConfig(UNetConfig(channels=8, multipliers=(1, 2), blocks=1, groups=4), n_classes=3, image_shape=(1, 7, 8))
 

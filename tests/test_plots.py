@@ -10,9 +10,9 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ssl_diffusion.joint import JointConfig, JointDiffusion
+from ssl_diffusion.models.joint import JointConfig, JointDiffusion
+from ssl_diffusion.models.unet import UNetConfig
 from ssl_diffusion.plots import calibration_figure, confusion_figure, history_figure, reconstruction_figure
-from ssl_diffusion.unet import UNetConfig
 
 
 def write(figure: Figure, path: Path) -> None:

@@ -11,8 +11,8 @@ from ssl_diffusion import JointDiffusionClassifier
 from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.evaluation import predict_logits, represent
 from ssl_diffusion.fitting import fit_model
+from ssl_diffusion.models.probe import PENALTIES, fit_probe
 from ssl_diffusion.pool import Pool, choose_labeled
-from ssl_diffusion.probe import PENALTIES, fit_probe
 from ssl_diffusion.recipe import Recipe
 
 
@@ -36,7 +36,7 @@ def test_it_is_penalised_logistic_regression_on_standardised_features(
     n: int, features: int, largest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With more samples than features, in coordinates of the samples' span, and with too many samples for that."""
-    monkeypatch.setattr("ssl_diffusion.probe._LARGEST_SPAN", largest)
+    monkeypatch.setattr("ssl_diffusion.models.probe._LARGEST_SPAN", largest)
     z, y = blobs(n, features)
     probe = fit_probe(z, y, z, 3, inverse_penalty=5.0)
     x = (z - z.mean(axis=0)) / z.std(axis=0) / np.sqrt(features)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssl_diffusion.checkpoint import load_tensors, save_tensors
 from ssl_diffusion.errors import CheckpointError, DataError, Interrupted, RunError
 from ssl_diffusion.fitting import FitOptions, fit_run, resume_run
+from ssl_diffusion.models.weights import load_tensors, save_tensors
 from ssl_diffusion.pool import LabeledSet, Pool, choose_labeled
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.recipe import Recipe, TrainingSettings

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ssl_diffusion.unet import Attention, UNet, UNetConfig, sinusoidal_embedding
+from ssl_diffusion.models.unet import Attention, UNet, UNetConfig, sinusoidal_embedding
 
 
 def small(**changes: object) -> UNetConfig:

@@ -4,9 +4,9 @@ import math
 
 from torch import Tensor, nn
 
-from ssl_diffusion.joint import JointConfig
-from ssl_diffusion.noise import EDM
-from ssl_diffusion.unet import UNetConfig
+from ssl_diffusion.models.joint import JointConfig
+from ssl_diffusion.models.noise import EDM
+from ssl_diffusion.models.unet import UNetConfig
 
 __all__ = ["GaussianDenoiser", "LinearModel"]
 

@@ -16,7 +16,7 @@ from ssl_diffusion.acquisition.uncertainty import margin
 from ssl_diffusion.boundary import deepfool_distance, linear_distance
 from ssl_diffusion.counterfactual import explain
 from ssl_diffusion.counterfactual_result import CounterfactualResult
-from ssl_diffusion.joint import JointDiffusion
+from ssl_diffusion.models.joint import JointDiffusion
 
 __all__ = ["counterfactual", "deepfool", "linear"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_diffusion.errors import SSLDError
-from ssl_diffusion.joint import JointDiffusion
+from ssl_diffusion.models.joint import JointDiffusion
 
 if TYPE_CHECKING:
     from ssl_diffusion.acquisition.frozen import Rows

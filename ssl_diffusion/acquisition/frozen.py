@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import DTypeLike, NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.scan import project
 from ssl_diffusion.evaluation import inference
-from ssl_diffusion.joint import JointDiffusion
-from ssl_diffusion.pixels import to_floats
-from ssl_diffusion.probe import LinearProbe, fit_probe
+from ssl_diffusion.models.joint import JointDiffusion
+from ssl_diffusion.models.pixels import to_floats
+from ssl_diffusion.models.probe import LinearProbe, fit_probe
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.storage import IN_MEMORY, allocate, create_array
 
-__all__ = ["Frozen", "Rows", "set_head", "write_representation"]
+__all__ = ["Frozen", "Rows", "write_representation"]
 
 _BLOCK = 2048
 _BATCH = 256
@@ -99,7 +98,7 @@ class Frozen:
         seed: int = 0,
         inverse_penalty: float | None = None,
     ) -> LinearProbe:
-        """Fit a probe to the labels at these positions (:func:`ssl_diffusion.probe.fit_probe`)."""
+        """Fit a probe to the labels at these positions (:func:`ssl_diffusion.models.probe.fit_probe`)."""
         z = np.asarray(self.representation[known])
         return fit_probe(z, classes, self.reference, n_classes, seed=seed, inverse_penalty=inverse_penalty)
 
@@ -142,13 +141,6 @@ class Frozen:
             model=model,
             precision=self.precision,
         )
-
-
-def set_head(model: JointDiffusion, probe: LinearProbe) -> None:
-    """Make a probe the (linear) head of a model."""
-    assert model.head is not None
-    # "head" is dropout and one linear layer
-    model.head.load_state_dict({"1.weight": torch.from_numpy(probe.weight), "1.bias": torch.from_numpy(probe.bias)})
 
 
 def write_representation(

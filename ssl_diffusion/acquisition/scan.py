@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.store import Scores, ScoreStore, digests
 from ssl_diffusion.evaluation import inference
-from ssl_diffusion.joint import JointDiffusion
-from ssl_diffusion.pixels import to_floats
+from ssl_diffusion.models.joint import JointDiffusion
+from ssl_diffusion.models.pixels import to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.run import Run, RunFolder
 

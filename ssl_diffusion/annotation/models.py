@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_diffusion.acquisition.frozen import Frozen, set_head, write_representation
+from ssl_diffusion.acquisition.frozen import Frozen, write_representation
 from ssl_diffusion.annotation import views
 from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.evaluation import probabilities
-from ssl_diffusion.joint import JointDiffusion
-from ssl_diffusion.probe import WITHOUT_VALIDATION, LinearProbe
+from ssl_diffusion.models.joint import JointDiffusion
+from ssl_diffusion.models.probe import WITHOUT_VALIDATION, LinearProbe, set_head
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.run import Run, load_run
 from ssl_diffusion.storage import atomic_write_text

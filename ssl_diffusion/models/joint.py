@@ -4,7 +4,7 @@ Deja, Trzciński, Tomczak 2023 (arXiv 2301.13622) write :math:`p(x_{0:T}, y) = p
 sharing the encoder. Here
 
 * `encode(x, sigma)` gives the encoder's feature maps;
-* `denoise(x, sigma)` gives D(x; sigma), the estimate of the clean image (:mod:`ssl_diffusion.noise`);
+* `denoise(x, sigma)` gives D(x; sigma), the estimate of the clean image (:mod:`ssl_diffusion.models.noise`);
 * `representation` normalises each map by itself, pools it, and concatenates: z, shape (B, F);
 * `classify` is a small head on z and runs the encoder only.
 
@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ssl_diffusion.noise import DDPM, EDM, Coefficients, Parameterisation
-from ssl_diffusion.unet import Features, UNet, UNetConfig
+from ssl_diffusion.models.noise import DDPM, EDM, Coefficients, Parameterisation
+from ssl_diffusion.models.unet import Features, UNet, UNetConfig
 
 __all__ = ["JointConfig", "JointDiffusion"]
 
