@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 
 from ssl_diffusion.boundary import deepfool_distance, linear_distance
 from ssl_diffusion.counterfactual import explain
-from ssl_diffusion.datasets import load_dataset
+from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.run import load_run
 
 CSV = RESULTS / "boundary_agreement.csv"

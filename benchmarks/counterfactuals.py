@@ -28,10 +28,10 @@ from ssl_diffusion.boundary import deepfool_distance
 from ssl_diffusion.counterfactual import explain
 from ssl_diffusion.counterfactual_metrics import counterfactual_metrics
 from ssl_diffusion.counterfactual_result import CounterfactualResult
-from ssl_diffusion.datasets import load_dataset
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.extractor import labels_only_extractor
 from ssl_diffusion.fitting import fit_run
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.recipe import load_recipe
 from ssl_diffusion.run import Run, load_run
 

@@ -160,9 +160,9 @@ def fit_baseline(
     """One method of another package."""
     from sklearn.metrics import log_loss
 
+    from ssl_diffusion.data.labels import choose_labeled
     from ssl_diffusion.evaluation import expected_calibration_error
     from ssl_diffusion.machine import source_commit
-    from ssl_diffusion.pool import choose_labeled
 
     function, reads = BASELINES[method]
     pool, x, pretraining = _inputs(dataset, reads, suite.recipe, cache, tuple(data))
@@ -190,10 +190,10 @@ def fit_baseline(
 def _inputs(dataset: str, reads: str, recipe: str, cache: Path, data: tuple[str, ...]) -> tuple[Any, Any, float]:
     """The pool, what a method reads of all its images, and the seconds of pretraining behind that."""
     from ssl_diffusion.cache import DenoiserCache
+    from ssl_diffusion.data.loading import load_pool
     from ssl_diffusion.evaluation import represent
     from ssl_diffusion.fitting import FitOptions, fit_model
     from ssl_diffusion.recipe import load_recipe
-    from ssl_diffusion.sources import load_pool
 
     settings = load_recipe(recipe).with_setting("training.objective", "denoise-only")
     if data:

@@ -64,11 +64,11 @@ def _fresh_runs(scratch: Path) -> dict[str, "Run"]:
     """Run folders with fresh weights: the default recipe's network, and one as in the paper (no stem, symmetric decoder)."""
     import numpy as np
 
+    from ssl_diffusion.data.pool import Pool
     from ssl_diffusion.models.build import build_model
     from ssl_diffusion.models.joint import JointConfig
     from ssl_diffusion.models.unet import UNetConfig
     from ssl_diffusion.phases import joint_config
-    from ssl_diffusion.pool import Pool
     from ssl_diffusion.recipe import load_recipe
     from ssl_diffusion.run import RunFolder, model_metadata
 

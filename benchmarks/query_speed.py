@@ -39,8 +39,8 @@ def load(path: Path, precision: str) -> Any:
     """The run, its pool, and the positions of unlabeled and labeled training images."""
     import torch
 
+    from ssl_diffusion.data.loading import load_pool
     from ssl_diffusion.run import RunFolder, load_run
-    from ssl_diffusion.sources import load_pool
 
     torch.set_num_threads(1)
     run, folder = load_run(path, "cpu", precision), RunFolder(path)

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from common import RESULTS, append_row, find_row, markdown_table, provenance
 
-from ssl_diffusion.datasets import load_dataset
+from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.extractor import Extractor, labels_only_extractor
 from ssl_diffusion.fitting import fit_run
 from ssl_diffusion.generation import compare_features

@@ -35,11 +35,11 @@ def explain(
         from ssl_diffusion.machine import bind_threads
 
         bind_threads(threads)
+        from ssl_diffusion.data.tables import read_table
         from ssl_diffusion.errors import SSLDError
         from ssl_diffusion.gallery import write_explanations
         from ssl_diffusion.run import load_run
         from ssl_diffusion.run_pool import load_run_pool
-        from ssl_diffusion.tables import read_table
 
         model = load_run(run, accelerator, precision)
         chosen = list(id_ or []) + (read_table(ids).column("id") if ids is not None else [])

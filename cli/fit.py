@@ -228,7 +228,7 @@ def _base_recipe(options: dict[str, Any]) -> "Recipe":
         return load_recipe(options["recipe"])
     name = "images"
     if not options["data"]:
-        from ssl_diffusion.datasets import dataset_info
+        from ssl_diffusion.data.published.datasets import dataset_info
 
         name = options["dataset"] or "fashion-mnist"
         dataset_info(name)  # an unknown data set is named before an unknown recipe

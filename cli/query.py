@@ -45,10 +45,10 @@ def query(
         from ssl_diffusion.acquisition import query as choose_batch
         from ssl_diffusion.acquisition.export import batch_figure, check_place, write_batch
         from ssl_diffusion.acquisition.overview import overview_figure
+        from ssl_diffusion.data.tables import read_table
         from ssl_diffusion.outputs import check_output_file, output_file
         from ssl_diffusion.run import RunFolder, load_run, run_inputs
         from ssl_diffusion.run_pool import load_run_pool
-        from ssl_diffusion.tables import read_table
 
         model = load_run(run, accelerator, precision)
         folder, inputs = RunFolder(run), run_inputs(model)

@@ -3,7 +3,7 @@
     clf = JointDiffusionClassifier(recipe="digits", random_state=0).fit(images, y)      # y == -1: no label
     clf.predict(images)
 
-Inside it is the same as `ssld fit`: the arrays become a :class:`~ssl_diffusion.pool.Pool` in memory and
+Inside it is the same as `ssld fit`: the arrays become a :class:`~ssl_diffusion.data.pool.Pool` in memory and
 :func:`~ssl_diffusion.fitting.fit_model` does the rest. No file is written unless `cache_dir` is given.
 """
 
@@ -25,16 +25,17 @@ from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeatures
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ssl_diffusion.arrays import encode_labels, find_image_shape, find_value_range, to_images
 from ssl_diffusion.cache import DenoiserCache
-from ssl_diffusion.datasets import dataset_info
+from ssl_diffusion.data.arrays import encode_labels, find_image_shape, find_value_range, to_images
+from ssl_diffusion.data.labels import LabeledSet
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.published.datasets import dataset_info
 from ssl_diffusion.errors import Interrupted
 from ssl_diffusion.evaluation import predict_logits, probabilities, represent
 from ssl_diffusion.fitting import FitOptions, fit_model
 from ssl_diffusion.machine import resolve_accelerator
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
-from ssl_diffusion.pool import LabeledSet, Pool
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate, log_to
 from ssl_diffusion.recipe import Recipe, load_recipe
 

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import CheckpointError, RunError
 from ssl_diffusion.evaluation import by_batches, predict_logits
 from ssl_diffusion.fitting import FitOptions, fit_model
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.weights import load_tensors, save_tensors
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.run import Run, RunFolder
 from ssl_diffusion.storage import default_cache_dir

@@ -19,6 +19,9 @@ from torch import Tensor
 
 from ssl_diffusion.augment import policy
 from ssl_diffusion.cache import CachedDenoiser, DenoiserCache
+from ssl_diffusion.data.labels import LabeledSet, choose_labeled
+from ssl_diffusion.data.loading import input_paths, load_pool
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
 from ssl_diffusion.evaluation import classification_metrics, predict_logits, represent
 from ssl_diffusion.job import Job
@@ -28,11 +31,9 @@ from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.probe import LinearProbe, fit_probe
 from ssl_diffusion.phases import PRETRAINING_ONLY, pretraining_job, training_job
 from ssl_diffusion.planning import plan_for_time
-from ssl_diffusion.pool import LabeledSet, Pool, choose_labeled
 from ssl_diffusion.progress import ProgressCallback, log_to
 from ssl_diffusion.recipe import Recipe
 from ssl_diffusion.run import RunFolder, default_run_name, model_metadata
-from ssl_diffusion.sources import input_paths, load_pool
 from ssl_diffusion.training import TrainingResult, check_divisible, train
 
 __all__ = ["FitOptions", "Fitted", "fit_model", "fit_run", "resume_run"]

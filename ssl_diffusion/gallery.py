@@ -7,20 +7,20 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from ssl_diffusion.counterfactual_result import CounterfactualResult
+from ssl_diffusion.data.pictures import to_pil
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, nearest_names
 from ssl_diffusion.evaluation import predict_probabilities
 from ssl_diffusion.guidance import Guidance
 from ssl_diffusion.outputs import check_output_folder, output_folder
 from ssl_diffusion.plots_generated import counterfactual_figure, distance_figure, grid_figure, strip_figure
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.run import Run, run_inputs
 from ssl_diffusion.sampling import denoising_strip
 
-__all__ = ["class_index", "file_stems", "to_pil", "write_explanations", "write_samples"]
+__all__ = ["class_index", "file_stems", "write_explanations", "write_samples"]
 
 _SHEET = 40  # pairs in a picture
 _STRIP_SAMPLES, _STRIP_LEVELS = 5, 10
@@ -159,8 +159,3 @@ def file_stems(ids: Sequence[str]) -> list[str]:
     """Distinct file names, without suffix, for sample ids, which may contain slashes."""
     stems = [str(i).replace("/", "_").replace("\\", "_") for i in ids]
     return stems if len(set(stems)) == len(stems) else [f"{i:05d}_{stem}" for i, stem in enumerate(stems)]
-
-
-def to_pil(image: NDArray[np.uint8]) -> Image.Image:
-    """An image (C, H, W) of 1 to 4 channels (gray, gray and alpha, RGB, RGBA) for saving."""
-    return Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))

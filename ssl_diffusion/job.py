@@ -7,18 +7,20 @@ number of images seen: a batch depends on the step alone, not on what was drawn 
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_diffusion.augment import Augmentation, augment, mirror
+from ssl_diffusion.job import EndlessShuffle
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.noise import Parameterisation
 from ssl_diffusion.objective import Batch
-from ssl_diffusion.pool import EndlessShuffle
 from ssl_diffusion.recipe import ComputeSettings, PhaseSettings, TrainingSettings
 from ssl_diffusion.seeding import derive_seed
 
-__all__ = ["BatchSampler", "Job", "TrainingData"]
+__all__ = ["BatchSampler", "EndlessShuffle", "Job", "TrainingData"]
 
 
 @dataclass(frozen=True)
@@ -134,3 +136,32 @@ class BatchSampler:
             return torch.zeros(n)
         levels = low * (highest / low) ** draws[0]
         return torch.where(draws[1] < 0.5, levels, torch.zeros(n))
+
+
+class EndlessShuffle:
+    """An endless stream of positions 0..n-1: every pass visits each once, in an order drawn from (seed, pass).
+
+    Stateless: `batch(start, size)` depends on its arguments only, so a resumed run continues the stream from the number
+    of samples seen, and every rank of a distributed run can compute the global batch.
+    """
+
+    def __init__(self, n: int, seed: int) -> None:
+        if n < 1:
+            raise ValueError("cannot shuffle an empty set")
+        self.n = n
+        self.seed = seed
+        self._pass = -1
+        self._order: NDArray[np.int64] = np.arange(0)
+
+    def batch(self, start: int, size: int) -> NDArray[np.int64]:
+        """The `size` positions from stream offset `start` on, int64, (size,)."""
+        parts = []
+        while size > 0:
+            index, offset = divmod(start, self.n)
+            if index != self._pass:
+                self._pass, self._order = index, np.random.default_rng([self.seed, index]).permutation(self.n)
+            part = self._order[offset : offset + size]
+            parts.append(part)
+            start += len(part)
+            size -= len(part)
+        return np.concatenate(parts)

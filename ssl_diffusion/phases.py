@@ -7,10 +7,11 @@ import torch
 
 from ssl_diffusion.augment import policy
 from ssl_diffusion.cache import denoiser_key
+from ssl_diffusion.data.labels import LabeledSet
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.job import Job, TrainingData
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.unet import UNetConfig
-from ssl_diffusion.pool import LabeledSet, Pool
 from ssl_diffusion.recipe import Recipe
 
 __all__ = ["PRETRAINING_ONLY", "joint_config", "pretraining_job", "training_job"]

@@ -8,16 +8,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from ssl_diffusion.data.loading import load_pool
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.evaluation import classification_metrics, probabilities
 from ssl_diffusion.outputs import check_output_folder, output_folder
 from ssl_diffusion.plots import calibration_figure, confusion_figure
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.recipe import DataSettings
 from ssl_diffusion.run import Run, RunFolder, run_inputs
 from ssl_diffusion.run_pool import load_run_pool
-from ssl_diffusion.sources import load_pool
 
 __all__ = ["Report", "evaluate_run", "wilson_interval"]
 

@@ -28,6 +28,10 @@ from torch import Tensor
 
 from ssl_diffusion.counterfactual import explain
 from ssl_diffusion.counterfactual_result import CounterfactualResult
+from ssl_diffusion.data.labels import LabeledSet
+from ssl_diffusion.data.loading import input_paths
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.tables import read_table
 from ssl_diffusion.errors import CheckpointError, DataError, RunError
 from ssl_diffusion.evaluation import predict_logits, probabilities, represent
 from ssl_diffusion.guidance import Guidance
@@ -36,13 +40,10 @@ from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.pixels import to_bytes
 from ssl_diffusion.models.weights import load_tensors, prefixed, save_tensors, with_prefix
 from ssl_diffusion.outputs import refuse_inputs
-from ssl_diffusion.pool import LabeledSet, Pool
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.recipe import Recipe, TrainingSettings, load_recipe
 from ssl_diffusion.sampling import sample
-from ssl_diffusion.sources import input_paths
 from ssl_diffusion.storage import atomic_write_text
-from ssl_diffusion.tables import read_table
 
 __all__ = ["Run", "RunFolder", "default_run_name", "load_metrics", "load_run", "model_metadata", "run_inputs"]
 

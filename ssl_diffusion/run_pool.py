@@ -2,11 +2,11 @@
 
 import logging
 
+from ssl_diffusion.data.loading import load_pool
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.run import Run, RunFolder
-from ssl_diffusion.sources import load_pool
 
 __all__ = ["load_run_pool"]
 

@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import Result
 
 from ssl_diffusion.annotation.job import Job, open_job
-from ssl_diffusion.pool import Pool
+from ssl_diffusion.data.pool import Pool
 
 N = 90
 

@@ -7,7 +7,7 @@ from PIL import Image
 from ssl_diffusion.cli.main import app
 from typer.testing import CliRunner, Result
 
-from ssl_diffusion.pool import Pool
+from ssl_diffusion.data.pool import Pool
 
 CPU = ["--accelerator", "cpu", "--precision", "fp32"]
 

@@ -18,9 +18,9 @@ from commands import ok, write_digits
 from matplotlib.figure import Figure
 from typer.testing import Result
 
-from ssl_diffusion.datasets import load_dataset
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.fitting import fit_run
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.recipe import Recipe, load_recipe
 
 TINY = (

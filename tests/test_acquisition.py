@@ -17,8 +17,8 @@ from ssl_diffusion.acquisition.hybrid import gradient_norms
 from ssl_diffusion.acquisition.regime import strategy_for
 from ssl_diffusion.acquisition.scan import scan_images
 from ssl_diffusion.acquisition.selection import best, diverse, in_proportion
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, SSLDError
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.run import load_run
 
 BOUNDARY = {"linear", "deepfool", "counterfactual"}

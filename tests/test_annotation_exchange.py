@@ -23,10 +23,10 @@ from ssl_diffusion.annotation.backend import Backend, make_backend
 from ssl_diffusion.annotation.exchange import order_of, pull, push, remember, remembered
 from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.label_studio import LabelStudio, parse_interface
-from ssl_diffusion.annotation.shown import shown_image
 from ssl_diffusion.annotation.store import By
+from ssl_diffusion.data.pictures import shown_image
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, SSLDError
-from ssl_diffusion.pool import Pool
 
 PROJECT = 7
 TOKEN = "a secret of a user"

@@ -12,8 +12,8 @@ from ssl_diffusion.annotation import views
 from ssl_diffusion.annotation.exports import EXPORTS
 from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.store import By
-from ssl_diffusion.folders import load_folder
-from ssl_diffusion.pool import Pool
+from ssl_diffusion.data.folders import load_folder
+from ssl_diffusion.data.pool import Pool
 
 CLASSES = 10
 

@@ -20,8 +20,8 @@ from ssl_diffusion.annotation.rounds import next_round, rerank
 from ssl_diffusion.annotation.status import drawn_estimate, labels_per_hour
 from ssl_diffusion.annotation.stopping import advice, progress_of
 from ssl_diffusion.annotation.store import By
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RunError
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.run import load_run
 
 

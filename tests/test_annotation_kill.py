@@ -13,7 +13,7 @@ from processes import start
 
 from ssl_diffusion.annotation import views
 from ssl_diffusion.annotation.job import open_job
-from ssl_diffusion.pool import Pool
+from ssl_diffusion.data.pool import Pool
 
 pytestmark = pytest.mark.slow
 

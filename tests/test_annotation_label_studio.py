@@ -36,8 +36,8 @@ from ssl_diffusion.annotation.exchange import order_of
 from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.label_studio import LabelStudio
 from ssl_diffusion.annotation.refits import fit_job
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import SSLDError
-from ssl_diffusion.pool import Pool
 
 pytestmark = [pytest.mark.labelstudio, needs_server, pytest.mark.timeout(600)]
 

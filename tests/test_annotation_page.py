@@ -19,7 +19,7 @@ from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.refits import fit_job
 from ssl_diffusion.annotation.server import make_app
 from ssl_diffusion.annotation.store import By
-from ssl_diffusion.pool import Pool
+from ssl_diffusion.data.pool import Pool
 
 playwright = pytest.importorskip("playwright.async_api", reason="the package playwright is not installed (extra: test)")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -25,7 +25,7 @@ from ssl_diffusion.annotation.backend import Backend, make_backend
 from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.label_studio import LabelStudio
 from ssl_diffusion.annotation.server import make_app
-from ssl_diffusion.pool import Pool
+from ssl_diffusion.data.pool import Pool
 
 TOKEN = "a token that is long enough"
 LABEL = {"id": "0000.png", "verb": "label", "label": "3", "annotator": "ann", "holder": "tab", "token": "once"}

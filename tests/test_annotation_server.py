@@ -20,8 +20,8 @@ from ssl_diffusion.annotation.rounds import next_round
 from ssl_diffusion.annotation.security import Guard, is_loopback
 from ssl_diffusion.annotation.server import make_app
 from ssl_diffusion.annotation.store import By
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import SSLDError
-from ssl_diffusion.pool import Pool
 
 TOKEN = "a token that is long enough"
 ME = {"annotator": "ann", "holder": "tab"}

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ssl_diffusion.arrays import encode_labels, find_image_shape, find_value_range, to_images
+from ssl_diffusion.data.arrays import encode_labels, find_image_shape, find_value_range, to_images
 
 
 @pytest.mark.parametrize(

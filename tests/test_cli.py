@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import Result
 
 import ssl_diffusion
-from ssl_diffusion.catalog import DATASETS
+from ssl_diffusion.data.published.catalog import DATASETS
 from ssl_diffusion.recipe import recipe_names
 
 # ---- the whole flow

@@ -9,7 +9,7 @@ import pytest
 from commands import CPU, ok, refused
 
 from ssl_diffusion import planning
-from ssl_diffusion.pool import Pool
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.recipe import load_recipe, recipe_for
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

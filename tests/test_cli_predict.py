@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from commands import CPU, files, ok, refused, write_digits
 
-from ssl_diffusion.pool import Pool
+from ssl_diffusion.data.pool import Pool
 
 
 def test_predict_writes_probabilities_of_every_image(run: Path, photos: Path, tmp_path: Path) -> None:

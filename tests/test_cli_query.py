@@ -12,8 +12,8 @@ from commands import CPU, ok, refused
 from PIL import Image
 
 from ssl_diffusion.acquisition import STRATEGIES
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.outputs import MANIFEST
-from ssl_diffusion.pool import Pool
 
 MARGIN = ["--strategy", "margin", "--quiet", *CPU]
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssl_diffusion.consistency import Match
+from ssl_diffusion.data.labels import choose_labeled
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import Interrupted, RecipeError
 from ssl_diffusion.fitting import FitOptions, fit_model, fit_run
-from ssl_diffusion.pool import Pool, choose_labeled
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.recipe import Recipe
 

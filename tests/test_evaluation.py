@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss
 
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.evaluation import (
     classification_metrics,
     expected_calibration_error,
@@ -19,7 +20,6 @@ from ssl_diffusion.evaluation import (
 )
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.unet import UNetConfig
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.report import wilson_interval
 

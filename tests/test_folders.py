@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ssl_diffusion.data.folders import load_csv, load_folder
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError
-from ssl_diffusion.folders import load_csv, load_folder
-from ssl_diffusion.pool import Pool
 
 CIFAR = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-jpeg.tar.xz"
 

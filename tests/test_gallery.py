@@ -9,7 +9,7 @@ import pytest
 from commands import CPU, ok, refused
 from PIL import Image
 
-from ssl_diffusion.datasets import load_dataset
+from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.outputs import MANIFEST
 from ssl_diffusion.run import load_run
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ssl_diffusion.data.images import iter_image_batches, list_images, listing, read_images
 from ssl_diffusion.errors import DataError
-from ssl_diffusion.images import iter_image_batches, list_images, listing, read_images
 from ssl_diffusion.storage import allocate, create_array
 
 
@@ -258,7 +258,7 @@ def test_full_disk_is_said_before_writing(tmp_path: Path, monkeypatch: pytest.Mo
 def test_threads_give_the_same_and_progress_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [write(tmp_path / f"{i}.png", color=(i, 0, 0)) for i in range(50)]
     serial = read_images(paths, workers=1)
-    monkeypatch.setattr("ssl_diffusion.images._THREADS_PAY", -1.0)
+    monkeypatch.setattr("ssl_diffusion.data.images._THREADS_PAY", -1.0)
     seen: list[tuple[int, int]] = []
     threaded = read_images(paths, workers=4, progress=lambda done, total: seen.append((done, total)))
     np.testing.assert_array_equal(serial.images, threaded.images)

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ssl_diffusion.catalog import DATASETS
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.published.catalog import DATASETS
 from ssl_diffusion.models.build import count_parameters
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.unet import UNetConfig
 from ssl_diffusion.phases import joint_config
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.recipe import load_recipe, recipe_names
 
 SMALL = JointConfig(UNetConfig(channels=8, multipliers=(1, 2), blocks=1, groups=4), n_classes=3, image_shape=(1, 8, 8))

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssl_diffusion.data.labels import LabeledSet, choose_labeled, hold_out_test
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError
-from ssl_diffusion.pool import EndlessShuffle, LabeledSet, Pool, choose_labeled, hold_out_test
+from ssl_diffusion.job import EndlessShuffle
 
 
 def make(labels: list[int], n_classes: int = 3, n_test: int = 0) -> Pool:

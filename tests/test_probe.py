@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from ssl_diffusion import JointDiffusionClassifier
+from ssl_diffusion.data.labels import choose_labeled
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.evaluation import predict_logits, represent
 from ssl_diffusion.fitting import fit_model
 from ssl_diffusion.models.probe import PENALTIES, fit_probe
-from ssl_diffusion.pool import Pool, choose_labeled
 from ssl_diffusion.recipe import Recipe
 
 

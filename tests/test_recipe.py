@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssl_diffusion.data.settings import DataSettings, LabelSettings
 from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.models.settings import ModelSettings
-from ssl_diffusion.recipe import DataSettings, LabelSettings, PhaseSettings, Recipe, TrainingSettings, load_recipe, recipe_names
+from ssl_diffusion.recipe import PhaseSettings, Recipe, TrainingSettings, load_recipe, recipe_names
 
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 recipes = st.builds(

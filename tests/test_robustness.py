@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ssl_diffusion.data.labels import LabeledSet, choose_labeled
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.evaluation import predict_logits
 from ssl_diffusion.fitting import fit_model
-from ssl_diffusion.pool import LabeledSet, Pool, choose_labeled
 from ssl_diffusion.recipe import Recipe, load_recipe
 
 pytestmark = pytest.mark.slow

@@ -16,9 +16,9 @@ import pytest
 from commands import ok, ssld
 
 from ssl_diffusion.cache import DenoiserCache
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RecipeError, RunError, SSLDError
 from ssl_diffusion.fitting import FitOptions
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.recipe import Recipe, load_recipe
 from ssl_diffusion.studies import StudyFolder, StudySettings, load_study, run_study
 from ssl_diffusion.studies import runner as running

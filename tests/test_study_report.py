@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from commands import ssld
 
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RunError
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.recipe import Recipe
 from ssl_diffusion.studies import StudyFolder, StudySettings
 from ssl_diffusion.studies.plots import curves_figure

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from ssl_diffusion import job, training
 from ssl_diffusion.cache import DenoiserCache
+from ssl_diffusion.data.labels import LabeledSet, choose_labeled
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RecipeError, SSLDError
 from ssl_diffusion.fitting import FitOptions, fit_model
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.weights import load_tensors
-from ssl_diffusion.pool import LabeledSet, Pool, choose_labeled
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.recipe import PhaseSettings, Recipe, TrainingSettings
 from ssl_diffusion.seeding import derive_seed

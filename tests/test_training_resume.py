@@ -14,11 +14,12 @@ import pytest
 from jobs import TINY_RUN, equal, make_job, same
 
 from ssl_diffusion.cache import DenoiserCache
+from ssl_diffusion.data.labels import LabeledSet, choose_labeled
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import CheckpointError, Interrupted
 from ssl_diffusion.fitting import FitOptions, fit_model
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.weights import load_tensors
-from ssl_diffusion.pool import LabeledSet, Pool, choose_labeled
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.recipe import Recipe
 from ssl_diffusion.training import train

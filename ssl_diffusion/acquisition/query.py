@@ -20,8 +20,8 @@ from ssl_diffusion.acquisition.scan import candidates_of, store_of
 from ssl_diffusion.acquisition.selection import best, in_proportion
 from ssl_diffusion.acquisition.store import digests
 from ssl_diffusion.acquisition.variants import get_variant
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, SSLDError
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.run import Run, RunFolder
 

@@ -17,8 +17,8 @@ from ssl_diffusion.annotation import queue, views
 from ssl_diffusion.annotation.imports import Imported, from_label_studio, take_over
 from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.label_studio import Interface, LabelStudio, parse_interface
-from ssl_diffusion.annotation.shown import shown_image
 from ssl_diffusion.annotation.store import Action, By
+from ssl_diffusion.data.pictures import shown_image
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.storage import atomic_write_text
 

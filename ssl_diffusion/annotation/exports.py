@@ -15,9 +15,9 @@ from PIL import Image
 
 from ssl_diffusion.annotation import views
 from ssl_diffusion.annotation.job import Job
+from ssl_diffusion.data.loading import input_paths
 from ssl_diffusion.errors import DataError, SSLDError, nearest_names
 from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output
-from ssl_diffusion.sources import input_paths
 
 __all__ = ["EXPORTS", "export_labels"]
 

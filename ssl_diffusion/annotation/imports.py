@@ -8,8 +8,8 @@ from typing import Any
 
 from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.store import Action, By
+from ssl_diffusion.data.tables import read_table
 from ssl_diffusion.errors import DataError
-from ssl_diffusion.tables import read_table
 
 __all__ = ["Imported", "Said", "import_labels", "read_labels", "take_over"]
 

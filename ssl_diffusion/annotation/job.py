@@ -30,12 +30,12 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ssl_diffusion.annotation.store import Action, By, Store
+from ssl_diffusion.data.loading import input_paths, is_table, load_pool
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RecipeError, RunError
 from ssl_diffusion.outputs import refuse_inputs
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.recipe import Recipe, convert
-from ssl_diffusion.sources import input_paths, is_table, load_pool
 from ssl_diffusion.storage import atomic_write_text
 
 __all__ = ["Job", "JobSettings", "create_job", "move_images", "open_job"]

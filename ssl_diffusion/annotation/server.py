@@ -16,11 +16,10 @@ from pydantic import BaseModel, Field
 from ssl_diffusion.annotation import queue, views
 from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.security import Guard
-from ssl_diffusion.annotation.shown import shown_image
 from ssl_diffusion.annotation.store import By
 from ssl_diffusion.annotation.workbench import Workbench
+from ssl_diffusion.data.pictures import shown_image, to_pil
 from ssl_diffusion.errors import SSLDError
-from ssl_diffusion.gallery import to_pil
 
 __all__ = ["make_app"]
 

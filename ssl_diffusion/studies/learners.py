@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.frozen import Frozen, write_representation
 from ssl_diffusion.acquisition.scan import candidates_of
+from ssl_diffusion.data.labels import LabeledSet
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.evaluation import predict_logits, probabilities
 from ssl_diffusion.fitting import FitOptions, fit_model
 from ssl_diffusion.machine import resolve_accelerator, resolve_precision
 from ssl_diffusion.models.probe import set_head
-from ssl_diffusion.pool import LabeledSet, Pool
 from ssl_diffusion.recipe import Recipe
 from ssl_diffusion.studies.settings import StudySettings
 

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.plots import show_image
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.studies import statistics
 
 __all__ = ["chosen_figure", "curves_figure", "strategy_colors"]

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ssl_diffusion.data.loading import load_pool
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RunError
-from ssl_diffusion.pool import Pool
-from ssl_diffusion.sources import load_pool
 from ssl_diffusion.storage import atomic_write_text
 from ssl_diffusion.studies import statistics
 from ssl_diffusion.studies.plots import chosen_figure, curves_figure

@@ -86,7 +86,7 @@ class Layout(NamedTuple):
     """How torchvision names a data set and its files.
 
     `files` lie in `folder`, relative to the data folder, and may come in `archive`, unpacked in the data folder. The four
-    files of an idx set may be gzipped; see :mod:`ssl_diffusion.idx`.
+    files of an idx set may be gzipped; see :mod:`ssl_diffusion.data.published.idx`.
     """
 
     torchvision: str

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from ssl_diffusion.datasets import load_dataset
+from ssl_diffusion.data.folders import load_csv, load_folder
+from ssl_diffusion.data.labels import hold_out_test
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.published.datasets import load_dataset
+from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, RecipeError
-from ssl_diffusion.folders import load_csv, load_folder
-from ssl_diffusion.pool import Pool, hold_out_test
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
-from ssl_diffusion.recipe import DataSettings
 
 __all__ = ["input_paths", "is_table", "load_pool"]
 

@@ -1,16 +1,8 @@
-"""The pool: all images of one job, their sample ids, the labels that are known, and the labeled budget.
-
-Ids, not positions, identify samples everywhere outside this module. Images are uint8, shape (n, C, H, W), in memory or
-memory-mapped. Labels are int64: shape (n,), -1 where none is known; or, for multi-label data, shape (n, K) with 0/1 and
-a row of -1 where none is known.
-
-Which labels a run may use is a :class:`LabeledSet`: a list of ids with roles, chosen once (:func:`choose_labeled`),
-written to `labeled.csv` and verified on resume. Labels outside it are never looked at during training, known or not.
-"""
+"""Which labels a run may use: the labeled budget, and the test split."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,105 +11,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.errors import DataError
 
-__all__ = ["EndlessShuffle", "LabeledSet", "Pool", "choose_labeled", "hold_out_test"]
-
-
-@dataclass
-class Pool:
-    """All images of one job.
-
-    Attributes:
-        name: data set or folder name, used for naming runs.
-        images: uint8, (n, C, H, W).
-        ids: n distinct sample ids.
-        labels: int64, (n,) or (n, K); see the module docstring.
-        classes: K class names; labels index into them.
-        is_test: bool, (n,); True for the test split, which is read once, at the end of a run.
-        multilabel: True if an image may have several classes or none.
-        augmentation: name of the augmentation policy (:mod:`ssl_diffusion.augment`).
-        notes: sentences about what was done while reading (resized, converted), shown to the user.
-        skipped: (id, reason) of images left out because they cannot be read.
-    """
-
-    name: str
-    images: NDArray[np.uint8]
-    ids: NDArray[np.str_]
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
-    is_test: NDArray[np.bool_]
-    multilabel: bool = False
-    augmentation: str = "photo"
-    notes: list[str] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        n = len(self.images)
-        if self.images.dtype != np.uint8 or self.images.ndim != 4:
-            raise DataError(f"pool images must be uint8 of shape (n, C, H, W), not {self.images.dtype} {self.images.shape}")
-        if not 1 <= self.images.shape[1] <= 4:
-            raise DataError(f"pool images must have 1 to 4 channels, not {self.images.shape[1]}")
-        self.ids = np.asarray(self.ids, dtype=np.str_)
-        for what, values in (("ids", self.ids), ("labels", self.labels), ("is_test", self.is_test)):
-            if len(values) != n:
-                raise DataError(f"{len(values)} {what} for {n} images")
-        if len(np.unique(self.ids)) != n:
-            values, counts = np.unique(self.ids, return_counts=True)
-            raise DataError(f"sample ids must be distinct; {str(values[counts > 1][0])!r} occurs {counts.max()} times")
-        if self.multilabel:
-            if self.labels.ndim != 2 or self.labels.shape[1] != len(self.classes):
-                raise DataError(f"multi-label labels have shape {self.labels.shape}, not (n, {len(self.classes)})")
-        elif self.labels.size and self.labels.max() >= len(self.classes):
-            raise DataError(f"label {self.labels.max()} has no name among {len(self.classes)} classes")
-        self._index: dict[str, int] | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
-        c, h, w = self.images.shape[1:]
-        return c, h, w
-
-    @property
-    def train(self) -> NDArray[np.int64]:
-        """Positions of the samples that training may see (labels aside)."""
-        return np.flatnonzero(~self.is_test)
-
-    @property
-    def test(self) -> NDArray[np.int64]:
-        """Positions of the test split."""
-        return np.flatnonzero(self.is_test)
-
-    @property
-    def has_label(self) -> NDArray[np.bool_]:
-        """Which samples have a known label, bool, (n,)."""
-        return np.asarray((self.labels >= 0).all(axis=1) if self.multilabel else self.labels >= 0)
-
-    def positions(self, ids: Iterable[str]) -> NDArray[np.int64]:
-        """Positions of samples by id; raises :class:`DataError` naming the first unknown id."""
-        if self._index is None:
-            self._index = {str(sample): i for i, sample in enumerate(self.ids)}
-        try:
-            return np.array([self._index[str(sample)] for sample in ids], dtype=np.int64)
-        except KeyError as error:
-            raise DataError(f"pool {self.name!r} has no sample {error.args[0]!r}") from None
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the training images and their ids (labels left out), hex; equal pools share cached denoisers."""
-        digest = hashlib.sha256()
-        train = self.train
-        digest.update(repr((self.images.shape[1:], len(train))).encode())
-        digest.update("\n".join(self.ids[train]).encode())
-        for start in range(0, len(train), 4096):
-            digest.update(np.ascontiguousarray(self.images[train[start : start + 4096]]).tobytes())
-        return digest.hexdigest()
-
-    def sigma_data(self) -> float:
-        """Root mean square of the training pixels scaled to [-1, 1], from at most 10,000 evenly spaced images."""
-        train = self.train
-        sample = self.images[train[:: max(1, len(train) // 10_000)]].astype(np.float32) / 127.5 - 1
-        return max(1e-2, float(np.sqrt(np.mean(np.square(sample), dtype=np.float64))))
+__all__ = ["LabeledSet", "choose_labeled", "hold_out_test", "label_name"]
 
 
 @dataclass(frozen=True)
@@ -257,35 +151,6 @@ def _uniform(seed: int, sample: str) -> float:
     """A number in [0, 1) that depends on nothing but its arguments, on every machine."""
     digest = hashlib.sha256(f"{seed}\n{sample}".encode()).digest()
     return int.from_bytes(digest[:7]) / 2**56
-
-
-class EndlessShuffle:
-    """An endless stream of positions 0..n-1: every pass visits each once, in an order drawn from (seed, pass).
-
-    Stateless: `batch(start, size)` depends on its arguments only, so a resumed run continues the stream from the number
-    of samples seen, and every rank of a distributed run can compute the global batch.
-    """
-
-    def __init__(self, n: int, seed: int) -> None:
-        if n < 1:
-            raise ValueError("cannot shuffle an empty set")
-        self.n = n
-        self.seed = seed
-        self._pass = -1
-        self._order: NDArray[np.int64] = np.arange(0)
-
-    def batch(self, start: int, size: int) -> NDArray[np.int64]:
-        """The `size` positions from stream offset `start` on, int64, (size,)."""
-        parts = []
-        while size > 0:
-            index, offset = divmod(start, self.n)
-            if index != self._pass:
-                self._pass, self._order = index, np.random.default_rng([self.seed, index]).permutation(self.n)
-            part = self._order[offset : offset + size]
-            parts.append(part)
-            start += len(part)
-            size -= len(part)
-        return np.concatenate(parts)
 
 
 def _balanced_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

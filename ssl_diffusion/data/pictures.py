@@ -4,9 +4,11 @@ import io
 import mimetypes
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-__all__ = ["shown_image"]
+__all__ = ["shown_image", "to_pil"]
 
 _SHOWN_BY_BROWSERS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
 _LARGE = 4 * 2**20  # bytes
@@ -32,3 +34,8 @@ def shown_image(path: Path, side: int | None = None) -> tuple[bytes, str]:
 def _fits(path: Path, side: int) -> bool:
     with Image.open(path) as opened:
         return max(opened.size) <= side
+
+
+def to_pil(image: NDArray[np.uint8]) -> Image.Image:
+    """An image (C, H, W) of 1 to 4 channels (gray, gray and alpha, RGB, RGBA) for saving."""
+    return Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))

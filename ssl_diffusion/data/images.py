@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_diffusion.decoding import Decoded, Header, decode, read_header
+from ssl_diffusion.data.decoding import Decoded, Header, decode, read_header
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.storage import allocate
 

@@ -1,4 +1,4 @@
-"""Image folders and CSV manifests -> :class:`~ssl_diffusion.pool.Pool`.
+"""Image folders and CSV manifests -> :class:`~ssl_diffusion.data.pool.Pool`.
 
 Folders: one folder a class, nested folders included; images directly in the root or in `unlabeled/` have no label::
 
@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssl_diffusion.data.images import ENDINGS, ImageArray, Progress, list_images, listing, read_images
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.tables import Table, read_table
 from ssl_diffusion.errors import DataError
-from ssl_diffusion.images import ENDINGS, ImageArray, Progress, list_images, listing, read_images
-from ssl_diffusion.pool import Pool
-from ssl_diffusion.tables import Table, read_table
 
 __all__ = ["load_csv", "load_folder"]
 

@@ -1,4 +1,4 @@
-"""Published data sets -> :class:`~ssl_diffusion.pool.Pool`.
+"""Published data sets -> :class:`~ssl_diffusion.data.pool.Pool`.
 
 Sample ids are `train/00017`, `test/00017` and, for STL-10, `unlabeled/000017`: positions in the published split. Digits has no
 published split; its positions are those in scikit-learn's `train_test_split(..., test_size=360, random_state=0)`, stratified.
@@ -25,10 +25,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_diffusion.catalog import DATASETS, LAYOUTS, DatasetInfo
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.published.catalog import DATASETS, LAYOUTS, DatasetInfo
+from ssl_diffusion.data.published.idx import find_idx, read_idx_pair
 from ssl_diffusion.errors import DataError, nearest_names
-from ssl_diffusion.idx import find_idx, read_idx_pair
-from ssl_diffusion.pool import Pool
 from ssl_diffusion.storage import allocate, default_cache_dir
 
 __all__ = ["DATASETS", "DatasetInfo", "dataset_info", "find_dataset", "load_dataset"]
