@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from ssl_diffusion.boundary import deepfool_distance, linear_distance
 from ssl_diffusion.counterfactual import explain
 from ssl_diffusion.data.published.datasets import load_dataset
-from ssl_diffusion.run import load_run
+from ssl_diffusion.inference.run import load_run
 
 CSV = RESULTS / "boundary_agreement.csv"
 N = 500

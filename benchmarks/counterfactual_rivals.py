@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssl_diffusion.counterfactual_result import CounterfactualResult, Pairs, make_pairs
-from ssl_diffusion.evaluation import predict_logits, represent
+from ssl_diffusion.inference.predict import predict_logits, represent
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import to_bytes, to_floats
 from ssl_diffusion.sampling import DDPMAncestral, Noise, sampling_mode

@@ -32,8 +32,8 @@ from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.extractor import labels_only_extractor
 from ssl_diffusion.fitting import fit_run
+from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.recipe import load_recipe
-from ssl_diffusion.run import Run, load_run
 
 CSV = RESULTS / "counterfactuals.csv"
 N = 200

@@ -161,7 +161,7 @@ def fit_baseline(
     from sklearn.metrics import log_loss
 
     from ssl_diffusion.data.labels import choose_labeled
-    from ssl_diffusion.evaluation import expected_calibration_error
+    from ssl_diffusion.inference.metrics import expected_calibration_error
     from ssl_diffusion.machine import source_commit
 
     function, reads = BASELINES[method]
@@ -191,8 +191,8 @@ def _inputs(dataset: str, reads: str, recipe: str, cache: Path, data: tuple[str,
     """The pool, what a method reads of all its images, and the seconds of pretraining behind that."""
     from ssl_diffusion.cache import DenoiserCache
     from ssl_diffusion.data.loading import load_pool
-    from ssl_diffusion.evaluation import represent
     from ssl_diffusion.fitting import FitOptions, fit_model
+    from ssl_diffusion.inference.predict import represent
     from ssl_diffusion.recipe import load_recipe
 
     settings = load_recipe(recipe).with_setting("training.objective", "denoise-only")

@@ -19,8 +19,8 @@ from common import RESULTS, markdown_table, paired_ratio, provenance, run_measur
 from ssl_diffusion.machine import bind_threads, resolve_precision
 
 if TYPE_CHECKING:
+    from ssl_diffusion.inference.run import Run
     from ssl_diffusion.models.joint import JointDiffusion
-    from ssl_diffusion.run import Run
 
 _BATCH = 256  # the default of `ssld predict`
 _RECIPE = "fashion-mnist"
@@ -55,7 +55,7 @@ def _show(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
 
 
 def _load(path: Path) -> "Run":
-    from ssl_diffusion.run import load_run
+    from ssl_diffusion.inference.run import load_run
 
     return load_run(path, "cpu")
 
@@ -92,7 +92,7 @@ def _fresh_runs(scratch: Path) -> dict[str, "Run"]:
 def _forward_passes(name: str, model: "JointDiffusion", precision: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     import torch
 
-    from ssl_diffusion.evaluation import inference
+    from ssl_diffusion.inference.predict import inference
     from ssl_diffusion.models.build import count_parameters
 
     generator = torch.Generator().manual_seed(0)

@@ -40,7 +40,8 @@ def load(path: Path, precision: str) -> Any:
     import torch
 
     from ssl_diffusion.data.loading import load_pool
-    from ssl_diffusion.run import RunFolder, load_run
+    from ssl_diffusion.inference.run import load_run
+    from ssl_diffusion.run import RunFolder
 
     torch.set_num_threads(1)
     run, folder = load_run(path, "cpu", precision), RunFolder(path)
@@ -93,7 +94,7 @@ def activeml(path: Path, strategy: str) -> Callable[[], Any]:
     from skactiveml.base import SkactivemlClassifier
     from skactiveml.pool import Badge, UncertaintySampling
 
-    from ssl_diffusion.acquisition.scan import scan_images
+    from ssl_diffusion.inference.embed import scan_images
 
     run, pool, _, known = load(path, "fp32")
 

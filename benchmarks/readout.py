@@ -23,8 +23,8 @@ from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.data.labels import choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
-from ssl_diffusion.evaluation import represent
 from ssl_diffusion.fitting import FitOptions, fit_model
+from ssl_diffusion.inference.predict import represent
 from ssl_diffusion.machine import resolve_precision
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.recipe import load_recipe

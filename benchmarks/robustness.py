@@ -32,8 +32,8 @@ from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.data.labels import LabeledSet, choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
-from ssl_diffusion.evaluation import predict_logits
 from ssl_diffusion.fitting import FitOptions, fit_model
+from ssl_diffusion.inference.predict import predict_logits
 from ssl_diffusion.recipe import load_recipe
 
 CSV = RESULTS / "robustness.csv"

@@ -25,8 +25,8 @@ from ssl_diffusion.fitting import fit_run
 from ssl_diffusion.generation import compare_features
 from ssl_diffusion.generation_report import real_features
 from ssl_diffusion.guidance import Guidance
+from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.recipe import load_recipe
-from ssl_diffusion.run import Run, load_run
 from ssl_diffusion.sampling import SAMPLERS
 
 CSV = RESULTS / "sampling.csv"

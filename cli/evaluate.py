@@ -7,7 +7,7 @@ import typer
 from ssl_diffusion.cli.output import AcceleratorOption, JsonOption, Output, PrecisionOption, QuietOption, ThreadsOption
 
 if TYPE_CHECKING:
-    from ssl_diffusion.run import Run
+    from ssl_diffusion.inference.run import Run
 
 __all__ = ["evaluate"]
 
@@ -41,8 +41,8 @@ def evaluate(
 
         bind_threads(threads)
         from ssl_diffusion.errors import SSLDError
+        from ssl_diffusion.inference.run import load_run
         from ssl_diffusion.report import evaluate_run
-        from ssl_diffusion.run import load_run
 
         model = load_run(run, accelerator, precision)
         if generation:
@@ -80,8 +80,9 @@ def _generation(
     from ssl_diffusion.errors import SSLDError
     from ssl_diffusion.extractor import extractor_of_run, inception_extractor, labels_only_extractor
     from ssl_diffusion.generation_report import evaluate_generation, write_generation
+    from ssl_diffusion.inference.run import load_run
     from ssl_diffusion.outputs import check_output_folder
-    from ssl_diffusion.run import load_run, run_inputs
+    from ssl_diffusion.run import run_inputs
     from ssl_diffusion.run_pool import load_run_pool
 
     if extractor is not None and inception is not None:

@@ -38,7 +38,7 @@ def explain(
         from ssl_diffusion.data.tables import read_table
         from ssl_diffusion.errors import SSLDError
         from ssl_diffusion.gallery import write_explanations
-        from ssl_diffusion.run import load_run
+        from ssl_diffusion.inference.run import load_run
         from ssl_diffusion.run_pool import load_run_pool
 
         model = load_run(run, accelerator, precision)

@@ -27,8 +27,8 @@ def predict(
         from ssl_diffusion.machine import bind_threads
 
         bind_threads(threads)
-        from ssl_diffusion.prediction import predict_files
-        from ssl_diffusion.run import load_run
+        from ssl_diffusion.inference.predict_files import predict_files
+        from ssl_diffusion.inference.run import load_run
 
         model = load_run(run, accelerator, precision)
         n, skipped = predict_files(model, images, out, skip_bad=skip_bad, batch_size=batch_size, progress=output.bars)

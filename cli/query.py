@@ -46,8 +46,9 @@ def query(
         from ssl_diffusion.acquisition.export import batch_figure, check_place, write_batch
         from ssl_diffusion.acquisition.overview import overview_figure
         from ssl_diffusion.data.tables import read_table
+        from ssl_diffusion.inference.run import load_run
         from ssl_diffusion.outputs import check_output_file, output_file
-        from ssl_diffusion.run import RunFolder, load_run, run_inputs
+        from ssl_diffusion.run import RunFolder, run_inputs
         from ssl_diffusion.run_pool import load_run_pool
 
         model = load_run(run, accelerator, precision)

@@ -43,7 +43,7 @@ def sample(
         from ssl_diffusion.errors import SSLDError
         from ssl_diffusion.gallery import class_index, write_samples
         from ssl_diffusion.guidance import Guidance
-        from ssl_diffusion.run import load_run
+        from ssl_diffusion.inference.run import load_run
 
         model = load_run(run, accelerator, precision)
         if class_ is not None and grid:

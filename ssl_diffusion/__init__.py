@@ -6,8 +6,8 @@ if TYPE_CHECKING:
     from ssl_diffusion.data.labels import LabeledSet
     from ssl_diffusion.data.pool import Pool
     from ssl_diffusion.estimator import JointDiffusionClassifier
+    from ssl_diffusion.inference.run import Run, load_run
     from ssl_diffusion.models.joint import JointConfig, JointDiffusion
-    from ssl_diffusion.run import Run, load_run
 
 __version__ = "0.1.0"
 

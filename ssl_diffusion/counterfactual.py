@@ -88,7 +88,7 @@ def explain(
 
 def check_images(model: JointDiffusion, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Logits of the images, if they can be explained; else the errors of :func:`explain`."""
-    from ssl_diffusion.evaluation import predict_logits
+    from ssl_diffusion.inference.predict import predict_logits
 
     if model.config.n_classes < 2:
         raise RunError(f"a counterfactual needs a model of at least two classes, not {model.config.n_classes}")

@@ -31,8 +31,8 @@ from ssl_diffusion.data.labels import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import dataset_info
 from ssl_diffusion.errors import Interrupted
-from ssl_diffusion.evaluation import predict_logits, probabilities, represent
 from ssl_diffusion.fitting import FitOptions, fit_model
+from ssl_diffusion.inference.predict import predict_logits, probabilities, represent
 from ssl_diffusion.machine import resolve_accelerator
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion

@@ -23,7 +23,8 @@ from ssl_diffusion.data.labels import LabeledSet, choose_labeled
 from ssl_diffusion.data.loading import input_paths, load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
-from ssl_diffusion.evaluation import classification_metrics, predict_logits, represent
+from ssl_diffusion.inference.metrics import classification_metrics
+from ssl_diffusion.inference.predict import predict_logits, represent
 from ssl_diffusion.job import Job
 from ssl_diffusion.machine import package_versions, resolve_accelerator, resolve_precision, source_commit
 from ssl_diffusion.models.build import build_model, count_parameters
@@ -261,7 +262,7 @@ def _report(
 ) -> None:
     """Figures and pictures of a finished training; the test split is read here and nowhere else."""
     from ssl_diffusion import plots
-    from ssl_diffusion.run import load_run
+    from ssl_diffusion.inference.run import load_run
 
     run = load_run(folder.path, recipe.compute.accelerator, recipe.compute.precision)
     history = folder.save_history(fitted.history)

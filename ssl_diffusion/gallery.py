@@ -12,12 +12,13 @@ from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.data.pictures import to_pil
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, nearest_names
-from ssl_diffusion.evaluation import predict_probabilities
 from ssl_diffusion.guidance import Guidance
+from ssl_diffusion.inference.predict import predict_probabilities
+from ssl_diffusion.inference.run import Run
 from ssl_diffusion.outputs import check_output_folder, output_folder
 from ssl_diffusion.plots_generated import counterfactual_figure, distance_figure, grid_figure, strip_figure
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.run import Run, run_inputs
+from ssl_diffusion.run import run_inputs
 from ssl_diffusion.sampling import denoising_strip
 
 __all__ = ["class_index", "file_stems", "write_explanations", "write_samples"]

@@ -15,11 +15,11 @@ from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import CheckpointError
 from ssl_diffusion.extractor import Extractor
 from ssl_diffusion.generation import compare_features
+from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.weights import load_tensors, save_tensors
 from ssl_diffusion.outputs import output_folder
 from ssl_diffusion.plots_generated import grid_figure
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.run import Run
 from ssl_diffusion.storage import default_cache_dir
 
 __all__ = ["GenerationReport", "evaluate_generation", "real_features", "write_generation"]

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_diffusion.augment import Augmentation, augment, mirror
-from ssl_diffusion.job import EndlessShuffle
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.noise import Parameterisation
 from ssl_diffusion.objective import Batch

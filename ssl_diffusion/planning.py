@@ -16,7 +16,7 @@ from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.data.labels import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RecipeError
-from ssl_diffusion.evaluation import predict_logits
+from ssl_diffusion.inference.predict import predict_logits
 from ssl_diffusion.job import Job
 from ssl_diffusion.machine import resolve_accelerator, resolve_precision
 from ssl_diffusion.models.build import build_model

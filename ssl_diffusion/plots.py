@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from ssl_diffusion.evaluation import inference
+from ssl_diffusion.inference.predict import inference
 from ssl_diffusion.models.joint import JointDiffusion
 
 __all__ = ["confusion_figure", "history_figure", "reconstruction_figure"]

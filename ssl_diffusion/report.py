@@ -12,11 +12,13 @@ from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, RunError
-from ssl_diffusion.evaluation import classification_metrics, probabilities
+from ssl_diffusion.inference.metrics import classification_metrics
+from ssl_diffusion.inference.predict import probabilities
+from ssl_diffusion.inference.run import Run
 from ssl_diffusion.outputs import check_output_folder, output_folder
 from ssl_diffusion.plots import calibration_figure, confusion_figure
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.run import Run, RunFolder, run_inputs
+from ssl_diffusion.run import RunFolder, run_inputs
 from ssl_diffusion.run_pool import load_run_pool
 
 __all__ = ["Report", "evaluate_run", "wilson_interval"]
@@ -28,7 +30,7 @@ class Report:
 
     Attributes:
         n: number of images.
-        metrics: accuracy, nll, ece (:func:`ssl_diffusion.evaluation.classification_metrics`).
+        metrics: accuracy, nll, ece (:func:`ssl_diffusion.inference.metrics.classification_metrics`).
         accuracy_interval: 95 % Wilson interval of the accuracy.
         per_class: one row a class: class, precision, recall, f1, n.
     """

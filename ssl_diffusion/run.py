@@ -8,7 +8,7 @@ metrics.json         the figures; written last, so a folder with it is a finishe
 model.safetensors    EMA and raw weights, with the configuration in the header
 last/                the state to resume from, while training
 history.png  confusion.png  reconstructions.png  skipped.csv  log.txt
-scores/              what the encoder said of the pool, by :mod:`ssl_diffusion.acquisition.store`
+scores/              what the encoder said of the pool, by :mod:`ssl_diffusion.inference.embedding_store`
 .ssld-run            marks the folder as a run, so that it can be overwritten
 """
 
@@ -16,36 +16,26 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_diffusion.counterfactual import explain
-from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.data.labels import LabeledSet
 from ssl_diffusion.data.loading import input_paths
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.tables import read_table
-from ssl_diffusion.errors import CheckpointError, DataError, RunError
-from ssl_diffusion.evaluation import predict_logits, probabilities, represent
-from ssl_diffusion.guidance import Guidance
-from ssl_diffusion.machine import resolve_accelerator, resolve_precision
-from ssl_diffusion.models.joint import JointConfig, JointDiffusion
-from ssl_diffusion.models.pixels import to_bytes
-from ssl_diffusion.models.weights import load_tensors, prefixed, save_tensors, with_prefix
+from ssl_diffusion.errors import DataError, RunError
+from ssl_diffusion.inference.run import Run
+from ssl_diffusion.models.joint import JointConfig
+from ssl_diffusion.models.weights import prefixed, save_tensors
 from ssl_diffusion.outputs import refuse_inputs
-from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.recipe import Recipe, TrainingSettings, load_recipe
-from ssl_diffusion.sampling import sample
 from ssl_diffusion.storage import atomic_write_text
 
-__all__ = ["Run", "RunFolder", "default_run_name", "load_metrics", "load_run", "model_metadata", "run_inputs"]
+__all__ = ["RunFolder", "default_run_name", "load_metrics", "model_metadata", "run_inputs"]
 
 _MARKER = ".ssld-run"
 _OURS = frozenset(
@@ -199,109 +189,6 @@ class RunFolder:
                 leftover.unlink(missing_ok=True)
 
 
-@dataclass
-class Run:
-    """A fitted model with what is needed to use it.
-
-    Attributes:
-        path: the run folder.
-        model: the joint model with its EMA weights, in evaluation mode.
-        classes: class names, in the order of the logits; empty for a denoise-only run.
-        multilabel: whether classes are predicted independently.
-        precision: "bf16" or "fp32", used for inference.
-        metadata: the header of the model file.
-    """
-
-    path: Path
-    model: JointDiffusion
-    classes: tuple[str, ...]
-    multilabel: bool
-    precision: str
-    metadata: dict[str, Any]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) that the model was made for."""
-        return self.model.config.image_shape
-
-    def logits(self, images: NDArray[np.uint8], progress: ProgressCallback | None = None) -> NDArray[np.float32]:
-        """Class logits of uint8 images (n, C, H, W), float32 (n, K)."""
-        if not self.classes:
-            raise RunError(f"{self.path} was trained without labels and cannot predict; fit with --labeled")
-        if images.shape[1:] != self.image_shape:
-            raise DataError(f"images have shape {images.shape[1:]}, but {self.path} was made for {self.image_shape}")
-        return predict_logits(self.model, images, precision=self.precision, progress=progress)
-
-    def predict_proba(self, images: NDArray[np.uint8], progress: ProgressCallback | None = None) -> NDArray[np.float32]:
-        """Class probabilities of uint8 images (n, C, H, W), float32 (n, K)."""
-        return probabilities(self.logits(images, progress), self.multilabel)
-
-    def represent(self, images: NDArray[np.uint8], progress: ProgressCallback | None = None) -> NDArray[np.float32]:
-        """Representations of uint8 images (n, C, H, W), float32 (n, F)."""
-        return represent(self.model, images, precision=self.precision, progress=progress)
-
-    def check_single_label(self, purpose: str) -> None:
-        """Raise :class:`RunError` unless the model has classes, of which an image has one."""
-        if not self.classes:
-            raise RunError(f"{self.path} was trained without labels and has no classes {purpose}; fit with --labeled")
-        if self.multilabel:
-            raise RunError(f"{self.path} has several classes an image, and so none {purpose}: this is for single labels")
-
-    def sample(
-        self,
-        n: int,
-        y: NDArray[np.int64] | int | None = None,
-        *,
-        sampler: str | None = None,
-        steps: int | None = None,
-        guidance: Guidance | None = None,
-        seed: int = 0,
-        batch_size: int = 256,
-        progress: ProgressCallback | None = None,
-    ) -> NDArray[np.uint8]:
-        """Draw images, uint8 (n, C, H, W); see :func:`ssl_diffusion.sampling.sample`."""
-        if y is not None:
-            self.check_single_label("to sample from")
-        x = sample(
-            self.model,
-            n,
-            torch.as_tensor(y) if isinstance(y, np.ndarray) else y,
-            sampler=sampler,
-            steps=steps,
-            guidance=guidance,
-            generator=torch.Generator().manual_seed(seed),
-            batch_size=batch_size,
-            precision=self.precision,
-            progress=progress,
-        )
-        return to_bytes(x)
-
-    def explain(
-        self,
-        images: NDArray[np.uint8],
-        target: str | int | NDArray[np.integer[Any]] = "runner-up",
-        *,
-        confidence: float = 0.0,
-        revert: bool = True,
-        seed: int = 0,
-        batch_size: int = 128,
-        progress: ProgressCallback | None = None,
-    ) -> CounterfactualResult:
-        """Search counterfactuals of uint8 images (n, C, H, W); see :func:`ssl_diffusion.counterfactual.explain`."""
-        self.check_single_label("to explain")
-        return explain(
-            self.model,
-            images,
-            target,
-            confidence=confidence,
-            revert=revert,
-            seed=seed,
-            batch_size=batch_size,
-            precision=self.precision,
-            progress=progress,
-        )
-
-
 def model_metadata(config: JointConfig, pool: Pool, objective: str) -> dict[str, Any]:
     """Header of a model file."""
     return {
@@ -310,36 +197,6 @@ def model_metadata(config: JointConfig, pool: Pool, objective: str) -> dict[str,
         "multilabel": pool.multilabel,
         "objective": objective,
     }
-
-
-def load_run(path: str | Path, accelerator: str = "auto", precision: str = "auto") -> Run:
-    """Open a run folder for inference with the EMA weights.
-
-    Raises:
-        RunError: if the folder is no run or is not finished.
-        CheckpointError: if its model file is damaged or foreign.
-    """
-    folder = RunFolder(Path(path))
-    if not folder.path.is_dir():
-        raise RunError(f"no run folder {folder.path}")
-    if not folder.model.exists():
-        recipe = folder.recipe()  # says so if this is no run folder at all
-        raise RunError(f"{folder.path} ({recipe.name}) has no model yet; continue it with: ssld fit --resume {folder.path}")
-    tensors, metadata = load_tensors(folder.model)
-    try:
-        model = JointDiffusion(JointConfig.from_dict(metadata["config"]))
-        model.load_state_dict(with_prefix("ema", tensors))
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{folder.model} was not made by this version of the program ({error})") from error
-    device = resolve_accelerator(accelerator)
-    return Run(
-        path=folder.path,
-        model=model.to(device).eval(),
-        classes=tuple(metadata["classes"]),
-        multilabel=metadata["multilabel"],
-        precision=resolve_precision(precision, device),
-        metadata=metadata,
-    )
 
 
 def run_inputs(run: Run) -> list[Path]:

@@ -5,8 +5,9 @@ import logging
 from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError
+from ssl_diffusion.inference.run import Run
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.run import Run, RunFolder
+from ssl_diffusion.run import RunFolder
 
 __all__ = ["load_run_pool"]
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from toys import GaussianDenoiser, LinearModel
 
 from ssl_diffusion.acquisition import STRATEGIES, Candidates, choose, query, strategies_frame
-from ssl_diffusion.acquisition import scan as scanning
 from ssl_diffusion.acquisition.hybrid import gradient_norms
 from ssl_diffusion.acquisition.regime import strategy_for
-from ssl_diffusion.acquisition.scan import scan_images
 from ssl_diffusion.acquisition.selection import best, diverse, in_proportion
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, SSLDError
-from ssl_diffusion.run import load_run
+from ssl_diffusion.inference import embed as scanning
+from ssl_diffusion.inference.embed import scan_images
+from ssl_diffusion.inference.run import load_run
 
 BOUNDARY = {"linear", "deepfool", "counterfactual"}
 LOOKS_AT_IMAGES = BOUNDARY | {"bald", "latent-mix"}

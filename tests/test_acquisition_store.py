@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from ssl_diffusion.acquisition import query
-from ssl_diffusion.acquisition import scan as scanning
-from ssl_diffusion.acquisition.scan import scan_images, store_of
-from ssl_diffusion.acquisition.store import Scores, ScoreStore, digests
 from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.inference import embed as scanning
+from ssl_diffusion.inference.embed import scan_images, store_of
+from ssl_diffusion.inference.embedding_store import Scores, ScoreStore, digests
+from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.progress import ProgressUpdate
-from ssl_diffusion.run import Run, load_run
 from ssl_diffusion.storage import allocate, create_array
 
 

@@ -22,7 +22,7 @@ from ssl_diffusion.annotation.stopping import advice, progress_of
 from ssl_diffusion.annotation.store import By
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RunError
-from ssl_diffusion.run import load_run
+from ssl_diffusion.inference.run import load_run
 
 
 @pytest.fixture

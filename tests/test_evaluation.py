@@ -10,14 +10,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss
 
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.evaluation import (
-    classification_metrics,
-    expected_calibration_error,
-    inference,
-    predict_logits,
-    probabilities,
-    represent,
-)
+from ssl_diffusion.inference.metrics import classification_metrics, expected_calibration_error
+from ssl_diffusion.inference.predict import inference, predict_logits, probabilities, represent
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.unet import UNetConfig
 from ssl_diffusion.progress import ProgressUpdate

@@ -10,8 +10,8 @@ from commands import CPU, ok, refused
 from PIL import Image
 
 from ssl_diffusion.data.published.datasets import load_dataset
+from ssl_diffusion.inference.run import load_run
 from ssl_diffusion.outputs import MANIFEST
-from ssl_diffusion.run import load_run
 
 FEW = ["--steps", "3", "--quiet", *CPU]
 

@@ -11,8 +11,8 @@ from ssl_diffusion import JointDiffusionClassifier
 from ssl_diffusion.data.labels import choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RecipeError
-from ssl_diffusion.evaluation import predict_logits, represent
 from ssl_diffusion.fitting import fit_model
+from ssl_diffusion.inference.predict import predict_logits, represent
 from ssl_diffusion.models.probe import PENALTIES, fit_probe
 from ssl_diffusion.recipe import Recipe
 

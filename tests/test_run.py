@@ -12,10 +12,11 @@ from ssl_diffusion.data.labels import LabeledSet, choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import CheckpointError, DataError, Interrupted, RunError
 from ssl_diffusion.fitting import FitOptions, fit_run, resume_run
+from ssl_diffusion.inference.run import load_run
 from ssl_diffusion.models.weights import load_tensors, save_tensors
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.recipe import Recipe, TrainingSettings
-from ssl_diffusion.run import RunFolder, default_run_name, load_metrics, load_run
+from ssl_diffusion.run import RunFolder, default_run_name, load_metrics
 
 
 class Crash(BaseException):

@@ -15,7 +15,7 @@ from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.models.joint import JointDiffusion
 
 if TYPE_CHECKING:
-    from ssl_diffusion.acquisition.frozen import Rows
+    from ssl_diffusion.inference.projection import Rows
 
 __all__ = ["Candidates"]
 
@@ -25,8 +25,8 @@ class Candidates:
     """N unlabeled samples and m labeled ones, as a model sees them.
 
     Attributes:
-        representation: of the candidates, float32 (N, F), or a projection of it (:mod:`ssl_diffusion.acquisition.scan`); may
-            be memory-mapped, or be computed when rows are asked for (:class:`ssl_diffusion.acquisition.frozen.Rows`).
+        representation: of the candidates, float32 (N, F), or a projection of it (:mod:`ssl_diffusion.inference.embed`); may
+            be memory-mapped, or be computed when rows are asked for (:class:`ssl_diffusion.inference.projection.Rows`).
         probabilities: class probabilities of the candidates, float32 (N, K); None if the model has no classes.
         labeled_representation: of the labeled samples, float32 (m, F).
         labeled_classes: their classes, int64 (m,).

@@ -16,14 +16,15 @@ from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.overview import Overview, overview
 from ssl_diffusion.acquisition.regime import strategy_for
 from ssl_diffusion.acquisition.registry import Choice, Strategy
-from ssl_diffusion.acquisition.scan import candidates_of, store_of
 from ssl_diffusion.acquisition.selection import best, in_proportion
-from ssl_diffusion.acquisition.store import digests
 from ssl_diffusion.acquisition.variants import get_variant
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, SSLDError
+from ssl_diffusion.inference.embed import candidates_of, store_of
+from ssl_diffusion.inference.embedding_store import digests
+from ssl_diffusion.inference.run import Run
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.run import Run, RunFolder
+from ssl_diffusion.run import RunFolder
 
 __all__ = ["QueryBatch", "choose", "described", "query"]
 
@@ -120,7 +121,7 @@ def query(
         dedupe: of images that are equal to the pixel, only one can be chosen, and none that is equal to a labeled one.
         random_state: seed of all chance.
         keep_scores: what the encoder says of the images is kept in the run folder, and read from there if it is
-            (:mod:`ssl_diffusion.acquisition.store`).
+            (:mod:`ssl_diffusion.inference.embedding_store`).
         map_by: "pca" or "umap" adds a map of the pool (:mod:`ssl_diffusion.acquisition.overview`).
         progress: called while the pool is read.
 

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_diffusion.acquisition.frozen import Frozen, write_representation
 from ssl_diffusion.annotation import views
 from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.evaluation import probabilities
+from ssl_diffusion.inference.embed import write_representation
+from ssl_diffusion.inference.embedded_pool import Frozen
+from ssl_diffusion.inference.predict import probabilities
+from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.probe import WITHOUT_VALIDATION, LinearProbe, set_head
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.run import Run, load_run
 from ssl_diffusion.storage import atomic_write_text
 
 __all__ = [

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError
 
 __all__ = ["LabeledSet", "choose_labeled", "hold_out_test", "label_name"]

@@ -1,6 +1,6 @@
 """What a trial refits: a probe on the frozen representation, the joint model, or scikit-learn's SelfTraining.
 
-All learners of a study share the pretrained denoiser (:class:`~ssl_diffusion.acquisition.frozen.Frozen`): its representation of
+All learners of a study share the pretrained denoiser (:class:`~ssl_diffusion.inference.embedded_pool.Frozen`): its representation of
 every image is computed once, and strategies that need no labels choose the starting set on it.
 """
 
@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
-from ssl_diffusion.acquisition.frozen import Frozen, write_representation
-from ssl_diffusion.acquisition.scan import candidates_of
 from ssl_diffusion.data.labels import LabeledSet
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.evaluation import predict_logits, probabilities
 from ssl_diffusion.fitting import FitOptions, fit_model
+from ssl_diffusion.inference.embed import candidates_of, write_representation
+from ssl_diffusion.inference.embedded_pool import Frozen
+from ssl_diffusion.inference.predict import predict_logits, probabilities
 from ssl_diffusion.machine import resolve_accelerator, resolve_precision
 from ssl_diffusion.models.probe import set_head
 from ssl_diffusion.recipe import Recipe

@@ -1,58 +1,25 @@
 """A pool through a model that does not change: its representation is computed once, and everything else is cheap.
 
-Strategies measure distances on a projection of it (:func:`ssl_diffusion.acquisition.scan.project`); classes come from a probe,
+Strategies measure distances on a projection of it (:func:`ssl_diffusion.inference.projection.project`); classes come from a probe,
 which is refitted to new labels in a fraction of a second.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
-from ssl_diffusion.acquisition.scan import project
-from ssl_diffusion.evaluation import inference
+from ssl_diffusion.inference.projection import _BLOCK, Rows
 from ssl_diffusion.models.joint import JointDiffusion
-from ssl_diffusion.models.pixels import to_floats
 from ssl_diffusion.models.probe import LinearProbe, fit_probe
-from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
-from ssl_diffusion.storage import IN_MEMORY, allocate, create_array
+from ssl_diffusion.storage import IN_MEMORY
 
-__all__ = ["Frozen", "Rows", "write_representation"]
+__all__ = ["Frozen"]
 
-_BLOCK = 2048
 _BATCH = 256
 _REFERENCE = 2000
-
-
-class Rows:
-    """Rows of a large array, projected when they are asked for; `np.asarray` makes all of them.
-
-    Args:
-        base: (N, F), may be memory-mapped.
-        at: which rows, (n,).
-    """
-
-    def __init__(self, base: NDArray[np.float32], at: NDArray[np.int64]) -> None:
-        self._base, self._at = base, at
-        self.shape = (len(at), project(np.asarray(base[:1])).shape[1])
-
-    def __len__(self) -> int:
-        return len(self._at)
-
-    def __getitem__(self, key: Any) -> NDArray[np.float32]:
-        at = self._at[key]
-        rows = project(np.asarray(self._base[np.atleast_1d(at)]))
-        return rows if np.ndim(at) else rows[0]
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.float32]:
-        values = allocate(self.shape, np.float32, IN_MEMORY)
-        for start in range(0, len(self), _BLOCK):
-            values[start : start + _BLOCK] = self[start : start + _BLOCK]
-        return values
 
 
 @dataclass(frozen=True)
@@ -141,17 +108,3 @@ class Frozen:
             model=model,
             precision=self.precision,
         )
-
-
-def write_representation(
-    model: JointDiffusion, images: NDArray[np.uint8], path: Path, precision: str, progress: ProgressCallback | None = None
-) -> None:
-    """Compute the representation of all images into a file for `np.load`."""
-    out = create_array(path, (len(images), model.n_features), np.float32)
-    with inference(model, precision) as device:
-        for start in range(0, len(images), _BATCH):
-            part = model.representation(to_floats(images[start : start + _BATCH], device))
-            out[start : start + len(part)] = part.float().cpu().numpy()
-            if progress is not None:
-                progress(ProgressUpdate("reading the pool", start + len(part), len(images)))
-    out.flush()

@@ -6,23 +6,25 @@ projection to a few hundred dimensions keeps (Johnson and Lindenstrauss 1984): t
 """
 
 import hashlib
-from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
-from ssl_diffusion.acquisition.store import Scores, ScoreStore, digests
-from ssl_diffusion.evaluation import inference
+from ssl_diffusion.inference.embedding_store import Scores, ScoreStore, digests
+from ssl_diffusion.inference.predict import inference
+from ssl_diffusion.inference.projection import DIMENSIONS, _projection
+from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
-from ssl_diffusion.run import Run, RunFolder
+from ssl_diffusion.run import RunFolder
+from ssl_diffusion.storage import create_array
 
-__all__ = ["DIMENSIONS", "candidates_of", "project", "scan_images", "store_of"]
+__all__ = ["candidates_of", "scan_images", "store_of", "write_representation"]
 
-DIMENSIONS = 512
 _BATCH = 256
 _PART = 256 * _BATCH  # images; what a query that is killed may lose
 
@@ -120,15 +122,15 @@ def store_of(run: Run) -> ScoreStore:
     return ScoreStore(run.path / "scores", f"1 {model} {run.precision} {device} {DIMENSIONS}")
 
 
-def project(z: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Representations as strategies measure them, (n, F) to (n, 512), or as they are if they are no longer than that."""
-    projection = _projection(z.shape[1])
-    return z if projection is None else z @ projection
-
-
-@lru_cache(maxsize=2)
-def _projection(n_features: int) -> NDArray[np.float32] | None:
-    if n_features <= DIMENSIONS:
-        return None
-    drawn = np.random.default_rng(n_features).standard_normal((n_features, DIMENSIONS), dtype=np.float32)
-    return drawn / np.float32(np.sqrt(DIMENSIONS))
+def write_representation(
+    model: JointDiffusion, images: NDArray[np.uint8], path: Path, precision: str, progress: ProgressCallback | None = None
+) -> None:
+    """Compute the representation of all images into a file for `np.load`."""
+    out = create_array(path, (len(images), model.n_features), np.float32)
+    with inference(model, precision) as device:
+        for start in range(0, len(images), _BATCH):
+            part = model.representation(to_floats(images[start : start + _BATCH], device))
+            out[start : start + len(part)] = part.float().cpu().numpy()
+            if progress is not None:
+                progress(ProgressUpdate("reading the pool", start + len(part), len(images)))
+    out.flush()
