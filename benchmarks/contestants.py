@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from ssl_diffusion import training
-from ssl_diffusion.augment import policy
-from ssl_diffusion.job import BatchSampler, Job, TrainingData
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.unet import UNetConfig
-from ssl_diffusion.objective import Batch, Objective
 from ssl_diffusion.progress import ProgressUpdate
-from ssl_diffusion.recipe import ComputeSettings, TrainingSettings
-from ssl_diffusion.training import make_optimizer
+from ssl_diffusion.training import loop
+from ssl_diffusion.training.augment import policy
+from ssl_diffusion.training.batches import BatchSampler, Job, TrainingData
+from ssl_diffusion.training.objective import Batch, Objective
+from ssl_diffusion.training.optimizer import make_optimizer
+from ssl_diffusion.training.settings import ComputeSettings, TrainingSettings
 
 _LEARNING_RATE = 1e-4
 
@@ -327,7 +327,7 @@ class Interleaver:
 def compare(setting: Setting, other: Callable[[], None], precision: str, warmup: int, steps: int, rounds: int) -> Interleaver:
     """Time the library's own training loop against another contestant's steps."""
     timer = Interleaver(other, warmup, steps)
-    result = training.train(setting.job(warmup + rounds * steps, precision), timer)
+    result = loop.train(setting.job(warmup + rounds * steps, precision), timer)
     if result.non_finite_steps or len(timer.ours) != rounds:
         raise RuntimeError(f"{result.non_finite_steps} steps were left out, {len(timer.ours)} rounds of {rounds} timed")
     return timer

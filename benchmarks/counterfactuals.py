@@ -31,9 +31,9 @@ from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.extractor import labels_only_extractor
-from ssl_diffusion.fitting import fit_run
 from ssl_diffusion.inference.run import Run, load_run
-from ssl_diffusion.recipe import load_recipe
+from ssl_diffusion.training.fit import fit_run
+from ssl_diffusion.training.recipe import load_recipe
 
 CSV = RESULTS / "counterfactuals.csv"
 N = 200
@@ -111,7 +111,7 @@ def picture(result: CounterfactualResult, path: Path) -> None:
     """The first pairs: images above their counterfactuals above the differences."""
     from matplotlib.figure import Figure
 
-    from ssl_diffusion.plots import show_image
+    from ssl_diffusion.training.figures import show_image
 
     assert result.counterfactual is not None
     n = min(14, len(result))

@@ -189,11 +189,11 @@ def fit_baseline(
 @lru_cache(maxsize=4)
 def _inputs(dataset: str, reads: str, recipe: str, cache: Path, data: tuple[str, ...]) -> tuple[Any, Any, float]:
     """The pool, what a method reads of all its images, and the seconds of pretraining behind that."""
-    from ssl_diffusion.cache import DenoiserCache
     from ssl_diffusion.data.loading import load_pool
-    from ssl_diffusion.fitting import FitOptions, fit_model
     from ssl_diffusion.inference.predict import represent
-    from ssl_diffusion.recipe import load_recipe
+    from ssl_diffusion.training.denoiser_cache import DenoiserCache
+    from ssl_diffusion.training.fit import FitOptions, fit_model
+    from ssl_diffusion.training.recipe import load_recipe
 
     settings = load_recipe(recipe).with_setting("training.objective", "denoise-only")
     if data:

@@ -68,9 +68,9 @@ def _fresh_runs(scratch: Path) -> dict[str, "Run"]:
     from ssl_diffusion.models.build import build_model
     from ssl_diffusion.models.joint import JointConfig
     from ssl_diffusion.models.unet import UNetConfig
-    from ssl_diffusion.phases import joint_config
-    from ssl_diffusion.recipe import load_recipe
-    from ssl_diffusion.run import RunFolder, model_metadata
+    from ssl_diffusion.training.phases import joint_config
+    from ssl_diffusion.training.recipe import load_recipe
+    from ssl_diffusion.training.run_folder import RunFolder, model_metadata
 
     images = np.random.default_rng(0).integers(0, 256, (10, 1, 28, 28), dtype=np.uint8)
     classes = tuple(f"class {k}" for k in range(10))

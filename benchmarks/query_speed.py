@@ -41,7 +41,7 @@ def load(path: Path, precision: str) -> Any:
 
     from ssl_diffusion.data.loading import load_pool
     from ssl_diffusion.inference.run import load_run
-    from ssl_diffusion.run import RunFolder
+    from ssl_diffusion.training.run_folder import RunFolder
 
     torch.set_num_threads(1)
     run, folder = load_run(path, "cpu", precision), RunFolder(path)

@@ -19,16 +19,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.data.labels import choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
-from ssl_diffusion.fitting import FitOptions, fit_model
 from ssl_diffusion.inference.predict import represent
 from ssl_diffusion.machine import resolve_precision
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
-from ssl_diffusion.recipe import load_recipe
 from ssl_diffusion.storage import default_cache_dir
+from ssl_diffusion.training.denoiser_cache import DenoiserCache
+from ssl_diffusion.training.fit import FitOptions, fit_model
+from ssl_diffusion.training.recipe import load_recipe
 
 VARIANTS: list[dict[str, Any]] = [
     *({"read_sigma": sigma, "pool_maps": "levels", "pool_grids": (4,)} for sigma in (0.0, 0.1, 0.3, 0.6, 1.0)),

@@ -28,13 +28,13 @@ import torch
 from common import RESULTS, append_row, find_row, markdown_table, provenance
 from label_efficiency import OURS
 
-from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.data.labels import LabeledSet, choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
-from ssl_diffusion.fitting import FitOptions, fit_model
 from ssl_diffusion.inference.predict import predict_logits
-from ssl_diffusion.recipe import load_recipe
+from ssl_diffusion.training.denoiser_cache import DenoiserCache
+from ssl_diffusion.training.fit import FitOptions, fit_model
+from ssl_diffusion.training.recipe import load_recipe
 
 CSV = RESULTS / "robustness.csv"
 CASES = ("clean", "noise", "held-out", "without", "unbalanced")

@@ -4,7 +4,7 @@
 
 Both contestants train networks of equal width, depth and attention on equal batches, in turn within one process: a few
 steps of one, a few of the other, for several rounds. Images per second are pool images (those of the denoising loss);
-the same number of labeled images per step comes on top in both. The library's figure is `ssl_diffusion.training.train`
+the same number of labeled images per step comes on top in both. The library's figure is `ssl_diffusion.training.loop.train`
 itself: drawing, augmentation, forward, backward, clipping, optimiser, moving average. See :mod:`contestants`.
 """
 

@@ -42,7 +42,7 @@ def evaluate(
         bind_threads(threads)
         from ssl_diffusion.errors import SSLDError
         from ssl_diffusion.inference.run import load_run
-        from ssl_diffusion.report import evaluate_run
+        from ssl_diffusion.training.evaluate import evaluate_run
 
         model = load_run(run, accelerator, precision)
         if generation:
@@ -82,8 +82,8 @@ def _generation(
     from ssl_diffusion.generation_report import evaluate_generation, write_generation
     from ssl_diffusion.inference.run import load_run
     from ssl_diffusion.outputs import check_output_folder
-    from ssl_diffusion.run import run_inputs
-    from ssl_diffusion.run_pool import load_run_pool
+    from ssl_diffusion.training.run_folder import run_inputs
+    from ssl_diffusion.training.run_pool import load_run_pool
 
     if extractor is not None and inception is not None:
         raise SSLDError("--extractor and --inception are two kinds of features: choose one of them")

@@ -39,7 +39,7 @@ def explain(
         from ssl_diffusion.errors import SSLDError
         from ssl_diffusion.gallery import write_explanations
         from ssl_diffusion.inference.run import load_run
-        from ssl_diffusion.run_pool import load_run_pool
+        from ssl_diffusion.training.run_pool import load_run_pool
 
         model = load_run(run, accelerator, precision)
         chosen = list(id_ or []) + (read_table(ids).column("id") if ids is not None else [])

@@ -7,7 +7,7 @@ import typer
 from ssl_diffusion.cli.output import JsonOption, Output, QuietOption
 
 if TYPE_CHECKING:
-    from ssl_diffusion.recipe import Recipe
+    from ssl_diffusion.training.recipe import Recipe
 
 __all__ = ["fit"]
 
@@ -182,12 +182,12 @@ def fit(
 def _fit(options: dict[str, Any], output: Output) -> Path:
     import torch
 
-    from ssl_diffusion.cache import DenoiserCache
     from ssl_diffusion.errors import RecipeError
-    from ssl_diffusion.fitting import FitOptions, fit_run, resume_run
-    from ssl_diffusion.planning import parse_duration
-    from ssl_diffusion.run import RunFolder
     from ssl_diffusion.storage import default_cache_dir
+    from ssl_diffusion.training.denoiser_cache import DenoiserCache
+    from ssl_diffusion.training.fit import FitOptions, fit_run, resume_run
+    from ssl_diffusion.training.planning import parse_duration
+    from ssl_diffusion.training.run_folder import RunFolder
 
     if options["threads"]:
         torch.set_num_threads(options["threads"])
@@ -218,7 +218,7 @@ def _fit(options: dict[str, Any], output: Output) -> Path:
 def _base_recipe(options: dict[str, Any]) -> "Recipe":
     """The recipe that was named, else the one of the data set, else the one for images of one's own."""
     from ssl_diffusion.errors import RecipeError
-    from ssl_diffusion.recipe import load_recipe, recipe_for
+    from ssl_diffusion.training.recipe import load_recipe, recipe_for
 
     if options["dataset"] and options["data"]:
         raise RecipeError("give either --dataset or --data, not both")
@@ -249,7 +249,7 @@ def _with_settings(recipe: "Recipe", options: dict[str, Any]) -> "Recipe":
 
 
 def _print_result(path: Path, output: Output, *, cached: bool) -> None:
-    from ssl_diffusion.run import load_metrics
+    from ssl_diffusion.training.run_folder import load_metrics
 
     m = load_metrics(path)
     lines = [f"run folder      {path}"]

@@ -16,7 +16,7 @@ def recipes(
     """List the recipes, or print one."""
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.recipe import load_recipe, recipe_names
+        from ssl_diffusion.training.recipe import load_recipe, recipe_names
 
         if name is not None:
             recipe = load_recipe(name)

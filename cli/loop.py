@@ -53,7 +53,7 @@ def init(
         from dataclasses import replace
 
         from ssl_diffusion.annotation.job import JobSettings, create_job
-        from ssl_diffusion.recipe import load_recipe
+        from ssl_diffusion.training.recipe import load_recipe
 
         base = load_recipe(recipe)
         described = replace(
@@ -259,8 +259,8 @@ def move(
 
 def _fit(job: "Job", output: Output, *, pretrain: bool, cache_dir: Path | None = None) -> None:
     from ssl_diffusion.annotation.refits import fit_job
-    from ssl_diffusion.cache import DenoiserCache
-    from ssl_diffusion.fitting import FitOptions
+    from ssl_diffusion.training.denoiser_cache import DenoiserCache
+    from ssl_diffusion.training.fit import FitOptions
 
     cache = DenoiserCache(cache_dir) if cache_dir is not None else None
     fit_job(job, pretrain=pretrain, options=FitOptions(cache=cache, progress=output.bars))

@@ -48,8 +48,8 @@ def query(
         from ssl_diffusion.data.tables import read_table
         from ssl_diffusion.inference.run import load_run
         from ssl_diffusion.outputs import check_output_file, output_file
-        from ssl_diffusion.run import RunFolder, run_inputs
-        from ssl_diffusion.run_pool import load_run_pool
+        from ssl_diffusion.training.run_folder import RunFolder, run_inputs
+        from ssl_diffusion.training.run_pool import load_run_pool
 
         model = load_run(run, accelerator, precision)
         folder, inputs = RunFolder(run), run_inputs(model)

@@ -60,10 +60,10 @@ def study(
     """Measure how many labels an acquisition strategy saves: learning curves of paired trials."""
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.fitting import FitOptions
         from ssl_diffusion.studies import run_study
         from ssl_diffusion.studies.report import write_report
         from ssl_diffusion.studies.summary import sentences, summary
+        from ssl_diffusion.training.fit import FitOptions
 
         only_report, place = _place(words or [], out)
         if only_report:
@@ -122,8 +122,8 @@ def _place(words: list[Path], out: Path | None) -> tuple[bool, Path]:
 def _settings(dataset: str | None, recipe: str | None, given: dict[str, Any], overrides: list[str]) -> "StudySettings":
     from dataclasses import replace
 
-    from ssl_diffusion.recipe import load_recipe, recipe_for
     from ssl_diffusion.studies.settings import StudySettings, load_study
+    from ssl_diffusion.training.recipe import load_recipe, recipe_for
 
     if recipe is not None and recipe.endswith(".toml"):
         base = load_study(Path(recipe))
@@ -134,7 +134,7 @@ def _settings(dataset: str | None, recipe: str | None, given: dict[str, Any], ov
 
 
 def _cache(cache_dir: Path | None) -> Any:
-    from ssl_diffusion.cache import DenoiserCache
+    from ssl_diffusion.training.denoiser_cache import DenoiserCache
 
     return DenoiserCache(cache_dir) if cache_dir is not None else None
 

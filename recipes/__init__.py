@@ -1,1 +1,1 @@
-"""Recipes that come with the package; see ssl_diffusion.recipe."""
+"""Recipes that come with the package; see ssl_diffusion.training.recipe."""

@@ -4,7 +4,7 @@
     clf.predict(images)
 
 Inside it is the same as `ssld fit`: the arrays become a :class:`~ssl_diffusion.data.pool.Pool` in memory and
-:func:`~ssl_diffusion.fitting.fit_model` does the rest. No file is written unless `cache_dir` is given.
+:func:`~ssl_diffusion.training.fit.fit_model` does the rest. No file is written unless `cache_dir` is given.
 """
 
 import copy
@@ -25,19 +25,19 @@ from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeatures
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.data.arrays import encode_labels, find_image_shape, find_value_range, to_images
 from ssl_diffusion.data.labels import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import dataset_info
 from ssl_diffusion.errors import Interrupted
-from ssl_diffusion.fitting import FitOptions, fit_model
 from ssl_diffusion.inference.predict import predict_logits, probabilities, represent
 from ssl_diffusion.machine import resolve_accelerator
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate, log_to
-from ssl_diffusion.recipe import Recipe, load_recipe
+from ssl_diffusion.training.denoiser_cache import DenoiserCache
+from ssl_diffusion.training.fit import FitOptions, fit_model
+from ssl_diffusion.training.recipe import Recipe, load_recipe
 
 __all__ = ["JointDiffusionClassifier"]
 
@@ -76,12 +76,12 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
     **Values** are mapped to 8 bits, see `value_range`. NaN and infinity are refused.
 
     Args:
-        recipe: name of a packaged recipe, path of a TOML file, or a :class:`~ssl_diffusion.recipe.Recipe`. Its sections
+        recipe: name of a packaged recipe, path of a TOML file, or a :class:`~ssl_diffusion.training.recipe.Recipe`. Its sections
             `data` and `labels` are not used.
         objective: "joint" (denoise all images, classify the labeled ones), "probe" (logistic regression on the
             representation of the pretrained denoiser: seconds, once that is in the cache) or "labels-only" (the same
             classifier without the images that have no label, as a baseline).
-        consistency: "match" adds pseudo-labels on the images without label to "joint" (:mod:`ssl_diffusion.consistency`);
+        consistency: "match" adds pseudo-labels on the images without label to "joint" (:mod:`ssl_diffusion.training.consistency`);
             "none". None: the recipe's.
         max_steps: optimiser steps after pretraining, 0 or more. None: the recipe's.
         pretrain_steps: steps of the pretraining on all images, without labels; 0 leaves it out. None: the recipe's.
@@ -95,7 +95,7 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         value_range: (lo, hi), the values that become 0 and 255; values outside are clipped. "auto": (0, 255) for arrays of
             dtype uint8, which are then used as they are; else the least and the largest value in the X of `fit`, over all
             pixels. What was found in one fit is kept in `value_range_` and holds for every later array of any dtype.
-        augmentation: policy for the labeled images, a name in :data:`ssl_diffusion.augment.POLICIES` ("none", "digits",
+        augmentation: policy for the labeled images, a name in :data:`ssl_diffusion.training.augment.POLICIES` ("none", "digits",
             "fashion", "photo"; as strong as the recipe says). "auto": the recipe's, or that of the data set that the recipe
             is made for; else, of images nothing is known about, what can hardly change a label: shifts by up to 8 % of the
             side, without mirroring. Rows (`image_shape="row"`) are left as they are.

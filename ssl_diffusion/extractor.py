@@ -18,14 +18,14 @@ from torch import Tensor
 
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import CheckpointError, RunError
-from ssl_diffusion.fitting import FitOptions, fit_model
 from ssl_diffusion.inference.predict import by_batches, predict_logits
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.weights import load_tensors, save_tensors
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.run import RunFolder
 from ssl_diffusion.storage import default_cache_dir
+from ssl_diffusion.training.fit import FitOptions, fit_model
+from ssl_diffusion.training.run_folder import RunFolder
 
 __all__ = ["Extractor", "extractor_of_run", "inception_extractor", "labels_only_extractor"]
 

@@ -18,8 +18,8 @@ from ssl_diffusion.inference.run import Run
 from ssl_diffusion.outputs import check_output_folder, output_folder
 from ssl_diffusion.plots_generated import counterfactual_figure, distance_figure, grid_figure, strip_figure
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.run import run_inputs
 from ssl_diffusion.sampling import denoising_strip
+from ssl_diffusion.training.run_folder import run_inputs
 
 __all__ = ["class_index", "file_stems", "write_explanations", "write_samples"]
 

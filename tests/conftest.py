@@ -20,8 +20,8 @@ from typer.testing import Result
 
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
-from ssl_diffusion.fitting import fit_run
-from ssl_diffusion.recipe import Recipe, load_recipe
+from ssl_diffusion.training.fit import fit_run
+from ssl_diffusion.training.recipe import Recipe, load_recipe
 
 TINY = (
     "model.channels=8",
@@ -106,7 +106,7 @@ def small_pool() -> Pool:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blank pictures of a run, for tests about other things: drawing takes longer than a tiny training."""
     for name in ("confusion_figure", "history_figure", "reconstruction_figure"):
-        monkeypatch.setattr(f"ssl_diffusion.plots.{name}", lambda *_, **__: Figure(figsize=(1, 1)))
+        monkeypatch.setattr(f"ssl_diffusion.training.figures.{name}", lambda *_, **__: Figure(figsize=(1, 1)))
 
 
 @pytest.fixture(scope="session")

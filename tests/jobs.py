@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_diffusion.augment import Augmentation
-from ssl_diffusion.fitting import Fitted
-from ssl_diffusion.job import Job, TrainingData
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.unet import UNetConfig
-from ssl_diffusion.recipe import ComputeSettings, PhaseSettings, TrainingSettings
+from ssl_diffusion.training.augment import Augmentation
+from ssl_diffusion.training.batches import Job, TrainingData
+from ssl_diffusion.training.result import Fitted
+from ssl_diffusion.training.settings import ComputeSettings, PhaseSettings, TrainingSettings
 
 CPU = ComputeSettings(accelerator="cpu", precision="fp32")
 

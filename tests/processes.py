@@ -14,8 +14,8 @@ PRELOAD = [
     "sklearn.model_selection",
     "sklearn.datasets",
     "ssl_diffusion.cli.main",
-    "ssl_diffusion.cache",
-    "ssl_diffusion.report",
+    "ssl_diffusion.training.denoiser_cache",
+    "ssl_diffusion.training.evaluate",
 ]
 
 
@@ -35,8 +35,6 @@ def _ssld(arguments: list[str], log: Path) -> None:
     import torch
     from matplotlib.figure import Figure
     from ssl_diffusion.cli.main import app
-
-    from ssl_diffusion import plots
 
     def blank(*_: Any, **__: Any) -> Figure:
         return Figure(figsize=(1, 1))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ssl_diffusion.augment import POLICIES, Augmentation, augment, mirror, policy
+from ssl_diffusion.training.augment import POLICIES, Augmentation, augment, mirror, policy
 
 VIEWS = [(name, strength) for name, views in POLICIES.items() for strength in views]
 

@@ -14,7 +14,7 @@ from typer.testing import Result
 
 import ssl_diffusion
 from ssl_diffusion.data.published.catalog import DATASETS
-from ssl_diffusion.recipe import recipe_names
+from ssl_diffusion.training.recipe import recipe_names
 
 # ---- the whole flow
 

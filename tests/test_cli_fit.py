@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from commands import CPU, ok, refused
 
-from ssl_diffusion import planning
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.recipe import load_recipe, recipe_for
+from ssl_diffusion.training import planning
+from ssl_diffusion.training.recipe import load_recipe, recipe_for
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from ssl_diffusion.consistency import Match
 from ssl_diffusion.data.labels import choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import Interrupted, RecipeError
-from ssl_diffusion.fitting import FitOptions, fit_model, fit_run
 from ssl_diffusion.progress import ProgressUpdate
-from ssl_diffusion.recipe import Recipe
+from ssl_diffusion.training.consistency import Match
+from ssl_diffusion.training.fit import FitOptions, fit_model, fit_run
+from ssl_diffusion.training.recipe import Recipe
 
 
 def logits(*probabilities: list[float]) -> Tensor:

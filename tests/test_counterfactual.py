@@ -12,10 +12,10 @@ from ssl_diffusion.counterfactual_result import CounterfactualResult, make_pairs
 from ssl_diffusion.data.labels import choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RunError
-from ssl_diffusion.fitting import fit_model
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.pixels import to_bytes
-from ssl_diffusion.recipe import load_recipe
+from ssl_diffusion.training.fit import fit_model
+from ssl_diffusion.training.recipe import load_recipe
 
 SHAPE = (1, 4, 4)
 

@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import check_classifiers_classes, parametriz
 
 from ssl_diffusion import JointDiffusionClassifier, estimator
 from ssl_diffusion.errors import Interrupted
-from ssl_diffusion.recipe import load_recipe
+from ssl_diffusion.training.recipe import load_recipe
 
 NETWORK = {
     "model.channels": 8,

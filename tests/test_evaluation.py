@@ -15,7 +15,7 @@ from ssl_diffusion.inference.predict import inference, predict_logits, probabili
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.unet import UNetConfig
 from ssl_diffusion.progress import ProgressUpdate
-from ssl_diffusion.report import wilson_interval
+from ssl_diffusion.training.evaluate import wilson_interval
 
 
 @pytest.fixture

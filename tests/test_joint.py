@@ -16,8 +16,8 @@ from ssl_diffusion.data.published.catalog import DATASETS
 from ssl_diffusion.models.build import count_parameters
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.unet import UNetConfig
-from ssl_diffusion.phases import joint_config
-from ssl_diffusion.recipe import load_recipe, recipe_names
+from ssl_diffusion.training.phases import joint_config
+from ssl_diffusion.training.recipe import load_recipe, recipe_names
 
 SMALL = JointConfig(UNetConfig(channels=8, multipliers=(1, 2), blocks=1, groups=4), n_classes=3, image_shape=(1, 8, 8))
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.unet import UNetConfig
-from ssl_diffusion.objective import OBJECTIVES, Batch, Objective
+from ssl_diffusion.training.objective import OBJECTIVES, Batch, Objective
 
 CONFIG = JointConfig(UNetConfig(channels=8, multipliers=(1, 2), blocks=1, groups=4), n_classes=3, image_shape=(1, 7, 8))
 

@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssl_diffusion import planning
-from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.data.labels import choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RecipeError
-from ssl_diffusion.fitting import FitOptions, fit_model, fit_run
-from ssl_diffusion.job import Job
-from ssl_diffusion.phases import training_job
-from ssl_diffusion.planning import parse_duration, plan_for_time
-from ssl_diffusion.recipe import Recipe, load_recipe
-from ssl_diffusion.run import load_metrics
-from ssl_diffusion.training import TrainingResult
+from ssl_diffusion.training import planning
+from ssl_diffusion.training.batches import Job
+from ssl_diffusion.training.denoiser_cache import DenoiserCache
+from ssl_diffusion.training.fit import FitOptions, fit_model, fit_run
+from ssl_diffusion.training.phases import training_job
+from ssl_diffusion.training.planning import parse_duration, plan_for_time
+from ssl_diffusion.training.recipe import Recipe, load_recipe
+from ssl_diffusion.training.result import TrainingResult
+from ssl_diffusion.training.run_folder import load_metrics
 
 
 @pytest.mark.parametrize(

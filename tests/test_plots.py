@@ -12,7 +12,7 @@ from PIL import Image
 
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.unet import UNetConfig
-from ssl_diffusion.plots import calibration_figure, confusion_figure, history_figure, reconstruction_figure
+from ssl_diffusion.training.figures import calibration_figure, confusion_figure, history_figure, reconstruction_figure
 
 
 def write(figure: Figure, path: Path) -> None:

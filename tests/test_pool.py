@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ssl_diffusion.data.labels import LabeledSet, choose_labeled, hold_out_test
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError
-from ssl_diffusion.job import EndlessShuffle
+from ssl_diffusion.training.batches import EndlessShuffle
 
 
 def make(labels: list[int], n_classes: int = 3, n_test: int = 0) -> Pool:

@@ -11,10 +11,10 @@ from ssl_diffusion import JointDiffusionClassifier
 from ssl_diffusion.data.labels import choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RecipeError
-from ssl_diffusion.fitting import fit_model
 from ssl_diffusion.inference.predict import predict_logits, represent
 from ssl_diffusion.models.probe import PENALTIES, fit_probe
-from ssl_diffusion.recipe import Recipe
+from ssl_diffusion.training.fit import fit_model
+from ssl_diffusion.training.recipe import Recipe
 
 
 def blobs(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from ssl_diffusion.data.settings import DataSettings, LabelSettings
 from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.models.settings import ModelSettings
-from ssl_diffusion.recipe import PhaseSettings, Recipe, TrainingSettings, load_recipe, recipe_names
+from ssl_diffusion.training.recipe import Recipe, load_recipe, recipe_names
+from ssl_diffusion.training.settings import PhaseSettings, TrainingSettings
 
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 recipes = st.builds(

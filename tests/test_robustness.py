@@ -7,9 +7,9 @@ import pytest
 
 from ssl_diffusion.data.labels import LabeledSet, choose_labeled
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.fitting import fit_model
 from ssl_diffusion.inference.predict import predict_logits
-from ssl_diffusion.recipe import Recipe, load_recipe
+from ssl_diffusion.training.fit import fit_model
+from ssl_diffusion.training.recipe import Recipe, load_recipe
 
 pytestmark = pytest.mark.slow
 

@@ -11,12 +11,13 @@ import pytest
 from ssl_diffusion.data.labels import LabeledSet, choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import CheckpointError, DataError, Interrupted, RunError
-from ssl_diffusion.fitting import FitOptions, fit_run, resume_run
 from ssl_diffusion.inference.run import load_run
 from ssl_diffusion.models.weights import load_tensors, save_tensors
 from ssl_diffusion.progress import ProgressUpdate
-from ssl_diffusion.recipe import Recipe, TrainingSettings
-from ssl_diffusion.run import RunFolder, default_run_name, load_metrics
+from ssl_diffusion.training.fit import FitOptions, fit_run, resume_run
+from ssl_diffusion.training.recipe import Recipe
+from ssl_diffusion.training.run_folder import RunFolder, default_run_name, load_metrics
+from ssl_diffusion.training.settings import TrainingSettings
 
 
 class Crash(BaseException):
@@ -26,7 +27,7 @@ class Crash(BaseException):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_settings: tuple[str, ...]) -> Path:
     """A finished run on digits; not to be changed."""
-    from ssl_diffusion.recipe import load_recipe
+    from ssl_diffusion.training.recipe import load_recipe
 
     recipe = load_recipe("digits").with_overrides([*tiny_settings, "labels.budget=20", "labels.val_fraction=0.5"])
     return fit_run(recipe, tmp_path_factory.mktemp("run") / "finished")
@@ -116,7 +117,7 @@ def test_crash_while_replacing_a_run_can_be_repeated(
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"ssl_diffusion.run.{step}", die)
+        patch.setattr(f"ssl_diffusion.training.run_folder.{step}", die)
         with pytest.raises(Crash):
             create(folder, tiny_recipe, small_pool)
     folder.check_free(overwrite=True)  # it is still known as a run folder
@@ -206,10 +207,10 @@ def test_runs_that_cannot_be_loaded(copy: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_pictures")
 def test_test_split_is_read_only_after_training(tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupted run has looked at no test image: nothing can be chosen by it."""
-    from ssl_diffusion import fitting
+    from ssl_diffusion.training import fit
 
     looked: list[int] = []
-    original = fitting.predict_logits
+    original = fit.predict_logits
     monkeypatch.setattr(fitting, "predict_logits", lambda *a, **k: looked.append(len(a[1])) or original(*a, **k))
     recipe = tiny_recipe.with_overrides(["labels.budget=20", "labels.val_fraction=0.5"])
 

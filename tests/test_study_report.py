@@ -11,12 +11,12 @@ from commands import ssld
 
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RunError
-from ssl_diffusion.recipe import Recipe
 from ssl_diffusion.studies import StudyFolder, StudySettings
 from ssl_diffusion.studies.plots import curves_figure
 from ssl_diffusion.studies.report import write_report
 from ssl_diffusion.studies.summary import sentences, summary
 from ssl_diffusion.studies.trial import Trial, TrialResult, save_failure, trials_of
+from ssl_diffusion.training.recipe import Recipe
 
 ACCURACY = {"random": (0.5, 0.6, 0.7), "margin": (0.6, 0.7, 0.8), "entropy": (0.5, 0.6, 0.7)}
 BUDGETS = (10, 20, 40)

@@ -13,16 +13,16 @@ import processes
 import pytest
 from jobs import TINY_RUN, equal, make_job, same
 
-from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.data.labels import LabeledSet, choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import CheckpointError, Interrupted
-from ssl_diffusion.fitting import FitOptions, fit_model
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.weights import load_tensors
 from ssl_diffusion.progress import ProgressUpdate
-from ssl_diffusion.recipe import Recipe
-from ssl_diffusion.training import train
+from ssl_diffusion.training.denoiser_cache import DenoiserCache
+from ssl_diffusion.training.fit import FitOptions, fit_model
+from ssl_diffusion.training.loop import train
+from ssl_diffusion.training.recipe import Recipe
 
 
 @pytest.fixture(scope="module")

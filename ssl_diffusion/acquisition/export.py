@@ -18,7 +18,7 @@ from ssl_diffusion.gallery import file_stems
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output
-from ssl_diffusion.plots import show_image
+from ssl_diffusion.training.figures import show_image
 
 __all__ = ["FORMATS", "batch_figure", "check_place", "label_studio_tasks", "write_batch"]
 

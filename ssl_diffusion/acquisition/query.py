@@ -24,7 +24,7 @@ from ssl_diffusion.inference.embed import candidates_of, store_of
 from ssl_diffusion.inference.embedding_store import digests
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.run import RunFolder
+from ssl_diffusion.training.run_folder import RunFolder
 
 __all__ = ["QueryBatch", "choose", "described", "query"]
 

@@ -35,8 +35,8 @@ from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RecipeError, RunError
 from ssl_diffusion.outputs import refuse_inputs
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.recipe import Recipe, convert
 from ssl_diffusion.storage import atomic_write_text
+from ssl_diffusion.training.recipe import Recipe, convert
 
 __all__ = ["Job", "JobSettings", "create_job", "move_images", "open_job"]
 

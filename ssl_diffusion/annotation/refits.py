@@ -21,14 +21,14 @@ import pandas as pd
 from ssl_diffusion.annotation.job import Job, open_job
 from ssl_diffusion.annotation.models import folder_of, label_digest, publish, training_labels
 from ssl_diffusion.annotation.views import labels
-from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.errors import DataError, SSLDError
-from ssl_diffusion.fitting import FitOptions, fit_run, resume_run
 from ssl_diffusion.machine import bind_threads
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
-from ssl_diffusion.recipe import Recipe
-from ssl_diffusion.run import RunFolder
 from ssl_diffusion.storage import atomic_write_text, default_cache_dir
+from ssl_diffusion.training.denoiser_cache import DenoiserCache
+from ssl_diffusion.training.fit import FitOptions, fit_run, resume_run
+from ssl_diffusion.training.recipe import Recipe
+from ssl_diffusion.training.run_folder import RunFolder
 
 __all__ = ["Background", "fit_job"]
 
@@ -44,7 +44,7 @@ def fit_job(job: Job, *, pretrain: bool = False, options: FitOptions | None = No
     Args:
         job: the job.
         pretrain: only pretrain, without labels.
-        options: see :class:`~ssl_diffusion.fitting.FitOptions`; without a cache the user's is taken.
+        options: see :class:`~ssl_diffusion.training.fit.FitOptions`; without a cache the user's is taken.
 
     Raises:
         DataError: if there are labels of fewer than two classes.

@@ -32,7 +32,7 @@ class Pool:
         classes: K class names; labels index into them.
         is_test: bool, (n,); True for the test split, which is read once, at the end of a run.
         multilabel: True if an image may have several classes or none.
-        augmentation: name of the augmentation policy (:mod:`ssl_diffusion.augment`).
+        augmentation: name of the augmentation policy (:mod:`ssl_diffusion.training.augment`).
         notes: sentences about what was done while reading (resized, converted), shown to the user.
         skipped: (id, reason) of images left out because they cannot be read.
     """

@@ -20,8 +20,8 @@ from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
-from ssl_diffusion.run import RunFolder
 from ssl_diffusion.storage import create_array
+from ssl_diffusion.training.run_folder import RunFolder
 
 __all__ = ["candidates_of", "scan_images", "store_of", "write_representation"]
 

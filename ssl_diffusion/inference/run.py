@@ -18,8 +18,8 @@ from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.pixels import to_bytes
 from ssl_diffusion.models.weights import load_tensors, with_prefix
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.run import RunFolder
 from ssl_diffusion.sampling import sample
+from ssl_diffusion.training.run_folder import RunFolder
 
 __all__ = ["Run", "load_run"]
 

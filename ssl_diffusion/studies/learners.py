@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.data.labels import LabeledSet
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.fitting import FitOptions, fit_model
 from ssl_diffusion.inference.embed import candidates_of, write_representation
 from ssl_diffusion.inference.embedded_pool import Frozen
 from ssl_diffusion.inference.predict import predict_logits, probabilities
 from ssl_diffusion.machine import resolve_accelerator, resolve_precision
 from ssl_diffusion.models.probe import set_head
-from ssl_diffusion.recipe import Recipe
 from ssl_diffusion.studies.settings import StudySettings
+from ssl_diffusion.training.fit import FitOptions, fit_model
+from ssl_diffusion.training.recipe import Recipe
 
 __all__ = ["Learner", "Shared", "learner_of", "prepare"]
 

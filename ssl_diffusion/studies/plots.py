@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.plots import show_image
 from ssl_diffusion.studies import statistics
+from ssl_diffusion.training.figures import show_image
 
 __all__ = ["chosen_figure", "curves_figure", "strategy_colors"]
 

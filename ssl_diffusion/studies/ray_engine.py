@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ssl_diffusion.errors import RunError, SSLDError
-from ssl_diffusion.fitting import FitOptions
 from ssl_diffusion.studies.trial import Trial
+from ssl_diffusion.training.fit import FitOptions
 
 __all__ = ["ray_outcomes"]
 

@@ -17,10 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.data.loading import input_paths, load_pool
 from ssl_diffusion.errors import DataError, Interrupted, RunError
-from ssl_diffusion.fitting import FitOptions
 from ssl_diffusion.machine import package_versions, source_commit
 from ssl_diffusion.outputs import refuse_inputs
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
@@ -28,6 +26,8 @@ from ssl_diffusion.storage import atomic_write_text, default_cache_dir
 from ssl_diffusion.studies.learners import Shared, prepare
 from ssl_diffusion.studies.settings import StudySettings, load_study
 from ssl_diffusion.studies.trial import Trial, TrialResult, eligible_positions, run_trial, save_failure, trials_of
+from ssl_diffusion.training.denoiser_cache import DenoiserCache
+from ssl_diffusion.training.fit import FitOptions
 
 __all__ = ["ENGINES", "StudyFolder", "run_study"]
 

@@ -18,8 +18,8 @@ from typing import Any
 import tomli_w
 
 from ssl_diffusion.errors import RecipeError, SSLDError, nearest_names
-from ssl_diffusion.recipe import Recipe, convert, load_recipe
 from ssl_diffusion.studies.foreign import foreign_strategy, is_foreign
+from ssl_diffusion.training.recipe import Recipe, convert, load_recipe
 
 __all__ = ["REFITS", "StudySettings", "load_study"]
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from ssl_diffusion.errors import CheckpointError
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.weights import load_tensors, read_metadata, save_tensors
-from ssl_diffusion.recipe import PhaseSettings
-from ssl_diffusion.training import TrainingResult
+from ssl_diffusion.training.result import TrainingResult
+from ssl_diffusion.training.settings import PhaseSettings
 
 __all__ = ["CachedDenoiser", "DenoiserCache", "denoiser_key"]
 

@@ -12,17 +12,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from ssl_diffusion.cache import DenoiserCache
 from ssl_diffusion.data.labels import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.inference.predict import predict_logits
-from ssl_diffusion.job import Job
 from ssl_diffusion.machine import resolve_accelerator, resolve_precision
 from ssl_diffusion.models.build import build_model
-from ssl_diffusion.phases import PRETRAINING_ONLY, pretraining_job, training_job
-from ssl_diffusion.recipe import Recipe
-from ssl_diffusion.training import train
+from ssl_diffusion.training.batches import Job
+from ssl_diffusion.training.denoiser_cache import DenoiserCache
+from ssl_diffusion.training.loop import train
+from ssl_diffusion.training.phases import PRETRAINING_ONLY, pretraining_job, training_job
+from ssl_diffusion.training.recipe import Recipe
 
 __all__ = ["parse_duration", "plan_for_time"]
 

@@ -7,7 +7,7 @@ from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.run import RunFolder
+from ssl_diffusion.training.run_folder import RunFolder
 
 __all__ = ["load_run_pool"]
 

@@ -14,30 +14,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
-from ssl_diffusion.augment import policy
-from ssl_diffusion.cache import CachedDenoiser, DenoiserCache
 from ssl_diffusion.data.labels import LabeledSet, choose_labeled
 from ssl_diffusion.data.loading import input_paths, load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
-from ssl_diffusion.inference.metrics import classification_metrics
-from ssl_diffusion.inference.predict import predict_logits, represent
-from ssl_diffusion.job import Job
-from ssl_diffusion.machine import package_versions, resolve_accelerator, resolve_precision, source_commit
-from ssl_diffusion.models.build import build_model, count_parameters
-from ssl_diffusion.models.joint import JointConfig, JointDiffusion
+from ssl_diffusion.inference.predict import represent
+from ssl_diffusion.machine import resolve_accelerator, resolve_precision
+from ssl_diffusion.models.build import build_model
+from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.probe import LinearProbe, fit_probe
-from ssl_diffusion.phases import PRETRAINING_ONLY, pretraining_job, training_job
-from ssl_diffusion.planning import plan_for_time
 from ssl_diffusion.progress import ProgressCallback, log_to
-from ssl_diffusion.recipe import Recipe
-from ssl_diffusion.run import RunFolder, default_run_name, model_metadata
-from ssl_diffusion.training import TrainingResult, check_divisible, train
+from ssl_diffusion.training.augment import policy
+from ssl_diffusion.training.batches import Job
+from ssl_diffusion.training.denoiser_cache import CachedDenoiser, DenoiserCache
+from ssl_diffusion.training.evaluate import _report
+from ssl_diffusion.training.loop import check_divisible, train
+from ssl_diffusion.training.phases import PRETRAINING_ONLY, pretraining_job, training_job
+from ssl_diffusion.training.planning import plan_for_time
+from ssl_diffusion.training.recipe import Recipe
+from ssl_diffusion.training.result import Fitted, TrainingResult
+from ssl_diffusion.training.run_folder import RunFolder, default_run_name, model_metadata
 
-__all__ = ["FitOptions", "Fitted", "fit_model", "fit_run", "resume_run"]
+__all__ = ["FitOptions", "fit_model", "fit_run", "resume_run"]
 
 _log = logging.getLogger(__name__)
 _PROBE_REFERENCE = 2000
@@ -60,27 +60,6 @@ class FitOptions:
     checkpoint_every: float = 60.0
     max_memory: int | None = None
     progress: ProgressCallback | None = None
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A fitted model: its configuration, both sets of weights, and how it came about.
-
-    `raw` is empty for a denoise-only fit: the cache, from which it comes, keeps averaged weights only.
-    """
-
-    config: JointConfig
-    ema: dict[str, Tensor]
-    raw: dict[str, Tensor]
-    history: list[dict[str, Any]]
-    pretraining: dict[str, Any] | None
-    training: TrainingResult
-
-    def model(self) -> JointDiffusion:
-        """The joint model with its EMA weights, on the CPU, in evaluation mode."""
-        model = build_model(self.config, seed=0)
-        model.load_state_dict(self.ema)
-        return model.eval()
 
 
 def fit_model(
@@ -164,10 +143,10 @@ def fit_run(
 
     Args:
         recipe: settings; what is "auto" is resolved and written to the folder.
-        out: the run folder; None makes `runs/NAME` (:func:`ssl_diffusion.run.default_run_name`).
+        out: the run folder; None makes `runs/NAME` (:func:`ssl_diffusion.training.run_folder.default_run_name`).
         overwrite: replace a run that is there already.
         seconds: how long the fit may take; the steps of the recipe are then those that fit
-            (:func:`ssl_diffusion.planning.plan_for_time`). None takes the recipe's.
+            (:func:`ssl_diffusion.training.planning.plan_for_time`). None takes the recipe's.
         options: see :class:`FitOptions`.
 
     Raises:
@@ -255,68 +234,6 @@ def _complete(
             raise Interrupted(f"{error}; continue with: ssld fit --resume {folder.path}") from None
         folder.save_model(model_metadata(fitted.config, pool, recipe.training.objective), fitted.ema, fitted.raw)
         _report(folder, recipe, pool, labeled, fitted, options)
-
-
-def _report(
-    folder: RunFolder, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fitted: Fitted, options: FitOptions
-) -> None:
-    """Figures and pictures of a finished training; the test split is read here and nowhere else."""
-    from ssl_diffusion import plots
-    from ssl_diffusion.inference.run import load_run
-
-    run = load_run(folder.path, recipe.compute.accelerator, recipe.compute.precision)
-    history = folder.save_history(fitted.history)
-    metrics: dict[str, Any] = {f"test_{name}": None for name in ("accuracy", "nll", "ece")}
-    metrics["val_accuracy"] = None
-    test = pool.test[pool.has_label[pool.test]]
-    if labeled is not None and len(test):
-        logits = predict_logits(
-            run.model, pool.images[test], precision=run.precision, progress=options.progress, task="evaluation"
-        )
-        metrics |= {f"test_{name}": value for name, value in classification_metrics(logits, pool.labels[test]).items()}
-        if not pool.multilabel:
-            k = len(pool.classes)
-            confusion = confusion_matrix(pool.labels[test], logits.argmax(axis=1), labels=range(k))
-            plots.confusion_figure(confusion, pool.classes, metrics["test_accuracy"]).savefig(
-                folder.path / "confusion.png", dpi=130
-            )
-    if labeled is not None and labeled.val:
-        val = pool.positions(labeled.val)
-        scores = classification_metrics(predict_logits(run.model, pool.images[val], precision=run.precision), pool.labels[val])
-        metrics["val_accuracy"] = scores["accuracy"]
-    if not history.empty:
-        plots.history_figure(history).savefig(folder.path / "history.png", dpi=130)
-    if recipe.training.objective != "labels-only":
-        shown = pool.images[(pool.test if len(pool.test) >= 8 else pool.train)[:10]]
-        figure = plots.reconstruction_figure(run.model, shown, precision=run.precision)
-        figure.savefig(folder.path / "reconstructions.png", dpi=130)
-    training, pretraining = fitted.training, fitted.pretraining
-    images_seen, seconds = training.images_seen, training.seconds
-    if pretraining is not None and not pretraining["cached"]:
-        images_seen += pretraining["images_seen"]
-        seconds += pretraining["seconds"]
-    metrics |= {
-        "n_labeled": len(labeled) if labeled else 0,
-        "n_unlabeled": len(pool.train) - (len(labeled) if labeled else 0),
-        "n_test": len(test),
-        "dataset": pool.name,
-        "recipe": recipe.name,
-        "objective": recipe.training.objective,
-        "steps": training.steps,
-        "images_seen": images_seen,
-        "seconds": round(seconds, 1),
-        "images_per_second": round(images_seen / seconds, 1) if seconds else None,
-        "non_finite_steps": training.non_finite_steps,
-        "pretraining": pretraining,
-        "parameters": count_parameters(run.model),
-        "seed": recipe.training.seed,
-        "device": training.device,
-        "precision": training.precision,
-        "threads": torch.get_num_threads(),
-        "versions": package_versions(),
-        "commit": source_commit(),
-    }
-    folder.save_metrics(metrics)
 
 
 def _pretrain(job: Job, checkpoints: Path | None, options: FitOptions) -> tuple[CachedDenoiser, bool]:

@@ -8,7 +8,7 @@ The denoising term sees all images; the classification term sees labeled batches
 share one encoder pass: noised pool images and augmented labeled images are one batch until the decoder, which runs on
 the former only. Everything random is in the :class:`Batch`, so that the objective itself is a deterministic function.
 
-With a consistency term (:mod:`ssl_diffusion.consistency`), weighted like the classification loss, strong views of unlabeled
+With a consistency term (:mod:`ssl_diffusion.training.consistency`), weighted like the classification loss, strong views of unlabeled
 images join that pass. Their weak views need no gradient and go through the moving average of the weights, encoder only.
 """
 
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ssl_diffusion.consistency import Match
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.noise import target
+from ssl_diffusion.training.consistency import Match
 
 __all__ = ["OBJECTIVES", "Batch", "Objective"]
 

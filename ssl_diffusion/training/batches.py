@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_diffusion.augment import Augmentation, augment, mirror
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.noise import Parameterisation
-from ssl_diffusion.objective import Batch
-from ssl_diffusion.recipe import ComputeSettings, PhaseSettings, TrainingSettings
 from ssl_diffusion.seeding import derive_seed
+from ssl_diffusion.training.augment import Augmentation, augment, mirror
+from ssl_diffusion.training.objective import Batch
+from ssl_diffusion.training.settings import ComputeSettings, PhaseSettings, TrainingSettings
 
 __all__ = ["BatchSampler", "EndlessShuffle", "Job", "TrainingData"]
 
@@ -45,7 +45,7 @@ class Job:
 
     Args:
         name:             "pretraining" or "training"; part of the seed of every draw
-        objective:        see :data:`ssl_diffusion.objective.OBJECTIVES`
+        objective:        see :data:`ssl_diffusion.training.objective.OBJECTIVES`
         config:           model to build
         initial:          weights to start from; the head may be missing. None starts from fresh weights
         data, settings:   what to train on and how

@@ -32,8 +32,9 @@ from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.weights import prefixed, save_tensors
 from ssl_diffusion.outputs import refuse_inputs
-from ssl_diffusion.recipe import Recipe, TrainingSettings, load_recipe
 from ssl_diffusion.storage import atomic_write_text
+from ssl_diffusion.training.recipe import Recipe, load_recipe
+from ssl_diffusion.training.settings import TrainingSettings
 
 __all__ = ["RunFolder", "default_run_name", "load_metrics", "model_metadata", "run_inputs"]
 

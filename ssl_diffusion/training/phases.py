@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ssl_diffusion.augment import policy
-from ssl_diffusion.cache import denoiser_key
 from ssl_diffusion.data.labels import LabeledSet
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.job import Job, TrainingData
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.unet import UNetConfig
-from ssl_diffusion.recipe import Recipe
+from ssl_diffusion.training.augment import policy
+from ssl_diffusion.training.batches import Job, TrainingData
+from ssl_diffusion.training.denoiser_cache import denoiser_key
+from ssl_diffusion.training.recipe import Recipe
 
 __all__ = ["PRETRAINING_ONLY", "joint_config", "pretraining_job", "training_job"]
 

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,40 +28,26 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from ssl_diffusion.consistency import Match
-from ssl_diffusion.errors import CheckpointError, Interrupted, SSLDError
-from ssl_diffusion.job import BatchSampler, Job
+from ssl_diffusion.errors import Interrupted, SSLDError
 from ssl_diffusion.machine import resolve_accelerator, resolve_precision, usable_cores
 from ssl_diffusion.models.build import build_model
-from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.weights import load_tensors, prefixed, save_tensors, with_prefix
-from ssl_diffusion.objective import Objective
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
-from ssl_diffusion.recipe import PhaseSettings, TrainingSettings
 from ssl_diffusion.seeding import derive_seed
+from ssl_diffusion.training.batches import BatchSampler, Job
+from ssl_diffusion.training.checkpoint import _State
+from ssl_diffusion.training.consistency import Match
+from ssl_diffusion.training.objective import Objective
+from ssl_diffusion.training.optimizer import _encoder_scale, _schedule, make_optimizer
+from ssl_diffusion.training.result import TrainingResult
+from ssl_diffusion.training.settings import PhaseSettings, TrainingSettings
 
-__all__ = ["TrainingResult", "check_divisible", "make_optimizer", "train"]
+__all__ = ["check_divisible", "train"]
 
 _log = logging.getLogger(__name__)
 
 _MAX_CONSECUTIVE_NON_FINITE = 25
 _HISTORY_ROWS = 200
-
-
-@dataclass
-class TrainingResult:
-    """Final weights (`ema` is the one to use), the history as a list of rows, and what it cost."""
-
-    raw: dict[str, Tensor] = field(default_factory=dict)
-    ema: dict[str, Tensor] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    steps: int = 0
-    images_seen: int = 0
-    seconds: float = 0.0
-    non_finite_steps: int = 0
-    device: str = "cpu"
-    precision: str = "fp32"
-    interrupted: bool = False
 
 
 def train(job: Job, progress: ProgressCallback | None = None) -> TrainingResult:
@@ -217,59 +203,6 @@ def _run(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | 
     return result
 
 
-class _State:
-    """The loop's state as one checkpoint file."""
-
-    def __init__(self, model: JointDiffusion, ema: list[Tensor], optimizer: Any, match: Match | None, job: Job) -> None:
-        self.model, self.ema, self.optimizer, self.match, self.job = model, ema, optimizer, match, job
-
-    def save(self, result: TrainingResult) -> None:
-        assert self.job.checkpoint is not None
-        names = [name for name, _ in self.model.named_parameters()]
-        moments = {
-            f"{index}.{key}": value
-            for index, entry in self.optimizer.state_dict()["state"].items()
-            for key, value in entry.items()
-        }
-        tensors = {
-            **prefixed("raw", self.model.state_dict()),
-            **prefixed("ema", dict(zip(names, self.ema, strict=True))),
-            **prefixed("optimizer", moments),
-            **prefixed("consistency", self.match.state_dict() if self.match is not None else {}),
-        }
-        metadata = {
-            "job": self.job.name,
-            "identity": self.job.identity,
-            "steps": result.steps,
-            "images_seen": result.images_seen,
-            "seconds": result.seconds,
-            "non_finite_steps": result.non_finite_steps,
-            "history": result.history,
-        }
-        save_tensors(self.job.checkpoint, tensors, metadata)
-
-    def load(self, result: TrainingResult) -> None:
-        assert self.job.checkpoint is not None
-        tensors, metadata = load_tensors(self.job.checkpoint)
-        if metadata.get("job") != self.job.name or metadata.get("identity") != self.job.identity:
-            raise CheckpointError(
-                f"{self.job.checkpoint} was made with other settings, data or labels; use --overwrite to start again"
-            )
-        self.model.load_state_dict(with_prefix("raw", tensors))
-        averages = with_prefix("ema", tensors)
-        for (name, _), average in zip(self.model.named_parameters(), self.ema, strict=True):
-            average.copy_(averages[name])
-        if self.match is not None:
-            self.match.load_state_dict(with_prefix("consistency", tensors))
-        entries: dict[int, dict[str, Tensor]] = {}
-        for name, value in with_prefix("optimizer", tensors).items():
-            index, _, key = name.partition(".")
-            entries.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": entries})
-        for key in ("steps", "images_seen", "seconds", "non_finite_steps", "history"):
-            setattr(result, key, metadata[key])
-
-
 class _Meter:
     """Mean losses since the last row of the history, over all ranks."""
 
@@ -305,36 +238,6 @@ def make_consistency(job: Job) -> Match | None:
     k = job.config.n_classes
     shares = torch.bincount(job.data.labels, minlength=k) / len(job.data.labels) if s.consistency_alignment else None
     return Match(k, shares, s.consistency_threshold)
-
-
-def make_optimizer(
-    model: JointDiffusion, s: PhaseSettings, device: torch.device, encoder_scale: float = 1.0
-) -> torch.optim.Optimizer:
-    """AdamW; encoder and decoder at `encoder_scale` of the head's learning rate; weight decay on matrices only."""
-    groups = []
-    for part, parameters in model.parameter_groups().items():
-        scale = encoder_scale if part != "head" else 1.0
-        trained = [p for p in parameters if p.requires_grad]
-        groups.append({"params": [p for p in trained if p.ndim > 1], "weight_decay": s.weight_decay, "scale": scale})
-        groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "scale": scale})
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=s.learning_rate, fused=device.type in ("cpu", "cuda"))
-
-
-def _encoder_scale(job: Job) -> float:
-    """Learning rate of encoder and decoder relative to the head's: lower for pretrained ones, the more so with few labels."""
-    s = job.settings
-    if job.initial is None or not isinstance(s, TrainingSettings):
-        return 1.0
-    return s.encoder_lr * min(1.0, len(job.data.labeled) / max(1, s.encoder_lr_labels))
-
-
-def _schedule(step: int, s: PhaseSettings) -> float:
-    """Learning rate of a step: linear warm-up, then half a cosine to zero at the last step."""
-    warmup = max(1, round(s.warmup * s.steps))
-    if step < warmup:
-        return s.learning_rate * (step + 1) / warmup
-    return s.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, s.steps - warmup)))
 
 
 def _any_rank(flag: bool, fabric: Fabric) -> bool:

@@ -2,24 +2,32 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from ssl_diffusion.data.labels import LabeledSet
 from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.inference.metrics import classification_metrics
-from ssl_diffusion.inference.predict import probabilities
+from ssl_diffusion.inference.predict import predict_logits, probabilities
 from ssl_diffusion.inference.run import Run
+from ssl_diffusion.machine import package_versions, source_commit
+from ssl_diffusion.models.build import count_parameters
 from ssl_diffusion.outputs import check_output_folder, output_folder
-from ssl_diffusion.plots import calibration_figure, confusion_figure
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.run import RunFolder, run_inputs
-from ssl_diffusion.run_pool import load_run_pool
+from ssl_diffusion.training.figures import calibration_figure, confusion_figure
+from ssl_diffusion.training.fit import FitOptions
+from ssl_diffusion.training.recipe import Recipe
+from ssl_diffusion.training.result import Fitted
+from ssl_diffusion.training.run_folder import RunFolder, run_inputs
+from ssl_diffusion.training.run_pool import load_run_pool
 
 __all__ = ["Report", "evaluate_run", "wilson_interval"]
 
@@ -133,3 +141,65 @@ def _to_classes(pool: Pool, classes: tuple[str, ...], data: Path | str) -> NDArr
         return columns
     index = np.array([classes.index(name) for name in pool.classes], dtype=np.int64)
     return np.where(pool.labels >= 0, index[pool.labels], -1)
+
+
+def _report(
+    folder: RunFolder, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fitted: Fitted, options: FitOptions
+) -> None:
+    """Figures and pictures of a finished training; the test split is read here and nowhere else."""
+    from ssl_diffusion.inference.run import load_run
+    from ssl_diffusion.training import figures
+
+    run = load_run(folder.path, recipe.compute.accelerator, recipe.compute.precision)
+    history = folder.save_history(fitted.history)
+    metrics: dict[str, Any] = {f"test_{name}": None for name in ("accuracy", "nll", "ece")}
+    metrics["val_accuracy"] = None
+    test = pool.test[pool.has_label[pool.test]]
+    if labeled is not None and len(test):
+        logits = predict_logits(
+            run.model, pool.images[test], precision=run.precision, progress=options.progress, task="evaluation"
+        )
+        metrics |= {f"test_{name}": value for name, value in classification_metrics(logits, pool.labels[test]).items()}
+        if not pool.multilabel:
+            k = len(pool.classes)
+            confusion = confusion_matrix(pool.labels[test], logits.argmax(axis=1), labels=range(k))
+            figures.confusion_figure(confusion, pool.classes, metrics["test_accuracy"]).savefig(
+                folder.path / "confusion.png", dpi=130
+            )
+    if labeled is not None and labeled.val:
+        val = pool.positions(labeled.val)
+        scores = classification_metrics(predict_logits(run.model, pool.images[val], precision=run.precision), pool.labels[val])
+        metrics["val_accuracy"] = scores["accuracy"]
+    if not history.empty:
+        figures.history_figure(history).savefig(folder.path / "history.png", dpi=130)
+    if recipe.training.objective != "labels-only":
+        shown = pool.images[(pool.test if len(pool.test) >= 8 else pool.train)[:10]]
+        figure = figures.reconstruction_figure(run.model, shown, precision=run.precision)
+        figure.savefig(folder.path / "reconstructions.png", dpi=130)
+    training, pretraining = fitted.training, fitted.pretraining
+    images_seen, seconds = training.images_seen, training.seconds
+    if pretraining is not None and not pretraining["cached"]:
+        images_seen += pretraining["images_seen"]
+        seconds += pretraining["seconds"]
+    metrics |= {
+        "n_labeled": len(labeled) if labeled else 0,
+        "n_unlabeled": len(pool.train) - (len(labeled) if labeled else 0),
+        "n_test": len(test),
+        "dataset": pool.name,
+        "recipe": recipe.name,
+        "objective": recipe.training.objective,
+        "steps": training.steps,
+        "images_seen": images_seen,
+        "seconds": round(seconds, 1),
+        "images_per_second": round(images_seen / seconds, 1) if seconds else None,
+        "non_finite_steps": training.non_finite_steps,
+        "pretraining": pretraining,
+        "parameters": count_parameters(run.model),
+        "seed": recipe.training.seed,
+        "device": training.device,
+        "precision": training.precision,
+        "threads": torch.get_num_threads(),
+        "versions": package_versions(),
+        "commit": source_commit(),
+    }
+    folder.save_metrics(metrics)

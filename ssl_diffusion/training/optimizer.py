@@ -1,0 +1,41 @@
+"""Optimiser and learning rates."""
+
+import math
+
+import torch
+
+from ssl_diffusion.models.joint import JointDiffusion
+from ssl_diffusion.training.batches import Job
+from ssl_diffusion.training.settings import PhaseSettings, TrainingSettings
+
+__all__ = ["make_optimizer"]
+
+
+def make_optimizer(
+    model: JointDiffusion, s: PhaseSettings, device: torch.device, encoder_scale: float = 1.0
+) -> torch.optim.Optimizer:
+    """AdamW; encoder and decoder at `encoder_scale` of the head's learning rate; weight decay on matrices only."""
+    groups = []
+    for part, parameters in model.parameter_groups().items():
+        scale = encoder_scale if part != "head" else 1.0
+        trained = [p for p in parameters if p.requires_grad]
+        groups.append({"params": [p for p in trained if p.ndim > 1], "weight_decay": s.weight_decay, "scale": scale})
+        groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "scale": scale})
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=s.learning_rate, fused=device.type in ("cpu", "cuda"))
+
+
+def _encoder_scale(job: Job) -> float:
+    """Learning rate of encoder and decoder relative to the head's: lower for pretrained ones, the more so with few labels."""
+    s = job.settings
+    if job.initial is None or not isinstance(s, TrainingSettings):
+        return 1.0
+    return s.encoder_lr * min(1.0, len(job.data.labeled) / max(1, s.encoder_lr_labels))
+
+
+def _schedule(step: int, s: PhaseSettings) -> float:
+    """Learning rate of a step: linear warm-up, then half a cosine to zero at the last step."""
+    warmup = max(1, round(s.warmup * s.steps))
+    if step < warmup:
+        return s.learning_rate * (step + 1) / warmup
+    return s.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, s.steps - warmup)))
