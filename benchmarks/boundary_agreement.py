@@ -16,9 +16,9 @@ import torch
 from common import RESULTS, append_row, find_row, markdown_table, provenance
 from scipy.stats import spearmanr
 
-from ssl_diffusion.boundary import deepfool_distance, linear_distance
-from ssl_diffusion.counterfactual import explain
 from ssl_diffusion.data.published.datasets import load_dataset
+from ssl_diffusion.generation.boundary_distance import deepfool_distance, linear_distance
+from ssl_diffusion.generation.counterfactual.search import explain
 from ssl_diffusion.inference.run import load_run
 
 CSV = RESULTS / "boundary_agreement.csv"

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ssl_diffusion.counterfactual_result import CounterfactualResult, Pairs, make_pairs
+from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, Pairs, make_pairs
+from ssl_diffusion.generation.sampling import DDPMAncestral, Noise, sampling_mode
 from ssl_diffusion.inference.predict import predict_logits, represent
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import to_bytes, to_floats
-from ssl_diffusion.sampling import DDPMAncestral, Noise, sampling_mode
 
 __all__ = ["dime", "pixel_descent"]
 

@@ -6,7 +6,7 @@
 
 For each data set a joint model is fitted (or taken from --run), and the first 200 test images that it classifies correctly get
 a counterfactual of their runner-up class by each method, in batches of 100 on one thread. Measures:
-`ssl_diffusion.counterfactual_metrics`; neighbours are among 5,000 training images. Features for these and for split-FD are
+`ssl_diffusion.generation.counterfactual.metrics`; neighbours are among 5,000 training images. Features for these and for split-FD are
 those of the labels-only classifier, which also is the judge: the share of counterfactuals that it takes for the target. At the
 boundary, where all searches end unless a probability is asked for, half is as much as can be had. All is in fp32 but for the
 rows that say bf16, which is what `ssld explain` takes where the processor has it.
@@ -24,13 +24,13 @@ import torch
 from common import RESULTS, append_row, find_row, markdown_table, provenance
 from counterfactual_rivals import dime, pixel_descent
 
-from ssl_diffusion.boundary import deepfool_distance
-from ssl_diffusion.counterfactual import explain
-from ssl_diffusion.counterfactual_metrics import counterfactual_metrics
-from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
-from ssl_diffusion.extractor import labels_only_extractor
+from ssl_diffusion.generation.boundary_distance import deepfool_distance
+from ssl_diffusion.generation.counterfactual.metrics import counterfactual_metrics
+from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
+from ssl_diffusion.generation.counterfactual.search import explain
+from ssl_diffusion.generation.extractors import labels_only_extractor
 from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.training.fit import fit_run
 from ssl_diffusion.training.recipe import load_recipe

@@ -20,12 +20,12 @@ import torch
 from common import RESULTS, append_row, find_row, markdown_table, provenance
 
 from ssl_diffusion.data.published.datasets import load_dataset
-from ssl_diffusion.extractor import Extractor, labels_only_extractor
-from ssl_diffusion.generation import compare_features
-from ssl_diffusion.generation_report import real_features
-from ssl_diffusion.guidance import Guidance
+from ssl_diffusion.generation.extractors import Extractor, labels_only_extractor
+from ssl_diffusion.generation.guidance import Guidance
+from ssl_diffusion.generation.quality import compare_features
+from ssl_diffusion.generation.quality_report import real_features
+from ssl_diffusion.generation.sampling import SAMPLERS
 from ssl_diffusion.inference.run import Run, load_run
-from ssl_diffusion.sampling import SAMPLERS
 from ssl_diffusion.training.fit import fit_run
 from ssl_diffusion.training.recipe import load_recipe
 

@@ -78,8 +78,8 @@ def _generation(
 ) -> None:
     """The report on the samples of a run."""
     from ssl_diffusion.errors import SSLDError
-    from ssl_diffusion.extractor import extractor_of_run, inception_extractor, labels_only_extractor
-    from ssl_diffusion.generation_report import evaluate_generation, write_generation
+    from ssl_diffusion.generation.extractors import extractor_of_run, inception_extractor, labels_only_extractor
+    from ssl_diffusion.generation.quality_report import evaluate_generation, write_generation
     from ssl_diffusion.inference.run import load_run
     from ssl_diffusion.outputs import check_output_folder
     from ssl_diffusion.training.run_folder import run_inputs

@@ -37,7 +37,7 @@ def explain(
         bind_threads(threads)
         from ssl_diffusion.data.tables import read_table
         from ssl_diffusion.errors import SSLDError
-        from ssl_diffusion.gallery import write_explanations
+        from ssl_diffusion.generation.gallery import write_explanations
         from ssl_diffusion.inference.run import load_run
         from ssl_diffusion.training.run_pool import load_run_pool
 

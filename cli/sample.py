@@ -41,8 +41,8 @@ def sample(
         import numpy as np
 
         from ssl_diffusion.errors import SSLDError
-        from ssl_diffusion.gallery import class_index, write_samples
-        from ssl_diffusion.guidance import Guidance
+        from ssl_diffusion.generation.gallery import class_index, write_samples
+        from ssl_diffusion.generation.guidance import Guidance
         from ssl_diffusion.inference.run import load_run
 
         model = load_run(run, accelerator, precision)

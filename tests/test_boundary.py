@@ -7,9 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from toys import GaussianDenoiser, LinearModel
 
-from ssl_diffusion.boundary import deepfool_distance, linear_distance
-from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.errors import DataError
+from ssl_diffusion.generation.boundary_distance import deepfool_distance, linear_distance
+from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
 
 SHAPE = (1, 3, 4)
 METHODS = [linear_distance, deepfool_distance]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from toys import GaussianDenoiser, LinearModel
 
-from ssl_diffusion.counterfactual import explain, patch_side
-from ssl_diffusion.counterfactual_result import CounterfactualResult, make_pairs
 from ssl_diffusion.data.labels import choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RunError
+from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, make_pairs
+from ssl_diffusion.generation.counterfactual.search import explain, patch_side
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.pixels import to_bytes
 from ssl_diffusion.training.fit import fit_model

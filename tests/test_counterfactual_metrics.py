@@ -7,16 +7,16 @@ import pytest
 import torch
 from toys import GaussianDenoiser, LinearModel
 
-from ssl_diffusion.boundary import linear_distance
-from ssl_diffusion.counterfactual_metrics import (
+from ssl_diffusion.errors import DataError
+from ssl_diffusion.generation.boundary_distance import linear_distance
+from ssl_diffusion.generation.counterfactual.metrics import (
     counterfactual_metrics,
     insertion_areas,
     nearest_agreement,
     redundancy,
     split_frechet,
 )
-from ssl_diffusion.counterfactual_result import CounterfactualResult
-from ssl_diffusion.errors import DataError
+from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
 
 SHAPE = (1, 2, 2)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssl_diffusion.errors import DataError
-from ssl_diffusion.generation import compare_features, frechet_distance, kernel_distance, neighbor_measures
+from ssl_diffusion.generation.quality import compare_features, frechet_distance, kernel_distance, neighbor_measures
 
 
 def features(n: int, d: int = 4, seed: int = 0) -> np.ndarray:

@@ -11,8 +11,8 @@ from commands import CPU, ok, refused
 
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RunError
-from ssl_diffusion.extractor import Extractor, extractor_of_run, inception_extractor, labels_only_extractor
-from ssl_diffusion.generation_report import evaluate_generation, real_features
+from ssl_diffusion.generation.extractors import Extractor, extractor_of_run, inception_extractor, labels_only_extractor
+from ssl_diffusion.generation.quality_report import evaluate_generation, real_features
 from ssl_diffusion.inference.run import load_run
 
 GENERATION = ["--generation", "--n", "20", *CPU]

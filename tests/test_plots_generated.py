@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ssl_diffusion.counterfactual_result import CounterfactualResult
-from ssl_diffusion.plots_generated import counterfactual_figure, distance_figure, grid_figure, strip_figure
+from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
+from ssl_diffusion.generation.figures import counterfactual_figure, distance_figure, grid_figure, strip_figure
 
 
 def result(n: int, channels: int = 1) -> CounterfactualResult:

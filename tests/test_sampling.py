@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from toys import GaussianDenoiser, LinearModel
 
-from ssl_diffusion.counterfactual import explain
 from ssl_diffusion.errors import SSLDError
-from ssl_diffusion.guidance import Guidance
+from ssl_diffusion.generation.counterfactual.search import explain
+from ssl_diffusion.generation.guidance import Guidance
+from ssl_diffusion.generation.sampling import SAMPLERS, Noise, integrate, make_sampler, sample
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.noise import DDPM, EDM
 from ssl_diffusion.models.unet import UNetConfig
-from ssl_diffusion.sampling import SAMPLERS, Noise, integrate, make_sampler, sample
 
 MEAN = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
 ROTATION = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64))[0]

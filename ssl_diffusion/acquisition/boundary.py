@@ -13,9 +13,9 @@ from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, batch
 from ssl_diffusion.acquisition.selection import diverse, shortlist
 from ssl_diffusion.acquisition.uncertainty import margin
-from ssl_diffusion.boundary import deepfool_distance, linear_distance
-from ssl_diffusion.counterfactual import explain
-from ssl_diffusion.counterfactual_result import CounterfactualResult
+from ssl_diffusion.generation.boundary_distance import deepfool_distance, linear_distance
+from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
+from ssl_diffusion.generation.counterfactual.search import explain
 from ssl_diffusion.models.joint import JointDiffusion
 
 __all__ = ["counterfactual", "deepfool", "linear"]
@@ -50,7 +50,7 @@ def deepfool(c: Candidates, n: int) -> Choice:
     needs="labels",
     cost="about 70 passes over a shortlist of five batches",
     when="two or more labels a class; the choice comes with an explanation",
-    reference="counterfactual distance of this package (ssl_diffusion.counterfactual), k-means++ for diversity",
+    reference="counterfactual distance of this package (ssl_diffusion.generation.counterfactual.search), k-means++ for diversity",
 )
 def counterfactual(c: Candidates, n: int) -> Choice:
     """Counterfactual distance to the runner-up, on a shortlist by margin; then k-means++."""

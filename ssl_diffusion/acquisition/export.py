@@ -14,7 +14,7 @@ from ssl_diffusion.acquisition.query import QueryBatch
 from ssl_diffusion.data.pictures import to_pil
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import SSLDError, nearest_names
-from ssl_diffusion.gallery import file_stems
+from ssl_diffusion.generation.gallery import file_stems
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output

@@ -8,8 +8,8 @@ from sklearn.cluster import MiniBatchKMeans
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, batch
 from ssl_diffusion.acquisition.selection import spread_out, squared_distances
+from ssl_diffusion.generation.sampling import sampling_mode
 from ssl_diffusion.models.pixels import to_floats
-from ssl_diffusion.sampling import sampling_mode
 
 __all__ = ["badge", "gradient_norms", "latent_mix"]
 

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, batch, score
 from ssl_diffusion.acquisition.selection import in_proportion
+from ssl_diffusion.generation.sampling import Noise, sampling_mode
 from ssl_diffusion.models.pixels import to_floats
-from ssl_diffusion.sampling import Noise, sampling_mode
 
 __all__ = ["bald", "entropy", "least_confidence", "margin", "random"]
 

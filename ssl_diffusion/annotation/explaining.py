@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.models import Classifier
-from ssl_diffusion.counterfactual import explain
+from ssl_diffusion.generation.counterfactual.search import explain
 from ssl_diffusion.inference.predict import predict_probabilities
 
 __all__ = ["Counterfactual", "Explainer"]

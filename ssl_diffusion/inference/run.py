@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_diffusion.counterfactual import explain
-from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.errors import CheckpointError, DataError, RunError
-from ssl_diffusion.guidance import Guidance
+from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
+from ssl_diffusion.generation.counterfactual.search import explain
+from ssl_diffusion.generation.guidance import Guidance
+from ssl_diffusion.generation.sampling import sample
 from ssl_diffusion.inference.predict import predict_logits, probabilities, represent
 from ssl_diffusion.machine import resolve_accelerator, resolve_precision
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.pixels import to_bytes
 from ssl_diffusion.models.weights import load_tensors, with_prefix
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.sampling import sample
 from ssl_diffusion.training.run_folder import RunFolder
 
 __all__ = ["Run", "load_run"]
@@ -84,7 +84,7 @@ class Run:
         batch_size: int = 256,
         progress: ProgressCallback | None = None,
     ) -> NDArray[np.uint8]:
-        """Draw images, uint8 (n, C, H, W); see :func:`ssl_diffusion.sampling.sample`."""
+        """Draw images, uint8 (n, C, H, W); see :func:`ssl_diffusion.generation.sampling.sample`."""
         if y is not None:
             self.check_single_label("to sample from")
         x = sample(
@@ -112,7 +112,7 @@ class Run:
         batch_size: int = 128,
         progress: ProgressCallback | None = None,
     ) -> CounterfactualResult:
-        """Search counterfactuals of uint8 images (n, C, H, W); see :func:`ssl_diffusion.counterfactual.explain`."""
+        """Search counterfactuals of uint8 images (n, C, H, W); see :func:`ssl_diffusion.generation.counterfactual.search.explain`."""
         self.check_single_label("to explain")
         return explain(
             self.model,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_diffusion.errors import SSLDError, nearest_names
-from ssl_diffusion.guidance import Guidance
+from ssl_diffusion.generation.guidance import Guidance
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
@@ -204,7 +204,7 @@ def sample(
         y: classes to guide towards, int64 (n,), or one for all; None draws without guidance.
         sampler: a name in :data:`SAMPLERS`. None: "dpmpp", or "ddpm" under guidance, whose errors fresh noise corrects.
         steps: steps of the sampler. None: its default; 40 if the sampler is None, too, and there is guidance.
-        guidance: how to guide towards y; None is the default of :class:`~ssl_diffusion.guidance.Guidance`.
+        guidance: how to guide towards y; None is the default of :class:`~ssl_diffusion.generation.guidance.Guidance`.
         generator: of all noise, on the CPU; None is torch's global one.
         batch_size: images at a time.
         precision: "fp32" or "bf16".

@@ -8,17 +8,17 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.data.pictures import to_pil
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, nearest_names
-from ssl_diffusion.guidance import Guidance
+from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
+from ssl_diffusion.generation.figures import counterfactual_figure, distance_figure, grid_figure, strip_figure
+from ssl_diffusion.generation.guidance import Guidance
+from ssl_diffusion.generation.sampling import denoising_strip
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.outputs import check_output_folder, output_folder
-from ssl_diffusion.plots_generated import counterfactual_figure, distance_figure, grid_figure, strip_figure
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.sampling import denoising_strip
 from ssl_diffusion.training.run_folder import run_inputs
 
 __all__ = ["class_index", "file_stems", "write_explanations", "write_samples"]
@@ -56,7 +56,7 @@ def write_samples(
         out: folder to write, complete or not at all.
         n: number of images.
         y: classes to guide towards, (n,); where they are in equal groups, in order, samples.png has one row a group.
-        sampler, steps, guidance, batch_size, progress: see :func:`ssl_diffusion.sampling.sample`.
+        sampler, steps, guidance, batch_size, progress: see :func:`ssl_diffusion.generation.sampling.sample`.
         seed: of the noise.
         overwrite: replace a folder that this function made.
 
@@ -110,7 +110,7 @@ def write_explanations(
         ids: samples to explain.
         out: folder to write, complete or not at all.
         target: a class name, "runner-up", "nearest" or "all".
-        confidence, revert, seed, batch_size, progress: see :func:`ssl_diffusion.counterfactual.explain`.
+        confidence, revert, seed, batch_size, progress: see :func:`ssl_diffusion.generation.counterfactual.search.explain`.
         overwrite: replace a folder that this function made.
 
     Returns:

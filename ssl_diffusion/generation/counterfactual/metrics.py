@@ -10,7 +10,7 @@ Means over the valid ones (medians where it says so):
 * `l1`: mean absolute change of an image. `rms`, `rms_median`: root mean square change.
 * `representation_distance`: Euclidean distance of the representations.
 * `sparsity`: share of values that did not change; higher is sparser.
-* `redundancy`: share of the changed patches (:func:`ssl_diffusion.counterfactual.patch_side`; pixels of small images) of which
+* `redundancy`: share of the changed patches (:func:`ssl_diffusion.generation.counterfactual.search.patch_side`; pixels of small images) of which
   each, set back alone, leaves the class at the target; 0 is best. After CARLA (Pawelczyk et al. 2021, arXiv 2108.00783), which
   sets back single values: `redundancy_values`.
 * `cout`: values go from the counterfactual into the original, the largest changes first; area under the probability of the
@@ -30,13 +30,13 @@ import torch
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from ssl_diffusion.counterfactual import patch_side
-from ssl_diffusion.counterfactual_result import CounterfactualResult
 from ssl_diffusion.errors import DataError
-from ssl_diffusion.generation import frechet_distance
+from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
+from ssl_diffusion.generation.counterfactual.search import patch_side
+from ssl_diffusion.generation.quality import frechet_distance
+from ssl_diffusion.generation.sampling import sampling_mode
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import to_floats
-from ssl_diffusion.sampling import sampling_mode
 
 __all__ = ["METRICS_VERSION", "counterfactual_metrics", "insertion_areas", "nearest_agreement", "redundancy", "split_frechet"]
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import CheckpointError
-from ssl_diffusion.extractor import Extractor
-from ssl_diffusion.generation import compare_features
+from ssl_diffusion.generation.extractors import Extractor
+from ssl_diffusion.generation.figures import grid_figure
+from ssl_diffusion.generation.quality import compare_features
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.weights import load_tensors, save_tensors
 from ssl_diffusion.outputs import output_folder
-from ssl_diffusion.plots_generated import grid_figure
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.storage import default_cache_dir
 
@@ -35,7 +35,7 @@ class GenerationReport:
         extractor: name of the extractor, with a hash.
         n_real, n_generated: images on either side.
         metrics: fd (called fid if the extractor is Inception), kid, precision, recall, density, coverage
-            (:mod:`ssl_diffusion.generation`) and, for models with classes, guided_fd (or guided_fid) and, if the extractor
+            (:mod:`ssl_diffusion.generation.quality`) and, for models with classes, guided_fd (or guided_fid) and, if the extractor
             has classes too, class_hit: the share of guided samples that it, not the run's own classifier, takes for the
             class asked for.
         images: the unguided samples, uint8 (n_generated, C, H, W).

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ssl_diffusion.counterfactual_result import CounterfactualResult
+from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
 from ssl_diffusion.training.figures import show_image
 
 __all__ = ["counterfactual_figure", "distance_figure", "grid_figure", "strip_figure"]

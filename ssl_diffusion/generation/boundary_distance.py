@@ -6,7 +6,7 @@ r"""Cheap distances to the decision boundary, for comparison with counterfactual
 * :func:`deepfool_distance`: the same in pixel space, iterated until the class changes (Moosavi-Dezfooli et al. 2016,
   arXiv 1511.04599, algorithm 2, for one target class at a time).
 
-Both give a :class:`~ssl_diffusion.counterfactual.CounterfactualResult`, without noise. They leave the manifold of images: what
+Both give a :class:`~ssl_diffusion.generation.counterfactual.search.CounterfactualResult`, without noise. They leave the manifold of images: what
 DeepFool finds is a perturbation that is hardly visible, not an explanation.
 """
 
@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_diffusion.counterfactual import check_images
-from ssl_diffusion.counterfactual_result import CounterfactualResult, Pairs, make_pairs
+from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, Pairs, make_pairs
+from ssl_diffusion.generation.counterfactual.search import check_images
+from ssl_diffusion.generation.sampling import sampling_mode
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import to_bytes, to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
-from ssl_diffusion.sampling import sampling_mode
 
 __all__ = ["deepfool_distance", "linear_distance"]
 
@@ -48,12 +48,12 @@ def linear_distance(
     Args:
         model: the joint model; its EMA weights.
         images: uint8, (n, C, H, W).
-        target: see :func:`ssl_diffusion.counterfactual.explain`.
+        target: see :func:`ssl_diffusion.generation.counterfactual.search.explain`.
         batch_size: pairs at a time.
         progress: called with the number of pairs done.
 
     Raises:
-        RunError, DataError: as :func:`ssl_diffusion.counterfactual.explain`.
+        RunError, DataError: as :func:`ssl_diffusion.generation.counterfactual.search.explain`.
     """
 
     def measure(x: Tensor, source: Tensor, wanted: Tensor) -> dict[str, NDArray[Any]]:
@@ -93,13 +93,13 @@ def deepfool_distance(
     Args:
         model: the joint model; its EMA weights.
         images: uint8, (n, C, H, W).
-        target: see :func:`ssl_diffusion.counterfactual.explain`.
+        target: see :func:`ssl_diffusion.generation.counterfactual.search.explain`.
         max_steps: iterations before giving up.
         batch_size: pairs at a time.
         progress: called with the number of pairs done.
 
     Raises:
-        RunError, DataError: as :func:`ssl_diffusion.counterfactual.explain`.
+        RunError, DataError: as :func:`ssl_diffusion.generation.counterfactual.search.explain`.
     """
 
     def measure(x: Tensor, source: Tensor, wanted: Tensor) -> dict[str, NDArray[Any]]:

@@ -31,13 +31,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ssl_diffusion.counterfactual_result import CounterfactualResult, Pairs, make_pairs
 from ssl_diffusion.errors import DataError, RunError
-from ssl_diffusion.guidance import Guidance
+from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, Pairs, make_pairs
+from ssl_diffusion.generation.guidance import Guidance
+from ssl_diffusion.generation.sampling import DDIM, Noise, integrate, sampling_mode
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import rounded, to_bytes, to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
-from ssl_diffusion.sampling import DDIM, Noise, integrate, sampling_mode
 
 __all__ = ["ATTEMPTS", "check_images", "explain", "patch_side"]
 
