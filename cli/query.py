@@ -44,7 +44,7 @@ def query(
         bind_threads(threads)
         from ssl_diffusion.acquisition import query as choose_batch
         from ssl_diffusion.acquisition.export import batch_figure, check_place, write_batch
-        from ssl_diffusion.acquisition.overview import overview_figure
+        from ssl_diffusion.acquisition.pool_map import overview_figure
         from ssl_diffusion.data.tables import read_table
         from ssl_diffusion.inference.run import load_run
         from ssl_diffusion.outputs import check_output_file, output_file
@@ -94,7 +94,7 @@ def strategies(as_json: JsonOption = False) -> None:
     output = Output(as_json, quiet=True)
     with output.running():
         from ssl_diffusion.acquisition import strategies_frame
-        from ssl_diffusion.acquisition.variants import VARIANTS
+        from ssl_diffusion.acquisition.names import VARIANTS
 
         frame = strategies_frame()
         rows = frame.to_dict(orient="records")

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from toys import GaussianDenoiser, LinearModel
 
 from ssl_diffusion.acquisition import STRATEGIES, Candidates, choose, query, strategies_frame
-from ssl_diffusion.acquisition.hybrid import gradient_norms
-from ssl_diffusion.acquisition.regime import strategy_for
+from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.acquisition.selection import best, diverse, in_proportion
+from ssl_diffusion.acquisition.strategies.gradient import gradient_norms
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, SSLDError
 from ssl_diffusion.inference import embed as scanning

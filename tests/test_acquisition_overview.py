@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssl_diffusion.acquisition import Candidates, choose
-from ssl_diffusion.acquisition.overview import MAPS, overview, overview_figure
+from ssl_diffusion.acquisition.pool_map import MAPS, overview, overview_figure
 from ssl_diffusion.errors import SSLDError
 
 

@@ -4,10 +4,10 @@
 `uncertainty`, `boundary`, `coverage`, `hybrid`; importing this package registers them all.
 """
 
-from ssl_diffusion.acquisition import boundary, coverage, hybrid, uncertainty
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.query import QueryBatch, choose, query
 from ssl_diffusion.acquisition.registry import STRATEGIES, Choice, Strategy, get_strategy, strategies_frame
+from ssl_diffusion.acquisition.strategies import boundary, coverage, gradient, uncertainty
 
 __all__ = [
     "STRATEGIES",

@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.inference.embed import scan_images
+from ssl_diffusion.inference.embedding_store import ScoreStore
 from ssl_diffusion.models.joint import JointDiffusion
+from ssl_diffusion.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from ssl_diffusion.inference.projection import Rows
 
-__all__ = ["Candidates"]
+__all__ = ["Candidates", "candidates_of"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,44 @@ class Candidates:
         """The model and the images of the labeled samples; errors as :meth:`looked_at`."""
         model, none = self.looked_at(np.zeros(0, dtype=np.int64))
         return model, none if self.labeled_images is None else self.labeled_images
+
+
+def candidates_of(
+    model: JointDiffusion,
+    images: NDArray[np.uint8],
+    open_: NDArray[np.int64],
+    known: NDArray[np.int64],
+    known_classes: NDArray[np.int64],
+    *,
+    n_classes: int,
+    precision: str = "fp32",
+    rng: np.random.Generator,
+    progress: ProgressCallback | None = None,
+    store: ScoreStore | None = None,
+) -> Candidates:
+    """What strategies see of a pool through a model.
+
+    Args:
+        model: the joint model.
+        images: uint8, (N, C, H, W).
+        open_: positions of the candidates, in the order of their ids, (n,).
+        known: positions of the labeled images, (m,).
+        known_classes: their classes, (m,).
+        n_classes: 0 if there is no classifier with one class an image.
+        precision, progress, store: see :func:`scan_images`.
+        rng: of all chance.
+    """
+    classify = n_classes > 0
+    representation, probabilities = scan_images(model, images, open_, classify, precision, progress, store)
+    return Candidates(
+        representation=representation,
+        probabilities=probabilities,
+        labeled_representation=scan_images(model, images, known, classify, precision, None, store)[0],
+        labeled_classes=known_classes,
+        n_classes=n_classes,
+        rng=rng,
+        images=lambda rows: images[open_[rows]],
+        labeled_images=images[known],
+        model=model,
+        precision=precision,
+    )

@@ -12,15 +12,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ssl_diffusion.acquisition.candidates import Candidates
-from ssl_diffusion.acquisition.overview import Overview, overview
-from ssl_diffusion.acquisition.regime import strategy_for
+from ssl_diffusion.acquisition.candidates import Candidates, candidates_of
+from ssl_diffusion.acquisition.names import get_variant, strategy_for
+from ssl_diffusion.acquisition.pool_map import Overview, overview
 from ssl_diffusion.acquisition.registry import Choice, Strategy
 from ssl_diffusion.acquisition.selection import best, in_proportion
-from ssl_diffusion.acquisition.variants import get_variant
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, SSLDError
-from ssl_diffusion.inference.embed import candidates_of, store_of
+from ssl_diffusion.inference.embed import store_of
 from ssl_diffusion.inference.embedding_store import digests
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.progress import ProgressCallback
@@ -113,7 +112,7 @@ def query(
         pool: its images; the test split is never chosen.
         n: samples to choose.
         strategy: a name in :data:`~ssl_diffusion.acquisition.registry.STRATEGIES`, also with one of
-            :data:`~ssl_diffusion.acquisition.variants.VARIANTS`, as in "margin:diverse"; or "auto": coverage while there are
+            :data:`~ssl_diffusion.acquisition.names.VARIANTS`, as in "margin:diverse"; or "auto": coverage while there are
             fewer than two labels a class, counterfactual distance with diversity after that, and margin with diversity for
             batches so large that searching counterfactuals would take hours (:mod:`ssl_diffusion.acquisition.regime`).
         labeled: ids that have a label already. None: those of the run.
@@ -122,7 +121,7 @@ def query(
         random_state: seed of all chance.
         keep_scores: what the encoder says of the images is kept in the run folder, and read from there if it is
             (:mod:`ssl_diffusion.inference.embedding_store`).
-        map_by: "pca" or "umap" adds a map of the pool (:mod:`ssl_diffusion.acquisition.overview`).
+        map_by: "pca" or "umap" adds a map of the pool (:mod:`ssl_diffusion.acquisition.pool_map`).
         progress: called while the pool is read.
 
     Raises:

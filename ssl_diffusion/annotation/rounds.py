@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.acquisition.query import QueryBatch, choose, described
-from ssl_diffusion.acquisition.regime import strategy_for
 from ssl_diffusion.annotation import queue, views
 from ssl_diffusion.annotation.job import Job
 from ssl_diffusion.annotation.models import (

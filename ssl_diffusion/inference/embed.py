@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.inference.embedding_store import Scores, ScoreStore, digests
 from ssl_diffusion.inference.predict import inference
 from ssl_diffusion.inference.projection import DIMENSIONS, _projection
@@ -23,51 +22,10 @@ from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.storage import create_array
 from ssl_diffusion.training.run_folder import RunFolder
 
-__all__ = ["candidates_of", "scan_images", "store_of", "write_representation"]
+__all__ = ["scan_images", "store_of", "write_representation"]
 
 _BATCH = 256
 _PART = 256 * _BATCH  # images; what a query that is killed may lose
-
-
-def candidates_of(
-    model: JointDiffusion,
-    images: NDArray[np.uint8],
-    open_: NDArray[np.int64],
-    known: NDArray[np.int64],
-    known_classes: NDArray[np.int64],
-    *,
-    n_classes: int,
-    precision: str = "fp32",
-    rng: np.random.Generator,
-    progress: ProgressCallback | None = None,
-    store: ScoreStore | None = None,
-) -> Candidates:
-    """What strategies see of a pool through a model.
-
-    Args:
-        model: the joint model.
-        images: uint8, (N, C, H, W).
-        open_: positions of the candidates, in the order of their ids, (n,).
-        known: positions of the labeled images, (m,).
-        known_classes: their classes, (m,).
-        n_classes: 0 if there is no classifier with one class an image.
-        precision, progress, store: see :func:`scan_images`.
-        rng: of all chance.
-    """
-    classify = n_classes > 0
-    representation, probabilities = scan_images(model, images, open_, classify, precision, progress, store)
-    return Candidates(
-        representation=representation,
-        probabilities=probabilities,
-        labeled_representation=scan_images(model, images, known, classify, precision, None, store)[0],
-        labeled_classes=known_classes,
-        n_classes=n_classes,
-        rng=rng,
-        images=lambda rows: images[open_[rows]],
-        labeled_images=images[known],
-        model=model,
-        precision=precision,
-    )
 
 
 def scan_images(

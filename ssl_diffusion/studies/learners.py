@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_diffusion.acquisition.candidates import Candidates
+from ssl_diffusion.acquisition.candidates import Candidates, candidates_of
 from ssl_diffusion.data.labels import LabeledSet
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.inference.embed import candidates_of, write_representation
+from ssl_diffusion.inference.embed import write_representation
 from ssl_diffusion.inference.embedded_pool import Frozen
 from ssl_diffusion.inference.predict import predict_logits, probabilities
 from ssl_diffusion.machine import resolve_accelerator, resolve_precision

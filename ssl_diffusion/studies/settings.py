@@ -17,8 +17,8 @@ from typing import Any
 
 import tomli_w
 
+from ssl_diffusion.acquisition.adapters.from_activeml import foreign_strategy, is_foreign
 from ssl_diffusion.errors import RecipeError, SSLDError, nearest_names
-from ssl_diffusion.studies.foreign import foreign_strategy, is_foreign
 from ssl_diffusion.training.recipe import Recipe, convert, load_recipe
 
 __all__ = ["REFITS", "StudySettings", "load_study"]
@@ -61,7 +61,7 @@ class StudySettings:
     baseline: str = "random"
 
     def __post_init__(self) -> None:
-        from ssl_diffusion.acquisition.regime import strategy_for
+        from ssl_diffusion.acquisition.names import strategy_for
 
         for name in self.strategies:
             if is_foreign(name):

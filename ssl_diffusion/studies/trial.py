@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ssl_diffusion.acquisition.adapters.from_activeml import foreign_strategy, is_foreign
+from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.acquisition.query import choose
-from ssl_diffusion.acquisition.regime import strategy_for
 from ssl_diffusion.acquisition.registry import Choice, Strategy
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.inference.metrics import classification_metrics
 from ssl_diffusion.storage import atomic_write_text
-from ssl_diffusion.studies.foreign import foreign_strategy, is_foreign
 from ssl_diffusion.studies.learners import Learner, Shared, learner_of
 from ssl_diffusion.studies.settings import StudySettings
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from ssl_diffusion.acquisition.estimators import choose_rows
+from ssl_diffusion.acquisition.adapters.arrays import choose_rows
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.estimator import JointDiffusionClassifier
 

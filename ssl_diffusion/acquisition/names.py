@@ -14,7 +14,7 @@ from ssl_diffusion.acquisition.registry import Choice, Strategy, get_strategy
 from ssl_diffusion.acquisition.selection import best, diverse, finite, in_proportion, shortlist, with_chance
 from ssl_diffusion.errors import SSLDError, nearest_names
 
-__all__ = ["VARIANTS", "get_variant"]
+__all__ = ["VARIANTS", "get_variant", "strategy_for"]
 
 
 def _top(c: Candidates, found: Choice, n: int) -> Choice:
@@ -68,3 +68,38 @@ def get_variant(name: str) -> Strategy:
         return replace(choose(c, found, n), notes=())
 
     return replace(strategy, name=name, score=None, batch=batch, when=words)
+
+
+# Fewer labels a class than this, and covering the pool beats asking the classifier.
+_FEW_LABELS = 2
+
+
+# A counterfactual costs about 70 passes, and five batches of them are searched: of more, hours on a processor.
+_LARGE_BATCH = 250
+
+
+def strategy_for(name: str, n_labeled: int, n_classes: int, n: int = 1) -> tuple[Strategy, str]:
+    """The strategy of a name, and why.
+
+    Args:
+        name: of a strategy, also with a variant ("margin:diverse"), or "auto".
+        n_labeled: labels there are.
+        n_classes: of the classifier; 0 if there is none.
+        n: samples to choose.
+
+    Raises:
+        SSLDError: if there is no such strategy; names the nearest.
+    """
+    if name != "auto":
+        return get_variant(name), f"{name}, as asked for"
+    if not n_classes:
+        return get_variant("typiclust"), "typiclust: there is no classifier yet, so cover the pool"
+    if n_labeled < _FEW_LABELS * n_classes:
+        labels = f"{n_labeled} labels for {n_classes} classes"
+        return get_variant("typiclust"), f"typiclust: {labels} are few, and typical samples teach most"
+    if n > _LARGE_BATCH:
+        return (
+            get_variant("margin:diverse"),
+            f"margin:diverse: searching counterfactuals for a batch of {n} would take too long",
+        )
+    return get_variant("counterfactual"), f"counterfactual: {n_labeled} labels are enough to look at the boundary"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, batch
 from ssl_diffusion.acquisition.selection import diverse, shortlist
-from ssl_diffusion.acquisition.uncertainty import margin
+from ssl_diffusion.acquisition.strategies.uncertainty import margin
 from ssl_diffusion.generation.boundary_distance import deepfool_distance, linear_distance
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
 from ssl_diffusion.generation.counterfactual.search import explain

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssl_diffusion.acquisition.estimators import choose_rows
+from ssl_diffusion.acquisition.adapters.arrays import choose_rows
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.estimator import JointDiffusionClassifier
 

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ssl_diffusion.acquisition.candidates import candidates_of
+from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.acquisition.query import choose
-from ssl_diffusion.acquisition.regime import strategy_for
 from ssl_diffusion.acquisition.registry import Choice
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.estimator import JointDiffusionClassifier
-from ssl_diffusion.inference.embed import candidates_of
 
 __all__ = ["choose_rows"]
 
