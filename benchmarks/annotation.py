@@ -32,11 +32,11 @@ from sklearn.datasets import load_digits
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from annotators import Annotator
 
-from ssl_diffusion.annotation import queue, views
-from ssl_diffusion.annotation.job import Job, open_job
-from ssl_diffusion.annotation.models import classifier_of, present_model, training_labels
-from ssl_diffusion.annotation.rounds import next_round, rerank
-from ssl_diffusion.annotation.store import Action, By
+from ssl_diffusion.annotation.loop.current_model import classifier_of, present_model, training_labels
+from ssl_diffusion.annotation.loop.job import Job, open_job
+from ssl_diffusion.annotation.loop.rounds import next_round, rerank
+from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store.store import Action, By
 
 CSV = RESULTS / "annotation.csv"
 SHORT = [
@@ -136,7 +136,7 @@ def store(work: Path, n: int) -> None:
     model = present_model(job)
     classifier = classifier_of(job, model, fast=True)
     assert classifier is not None
-    pool = job.store.by_id(np.setdiff1d(job.store.of_role("pool"), views.touched(job.store)))
+    pool = job.store.by_id(np.setdiff1d(job.store.of_role("pool"), queries.touched(job.store)))
     report("the pool is scored", n, [timed(lambda: classifier.probabilities(pool))])
     seen = (model, classifier)
     report("round of 100 once scored", n, [timed(lambda: next_round(job, 100, "margin", seen=seen)) for _ in range(9)])
@@ -158,7 +158,7 @@ def load(work: Path, n: int, people: int, seconds: float, pause: float) -> None:
     if not len(training_labels(job)[0]):
         label_some(job, 100)
     next_round(job, min(10_000, n // 2), "random", seed=time.time_ns() % 2**31)
-    before = {(row["id"], who) for row in views.listing(job.store) for who in row["votes"]}
+    before = {(row["id"], who) for row in queries.listing(job.store) for who in row["votes"]}
     with serving(job.path, work / "serve.log") as (port, _):
         team = [Annotator(port, f"{time.time_ns()}-{i}", pause) for i in range(people)]
         csrf = team[0].call("/api/session", None)["csrf"]
@@ -184,7 +184,7 @@ def kill(work: Path, n: int, people: int, times: int) -> None:
     """kill -9 of the server again and again."""
     job = make_job(work / f"kill-{n}", n)
     told: dict[tuple[str, str], str] = {}
-    before = {(row["id"], who) for row in views.listing(job.store) for who in row["votes"]}
+    before = {(row["id"], who) for row in queries.listing(job.store) for who in row["votes"]}
     rng, seconds = np.random.default_rng(0), []
     for attempt in range(times):
         if len(queue.pending(job.store)) < 500:
@@ -203,7 +203,7 @@ def kill(work: Path, n: int, people: int, times: int) -> None:
             assert person.killed
             told |= {(id_, person.who["annotator"]): label for id_, label in person.acknowledged}
             seconds += person.seconds
-        views.check(job.store)
+        queries.check(job.store)
         print(f"{attempt + 1} of {times}: {len(told)} labels acknowledged", flush=True)
     note = f"{people} people without a pause, {times} kills, {len(told)} labels acknowledged"
     report("kill -9 of the server", n, seconds, **_check(job, told, before, unheard=people * times), note=note)
@@ -211,8 +211,8 @@ def kill(work: Path, n: int, people: int, times: int) -> None:
 
 def _check(job: Job, told: dict[tuple[str, str], str], before: set[tuple[str, str]], unheard: int = 0) -> dict[str, int]:
     """Labels that were acknowledged and are not there, and samples that two were given; both should be 0."""
-    views.check(job.store)
-    votes = {(row["id"], who): label for row in views.listing(job.store) for who, label in row["votes"].items()}
+    queries.check(job.store)
+    votes = {(row["id"], who): label for row in queries.listing(job.store) for who, label in row["votes"].items()}
     new = {key: label for key, label in votes.items() if key not in before}
     if len(new) > len(told) + unheard:
         raise SystemExit(f"{len(new)} labels are new, of {len(told)} that were acknowledged")

@@ -8,8 +8,8 @@ from ssl_diffusion.cli.loop import JobArgument
 from ssl_diffusion.cli.output import JsonOption, Output, QuietOption, needing
 
 if TYPE_CHECKING:
-    from ssl_diffusion.annotation.job import Job
-    from ssl_diffusion.annotation.label_studio import LabelStudio
+    from ssl_diffusion.annotation.label_studio.client import LabelStudio
+    from ssl_diffusion.annotation.loop.job import Job
 
 __all__ = ["backend", "pull", "push"]
 
@@ -44,10 +44,10 @@ def push(
     with output.running():
         opened, server, number = _opened(job, url, project, api_key)
         with server:
-            from ssl_diffusion.annotation import exchange
+            from ssl_diffusion.annotation.label_studio import sync
 
-            done = exchange.push(opened, server, number, image_prefix=image_prefix, blind=blind)
-            exchange.remember(opened, server.url, number)
+            done = sync.push(opened, server, number, image_prefix=image_prefix, blind=blind)
+            sync.remember(opened, server.url, number)
         values = {"new": done.new, "ordered": done.ordered, "version": done.version, "notes": list(done.notes)}
         lines = [f"{done.ordered} tasks in order as {done.version}, {done.new} of them new", *done.notes]
         output.result(values, "\n".join(lines))
@@ -68,10 +68,10 @@ def pull(
     with output.running():
         opened, server, number = _opened(job, url, project, api_key)
         with server:
-            from ssl_diffusion.annotation import exchange
+            from ssl_diffusion.annotation.label_studio import sync
 
-            done = exchange.pull(opened, server, number, add_class=add_class, final=final)
-            exchange.remember(opened, server.url, number)
+            done = sync.pull(opened, server, number, add_class=add_class, final=final)
+            sync.remember(opened, server.url, number)
         values = {"labeled": done.imported.labeled, "skipped": done.imported.skipped, "taken_back": done.taken_back}
         text = f"{done.imported.labeled} labels and {done.imported.skipped} skips taken over, {done.taken_back} taken back"
         output.result(values, text)
@@ -103,7 +103,7 @@ def backend(
         with needing("annotate"):
             import uvicorn
 
-            from ssl_diffusion.annotation.backend import Backend, make_backend
+            from ssl_diffusion.annotation.label_studio.backend import Backend, make_backend
         opened, server, number = _opened(job, url, project, api_key)
         with server:
             bind_threads(threads)
@@ -118,12 +118,12 @@ def backend(
 
 def _opened(path: Path, url: str | None, project: int | None, api_key: str) -> "tuple[Job, LabelStudio, int]":
     """The job, the server and the project: what is not given is as the last time."""
-    from ssl_diffusion.annotation.job import open_job
+    from ssl_diffusion.annotation.loop.job import open_job
     from ssl_diffusion.errors import SSLDError
 
     with needing("annotate"):
-        from ssl_diffusion.annotation.exchange import remembered
-        from ssl_diffusion.annotation.label_studio import LabelStudio
+        from ssl_diffusion.annotation.label_studio.client import LabelStudio
+        from ssl_diffusion.annotation.label_studio.sync import remembered
     job = open_job(path)
     before = remembered(job)
     url, project = url or before[0], project or before[1]

@@ -7,8 +7,8 @@ import typer
 from ssl_diffusion.cli.output import JsonOption, Output, QuietOption, needing
 
 if TYPE_CHECKING:
-    from ssl_diffusion.annotation.job import Job
-    from ssl_diffusion.annotation.status import JobStatus
+    from ssl_diffusion.annotation.loop.job import Job
+    from ssl_diffusion.annotation.loop.status import JobStatus
 
 __all__ = ["app"]
 
@@ -52,7 +52,8 @@ def init(
     with output.running():
         from dataclasses import replace
 
-        from ssl_diffusion.annotation.job import JobSettings, create_job
+        from ssl_diffusion.annotation.loop.job import create_job
+        from ssl_diffusion.annotation.loop.settings import JobSettings
         from ssl_diffusion.training.recipe import load_recipe
 
         base = load_recipe(recipe)
@@ -80,7 +81,7 @@ def init(
         made = create_job(job, settings, names, progress=output.bars)
         first = [f"job             {job}"]
         if pretrain:
-            from ssl_diffusion.annotation.refits import Background
+            from ssl_diffusion.annotation.loop.fits import Background
 
             background = Background(made)
             background.start(pretrain=True)
@@ -101,8 +102,8 @@ def next_(
     """Choose what to label next."""
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.annotation.job import open_job
-        from ssl_diffusion.annotation.rounds import next_round
+        from ssl_diffusion.annotation.loop.job import open_job
+        from ssl_diffusion.annotation.loop.rounds import next_round
 
         opened = open_job(job)
         made = next_round(opened, n, strategy, seed=seed, progress=output.bars)
@@ -136,8 +137,8 @@ def import_(
     """Take over labels from a file: all of them, or none."""
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.annotation.imports import import_labels
-        from ssl_diffusion.annotation.job import open_job
+        from ssl_diffusion.annotation.files.imports import import_labels
+        from ssl_diffusion.annotation.loop.job import open_job
 
         found = import_labels(open_job(job), labels, annotator=annotator, add_class=add_class, final=final)
         values = {"labeled": found.labeled, "skipped": found.skipped, "new_classes": list(found.new_classes)}
@@ -160,8 +161,8 @@ def export(
     """Write labels for other programs."""
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.annotation.exports import export_labels
-        from ssl_diffusion.annotation.job import open_job
+        from ssl_diffusion.annotation.files.exports import export_labels
+        from ssl_diffusion.annotation.loop.job import open_job
 
         endings = {"coco": "labels.json", "label-studio": "labels.json", "prodigy": "labels.jsonl", "folder": "labels"}
         place = out if out is not None else Path(endings.get(form, f"labels.{form}"))
@@ -181,7 +182,7 @@ def fit(
     """Fit a model to the labels there are; it then is what the next round asks."""
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.annotation.job import open_job
+        from ssl_diffusion.annotation.loop.job import open_job
         from ssl_diffusion.machine import bind_threads
 
         bind_threads(threads)
@@ -195,7 +196,7 @@ def status(job: JobArgument, as_json: JsonOption = False, quiet: QuietOption = F
     """How a job stands: labels, rounds, accuracy with its interval, labels per hour, what to do next."""
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.annotation.job import open_job
+        from ssl_diffusion.annotation.loop.job import open_job
 
         _print_status(open_job(job), output)
 
@@ -217,13 +218,13 @@ def serve(
     """Serve the labeling page; Ctrl-C ends it."""
     output = Output(False, quiet)
     with output.running():
-        from ssl_diffusion.annotation.job import open_job
+        from ssl_diffusion.annotation.loop.job import open_job
         from ssl_diffusion.machine import bind_threads
 
         with needing("annotate"):
             import uvicorn
 
-            from ssl_diffusion.annotation.server import make_app
+            from ssl_diffusion.annotation.page.server import make_app
         bind_threads(threads)
         opened = open_job(job)
         with opened.alone("serve"):
@@ -250,7 +251,7 @@ def move(
     """Tell a job that its images are elsewhere now; ids and labels stay."""
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.annotation.job import move_images, open_job
+        from ssl_diffusion.annotation.loop.job import move_images, open_job
 
         opened = open_job(job)
         move_images(opened, data, image_root)
@@ -258,7 +259,7 @@ def move(
 
 
 def _fit(job: "Job", output: Output, *, pretrain: bool, cache_dir: Path | None = None) -> None:
-    from ssl_diffusion.annotation.refits import fit_job
+    from ssl_diffusion.annotation.loop.fits import fit_job
     from ssl_diffusion.training.denoiser_cache import DenoiserCache
     from ssl_diffusion.training.fit import FitOptions
 
@@ -267,7 +268,7 @@ def _fit(job: "Job", output: Output, *, pretrain: bool, cache_dir: Path | None =
 
 
 def _print_status(job: "Job", output: Output, first: list[str] | None = None) -> None:
-    from ssl_diffusion.annotation.status import job_status
+    from ssl_diffusion.annotation.loop.status import job_status
 
     found = job_status(job, output.bars)
     output.result(found.to_dict(), "\n".join([*(first or []), *_status_lines(found)]))

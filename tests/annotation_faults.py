@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sqlalchemy import event
 
-from ssl_diffusion.annotation import queue, views
-from ssl_diffusion.annotation.store import By, Store
+from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store.store import By, Store
 
 IDS = [f"{i}.png" for i in range(6)]
 
@@ -96,8 +96,8 @@ def main(folder: Path) -> None:
             told = pipe.read().splitlines()
         _, status = os.waitpid(child, 0)
         store = Store(url)
-        views.check(store)
-        found = {row["id"]: row["votes"]["ann"] for row in views.listing(store) if row["votes"]}
+        queries.check(store)
+        found = {row["id"]: row["votes"]["ann"] for row in queries.listing(store) if row["votes"]}
         # The call that was under way is done or not done.
         if found not in (votes_after(told), votes_after(SESSION[: len(told) + 1])):
             print(f"statement {number}: {found} after {told}")

@@ -8,7 +8,7 @@ from commands import ok, ssld
 from PIL import Image
 from typer.testing import Result
 
-from ssl_diffusion.annotation.job import Job, open_job
+from ssl_diffusion.annotation.loop.job import Job, open_job
 from ssl_diffusion.data.pool import Pool
 
 N = 90

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ssl_diffusion.annotation.label_studio import LabelStudio
+from ssl_diffusion.annotation.label_studio.client import LabelStudio
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 PROGRAM = os.environ.get("SSLD_LABEL_STUDIO")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ssl_diffusion.acquisition.selection import with_chance
-from ssl_diffusion.annotation.active_testing import audited, lure, lure_weights
+from ssl_diffusion.annotation.loop.accuracy import audited, lure, lure_weights
 from ssl_diffusion.errors import DataError
 
 

@@ -18,12 +18,12 @@ from fastapi.testclient import TestClient
 from label_studio_server import CONFIG, choice, eventually
 from PIL import Image
 
-from ssl_diffusion.annotation import views
-from ssl_diffusion.annotation.backend import Backend, make_backend
-from ssl_diffusion.annotation.exchange import order_of, pull, push, remember, remembered
-from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.label_studio import LabelStudio, parse_interface
-from ssl_diffusion.annotation.store import By
+from ssl_diffusion.annotation.label_studio.backend import Backend, make_backend
+from ssl_diffusion.annotation.label_studio.client import LabelStudio, parse_interface
+from ssl_diffusion.annotation.label_studio.sync import order_of, pull, push, remember, remembered
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store import queries
+from ssl_diffusion.annotation.store.store import By
 from ssl_diffusion.data.pictures import shown_image
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, SSLDError
@@ -198,22 +198,22 @@ def test_pull_reconciles(job: Job, server: LabelStudio, fake: Fake) -> None:
     fake.say(c, "3", who=2)
     found = pull(job, server, PROJECT)
     assert (found.imported.labeled, found.imported.skipped, found.taken_back) == (3, 1, 0)
-    stands = {row["id"]: (row["status"], row["label"]) for row in views.listing(job.store)}
+    stands = {row["id"]: (row["status"], row["label"]) for row in queries.listing(job.store)}
     assert stands == {a: ("labeled", "1"), b: ("skipped", None), c: ("disputed", None)}
-    events = len(views.history(job.store))
+    events = len(queries.history(job.store))
     pull(job, server, PROJECT)
-    assert len(views.history(job.store)) == events
+    assert len(queries.history(job.store)) == events
     # The same person twice: what was said last, in whatever order it is listed.
     fake.tasks[0]["annotations"].insert(0, {**first, "result": [choice("5")], "updated_at": "2026-02-01"})
     pull(job, server, PROJECT)
-    assert {row["id"]: row["label"] for row in views.listing(job.store)}[a] == "5"
+    assert {row["id"]: row["label"] for row in queries.listing(job.store)}[a] == "5"
     # Deleted there is taken back here; a label of the page is not.
     job.store.label(b, "4", By("ann", "page"))
     for task in fake.tasks[:3]:
         task["annotations"] = []
     assert pull(job, server, PROJECT).taken_back == 4
-    assert {row["id"]: row["label"] for row in views.listing(job.store, "labeled")} == {b: "4"}
-    views.check(job.store)
+    assert {row["id"]: row["label"] for row in queries.listing(job.store, "labeled")} == {b: "4"}
+    queries.check(job.store)
 
 
 def test_nothing_is_taken_over_if_something_cannot_be(job: Job, server: LabelStudio, fake: Fake) -> None:
@@ -223,7 +223,7 @@ def test_nothing_is_taken_over_if_something_cannot_be(job: Job, server: LabelStu
     fake.say(b, "zebra")
     with pytest.raises(DataError, match="'zebra' is no class"):
         pull(job, server, PROJECT)
-    assert not views.listing(job.store)
+    assert not queries.listing(job.store)
     assert pull(job, server, PROJECT, add_class=True).imported.new_classes == ("zebra",)
     fake.tasks[0]["data"]["ssld_id"] = "elsewhere.png"
     with pytest.raises(DataError, match=r"'elsewhere\.png' is not in the job"):

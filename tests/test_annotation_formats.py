@@ -8,10 +8,10 @@ import pytest
 from annotation_jobs import make_job, truth
 from commands import ok, refused
 
-from ssl_diffusion.annotation import views
-from ssl_diffusion.annotation.exports import EXPORTS
-from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.store import By
+from ssl_diffusion.annotation.files.exports import EXPORTS
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store import queries
+from ssl_diffusion.annotation.store.store import By
 from ssl_diffusion.data.folders import load_folder
 from ssl_diffusion.data.pool import Pool
 
@@ -33,7 +33,7 @@ def labeled(job: Job, digits_pool: Pool) -> Job:
 
 
 def said(job: Job) -> dict[str, str | None]:
-    return {row["id"]: row["label"] for row in views.listing(job.store) if row["status"] != "open"}
+    return {row["id"]: row["label"] for row in queries.listing(job.store) if row["status"] != "open"}
 
 
 @pytest.mark.parametrize("form", sorted({*EXPORTS} - {"coco", "folder"}))
@@ -104,7 +104,7 @@ def test_prodigy_and_label_studio_skips_are_skips(job: Job, tmp_path: Path) -> N
     ]
     (tmp_path / "ls.json").write_text(json.dumps(tasks))
     assert "1 labels and 1 skips" in ok("loop", "import", job.path, tmp_path / "ls.json").stdout
-    votes = {row["id"]: row["votes"] for row in views.listing(job.store)}
+    votes = {row["id"]: row["votes"] for row in queries.listing(job.store)}
     assert votes["0000.png"] == {"eve": "3"}
     assert votes["0005.png"] == {"label-studio:7": "5"}
     assert votes["0006.png"] == {"label-studio:7": None}
@@ -135,7 +135,7 @@ def test_a_file_with_a_fault_changes_nothing(job: Job, tmp_path: Path, name: str
     if text is not None:
         (tmp_path / name).write_text(text)
     assert message in refused("loop", "import", job.path, tmp_path / name)
-    assert views.history(job.store) == []
+    assert queries.history(job.store) == []
     assert len(job.store.classes) == CLASSES
 
 
@@ -148,4 +148,4 @@ def test_new_classes_when_they_are_wanted_and_labels_that_settle(job: Job, tmp_p
     table.write_text("id,label\n0001.png,4\n")
     ok("loop", "import", job.path, table, "--annotator", "chief", "--final")
     assert said(job)["0001.png"] == "4"
-    assert views.listing(job.store)[1]["votes"] == {"bob": "3", "chief": "4"}
+    assert queries.listing(job.store)[1]["votes"] == {"bob": "3", "chief": "4"}

@@ -12,14 +12,14 @@ import pytest
 from annotation_jobs import N, answer, asked, make_job, photos, status, truth
 from commands import files, ok, refused, write_digits
 
-from ssl_diffusion.annotation import queue, views
-from ssl_diffusion.annotation.job import Job, open_job
-from ssl_diffusion.annotation.models import classifier_of, present_model
-from ssl_diffusion.annotation.refits import Background, fit_job
-from ssl_diffusion.annotation.rounds import next_round, rerank
-from ssl_diffusion.annotation.status import drawn_estimate, labels_per_hour
-from ssl_diffusion.annotation.stopping import advice, progress_of
-from ssl_diffusion.annotation.store import By
+from ssl_diffusion.annotation.loop.current_model import classifier_of, present_model
+from ssl_diffusion.annotation.loop.fits import Background, fit_job
+from ssl_diffusion.annotation.loop.job import Job, open_job
+from ssl_diffusion.annotation.loop.rounds import next_round, rerank
+from ssl_diffusion.annotation.loop.status import drawn_estimate, labels_per_hour
+from ssl_diffusion.annotation.loop.stopping import advice, progress_of
+from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store.store import By
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.inference.run import load_run
@@ -57,7 +57,7 @@ def test_from_a_folder_to_labels_to_a_model(job: Job, digits_pool: Pool) -> None
     table = pd.read_csv(job.path / "models" / "001.csv", dtype=str, keep_default_na=False)
     assert len(table) == N
     labeled = table[table["label"] != ""]
-    assert set(labeled["path"]) == set(job.store.ids[views.labels(job.store, "pool")[0]])
+    assert set(labeled["path"]) == set(job.store.ids[queries.labels(job.store, "pool")[0]])
     assert all(truth(digits_pool, path) == label for path, label in zip(labeled["path"], labeled["label"], strict=True))
     assert load_run(job.path / "models" / "001").classes == tuple(sorted(set(labeled["label"])))
     said = status(job)
@@ -73,7 +73,7 @@ def test_from_a_folder_to_labels_to_a_model(job: Job, digits_pool: Pool) -> None
     np.testing.assert_allclose(p[:, classifier.numbers], own.predict_proba(job.images[some]), atol=2e-2)
     chosen = json.loads(ok("loop", "next", job.path, "--json").stdout)
     assert chosen["strategy"] in ("counterfactual", "typiclust")
-    views.check(job.store)
+    queries.check(job.store)
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -86,7 +86,7 @@ def test_pretraining_first_and_probes_on_it(job: Job, digits_pool: Pool) -> None
     classifier = classifier_of(job, model)
     assert classifier is not None
     assert classifier.probe is not None
-    known, classes = views.labels(job.store, "pool")
+    known, classes = queries.labels(job.store, "pool")
     assert (classifier.probabilities(known).argmax(axis=1) == classes).mean() > 0.9  # a probe fits its few labels
     made = next_round(job, 6, "counterfactual")
     assert made.strategy == "counterfactual"
@@ -177,8 +177,8 @@ def test_known_labels_are_taken_over_and_a_test_split_is_left_alone(tmp_path: Pa
         shutil.copy(photos(tmp_path / f"p{i}", digits_pool, 1) / "0000.png", data / "train" / f"{i}.png")
     ok("loop", "init", tmp_path / "job", "--data", data, "--n", 10, *tiny)
     job = open_job(tmp_path / "job")
-    assert len(views.labels(job.store, "pool")[0]) == 60
-    assert len(views.labels(job.store, "test")[0]) == 10
+    assert len(queries.labels(job.store, "pool")[0]) == 60
+    assert len(queries.labels(job.store, "test")[0]) == 10
     ids = asked(job)
     assert all(id_.startswith("train/") and id_.count("/") == 1 for id_ in ids)
     ok("loop", "fit", job.path, "--threads", 1)
@@ -196,7 +196,7 @@ def test_a_fit_that_was_killed_is_continued(job: Job, digits_pool: Pool, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("ssl_diffusion.annotation.refits.publish", dies)
+        patch.setattr("ssl_diffusion.annotation.loop.fits.publish", dies)
         with pytest.raises(KeyboardInterrupt):
             fit_job(job)
     assert status(job)["model"] == "principal components of the pixels, since there is no model yet"
@@ -275,7 +275,7 @@ def test_advice_has_its_figures(job: Job, digits_pool: Pool) -> None:
 def test_speed_leaves_pauses_out(job: Job) -> None:
     assert labels_per_hour(job) is None
     with job.store.writing() as connection:
-        from ssl_diffusion.annotation import schema as t
+        from ssl_diffusion.annotation.store import schema as t
 
         times = [0, 10, 20, 30, 5000, 5010, 5020]
         common = {"kind": "labeled", "position": 0, "annotator": "ann", "final": False, "source": "page"}

@@ -11,8 +11,8 @@ from annotators import Annotator
 from commands import ok
 from processes import start
 
-from ssl_diffusion.annotation import views
-from ssl_diffusion.annotation.job import open_job
+from ssl_diffusion.annotation.loop.job import open_job
+from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.data.pool import Pool
 
 pytestmark = pytest.mark.slow
@@ -47,8 +47,8 @@ def test_every_acknowledged_label_survives(tmp_path: Path, digits_pool: Pool, ti
             assert person.killed
             told |= {(id_, person.who["annotator"]): label for id_, label in person.acknowledged}
         job = open_job(job.path)
-        views.check(job.store)
-        votes = {(row["id"], who): label for row in views.listing(job.store) for who, label in row["votes"].items()}
+        queries.check(job.store)
+        votes = {(row["id"], who): label for row in queries.listing(job.store) for who, label in row["votes"].items()}
         assert {key: votes.get(key) for key in told} == told
         # At most one label of each was on its way when the server died.
         assert len(votes) - len(told) <= 4 * (attempt + 1)

@@ -31,11 +31,11 @@ from label_studio_server import (
     wait_for,
 )
 
-from ssl_diffusion.annotation import queue, views
-from ssl_diffusion.annotation.exchange import order_of
-from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.label_studio import LabelStudio
-from ssl_diffusion.annotation.refits import fit_job
+from ssl_diffusion.annotation.label_studio.client import LabelStudio
+from ssl_diffusion.annotation.label_studio.sync import order_of
+from ssl_diffusion.annotation.loop.fits import fit_job
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store import queries, queue
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import SSLDError
 
@@ -82,7 +82,7 @@ def test_tasks_come_in_the_order_of_the_round_and_labels_come_back(server: Label
         annotate(server, task["id"], str(k) if k != 2 else None)
     assert served == ids[:6]
     assert told("pull", job, server, project) == {"labeled": 5, "skipped": 1, "taken_back": 0}
-    assert {row["id"]: row["label"] for row in views.listing(job.store)} == {
+    assert {row["id"]: row["label"] for row in queries.listing(job.store)} == {
         served[k]: (str(k) if k != 2 else None) for k in range(6)
     }
     assert told("pull", job, server, project) == {"labeled": 0, "skipped": 0, "taken_back": 0}
@@ -91,10 +91,10 @@ def test_tasks_come_in_the_order_of_the_round_and_labels_come_back(server: Label
     server.call("PATCH", f"/api/annotations/{said[served[0]]}/", {"result": [choice("9")]})
     server.call("DELETE", f"/api/annotations/{said[served[1]]}/")
     assert told("pull", job, server, project) == {"labeled": 1, "skipped": 0, "taken_back": 1}
-    labels = {row["id"]: row["label"] for row in views.listing(job.store, "labeled")}
+    labels = {row["id"]: row["label"] for row in queries.listing(job.store, "labeled")}
     assert labels[served[0]] == "9"
     assert served[1] not in labels
-    views.check(job.store)
+    queries.check(job.store)
 
 
 def test_the_next_round_is_served_by_its_own_scores_and_open_tasks_can_still_be_answered(
@@ -133,11 +133,11 @@ def test_what_is_there_twice_is_what_was_said_last_and_several_people_are_severa
     first = annotate(server, task["id"], "1")
     annotate(server, task["id"], "2")
     told("pull", job, server, project)
-    (row,) = views.listing(job.store)
+    (row,) = queries.listing(job.store)
     assert (row["label"], list(row["votes"].values())) == ("2", ["2"])
     server.call("PATCH", f"/api/annotations/{first['id']}/", {"result": [choice("4")]})
     told("pull", job, server, project)
-    assert views.listing(job.store)[0]["label"] == "4"
+    assert queries.listing(job.store)[0]["label"] == "4"
 
 
 def test_a_personal_access_token_is_exchanged(server: LabelStudio, project: int, job: Job) -> None:
@@ -166,7 +166,7 @@ def test_classes_that_were_added_there_are_taken_when_asked_for(server: LabelStu
     told("push", job, server, project)
     annotate(server, next_task(server, project)["id"], "<img onerror=x>")
     assert "--add-class" in refused("loop", "pull", job.path, *options(server, project))
-    assert not views.listing(job.store)
+    assert not queries.listing(job.store)
     told("pull", job, server, project, "--add-class")
     assert job.store.classes[-1] == "<img onerror=x>"
 
@@ -213,7 +213,7 @@ def test_backend_predicts_follows_labels_and_trains(
         began = time.monotonic()
         annotate(server, task["id"], truth(digits_pool, first))
         assert time.monotonic() - began < 20  # the answer waited for nothing
-        eventually(lambda: first in {row["id"] for row in views.listing(job.store, "labeled")}, 25)
+        eventually(lambda: first in {row["id"] for row in queries.listing(job.store, "labeled")}, 25)
         time.sleep(2)  # the probe is fitted to it meanwhile
         eventually(lambda: server.project(project)["model_version"] == order_of(job).version, 25)
         assert next_task(server, project)["data"]["ssld_id"] == job.store.ids[queue.pending(job.store)[0]]

@@ -14,11 +14,11 @@ import pytest
 import uvicorn
 from annotation_jobs import LEARNS, make_job, truth
 
-from ssl_diffusion.annotation import views
-from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.refits import fit_job
-from ssl_diffusion.annotation.server import make_app
-from ssl_diffusion.annotation.store import By
+from ssl_diffusion.annotation.loop.fits import fit_job
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.page.server import make_app
+from ssl_diffusion.annotation.store import queries
+from ssl_diffusion.annotation.store.store import By
 from ssl_diffusion.data.pool import Pool
 
 playwright = pytest.importorskip("playwright.async_api", reason="the package playwright is not installed (extra: test)")
@@ -96,24 +96,24 @@ def test_twenty_images_by_keyboard_undo_and_reload(job: Job, digits_pool: Pool) 
             last = await shown(page, last)
             await page.keyboard.press(str((job.store.classes.index(truth(digits_pool, last)) + 1) % 10))
         await page.wait_for_function("() => document.getElementById('progress').textContent.startsWith('20 labeled')")
-        positions, classes = views.labels(job.store)
+        positions, classes = queries.labels(job.store)
         assert [job.store.classes[k] for k in classes] == [truth(digits_pool, i) for i in job.store.ids[positions]]
         now = await shown(page, last)
         await page.keyboard.press("u")
         assert await shown(page, now) == last
-        assert views.counts(job.store)["labeled"] == 19
+        assert queries.counts(job.store)["labeled"] == 19
         await page.reload()
         assert await shown(page) == last  # the tab keeps what it has
         await page.keyboard.press("f")
         await page.wait_for_selector("#flag[aria-pressed=true]")
         await page.keyboard.press("s")
         await shown(page, last)
-        assert views.counts(job.store)["skipped"] == 1
-        assert views.counts(job.store)["flagged"] == 1
+        assert queries.counts(job.store)["skipped"] == 1
+        assert queries.counts(job.store)["flagged"] == 1
 
     browse(job, scenario)
     assert complaints == []
-    views.check(job.store)
+    queries.check(job.store)
 
 
 def test_two_tabs_have_different_samples(job: Job) -> None:
@@ -144,7 +144,7 @@ def test_any_name_of_a_class_is_text(job: Job) -> None:
         assert await page.locator("#classes img").count() == 0
 
     browse(job, scenario)
-    assert views.listing(job.store)[0]["label"] == name
+    assert queries.listing(job.store)[0]["label"] == name
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -195,5 +195,5 @@ def test_an_answer_is_sent_again_when_its_acknowledgement_is_lost(job: Job) -> N
         assert lost
 
     browse(job, scenario)
-    assert [row["kind"] for row in views.history(job.store)].count("labeled") == 1
-    assert views.counts(job.store)["labeled"] == 1
+    assert [row["kind"] for row in queries.history(job.store)].count("labeled") == 1
+    assert queries.counts(job.store)["labeled"] == 1

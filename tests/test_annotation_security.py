@@ -20,11 +20,11 @@ import uvicorn
 from annotation_jobs import make_job
 from fastapi import FastAPI
 
-from ssl_diffusion.annotation import views
-from ssl_diffusion.annotation.backend import Backend, make_backend
-from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.label_studio import LabelStudio
-from ssl_diffusion.annotation.server import make_app
+from ssl_diffusion.annotation.label_studio.backend import Backend, make_backend
+from ssl_diffusion.annotation.label_studio.client import LabelStudio
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.page.server import make_app
+from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.data.pool import Pool
 
 TOKEN = "a token that is long enough"
@@ -127,7 +127,7 @@ def credentials(app: FastAPI, token: str | None) -> Headers:
 
 def written(job: Job) -> tuple[tuple[str, ...], int]:
     """Classes, and how many labels there are."""
-    return job.store.classes, views.counts(job.store)["labeled"]
+    return job.store.classes, queries.counts(job.store)["labeled"]
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["stranger", "known"])

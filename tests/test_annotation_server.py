@@ -13,13 +13,13 @@ from commands import ok, refused
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from ssl_diffusion.annotation import queue, views
-from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.refits import fit_job
-from ssl_diffusion.annotation.rounds import next_round
-from ssl_diffusion.annotation.security import Guard, is_loopback
-from ssl_diffusion.annotation.server import make_app
-from ssl_diffusion.annotation.store import By
+from ssl_diffusion.annotation.access import Guard, is_loopback
+from ssl_diffusion.annotation.loop.fits import fit_job
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.rounds import next_round
+from ssl_diffusion.annotation.page.server import make_app
+from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store.store import By
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import SSLDError
 
@@ -82,17 +82,17 @@ def test_labels_skips_flags_and_undo_are_kept(page: Page, job: Job, digits_pool:
     assert state["counts"]["labeled"] == 0
     assert state["counts"]["flagged"] == 1
     assert state["rounds"] == 1
-    kinds = [row["kind"] for row in views.history(job.store) if row["kind"] not in ("queried", "shown")]
+    kinds = [row["kind"] for row in queries.history(job.store) if row["kind"] not in ("queried", "shown")]
     assert kinds == ["labeled", "flagged", "skipped", "un-labeled", "un-labeled"]
-    assert [row["seconds"] for row in views.history(job.store) if row["kind"] == "labeled"] == [2.5]
-    views.check(job.store)
+    assert [row["seconds"] for row in queries.history(job.store) if row["kind"] == "labeled"] == [2.5]
+    queries.check(job.store)
 
 
 def test_a_request_sent_twice_is_kept_once(page: Page, job: Job) -> None:
     id_ = page.next()["id"]
     for _ in range(2):
         page.say(id_, "label", label="3", token="same")
-    assert [row["kind"] for row in views.history(job.store)].count("labeled") == 1
+    assert [row["kind"] for row in queries.history(job.store)].count("labeled") == 1
 
 
 def test_rounds_follow_one_another(page: Page, job: Job, digits_pool: Pool) -> None:
@@ -100,7 +100,7 @@ def test_rounds_follow_one_another(page: Page, job: Job, digits_pool: Pool) -> N
         id_ = page.next()["id"]
         page.say(id_, "label", label=truth(digits_pool, id_))
     assert page.client.get("/api/state").json()["rounds"] >= 3
-    assert views.counts(job.store)["labeled"] == 24
+    assert queries.counts(job.store)["labeled"] == 24
     assert page.client.get("/api/thoughts", params={"id": page.next()["id"]}).json()["guesses"]  # there are classes now
 
 
@@ -214,7 +214,7 @@ def test_writes_need_the_page(page: Page, job: Job) -> None:
         assert client.post("/api/say", json=bad, headers=page.headers).status_code == 422
     answer = client.post("/api/say", json={**body, "verb": "paint"}, headers=page.headers)
     assert (answer.status_code, answer.json()["error"]) == (400, "there is no verb 'paint'")
-    assert views.counts(job.store)["labeled"] == 0
+    assert queries.counts(job.store)["labeled"] == 0
 
 
 def test_other_host_names_are_refused(job: Job) -> None:
@@ -259,7 +259,7 @@ def test_names_of_classes_are_text_and_nothing_else(page: Page, job: Job) -> Non
     answer = page.client.get("/api/session")
     assert answer.headers["content-type"] == "application/json"
     assert name in answer.json()["classes"]
-    script = (Path(views.__file__).parent / "page" / "app.js").read_text()
+    script = (Path(queries.__file__).parent / "page" / "app.js").read_text()
     for sink in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
         assert sink not in script
 

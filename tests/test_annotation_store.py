@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from stores import postgresql_server
 
-from ssl_diffusion.annotation import queue, schema, views
-from ssl_diffusion.annotation.standing import Standing, Vote, standing
-from ssl_diffusion.annotation.store import Action, By, Store
+from ssl_diffusion.annotation.store import queries, queue, schema
+from ssl_diffusion.annotation.store.store import Action, By, Store
+from ssl_diffusion.annotation.store.votes import Standing, Vote, standing
 from ssl_diffusion.errors import DataError, SSLDError
 
 ANN, BOB, EVE = By("ann"), By("bob"), By("eve")
@@ -61,7 +61,7 @@ def filled(url: str, agreement: int = 1) -> Store:
 
 
 def votes(store: Store) -> dict[str, dict[str, str | None]]:
-    return {row["id"]: row["votes"] for row in views.listing(store) if row["votes"]}
+    return {row["id"]: row["votes"] for row in queries.listing(store) if row["votes"]}
 
 
 def test_what_is_said_stands_after_the_store_is_opened_again(store: Store, url: str) -> None:
@@ -75,17 +75,17 @@ def test_what_is_said_stands_after_the_store_is_opened_again(store: Store, url: 
     store = Store(url)
     assert store.ids.tolist() == IDS
     assert store.classes == ("cat", "dog", "emu")
-    positions, classes = views.labels(store)
+    positions, classes = queries.labels(store)
     assert (positions.tolist(), classes.tolist()) == ([0], [1])
-    assert views.counts(store) == {
+    assert queries.counts(store) == {
         "samples": 6, "open": 4, "partial": 0, "labeled": 1, "disputed": 0, "skipped": 1, "flagged": 1
     }  # fmt: skip
-    kinds = [row["kind"] for row in views.history(store)]
+    kinds = [row["kind"] for row in queries.history(store)]
     assert kinds == ["labeled", "corrected", "skipped", "labeled", "un-labeled", "flagged"]
-    first = views.history(store)[0]
+    first = queries.history(store)[0]
     assert (first["id"], first["label"], first["annotator"], first["seconds"]) == ("0.png", "cat", "ann", 1.5)
-    assert [row["id"] for row in views.listing(store, flagged=True)] == ["3.png"]
-    views.check(store)
+    assert [row["id"] for row in queries.listing(store, flagged=True)] == ["3.png"]
+    queries.check(store)
 
 
 def test_unknown_samples_and_classes_change_nothing(store: Store) -> None:
@@ -97,7 +97,7 @@ def test_unknown_samples_and_classes_change_nothing(store: Store) -> None:
         store.apply([Action("label", "0.png", ANN, "cat"), Action("label", "1.png", ANN, "ox")])
     with pytest.raises(DataError, match="no verb"):
         store.apply([Action("paint", "0.png", ANN)])
-    assert views.history(store) == []
+    assert queries.history(store) == []
     for name in ("", " cat", "a\nb"):
         with pytest.raises(DataError, match="not the name of a class"):
             store.add_classes([name])
@@ -109,7 +109,7 @@ def test_a_request_that_is_sent_twice_has_one_effect(store: Store) -> None:
     store.label("0.png", "cat", By("ann", token="one"))
     store.label("0.png", "dog", ANN)
     assert store.label("0.png", "cat", By("ann", token="one")) == Standing("labeled", 1, 1)
-    assert len(views.history(store)) == 2
+    assert len(queries.history(store)) == 2
     store.apply([Action("label", "1.png", By("ann", token="two"), "cat"), Action("skip", "1.png", By("ann", token="two"))])
     assert votes(store)["1.png"] == {"ann": "cat"}
 
@@ -139,15 +139,17 @@ def test_a_sample_can_ask_for_more_votes(url: str) -> None:
     store = filled(url, agreement=2)
     assert store.label("0.png", "cat", ANN).status == "partial"
     assert store.label("0.png", "dog", BOB).status == "disputed"
-    assert [(row["id"], row["votes"]) for row in views.listing(store, "disputed")] == [("0.png", {"ann": "cat", "bob": "dog"})]
+    assert [(row["id"], row["votes"]) for row in queries.listing(store, "disputed")] == [
+        ("0.png", {"ann": "cat", "bob": "dog"})
+    ]
     assert store.label("0.png", "dog", EVE) == Standing("labeled", 1, 3)
     assert store.label("0.png", "emu", EVE, final=True) == Standing("labeled", 2, 3)
     store.label("1.png", "cat", ANN)
     store.ask_for("1.png", 1)
-    assert views.labels(store)[0].tolist() == [0, 1]
+    assert queries.labels(store)[0].tolist() == [0, 1]
     with pytest.raises(DataError, match="one vote or more"):
         store.ask_for("1.png", 0)
-    views.check(store)
+    queries.check(store)
     store.close()
 
 
@@ -237,8 +239,8 @@ def test_many_at_once_lose_nothing_and_double_nothing(url: str) -> None:
     for thread in threads:
         thread.join()
     assert sorted(done) == ids
-    assert views.counts(store)["labeled"] == 40
-    views.check(store)
+    assert queries.counts(store)["labeled"] == 40
+    queries.check(store)
     store.close()
 
 
@@ -263,7 +265,7 @@ def test_the_view_is_what_the_events_say(
     ]
     for part in [actions] if together else [[action] for action in actions]:
         store.apply(part)
-    views.check(store)
+    queries.check(store)
     told: dict[str, dict[str, str | None]] = {}
     for verb, id_, who, label, _ in steps:
         own = told.setdefault(id_, {})
@@ -280,7 +282,7 @@ def test_a_view_that_differs_from_the_events_is_found(store: Store) -> None:
     with store.writing() as connection:
         connection.execute(schema.current.update().values(status="skipped"))
     with pytest.raises(SSLDError, match=r"damaged: sample '0\.png'"):
-        views.check(store)
+        queries.check(store)
 
 
 def test_a_process_that_dies_at_any_statement_loses_nothing_acknowledged(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from commands import CPU, ok, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssl_diffusion.annotation.store import By
+from ssl_diffusion.annotation.store.store import By
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RunError
 from ssl_diffusion.outputs import MANIFEST, output_file, output_folder, write_output

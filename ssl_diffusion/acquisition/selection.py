@@ -49,7 +49,7 @@ def with_chance(utilities: NDArray[np.floating[Any]], n: int, rng: np.random.Gen
     """n draws without replacement, each with probability share / left + (1 - share) u / sum(u) over what is left.
 
     No sample is all but impossible, so that the labels can measure the model, too (defensive importance sampling, Hesterberg
-    1995; :mod:`ssl_diffusion.annotation.active_testing`).
+    1995; :mod:`ssl_diffusion.annotation.loop.accuracy`).
 
     Args:
         utilities: from 0, (N,).

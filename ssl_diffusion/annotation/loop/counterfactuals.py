@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.models import Classifier
+from ssl_diffusion.annotation.loop.current_model import Classifier
+from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.generation.counterfactual.search import explain
 from ssl_diffusion.inference.predict import predict_probabilities
 

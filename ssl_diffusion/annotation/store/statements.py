@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Column, Connection, Table, and_, delete, func, insert, select
 
-from ssl_diffusion.annotation import schema as t
-from ssl_diffusion.annotation.standing import Standing, Vote, standing
+from ssl_diffusion.annotation.store import schema as t
+from ssl_diffusion.annotation.store.votes import Standing, Vote, standing
 from ssl_diffusion.errors import DataError
 
 __all__ = [

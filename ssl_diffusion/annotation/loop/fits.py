@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ssl_diffusion.annotation.job import Job, open_job
-from ssl_diffusion.annotation.models import folder_of, label_digest, publish, training_labels
-from ssl_diffusion.annotation.views import labels
+from ssl_diffusion.annotation.loop.current_model import folder_of, label_digest, publish, training_labels
+from ssl_diffusion.annotation.loop.job import Job, open_job
+from ssl_diffusion.annotation.store.queries import labels
 from ssl_diffusion.errors import DataError, SSLDError
 from ssl_diffusion.machine import bind_threads
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
@@ -93,7 +93,7 @@ class Background:
         """Start a fit unless one is running; returns whether it was started."""
         if self.running:
             return False
-        command = [sys.executable, "-P", "-m", "ssl_diffusion.annotation.refits", str(self.job.path.resolve())]
+        command = [sys.executable, "-P", "-m", "ssl_diffusion.annotation.loop.fits", str(self.job.path.resolve())]
         command += ["--pretrain"] if pretrain else []
         if nice := shutil.which("nice"):  # labeling comes first
             command = [nice, "-n", "10", *command]

@@ -17,12 +17,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from ssl_diffusion.annotation import queue
-from ssl_diffusion.annotation.exchange import is_selected, order_of, prediction, pull, push
-from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.label_studio import LabelStudio, parse_interface
-from ssl_diffusion.annotation.security import check_access, host_refusal
-from ssl_diffusion.annotation.workbench import Workbench
+from ssl_diffusion.annotation.access import check_access, host_refusal
+from ssl_diffusion.annotation.label_studio.client import LabelStudio, parse_interface
+from ssl_diffusion.annotation.label_studio.sync import is_selected, order_of, prediction, pull, push
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.workbench import Workbench
+from ssl_diffusion.annotation.store import queue
 from ssl_diffusion.errors import SSLDError
 
 __all__ = ["Backend", "make_backend"]
@@ -73,8 +73,8 @@ class Backend:
         server: of Label Studio.
         project: number of the project.
         blind: do not say what the model thinks.
-        image_prefix: see :func:`~ssl_diffusion.annotation.exchange.push`.
-        refit_every: see :class:`~ssl_diffusion.annotation.workbench.Workbench`.
+        image_prefix: see :func:`~ssl_diffusion.annotation.label_studio.sync.push`.
+        refit_every: see :class:`~ssl_diffusion.annotation.loop.workbench.Workbench`.
     """
 
     def __init__(

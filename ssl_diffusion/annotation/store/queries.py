@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import func, select
 
-from ssl_diffusion.annotation import rows as r
-from ssl_diffusion.annotation import schema as t
-from ssl_diffusion.annotation.standing import Standing, replay
-from ssl_diffusion.annotation.store import Store
+from ssl_diffusion.annotation.store import schema as t
+from ssl_diffusion.annotation.store import statements as r
+from ssl_diffusion.annotation.store.store import Store
+from ssl_diffusion.annotation.store.votes import Standing, replay
 from ssl_diffusion.errors import SSLDError
 
 __all__ = ["check", "counts", "history", "labels", "last_said", "listing", "touched"]

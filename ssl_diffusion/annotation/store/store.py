@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, select, update
 
-from ssl_diffusion.annotation import rows as r
-from ssl_diffusion.annotation import schema as t
-from ssl_diffusion.annotation.standing import Standing, Vote
+from ssl_diffusion.annotation.store import schema as t
+from ssl_diffusion.annotation.store import statements as r
+from ssl_diffusion.annotation.store.votes import Standing, Vote
 from ssl_diffusion.errors import DataError, nearest_names
 
 __all__ = ["Action", "By", "Store"]
@@ -75,7 +75,7 @@ class Store:
     """The store of a job.
 
     Args:
-        url: of the database, see :func:`ssl_diffusion.annotation.schema.open_store`.
+        url: of the database, see :func:`ssl_diffusion.annotation.store.schema.open_store`.
         agreement: votes that a sample needs, where nothing else is said of it.
 
     Raises:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.store import Action, By
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store.store import Action, By
 from ssl_diffusion.data.tables import read_table
 from ssl_diffusion.errors import DataError
 

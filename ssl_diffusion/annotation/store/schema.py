@@ -2,7 +2,7 @@
 
 What happened is in `events`, which only grows: who did what to which sample, when, and what the model thought then. `votes`,
 `current` and `leases` say how things stand; they are changed in the transaction that adds the event, and could be made again
-from the events (:func:`ssl_diffusion.annotation.standing.replay`).
+from the events (:func:`ssl_diffusion.annotation.store.votes.replay`).
 
 A sample is a row of `samples`; its position there is its row in the arrays of the job and never leaves the package.
 Migrations are Alembic's (`migrations/`); a store of a newer version is refused.

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, Exists, Select, and_, bindparam, delete, exists, func, insert, select, update
 
-from ssl_diffusion.annotation import rows as r
-from ssl_diffusion.annotation import schema as t
-from ssl_diffusion.annotation.store import Store
+from ssl_diffusion.annotation.store import schema as t
+from ssl_diffusion.annotation.store import statements as r
+from ssl_diffusion.annotation.store.store import Store
 from ssl_diffusion.errors import DataError
 
 __all__ = [

@@ -13,8 +13,8 @@ from urllib.parse import quote
 import pandas as pd
 from PIL import Image
 
-from ssl_diffusion.annotation import views
-from ssl_diffusion.annotation.job import Job
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.data.loading import input_paths
 from ssl_diffusion.errors import DataError, SSLDError, nearest_names
 from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output
@@ -49,9 +49,9 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
     inputs = [job.image_root, *input_paths(job.settings.recipe.data)]
     check(out, overwrite=overwrite, inputs=inputs)
     if status == "flagged":
-        rows = views.listing(job.store, flagged=True)
+        rows = queries.listing(job.store, flagged=True)
     else:
-        rows = views.listing(job.store, None if status == "all" else status)
+        rows = queries.listing(job.store, None if status == "all" else status)
     if form not in ("csv", "jsonl"):
         rows = [row for row in rows if row["label"] is not None]
     if not rows:

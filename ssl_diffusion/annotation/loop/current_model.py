@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_diffusion.annotation import views
-from ssl_diffusion.annotation.job import Job
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.inference.embed import write_representation
 from ssl_diffusion.inference.embedded_pool import Frozen
 from ssl_diffusion.inference.predict import probabilities
@@ -154,7 +154,7 @@ def folder_of(job: Job, name: str) -> Path:
 
 def training_labels(job: Job) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of the samples that models are trained on, and their class numbers."""
-    return views.labels(job.store, "pool")
+    return queries.labels(job.store, "pool")
 
 
 def label_digest(positions: NDArray[np.int64], classes: NDArray[np.int64]) -> str:

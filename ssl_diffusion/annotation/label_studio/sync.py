@@ -13,11 +13,11 @@ import urllib.parse
 from dataclasses import dataclass
 from typing import Any
 
-from ssl_diffusion.annotation import queue, views
-from ssl_diffusion.annotation.imports import Imported, from_label_studio, take_over
-from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.label_studio import Interface, LabelStudio, parse_interface
-from ssl_diffusion.annotation.store import Action, By
+from ssl_diffusion.annotation.files.imports import Imported, from_label_studio, take_over
+from ssl_diffusion.annotation.label_studio.client import Interface, LabelStudio, parse_interface
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store.store import Action, By
 from ssl_diffusion.data.pictures import shown_image
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.storage import atomic_write_text
@@ -152,7 +152,7 @@ def pull(job: Job, server: LabelStudio, project: int, *, add_class: bool = False
     said = {(s.id, s.annotator): s for s in from_label_studio(tasks, f"project {project}")}
     before = {
         (row["id"], who): label
-        for row in views.listing(job.store)
+        for row in queries.listing(job.store)
         for who, label in row["votes"].items()
         if who.partition(":")[0] == _SOURCE
     }

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from ssl_diffusion.annotation import queue, views
-from ssl_diffusion.annotation.explaining import Counterfactual, Explainer
-from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.models import Classifier, Model, classifier_of, present_model, training_labels
-from ssl_diffusion.annotation.refits import Background
-from ssl_diffusion.annotation.rounds import next_round, rerank
-from ssl_diffusion.annotation.rows import known_of
-from ssl_diffusion.annotation.status import fitted_labels, job_status
-from ssl_diffusion.annotation.stopping import progress_of
-from ssl_diffusion.annotation.store import Action, By
+from ssl_diffusion.annotation.loop.counterfactuals import Counterfactual, Explainer
+from ssl_diffusion.annotation.loop.current_model import Classifier, Model, classifier_of, present_model, training_labels
+from ssl_diffusion.annotation.loop.fits import Background
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.rounds import next_round, rerank
+from ssl_diffusion.annotation.loop.status import fitted_labels, job_status
+from ssl_diffusion.annotation.loop.stopping import progress_of
+from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store.statements import known_of
+from ssl_diffusion.annotation.store.store import Action, By
 from ssl_diffusion.errors import SSLDError
 
 __all__ = ["Workbench"]
@@ -102,7 +102,7 @@ class Workbench:
 
     def undo(self, annotator: str, holder: str) -> str | None:
         """Take back the last label or skip of an annotator and hand the sample out again; its id, or None if there is none."""
-        last = views.last_said(self.job.store, annotator)
+        last = queries.last_said(self.job.store, annotator)
         if last is None:
             return None
         self.said(last, "un-label", By(annotator, "page"))

@@ -13,11 +13,11 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Redirect
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 
-from ssl_diffusion.annotation import queue, views
-from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.security import Guard
-from ssl_diffusion.annotation.store import By
-from ssl_diffusion.annotation.workbench import Workbench
+from ssl_diffusion.annotation.access import Guard
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.workbench import Workbench
+from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store.store import By
 from ssl_diffusion.data.pictures import shown_image, to_pil
 from ssl_diffusion.errors import SSLDError
 
@@ -65,10 +65,10 @@ def make_app(
         host: that it is served on.
         token: that others than this machine need.
         blind: do not show what the model thinks.
-        refit_every: see :class:`~ssl_diffusion.annotation.workbench.Workbench`.
+        refit_every: see :class:`~ssl_diffusion.annotation.loop.workbench.Workbench`.
 
     Raises:
-        SSLDError: see :class:`~ssl_diffusion.annotation.security.Guard`.
+        SSLDError: see :class:`~ssl_diffusion.annotation.access.Guard`.
     """
     guard = Guard(host, token)
     bench = Workbench(job, refit_every)
@@ -144,8 +144,8 @@ def make_app(
 
     @app.get("/api/review")
     def review() -> dict[str, Any]:
-        disputed = views.listing(job.store, "disputed")
-        flagged = views.listing(job.store, flagged=True)
+        disputed = queries.listing(job.store, "disputed")
+        flagged = queries.listing(job.store, flagged=True)
         rows = {row["id"]: row for row in [*disputed, *flagged]}
         return {"samples": [row | {"image": f"/image?id={quote(row['id'], safe='')}"} for row in rows.values()]}
 

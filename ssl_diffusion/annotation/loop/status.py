@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select
 
-from ssl_diffusion.annotation import queue, views
-from ssl_diffusion.annotation import schema as t
-from ssl_diffusion.annotation.active_testing import Estimate, audited, lure
-from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.models import Classifier, Model, model_and_classifier, training_labels
-from ssl_diffusion.annotation.stopping import advice
+from ssl_diffusion.annotation.loop.accuracy import Estimate, audited, lure
+from ssl_diffusion.annotation.loop.current_model import Classifier, Model, model_and_classifier, training_labels
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.stopping import advice
+from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store import schema as t
 from ssl_diffusion.progress import ProgressCallback
 
 __all__ = ["JobStatus", "audit_estimate", "drawn_estimate", "fitted_labels", "job_status", "labels_per_hour"]
@@ -32,7 +32,7 @@ class JobStatus:
     """How a job stands.
 
     Attributes:
-        counts: samples by status, see :func:`ssl_diffusion.annotation.views.counts`.
+        counts: samples by status, see :func:`ssl_diffusion.annotation.store.queries.counts`.
         labels: settled labels by class.
         rounds: rounds so far.
         waiting: samples of the last round that need votes.
@@ -79,10 +79,10 @@ def job_status(
     known, _ = training_labels(job)
     model, classifier = seen or model_and_classifier(job, progress)
     last = queue.last_round(store)
-    by_class = Counter(views.labels(store)[1].tolist())
+    by_class = Counter(queries.labels(store)[1].tolist())
     waiting = len(queue.pending(store))
     return JobStatus(
-        counts=views.counts(store),
+        counts=queries.counts(store),
         labels={name: by_class.get(k, 0) for k, name in enumerate(store.classes)},
         rounds=last["number"] if last is not None else 0,
         waiting=waiting,
@@ -111,7 +111,7 @@ def fitted_labels(job: Job, name: str) -> int:
 
 def audit_estimate(job: Job, classifier: Classifier | None) -> Estimate | None:
     """Accuracy of a classifier on the samples of the audit that have a label; None without any."""
-    positions, classes = views.labels(job.store, "audit")
+    positions, classes = queries.labels(job.store, "audit")
     if classifier is None or not len(positions):
         return None
     right = classifier.probabilities(positions).argmax(axis=1) == classes

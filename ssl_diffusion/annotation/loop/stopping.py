@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 
-from ssl_diffusion.annotation.active_testing import Estimate
-from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.models import Classifier
+from ssl_diffusion.annotation.loop.accuracy import Estimate
+from ssl_diffusion.annotation.loop.current_model import Classifier
+from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.storage import atomic_write_text
 
 __all__ = ["advice", "progress_of", "record"]

@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.acquisition.query import QueryBatch, choose, described
-from ssl_diffusion.annotation import queue, views
-from ssl_diffusion.annotation.job import Job
-from ssl_diffusion.annotation.models import (
+from ssl_diffusion.annotation.loop.current_model import (
     Classifier,
     Model,
     classifier_of,
@@ -19,8 +17,10 @@ from ssl_diffusion.annotation.models import (
     present_model,
     training_labels,
 )
-from ssl_diffusion.annotation.status import audit_estimate
-from ssl_diffusion.annotation.stopping import record
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.status import audit_estimate
+from ssl_diffusion.annotation.loop.stopping import record
+from ssl_diffusion.annotation.store import queries, queue
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.storage import atomic_write_text
@@ -104,7 +104,7 @@ def next_round(
         seed = job.settings.seed + number if seed is None else seed
         ids, carried = job.store.ids, _carried(job)
         audit = _audit(job, n)
-        open_ = np.setdiff1d(job.store.of_role("pool"), views.touched(job.store), assume_unique=True)
+        open_ = np.setdiff1d(job.store.of_role("pool"), queries.touched(job.store), assume_unique=True)
         if not len(open_) and not len(audit) and not len(carried):
             raise DataError(f"every sample of {job.path} has been labeled or skipped: nothing is left to choose")
         known, classes = training_labels(job)
@@ -179,7 +179,7 @@ def _audit(job: Job, n: int) -> NDArray[np.int64]:
     """The next samples of the audit, in an order that was drawn once: what is labeled of it is a uniform sample at any time."""
     all_ = job.store.of_role("audit")
     order = np.random.default_rng([job.settings.seed, 2]).permutation(all_)
-    left = order[~np.isin(order, views.touched(job.store))]
+    left = order[~np.isin(order, queries.touched(job.store))]
     return left[: math.ceil(_AUDIT_SHARE * n)]
 
 

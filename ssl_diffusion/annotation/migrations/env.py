@@ -1,8 +1,0 @@
-"""Alembic runs this: migrations happen on the connection that :func:`ssl_diffusion.annotation.schema.upgrade` hands over."""
-
-from alembic import context
-
-from ssl_diffusion.annotation.schema import metadata
-
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, render_as_batch=True)
-context.run_migrations()
