@@ -12,7 +12,7 @@ from commands import ssld
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RunError
 from ssl_diffusion.studies import StudyFolder, StudySettings
-from ssl_diffusion.studies.plots import curves_figure
+from ssl_diffusion.studies.figures import curves_figure
 from ssl_diffusion.studies.report import write_report
 from ssl_diffusion.studies.summary import sentences, summary
 from ssl_diffusion.studies.trial import Trial, TrialResult, save_failure, trials_of

@@ -17,8 +17,8 @@ from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RunError
 from ssl_diffusion.storage import atomic_write_text
 from ssl_diffusion.studies import statistics
-from ssl_diffusion.studies.plots import chosen_figure, curves_figure
-from ssl_diffusion.studies.runner import StudyFolder
+from ssl_diffusion.studies.attempts import StudyFolder
+from ssl_diffusion.studies.figures import chosen_figure, curves_figure
 from ssl_diffusion.studies.settings import REFITS, StudySettings
 from ssl_diffusion.studies.summary import sentences, summary
 from ssl_diffusion.studies.trial import trials_of

@@ -8,14 +8,9 @@ complete. A study that is stopped anywhere goes on with the trials that are miss
 import json
 import logging
 import os
-import traceback
 from collections.abc import Iterator
-from concurrent.futures import Future, as_completed
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
-
-import pandas as pd
 
 from ssl_diffusion.data.loading import input_paths, load_pool
 from ssl_diffusion.errors import DataError, Interrupted, RunError
@@ -23,61 +18,19 @@ from ssl_diffusion.machine import package_versions, source_commit
 from ssl_diffusion.outputs import refuse_inputs
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.storage import atomic_write_text, default_cache_dir
+from ssl_diffusion.studies.attempts import Outcome, StudyFolder, attempt
+from ssl_diffusion.studies.engines.local import _with_workers
 from ssl_diffusion.studies.learners import Shared, prepare
-from ssl_diffusion.studies.settings import StudySettings, load_study
-from ssl_diffusion.studies.trial import Trial, TrialResult, eligible_positions, run_trial, save_failure, trials_of
+from ssl_diffusion.studies.settings import StudySettings
+from ssl_diffusion.studies.trial import Trial, eligible_positions, save_failure, trials_of
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.fit import FitOptions
 
-__all__ = ["ENGINES", "StudyFolder", "run_study"]
+__all__ = ["ENGINES", "run_study"]
 
 ENGINES = ("local", "ray")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class StudyFolder:
-    """Where a study is kept."""
-
-    path: Path
-
-    @property
-    def settings_file(self) -> Path:
-        """The settings, as TOML."""
-        return self.path / "study.toml"
-
-    def settings(self) -> StudySettings:
-        """Settings of the study; raises :class:`RunError` if this is no study folder."""
-        if not self.settings_file.is_file():
-            raise RunError(f"{self.path} is no study folder: it has no study.toml")
-        return load_study(self.settings_file)
-
-    def trial(self, trial: Trial) -> Path:
-        """Folder of a trial."""
-        return self.path / "trials" / trial.name
-
-    def result(self, trial: Trial, settings: StudySettings) -> TrialResult | None:
-        """What a trial found, or None if it is not complete."""
-        return TrialResult.load(self.trial(trial), trial, settings.budgets)
-
-    def results(self) -> tuple[pd.DataFrame, pd.DataFrame, list[Trial]]:
-        """Rounds and picks of all complete trials, and the trials that are missing."""
-        settings = self.settings()
-        found = {trial: self.result(trial, settings) for trial in trials_of(settings)}
-        whole = [result for result in found.values() if result is not None]
-        missing = [trial for trial, result in found.items() if result is None]
-        if not whole:
-            return pd.DataFrame(), pd.DataFrame(), missing
-        both = [pd.concat([getattr(r, name) for r in whole], ignore_index=True) for name in ("rounds", "picks")]
-        return both[0], both[1], missing
-
-    def failure(self, trial: Trial) -> str | None:
-        """The last line of the traceback of a trial that failed."""
-        path = self.trial(trial) / "error.json"
-        if not path.is_file():
-            return None
-        return str(json.loads(path.read_text(encoding="utf-8"))["traceback"]).strip().splitlines()[-1]
 
 
 def run_study(
@@ -162,9 +115,6 @@ def run_study(
     return folder
 
 
-Outcome = tuple[Trial, str | None]  # a trial, and the traceback if it failed
-
-
 def _outcomes(
     engine: str,
     workers: int,
@@ -176,7 +126,7 @@ def _outcomes(
     options: FitOptions,
 ) -> Iterator[Outcome]:
     if engine == "ray":
-        from ssl_diffusion.studies.ray_engine import ray_outcomes
+        from ssl_diffusion.studies.engines.ray import ray_outcomes
 
         yield from ray_outcomes(folder.path, todo, options, workers=workers, address=address)
     elif workers > 1:
@@ -184,48 +134,6 @@ def _outcomes(
     else:
         for trial in todo:
             yield trial, attempt(folder, settings, shared, trial)
-
-
-def _with_workers(workers: int, path: Path, todo: list[Trial], options: FitOptions) -> Iterator[Outcome]:
-    from joblib.externals.loky import get_reusable_executor
-
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    assert options.cache is not None
-    cache = options.cache.folder.parent.resolve()
-    executor = get_reusable_executor(max_workers=workers, timeout=None, env={"OMP_NUM_THREADS": str(threads)})
-    futures: dict[Future[str | None], Trial] = {
-        executor.submit(attempt_elsewhere, path.resolve(), trial, cache, options.cache_dir, threads): trial for trial in todo
-    }
-    try:
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        executor.shutdown(wait=True, kill_workers=True)
-
-
-def attempt(folder: StudyFolder, settings: StudySettings, shared: Shared, trial: Trial) -> str | None:
-    """Run and keep a trial; the traceback if it failed."""
-    try:
-        run_trial(trial, settings, shared).save(folder.trial(trial))
-    except Exception:  # whatever it is belongs to this trial: it is kept and reported, and the others go on
-        return traceback.format_exc()
-    return None
-
-
-def attempt_elsewhere(path: Path, trial: Trial, cache: Path, cache_dir: Path | None, threads: int) -> str | None:
-    """:func:`attempt` in another process, which reads the study from its folder."""
-    import torch
-
-    torch.set_num_threads(threads)
-    return attempt(StudyFolder(path), *_opened(path, cache, cache_dir), trial)
-
-
-@lru_cache(maxsize=1)
-def _opened(path: Path, cache: Path, cache_dir: Path | None) -> tuple[StudySettings, Shared]:
-    settings = StudyFolder(path).settings()
-    options = FitOptions(cache=DenoiserCache(cache), cache_dir=cache_dir)
-    pool = load_pool(settings.recipe.data, cache_dir=cache_dir)
-    return settings, prepare(settings, pool, path, options)
 
 
 def _report(progress: ProgressCallback | None, done: int, total: int, info: str) -> None:

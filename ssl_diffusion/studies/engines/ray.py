@@ -37,7 +37,7 @@ def ray_outcomes(
         import ray
     except ImportError as error:
         raise SSLDError("--engine ray needs Ray: pip install 'ssld[ray]'") from error
-    from ssl_diffusion.studies.runner import attempt_elsewhere
+    from ssl_diffusion.studies.attempts import attempt_elsewhere
 
     own = not ray.is_initialized()
     if own:

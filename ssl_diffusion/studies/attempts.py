@@ -1,0 +1,91 @@
+"""One trial of a study, here or in another process, and the folder that keeps it."""
+
+import json
+import traceback
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+
+from ssl_diffusion.data.loading import load_pool
+from ssl_diffusion.errors import RunError
+from ssl_diffusion.studies.learners import Shared, prepare
+from ssl_diffusion.studies.settings import StudySettings, load_study
+from ssl_diffusion.studies.trial import Trial, TrialResult, run_trial, trials_of
+from ssl_diffusion.training.denoiser_cache import DenoiserCache
+from ssl_diffusion.training.fit import FitOptions
+
+__all__ = ["Outcome", "StudyFolder", "attempt", "attempt_elsewhere"]
+
+
+Outcome = tuple[Trial, str | None]  # a trial, and the traceback if it failed
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Where a study is kept."""
+
+    path: Path
+
+    @property
+    def settings_file(self) -> Path:
+        """The settings, as TOML."""
+        return self.path / "study.toml"
+
+    def settings(self) -> StudySettings:
+        """Settings of the study; raises :class:`RunError` if this is no study folder."""
+        if not self.settings_file.is_file():
+            raise RunError(f"{self.path} is no study folder: it has no study.toml")
+        return load_study(self.settings_file)
+
+    def trial(self, trial: Trial) -> Path:
+        """Folder of a trial."""
+        return self.path / "trials" / trial.name
+
+    def result(self, trial: Trial, settings: StudySettings) -> TrialResult | None:
+        """What a trial found, or None if it is not complete."""
+        return TrialResult.load(self.trial(trial), trial, settings.budgets)
+
+    def results(self) -> tuple[pd.DataFrame, pd.DataFrame, list[Trial]]:
+        """Rounds and picks of all complete trials, and the trials that are missing."""
+        settings = self.settings()
+        found = {trial: self.result(trial, settings) for trial in trials_of(settings)}
+        whole = [result for result in found.values() if result is not None]
+        missing = [trial for trial, result in found.items() if result is None]
+        if not whole:
+            return pd.DataFrame(), pd.DataFrame(), missing
+        both = [pd.concat([getattr(r, name) for r in whole], ignore_index=True) for name in ("rounds", "picks")]
+        return both[0], both[1], missing
+
+    def failure(self, trial: Trial) -> str | None:
+        """The last line of the traceback of a trial that failed."""
+        path = self.trial(trial) / "error.json"
+        if not path.is_file():
+            return None
+        return str(json.loads(path.read_text(encoding="utf-8"))["traceback"]).strip().splitlines()[-1]
+
+
+def attempt(folder: StudyFolder, settings: StudySettings, shared: Shared, trial: Trial) -> str | None:
+    """Run and keep a trial; the traceback if it failed."""
+    try:
+        run_trial(trial, settings, shared).save(folder.trial(trial))
+    except Exception:  # whatever it is belongs to this trial: it is kept and reported, and the others go on
+        return traceback.format_exc()
+    return None
+
+
+def attempt_elsewhere(path: Path, trial: Trial, cache: Path, cache_dir: Path | None, threads: int) -> str | None:
+    """:func:`attempt` in another process, which reads the study from its folder."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return attempt(StudyFolder(path), *_opened(path, cache, cache_dir), trial)
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, cache: Path, cache_dir: Path | None) -> tuple[StudySettings, Shared]:
+    settings = StudyFolder(path).settings()
+    options = FitOptions(cache=DenoiserCache(cache), cache_dir=cache_dir)
+    pool = load_pool(settings.recipe.data, cache_dir=cache_dir)
+    return settings, prepare(settings, pool, path, options)
