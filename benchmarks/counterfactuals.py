@@ -6,7 +6,7 @@
 
 For each data set a joint model is fitted (or taken from --run), and the first 200 test images that it classifies correctly get
 a counterfactual of their runner-up class by each method, in batches of 100 on one thread. Measures:
-`ssl_diffusion.generation.counterfactual.metrics`; neighbours are among 5,000 training images. Features for these and for split-FD are
+`counterfactual/metrics.py`; neighbours are among 5,000 training images. Features for these and for split-FD are
 those of the labels-only classifier, which also is the judge: the share of counterfactuals that it takes for the target. At the
 boundary, where all searches end unless a probability is asked for, half is as much as can be had. All is in fp32 but for the
 rows that say bf16, which is what `ssld explain` takes where the processor has it.

@@ -24,7 +24,7 @@ from ssl_diffusion.generation.extractors import Extractor, labels_only_extractor
 from ssl_diffusion.generation.guidance import Guidance
 from ssl_diffusion.generation.quality import compare_features
 from ssl_diffusion.generation.quality_report import real_features
-from ssl_diffusion.generation.sampling import SAMPLERS
+from ssl_diffusion.generation.sampling import SAMPLERS, sample_run
 from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.training.fit import fit_run
 from ssl_diffusion.training.recipe import load_recipe
@@ -46,7 +46,7 @@ def measure(cell: dict[str, Any], run: Run, extractor: Extractor, real: np.ndarr
     y = np.arange(n) % len(run.classes) if cell["guidance"] != "none" else None
     guidance = Guidance(cell["guidance"], cell["scale"]) if y is not None else None
     began = time.perf_counter()
-    images = run.sample(n, y, sampler=cell["sampler"], steps=cell["steps"], guidance=guidance)
+    images = sample_run(run, n, y, sampler=cell["sampler"], steps=cell["steps"], guidance=guidance)
     seconds = time.perf_counter() - began
     per_step = SAMPLERS[cell["sampler"]].evaluations
     hit = None

@@ -31,7 +31,8 @@ def datasets(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
     """List the data sets known by name, and whether they are on this machine."""
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.data.published.datasets import DATASETS, find_dataset
+        from ssl_diffusion.data.published.catalog import DATASETS
+        from ssl_diffusion.data.published.datasets import find_dataset
 
         rows = [
             {
@@ -53,7 +54,8 @@ def doctor(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
     with output.running():
         from dataclasses import asdict
 
-        from ssl_diffusion.data.published.datasets import DATASETS, find_dataset
+        from ssl_diffusion.data.published.catalog import DATASETS
+        from ssl_diffusion.data.published.datasets import find_dataset
         from ssl_diffusion.machine import describe_machine, resolve_accelerator, resolve_precision, source_commit
         from ssl_diffusion.storage import default_cache_dir
 

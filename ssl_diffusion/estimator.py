@@ -3,8 +3,8 @@
     clf = JointDiffusionClassifier(recipe="digits", random_state=0).fit(images, y)      # y == -1: no label
     clf.predict(images)
 
-Inside it is the same as `ssld fit`: the arrays become a :class:`~ssl_diffusion.data.pool.Pool` in memory and
-:func:`~ssl_diffusion.training.fit.fit_model` does the rest. No file is written unless `cache_dir` is given.
+Inside it is the same as `ssld fit`: the arrays become a :class:`~ssl_diffusion.data.Pool` in memory and
+:func:`~ssl_diffusion.training.fit_model` does the rest. No file is written unless `cache_dir` is given.
 """
 
 import copy
@@ -76,12 +76,12 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
     **Values** are mapped to 8 bits, see `value_range`. NaN and infinity are refused.
 
     Args:
-        recipe: name of a packaged recipe, path of a TOML file, or a :class:`~ssl_diffusion.training.recipe.Recipe`. Its sections
+        recipe: name of a packaged recipe, path of a TOML file, or a :class:`~ssl_diffusion.training.Recipe`. Its sections
             `data` and `labels` are not used.
         objective: "joint" (denoise all images, classify the labeled ones), "probe" (logistic regression on the
             representation of the pretrained denoiser: seconds, once that is in the cache) or "labels-only" (the same
             classifier without the images that have no label, as a baseline).
-        consistency: "match" adds pseudo-labels on the images without label to "joint" (:mod:`ssl_diffusion.training.consistency`);
+        consistency: "match" adds pseudo-labels of images without label to "joint" (:mod:`ssl_diffusion.training.consistency`);
             "none". None: the recipe's.
         max_steps: optimiser steps after pretraining, 0 or more. None: the recipe's.
         pretrain_steps: steps of the pretraining on all images, without labels; 0 leaves it out. None: the recipe's.
@@ -95,7 +95,7 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         value_range: (lo, hi), the values that become 0 and 255; values outside are clipped. "auto": (0, 255) for arrays of
             dtype uint8, which are then used as they are; else the least and the largest value in the X of `fit`, over all
             pixels. What was found in one fit is kept in `value_range_` and holds for every later array of any dtype.
-        augmentation: policy for the labeled images, a name in :data:`ssl_diffusion.training.augment.POLICIES` ("none", "digits",
+        augmentation: policy for labeled images, a name in :data:`ssl_diffusion.training.augment.POLICIES` ("none", "digits",
             "fashion", "photo"; as strong as the recipe says). "auto": the recipe's, or that of the data set that the recipe
             is made for; else, of images nothing is known about, what can hardly change a label: shifts by up to 8 % of the
             side, without mirroring. Rows (`image_shape="row"`) are left as they are.

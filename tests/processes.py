@@ -36,11 +36,13 @@ def _ssld(arguments: list[str], log: Path) -> None:
     from matplotlib.figure import Figure
     from ssl_diffusion.cli.main import app
 
+    from ssl_diffusion.training import figures
+
     def blank(*_: Any, **__: Any) -> Figure:
         return Figure(figsize=(1, 1))
 
     for name in ("confusion_figure", "history_figure", "reconstruction_figure"):  # they take longer than tiny trainings
-        setattr(plots, name, blank)
+        setattr(figures, name, blank)
     torch.set_num_threads(1)
     app(arguments)
 

@@ -98,8 +98,9 @@ def test_a_callable_for_modal(fitted: JointDiffusionClassifier, arrays: Arrays) 
 @pytest.fixture(scope="module")
 def activeml():
     pytest.importorskip("skactiveml", reason="the extra activeml is not installed")
+    from ssl_diffusion.acquisition.adapters import to_activeml
 
-    return activeml
+    return to_activeml
 
 
 def test_without_scikit_activeml_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,8 +116,8 @@ def test_our_strategy_in_a_loop_of_scikit_activeml(activeml, arrays: Arrays, dig
     X, codes = arrays
     truth = {image.tobytes(): label for image, label in zip(digits_pool.images, digits_pool.labels, strict=True)}
     y = np.where(codes == -1, np.nan, codes)
-    clf = to_activeml.JointClassifier(estimator(), classes=[0, 3, 7])
-    strategy = to_activeml.JointStrategy("margin", random_state=0)
+    clf = activeml.JointClassifier(estimator(), classes=[0, 3, 7])
+    strategy = activeml.JointStrategy("margin", random_state=0)
     for n_left in (90, 85, 80):
         assert is_unlabeled(y).sum() == n_left
         rows, utilities = strategy.query(X, y, clf, batch_size=5, return_utilities=True)
@@ -127,12 +128,8 @@ def test_our_strategy_in_a_loop_of_scikit_activeml(activeml, arrays: Arrays, dig
         assert np.isnan(utilities[1:, rows[0]]).all()
         assert (rows == np.nanargmax(utilities, axis=1)).all()
         y[rows] = [truth[X[i].tobytes()] for i in rows]
-    again = to_activeml.JointStrategy("margin", random_state=0).query(
-        X, np.where(codes == -1, np.nan, codes), clf, batch_size=5
-    )
-    first = to_activeml.JointStrategy("margin", random_state=0).query(
-        X, np.where(codes == -1, np.nan, codes), clf, batch_size=5
-    )
+    again = activeml.JointStrategy("margin", random_state=0).query(X, np.where(codes == -1, np.nan, codes), clf, batch_size=5)
+    first = activeml.JointStrategy("margin", random_state=0).query(X, np.where(codes == -1, np.nan, codes), clf, batch_size=5)
     np.testing.assert_array_equal(again, first)
     some = strategy.query(X, y, clf, candidates=np.array([100, 101, 102]), batch_size=2)
     assert set(some) <= {100, 101, 102}
@@ -143,7 +140,7 @@ def test_strategies_of_scikit_activeml_on_our_model(activeml, arrays: Arrays) ->
 
     X, codes = arrays
     y = np.where(codes == -1, np.nan, codes)
-    clf = to_activeml.JointClassifier(estimator(), classes=[0, 3, 5, 7]).fit(X, y)
+    clf = activeml.JointClassifier(estimator(), classes=[0, 3, 5, 7]).fit(X, y)
     p = clf.predict_proba(X)
     assert p.shape == (120, 4)
     assert (p[:, 2] == 0).all()
@@ -151,12 +148,12 @@ def test_strategies_of_scikit_activeml_on_our_model(activeml, arrays: Arrays) ->
     assert set(clf.predict(X)) <= {0, 3, 7}
     assert clf.score(X[:30], codes[:30]) == np.mean(clf.predict(X[:30]) == codes[:30])
     # Theirs works on flat rows: give the estimator the shape.
-    flat = to_activeml.JointClassifier(clone(estimator()).set_params(image_shape=(1, 8, 8)), classes=[0, 3, 7])
+    flat = activeml.JointClassifier(clone(estimator()).set_params(image_shape=(1, 8, 8)), classes=[0, 3, 7])
     flat.fit(X.reshape(120, -1), y)
     rows = UncertaintySampling(method="margin_sampling", random_state=0).query(
         X.reshape(120, -1), y, flat, fit_clf=False, batch_size=3
     )
-    ours = to_activeml.JointStrategy("margin", random_state=0).query(X.reshape(120, -1), y, flat, fit_clf=False, batch_size=3)
+    ours = activeml.JointStrategy("margin", random_state=0).query(X.reshape(120, -1), y, flat, fit_clf=False, batch_size=3)
     assert set(rows) == set(ours)
     assert RandomSampling(random_state=0).query(X.reshape(120, -1), y).shape == (1,)
 
@@ -164,16 +161,16 @@ def test_strategies_of_scikit_activeml_on_our_model(activeml, arrays: Arrays) ->
 def test_without_a_label_the_classifier_knows_nothing(activeml, arrays: Arrays) -> None:
     X, _ = arrays
     y = np.full(120, np.nan)
-    clf = to_activeml.JointClassifier(estimator(), classes=[0, 3, 7]).fit(X, y)
+    clf = activeml.JointClassifier(estimator(), classes=[0, 3, 7]).fit(X, y)
     assert (clf.predict_proba(X) == 1 / 3).all()
     with pytest.raises(SSLDError, match="no sample has a label yet"):
-        to_activeml.JointStrategy().query(X, y, clf)
+        activeml.JointStrategy().query(X, y, clf)
 
 
 def test_bad_classifiers_and_weights(activeml, arrays: Arrays) -> None:
     X, codes = arrays
     y = np.where(codes == -1, np.nan, codes)
     with pytest.raises(SSLDError, match="wrap it in JointClassifier"):
-        to_activeml.JointStrategy().query(X, y, estimator())
+        activeml.JointStrategy().query(X, y, estimator())
     with pytest.raises(ValueError, match="sample weights"):
-        to_activeml.JointClassifier(estimator()).fit(X, y, sample_weight=np.ones(120))
+        activeml.JointClassifier(estimator()).fit(X, y, sample_weight=np.ones(120))

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from ssl_diffusion.errors import CheckpointError
+from ssl_diffusion.models import weights
 from ssl_diffusion.models.weights import load_tensors, prefixed, save_tensors, with_prefix
 from ssl_diffusion.storage import atomic_write_text
 
@@ -67,7 +68,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
         full_disk()
 
     with monkeypatch.context() as patch:
-        target = checkpoint if where == "save_file" else os
+        target = weights if where == "save_file" else os
         patch.setattr(target, where.removeprefix("os."), half_written if where == "save_file" and halfway else full_disk)
         with pytest.raises(CheckpointError, match=r"cannot write .*x\.safetensors.*No space left.*untouched.*--resume"):
             save_tensors(path, {"b": torch.zeros(1000)}, {"steps": 4})

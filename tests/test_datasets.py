@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ssl_diffusion.data.published import datasets
-from ssl_diffusion.data.published.catalog import LAYOUTS
-from ssl_diffusion.data.published.datasets import DATASETS, find_dataset, load_dataset
+from ssl_diffusion.data.published.catalog import DATASETS, LAYOUTS
+from ssl_diffusion.data.published.datasets import find_dataset, load_dataset
 from ssl_diffusion.data.published.idx import read_idx
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.storage import default_cache_dir

@@ -10,6 +10,7 @@ from commands import CPU, ok, refused
 from PIL import Image
 
 from ssl_diffusion.data.published.datasets import load_dataset
+from ssl_diffusion.generation.sampling import sample_run
 from ssl_diffusion.inference.run import load_run
 from ssl_diffusion.outputs import MANIFEST
 
@@ -25,7 +26,7 @@ def test_samples_are_images_with_a_table_and_pictures(tiny_run: Path, tmp_path: 
     assert {p.name for p in out.iterdir()} == {*frame["file"], "samples.csv", "samples.png", "denoising.png", MANIFEST}
     first = np.asarray(Image.open(out / "0000.png"))
     assert first.shape == (8, 8)
-    np.testing.assert_array_equal(first, load_run(tiny_run, "cpu", "fp32").sample(6, steps=3)[0, 0])
+    np.testing.assert_array_equal(first, sample_run(load_run(tiny_run, "cpu", "fp32"), 6, steps=3)[0, 0])
 
 
 def test_a_grid_has_every_class_equally_often(tiny_run: Path, tmp_path: Path) -> None:

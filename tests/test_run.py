@@ -207,11 +207,11 @@ def test_runs_that_cannot_be_loaded(copy: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_pictures")
 def test_test_split_is_read_only_after_training(tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupted run has looked at no test image: nothing can be chosen by it."""
-    from ssl_diffusion.training import fit
+    from ssl_diffusion.training import evaluate
 
     looked: list[int] = []
-    original = fit.predict_logits
-    monkeypatch.setattr(fitting, "predict_logits", lambda *a, **k: looked.append(len(a[1])) or original(*a, **k))
+    original = evaluate.predict_logits
+    monkeypatch.setattr(evaluate, "predict_logits", lambda *a, **k: looked.append(len(a[1])) or original(*a, **k))
     recipe = tiny_recipe.with_overrides(["labels.budget=20", "labels.val_fraction=0.5"])
 
     def stop(update: ProgressUpdate) -> None:

@@ -22,7 +22,7 @@ from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.weights import load_tensors
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.seeding import derive_seed
-from ssl_diffusion.training import batches
+from ssl_diffusion.training import batches, loop
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.fit import FitOptions, fit_model
 from ssl_diffusion.training.loop import check_divisible, train
@@ -95,7 +95,7 @@ def test_history_tells_steps_images_and_rate(tiny_recipe: Recipe, digits_pool: P
 
 
 def test_long_histories_are_thinned_and_keep_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_HISTORY_ROWS", 10)
+    monkeypatch.setattr(loop, "_HISTORY_ROWS", 10)
     result = train(make_job(TrainingSettings(steps=31, batch_size=1, labeled_batch_size=2), objective="labels-only"))
     assert [row["step"] for row in result.history] == [*range(4, 32, 3)]
 
@@ -294,7 +294,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     def mirror(images: Tensor, generator: torch.Generator) -> Tensor:
         return images * (float("nan") if next(calls) in steps else 1.0)
 
-    monkeypatch.setattr(job, "mirror", mirror)
+    monkeypatch.setattr(batches, "mirror", mirror)
 
 
 def test_single_bad_steps_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

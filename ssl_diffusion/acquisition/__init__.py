@@ -1,7 +1,7 @@
 """Acquisition: which samples to label next.
 
 :func:`query` runs one of :data:`STRATEGIES` on what a model makes of the unlabeled samples of a pool. One file a family:
-`uncertainty`, `boundary`, `coverage`, `hybrid`; importing this package registers them all.
+`uncertainty`, `boundary`, `coverage`, `gradient`; importing this package registers them all.
 """
 
 from ssl_diffusion.acquisition.candidates import Candidates
@@ -19,7 +19,7 @@ __all__ = [
     "choose",
     "coverage",
     "get_strategy",
-    "hybrid",
+    "gradient",
     "query",
     "strategies_frame",
     "uncertainty",

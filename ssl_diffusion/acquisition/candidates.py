@@ -29,7 +29,7 @@ class Candidates:
 
     Attributes:
         representation: of the candidates, float32 (N, F), or a projection of it (:mod:`ssl_diffusion.inference.embed`); may
-            be memory-mapped, or be computed when rows are asked for (:class:`ssl_diffusion.inference.projection.Rows`).
+            be memory-mapped, or be computed when rows are asked for (:class:`ssl_diffusion.inference.Rows`).
         probabilities: class probabilities of the candidates, float32 (N, K); None if the model has no classes.
         labeled_representation: of the labeled samples, float32 (m, F).
         labeled_classes: their classes, int64 (m,).

@@ -14,6 +14,7 @@ from ssl_diffusion.acquisition.query import QueryBatch
 from ssl_diffusion.data.pictures import to_pil
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import SSLDError, nearest_names
+from ssl_diffusion.generation.counterfactual.search import explain_run
 from ssl_diffusion.generation.gallery import file_stems
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.run import Run
@@ -116,7 +117,7 @@ def batch_figure(batch: QueryBatch, pool: Pool, run: Run | None = None) -> Figur
     predictions = batch.predictions[:n]
     beside: NDArray[np.uint8] | None = None
     if run is not None and len(run.classes) > 1 and not run.multilabel:
-        result = run.explain(images, "runner-up")
+        result = explain_run(run, images, "runner-up")
         assert result.counterfactual is not None
         beside = result.counterfactual
         names = [run.classes[k] if ok else "" for k, ok in zip(result.target, result.success, strict=True)]

@@ -111,7 +111,7 @@ def query(
         model: a finished run.
         pool: its images; the test split is never chosen.
         n: samples to choose.
-        strategy: a name in :data:`~ssl_diffusion.acquisition.registry.STRATEGIES`, also with one of
+        strategy: a name in :data:`~ssl_diffusion.acquisition.STRATEGIES`, also with one of
             :data:`~ssl_diffusion.acquisition.names.VARIANTS`, as in "margin:diverse"; or "auto": coverage while there are
             fewer than two labels a class, counterfactual distance with diversity after that, and margin with diversity for
             batches so large that searching counterfactuals would take hours (:mod:`ssl_diffusion.acquisition.regime`).

@@ -1,4 +1,4 @@
-"""Arrays as users have them, made into what a :class:`~ssl_diffusion.data.pool.Pool` holds.
+"""Arrays as users have them, made into what a :class:`~ssl_diffusion.data.Pool` holds.
 
 Images come in many layouts and value ranges; a pool has uint8, (n, C, H, W). The channel axis of an image is the one with
 1 to 4 entries. Labels come as numbers or strings with -1 for none; a pool has positions in the list of classes.

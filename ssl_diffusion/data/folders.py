@@ -1,4 +1,4 @@
-"""Image folders and CSV manifests -> :class:`~ssl_diffusion.data.pool.Pool`.
+"""Image folders and CSV manifests -> :class:`~ssl_diffusion.data.Pool`.
 
 Folders: one folder a class, nested folders included; images directly in the root or in `unlabeled/` have no label::
 

@@ -6,7 +6,7 @@ r"""Cheap distances to the decision boundary, for comparison with counterfactual
 * :func:`deepfool_distance`: the same in pixel space, iterated until the class changes (Moosavi-Dezfooli et al. 2016,
   arXiv 1511.04599, algorithm 2, for one target class at a time).
 
-Both give a :class:`~ssl_diffusion.generation.counterfactual.search.CounterfactualResult`, without noise. They leave the manifold of images: what
+Both give a :class:`~ssl_diffusion.generation.CounterfactualResult`, without noise. They leave the manifold of images: what
 DeepFool finds is a perturbation that is hardly visible, not an explanation.
 """
 
@@ -48,12 +48,12 @@ def linear_distance(
     Args:
         model: the joint model; its EMA weights.
         images: uint8, (n, C, H, W).
-        target: see :func:`ssl_diffusion.generation.counterfactual.search.explain`.
+        target: see :func:`ssl_diffusion.generation.explain`.
         batch_size: pairs at a time.
         progress: called with the number of pairs done.
 
     Raises:
-        RunError, DataError: as :func:`ssl_diffusion.generation.counterfactual.search.explain`.
+        RunError, DataError: as :func:`ssl_diffusion.generation.explain`.
     """
 
     def measure(x: Tensor, source: Tensor, wanted: Tensor) -> dict[str, NDArray[Any]]:
@@ -93,13 +93,13 @@ def deepfool_distance(
     Args:
         model: the joint model; its EMA weights.
         images: uint8, (n, C, H, W).
-        target: see :func:`ssl_diffusion.generation.counterfactual.search.explain`.
+        target: see :func:`ssl_diffusion.generation.explain`.
         max_steps: iterations before giving up.
         batch_size: pairs at a time.
         progress: called with the number of pairs done.
 
     Raises:
-        RunError, DataError: as :func:`ssl_diffusion.generation.counterfactual.search.explain`.
+        RunError, DataError: as :func:`ssl_diffusion.generation.explain`.
     """
 
     def measure(x: Tensor, source: Tensor, wanted: Tensor) -> dict[str, NDArray[Any]]:

@@ -12,9 +12,10 @@ from ssl_diffusion.data.pictures import to_pil
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, nearest_names
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
+from ssl_diffusion.generation.counterfactual.search import explain_run
 from ssl_diffusion.generation.figures import counterfactual_figure, distance_figure, grid_figure, strip_figure
 from ssl_diffusion.generation.guidance import Guidance
-from ssl_diffusion.generation.sampling import denoising_strip
+from ssl_diffusion.generation.sampling import denoising_strip, sample_run
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.outputs import check_output_folder, output_folder
@@ -56,7 +57,7 @@ def write_samples(
         out: folder to write, complete or not at all.
         n: number of images.
         y: classes to guide towards, (n,); where they are in equal groups, in order, samples.png has one row a group.
-        sampler, steps, guidance, batch_size, progress: see :func:`ssl_diffusion.generation.sampling.sample`.
+        sampler, steps, guidance, batch_size, progress: see :func:`ssl_diffusion.generation.sample`.
         seed: of the noise.
         overwrite: replace a folder that this function made.
 
@@ -64,8 +65,8 @@ def write_samples(
         samples.csv: file, and for guided images the class asked for and its probability by the run's own classifier.
     """
     with output_folder(out, overwrite=overwrite, inputs=run_inputs(run)) as folder:
-        images = run.sample(
-            n, y, sampler=sampler, steps=steps, guidance=guidance, seed=seed, batch_size=batch_size, progress=progress
+        images = sample_run(
+            run, n, y, sampler=sampler, steps=steps, guidance=guidance, seed=seed, batch_size=batch_size, progress=progress
         )
         width = max(4, len(str(n - 1)))
         stems = [f"{i:0{width}d}" for i in range(n)]
@@ -110,7 +111,7 @@ def write_explanations(
         ids: samples to explain.
         out: folder to write, complete or not at all.
         target: a class name, "runner-up", "nearest" or "all".
-        confidence, revert, seed, batch_size, progress: see :func:`ssl_diffusion.generation.counterfactual.search.explain`.
+        confidence, revert, seed, batch_size, progress: see :func:`ssl_diffusion.generation.explain`.
         overwrite: replace a folder that this function made.
 
     Returns:
@@ -134,8 +135,8 @@ def write_explanations(
         if already:
             raise DataError(f"{already[0]} is classified as {target!r} already; choose another target for it")
     with output_folder(out, overwrite=overwrite, inputs=inputs) as folder:
-        result = run.explain(
-            images, wanted, confidence=confidence, revert=revert, seed=seed, batch_size=batch_size, progress=progress
+        result = explain_run(
+            run, images, wanted, confidence=confidence, revert=revert, seed=seed, batch_size=batch_size, progress=progress
         )
         assert result.counterfactual is not None
         frame = result.to_frame(np.array(ids), run.classes)

@@ -4,8 +4,8 @@ Both forms change D(x; sigma), so that any sampler can be guided. With p the pro
 
 * **estimate**: :math:`D' = D - \text{scale} \, (1 - p) \, \text{spread}(\sigma) \, g / \text{rms}(g)`, where g is the gradient
   of the class loss with respect to the noised image and `spread` is what the denoiser cannot know at this level
-  (:meth:`ssl_diffusion.models.noise.Parameterisation.spread`). Up to the noise level that the head was trained for
-  (:attr:`~ssl_diffusion.models.joint.JointConfig.head_noise`) it reads the noised image itself (Dhariwal & Nichol 2021,
+  (:meth:`ssl_diffusion.models.Parameterisation.spread`). Up to the noise level that the head was trained for
+  (:attr:`~ssl_diffusion.models.JointConfig.head_noise`) it reads the noised image itself (Dhariwal & Nichol 2021,
   arXiv 2105.05233); above, it reads the one-step estimate, noised again to that level. The noise keeps the gradient from
   what only the head sees: on digits, of samples that the head took for the class in 98 to 100 % of cases, another
   classifier agreed with 88 % when the head had read clean estimates, and with 97 % when it had read noised ones.

@@ -16,6 +16,7 @@ from ssl_diffusion.errors import CheckpointError
 from ssl_diffusion.generation.extractors import Extractor
 from ssl_diffusion.generation.figures import grid_figure
 from ssl_diffusion.generation.quality import compare_features
+from ssl_diffusion.generation.sampling import sample_run
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.weights import load_tensors, save_tensors
 from ssl_diffusion.outputs import output_folder
@@ -35,7 +36,7 @@ class GenerationReport:
         extractor: name of the extractor, with a hash.
         n_real, n_generated: images on either side.
         metrics: fd (called fid if the extractor is Inception), kid, precision, recall, density, coverage
-            (:mod:`ssl_diffusion.generation.quality`) and, for models with classes, guided_fd (or guided_fid) and, if the extractor
+            (`generation/quality.py`) and, for models with classes, guided_fd (or guided_fid) and, if the extractor
             has classes too, class_hit: the share of guided samples that it, not the run's own classifier, takes for the
             class asked for.
         images: the unguided samples, uint8 (n_generated, C, H, W).
@@ -74,14 +75,14 @@ def evaluate_generation(
         DataError: if there are too few images to compare.
     """
     real = real_features(extractor, pool, cache_dir)
-    images = run.sample(n, seed=seed, progress=progress)
+    images = sample_run(run, n, seed=seed, progress=progress)
     metrics = compare_features(real, extractor.features(images))
     fd = "fid" if extractor.inception else "fd"
     if fd != "fd":
         metrics[fd] = metrics.pop("fd")
     if run.classes and not run.multilabel:
         wanted = np.arange(n) % len(run.classes)
-        guided = run.sample(n, wanted, seed=seed, progress=progress)
+        guided = sample_run(run, n, wanted, seed=seed, progress=progress)
         metrics[f"guided_{fd}"] = compare_features(real, extractor.features(guided))["fd"]
         if extractor.classify is not None:
             metrics["class_hit"] = float((extractor.classify(guided).argmax(axis=1) == wanted).mean())

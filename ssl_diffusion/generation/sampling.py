@@ -23,7 +23,9 @@ from torch import Tensor
 
 from ssl_diffusion.errors import SSLDError, nearest_names
 from ssl_diffusion.generation.guidance import Guidance
+from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.joint import JointDiffusion
+from ssl_diffusion.models.pixels import to_bytes
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "integrate",
     "make_sampler",
     "sample",
+    "sample_run",
     "sampling_mode",
 ]
 
@@ -168,7 +171,7 @@ def integrate(
         sampler: a fresh sampler.
         denoise: the denoiser, guided or not.
         x: images at `levels[0]`, (B, C, H, W).
-        levels: decreasing noise levels, see :meth:`ssl_diffusion.models.noise.Parameterisation.levels`; increasing ones, above 0,
+        levels: decreasing noise levels, see :meth:`ssl_diffusion.models.Parameterisation.levels`; increasing ones, above 0,
             take DDIM back into the noise.
         noise: of samplers that add some.
         watch: called after each step with its number, its noise level and the images there.
@@ -204,7 +207,7 @@ def sample(
         y: classes to guide towards, int64 (n,), or one for all; None draws without guidance.
         sampler: a name in :data:`SAMPLERS`. None: "dpmpp", or "ddpm" under guidance, whose errors fresh noise corrects.
         steps: steps of the sampler. None: its default; 40 if the sampler is None, too, and there is guidance.
-        guidance: how to guide towards y; None is the default of :class:`~ssl_diffusion.generation.guidance.Guidance`.
+        guidance: how to guide towards y; None is the default of :class:`~ssl_diffusion.generation.Guidance`.
         generator: of all noise, on the CPU; None is torch's global one.
         batch_size: images at a time.
         precision: "fp32" or "bf16".
@@ -240,6 +243,57 @@ def sample(
             x = integrate(make_sampler(sampler), denoise, x, levels, noise, watch=report)
             images[start : start + batch_size] = x.clamp(-1, 1).cpu()
     return images
+
+
+def sample_run(
+    run: Run,
+    n: int,
+    y: NDArray[np.int64] | int | None = None,
+    *,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: Guidance | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: ProgressCallback | None = None,
+) -> NDArray[np.uint8]:
+    """Draw images from a run.
+
+    Args:
+        run: Fitted model.
+        n: Number of images.
+        y: Class to guide towards, or one class for each image, (n,); None samples without guidance.
+        sampler: Name of the sampler; None takes the default of :func:`sample`.
+        steps: Steps of the sampler; None takes its own number.
+        guidance: Form and scale of the guidance; None takes the default.
+        seed: Random seed of the noise.
+        batch_size: Images per batch.
+        progress: Callback for the number of steps done.
+
+    Returns:
+        Images, uint8 (n, C, H, W).
+
+    Raises:
+        RunError: If a class is given and the run has no classes, or several for one image.
+
+    Example:
+        >>> images = sample_run(load_run("runs/digits-40-s0"), 16, y=3)  # doctest: +SKIP
+    """
+    if y is not None:
+        run.check_single_label("to sample from")
+    x = sample(
+        run.model,
+        n,
+        torch.as_tensor(y) if isinstance(y, np.ndarray) else y,
+        sampler=sampler,
+        steps=steps,
+        guidance=guidance,
+        generator=torch.Generator().manual_seed(seed),
+        batch_size=batch_size,
+        precision=run.precision,
+        progress=progress,
+    )
+    return to_bytes(x)
 
 
 def denoising_strip(

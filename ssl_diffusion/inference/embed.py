@@ -20,7 +20,6 @@ from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.storage import create_array
-from ssl_diffusion.training.run_folder import RunFolder
 
 __all__ = ["scan_images", "store_of", "write_representation"]
 
@@ -75,7 +74,7 @@ def scan_images(
 
 def store_of(run: Run) -> ScoreStore:
     """The store in the folder of a run, for the scores of its present model."""
-    model = hashlib.sha256(RunFolder(run.path).model.read_bytes()).hexdigest()
+    model = hashlib.sha256(run.model_file.read_bytes()).hexdigest()
     device = next(run.model.parameters()).device.type
     return ScoreStore(run.path / "scores", f"1 {model} {run.precision} {device} {DIMENSIONS}")
 

@@ -1,6 +1,6 @@
 """A pool through a model that does not change: its representation is computed once, and everything else is cheap.
 
-Strategies measure distances on a projection of it (:func:`ssl_diffusion.inference.projection.project`); classes come from a probe,
+Strategies measure distances on a projection of it (:func:`ssl_diffusion.inference.project`); classes come from a probe,
 which is refitted to new labels in a fraction of a second.
 """
 
@@ -65,7 +65,7 @@ class Frozen:
         seed: int = 0,
         inverse_penalty: float | None = None,
     ) -> LinearProbe:
-        """Fit a probe to the labels at these positions (:func:`ssl_diffusion.models.probe.fit_probe`)."""
+        """Fit a probe to the labels at these positions (:func:`ssl_diffusion.models.fit_probe`)."""
         z = np.asarray(self.representation[known])
         return fit_probe(z, classes, self.reference, n_classes, seed=seed, inverse_penalty=inverse_penalty)
 

@@ -5,23 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ssl_diffusion.errors import CheckpointError, DataError, RunError
-from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
-from ssl_diffusion.generation.counterfactual.search import explain
-from ssl_diffusion.generation.guidance import Guidance
-from ssl_diffusion.generation.sampling import sample
 from ssl_diffusion.inference.predict import predict_logits, probabilities, represent
 from ssl_diffusion.machine import resolve_accelerator, resolve_precision
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
-from ssl_diffusion.models.pixels import to_bytes
 from ssl_diffusion.models.weights import load_tensors, with_prefix
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.training.run_folder import RunFolder
 
 __all__ = ["Run", "load_run"]
+
+_MODEL_FILE = "model.safetensors"
 
 
 @dataclass
@@ -43,6 +38,11 @@ class Run:
     multilabel: bool
     precision: str
     metadata: dict[str, Any]
+
+    @property
+    def model_file(self) -> Path:
+        """File of the weights."""
+        return self.path / _MODEL_FILE
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -72,60 +72,6 @@ class Run:
         if self.multilabel:
             raise RunError(f"{self.path} has several classes an image, and so none {purpose}: this is for single labels")
 
-    def sample(
-        self,
-        n: int,
-        y: NDArray[np.int64] | int | None = None,
-        *,
-        sampler: str | None = None,
-        steps: int | None = None,
-        guidance: Guidance | None = None,
-        seed: int = 0,
-        batch_size: int = 256,
-        progress: ProgressCallback | None = None,
-    ) -> NDArray[np.uint8]:
-        """Draw images, uint8 (n, C, H, W); see :func:`ssl_diffusion.generation.sampling.sample`."""
-        if y is not None:
-            self.check_single_label("to sample from")
-        x = sample(
-            self.model,
-            n,
-            torch.as_tensor(y) if isinstance(y, np.ndarray) else y,
-            sampler=sampler,
-            steps=steps,
-            guidance=guidance,
-            generator=torch.Generator().manual_seed(seed),
-            batch_size=batch_size,
-            precision=self.precision,
-            progress=progress,
-        )
-        return to_bytes(x)
-
-    def explain(
-        self,
-        images: NDArray[np.uint8],
-        target: str | int | NDArray[np.integer[Any]] = "runner-up",
-        *,
-        confidence: float = 0.0,
-        revert: bool = True,
-        seed: int = 0,
-        batch_size: int = 128,
-        progress: ProgressCallback | None = None,
-    ) -> CounterfactualResult:
-        """Search counterfactuals of uint8 images (n, C, H, W); see :func:`ssl_diffusion.generation.counterfactual.search.explain`."""
-        self.check_single_label("to explain")
-        return explain(
-            self.model,
-            images,
-            target,
-            confidence=confidence,
-            revert=revert,
-            seed=seed,
-            batch_size=batch_size,
-            precision=self.precision,
-            progress=progress,
-        )
-
 
 def load_run(path: str | Path, accelerator: str = "auto", precision: str = "auto") -> Run:
     """Open a run folder for inference with the EMA weights.
@@ -134,21 +80,23 @@ def load_run(path: str | Path, accelerator: str = "auto", precision: str = "auto
         RunError: if the folder is no run or is not finished.
         CheckpointError: if its model file is damaged or foreign.
     """
-    folder = RunFolder(Path(path))
-    if not folder.path.is_dir():
-        raise RunError(f"no run folder {folder.path}")
-    if not folder.model.exists():
-        recipe = folder.recipe()  # says so if this is no run folder at all
-        raise RunError(f"{folder.path} ({recipe.name}) has no model yet; continue it with: ssld fit --resume {folder.path}")
-    tensors, metadata = load_tensors(folder.model)
+    path = Path(path)
+    if not path.is_dir():
+        raise RunError(f"no run folder {path}")
+    file = path / _MODEL_FILE
+    if not file.exists():
+        if not (path / "recipe.toml").is_file():
+            raise RunError(f"{path} is not a run folder (it has no recipe.toml)")
+        raise RunError(f"{path} has no model yet; continue it with: ssld fit --resume {path}")
+    tensors, metadata = load_tensors(file)
     try:
         model = JointDiffusion(JointConfig.from_dict(metadata["config"]))
         model.load_state_dict(with_prefix("ema", tensors))
     except (KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{folder.model} was not made by this version of the program ({error})") from error
+        raise CheckpointError(f"{file} was not made by this version of the program ({error})") from error
     device = resolve_accelerator(accelerator)
     return Run(
-        path=folder.path,
+        path=path,
         model=model.to(device).eval(),
         classes=tuple(metadata["classes"]),
         multilabel=metadata["multilabel"],

@@ -1,0 +1,43 @@
+"""Networks and their formulas: noise, U-Net, the joint model, the probe, weights on disk."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from ssl_diffusion.models.build import build_model as build_model
+    from ssl_diffusion.models.build import count_parameters as count_parameters
+    from ssl_diffusion.models.joint import JointConfig as JointConfig
+    from ssl_diffusion.models.joint import JointDiffusion as JointDiffusion
+    from ssl_diffusion.models.noise import DDPM as DDPM
+    from ssl_diffusion.models.noise import EDM as EDM
+    from ssl_diffusion.models.noise import Coefficients as Coefficients
+    from ssl_diffusion.models.noise import Parameterisation as Parameterisation
+    from ssl_diffusion.models.noise import target as target
+    from ssl_diffusion.models.probe import LinearProbe as LinearProbe
+    from ssl_diffusion.models.probe import fit_probe as fit_probe
+    from ssl_diffusion.models.probe import set_head as set_head
+    from ssl_diffusion.models.settings import ModelSettings as ModelSettings
+    from ssl_diffusion.models.unet import Features as Features
+    from ssl_diffusion.models.unet import UNet as UNet
+    from ssl_diffusion.models.unet import UNetConfig as UNetConfig
+    from ssl_diffusion.models.unet import sinusoidal_embedding as sinusoidal_embedding
+    from ssl_diffusion.models.weights import load_tensors as load_tensors
+    from ssl_diffusion.models.weights import prefixed as prefixed
+    from ssl_diffusion.models.weights import read_metadata as read_metadata
+    from ssl_diffusion.models.weights import save_tensors as save_tensors
+    from ssl_diffusion.models.weights import with_prefix as with_prefix
+
+# Imported on first use: who wants one name does not wait for torch and all the others.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "noise": ["Coefficients", "DDPM", "EDM", "Parameterisation", "target"],
+        "unet": ["Features", "UNet", "UNetConfig", "sinusoidal_embedding"],
+        "joint": ["JointConfig", "JointDiffusion"],
+        "probe": ["LinearProbe", "fit_probe", "set_head"],
+        "settings": ["ModelSettings"],
+        "build": ["build_model", "count_parameters"],
+        "weights": ["load_tensors", "prefixed", "read_metadata", "save_tensors", "with_prefix"],
+    },
+)

@@ -7,7 +7,7 @@ __all__ = ["ModelSettings"]
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Architecture and noise; see :class:`ssl_diffusion.models.unet.UNetConfig` and :class:`ssl_diffusion.models.joint.JointConfig`.
+    """Architecture and noise; see :class:`ssl_diffusion.models.UNetConfig` and :class:`ssl_diffusion.models.JointConfig`.
 
     `decoder_blocks` 0 means one more than `blocks`; `head_width` -1 means half of the representation.
     """

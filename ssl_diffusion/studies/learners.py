@@ -1,6 +1,6 @@
 """What a trial refits: a probe on the frozen representation, the joint model, or scikit-learn's SelfTraining.
 
-All learners of a study share the pretrained denoiser (:class:`~ssl_diffusion.inference.embedded_pool.Frozen`): its representation of
+All learners of a study share the pretrained denoiser (:class:`~ssl_diffusion.inference.Frozen`): its representation of
 every image is computed once, and strategies that need no labels choose the starting set on it.
 """
 
@@ -191,7 +191,7 @@ class _SelfTraining:
 
 
 def learner_of(refit: str, shared: Shared, settings: StudySettings, seed: int) -> Learner:
-    """The learner of a way to refit, see :data:`~ssl_diffusion.studies.settings.REFITS`."""
+    """The learner of a way to refit, see :data:`~ssl_diffusion.studies.REFITS`."""
     if refit == "probe":
         return _Probe(shared, seed)
     if refit == "self-training":

@@ -19,7 +19,8 @@ from ssl_diffusion.outputs import refuse_inputs
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.storage import atomic_write_text, default_cache_dir
 from ssl_diffusion.studies.attempts import Outcome, StudyFolder, attempt
-from ssl_diffusion.studies.engines.local import _with_workers
+from ssl_diffusion.studies.engines.local import local_outcomes
+from ssl_diffusion.studies.engines.ray import ray_outcomes
 from ssl_diffusion.studies.learners import Shared, prepare
 from ssl_diffusion.studies.settings import StudySettings
 from ssl_diffusion.studies.trial import Trial, eligible_positions, save_failure, trials_of
@@ -126,11 +127,9 @@ def _outcomes(
     options: FitOptions,
 ) -> Iterator[Outcome]:
     if engine == "ray":
-        from ssl_diffusion.studies.engines.ray import ray_outcomes
-
         yield from ray_outcomes(folder.path, todo, options, workers=workers, address=address)
     elif workers > 1:
-        yield from _with_workers(workers, folder.path, todo, options)
+        yield from local_outcomes(workers, folder.path, todo, options)
     else:
         for trial in todo:
             yield trial, attempt(folder, settings, shared, trial)

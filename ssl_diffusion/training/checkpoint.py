@@ -11,14 +11,17 @@ from ssl_diffusion.training.batches import Job
 from ssl_diffusion.training.consistency import Match
 from ssl_diffusion.training.result import TrainingResult
 
+__all__ = ["TrainingState"]
 
-class _State:
+
+class TrainingState:
     """The loop's state as one checkpoint file."""
 
     def __init__(self, model: JointDiffusion, ema: list[Tensor], optimizer: Any, match: Match | None, job: Job) -> None:
         self.model, self.ema, self.optimizer, self.match, self.job = model, ema, optimizer, match, job
 
     def save(self, result: TrainingResult) -> None:
+        """Write weights, averages, optimiser moments and counters."""
         assert self.job.checkpoint is not None
         names = [name for name, _ in self.model.named_parameters()]
         moments = {
@@ -44,6 +47,7 @@ class _State:
         save_tensors(self.job.checkpoint, tensors, metadata)
 
     def load(self, result: TrainingResult) -> None:
+        """Continue from the file: fills model, averages, optimiser and `result`."""
         assert self.job.checkpoint is not None
         tensors, metadata = load_tensors(self.job.checkpoint)
         if metadata.get("job") != self.job.name or metadata.get("identity") != self.job.identity:

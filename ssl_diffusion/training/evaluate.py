@@ -17,19 +17,18 @@ from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.inference.metrics import classification_metrics
 from ssl_diffusion.inference.predict import predict_logits, probabilities
-from ssl_diffusion.inference.run import Run
+from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.machine import package_versions, source_commit
 from ssl_diffusion.models.build import count_parameters
 from ssl_diffusion.outputs import check_output_folder, output_folder
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.training.figures import calibration_figure, confusion_figure
-from ssl_diffusion.training.fit import FitOptions
+from ssl_diffusion.training import figures
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.result import Fitted
 from ssl_diffusion.training.run_folder import RunFolder, run_inputs
 from ssl_diffusion.training.run_pool import load_run_pool
 
-__all__ = ["Report", "evaluate_run", "wilson_interval"]
+__all__ = ["Report", "evaluate_run", "report_fit", "wilson_interval"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Report:
 
     Attributes:
         n: number of images.
-        metrics: accuracy, nll, ece (:func:`ssl_diffusion.inference.metrics.classification_metrics`).
+        metrics: accuracy, nll, ece (:func:`ssl_diffusion.inference.classification_metrics`).
         accuracy_interval: 95 % Wilson interval of the accuracy.
         per_class: one row a class: class, precision, recall, f1, n.
     """
@@ -83,11 +82,11 @@ def evaluate_run(
     if out is not None:
         with output_folder(out, overwrite=True, inputs=inputs) as folder:
             per_class.to_csv(folder / "per_class.csv", index=False)
-            calibration_figure(p, labels).savefig(folder / "calibration.png", dpi=130)
+            figures.calibration_figure(p, labels).savefig(folder / "calibration.png", dpi=130)
             if not run.multilabel:
                 k = len(run.classes)
                 confusion = confusion_matrix(labels, predicted, labels=range(k))
-                confusion_figure(confusion, run.classes, metrics["accuracy"]).savefig(folder / "confusion.png", dpi=130)
+                figures.confusion_figure(confusion, run.classes, metrics["accuracy"]).savefig(folder / "confusion.png", dpi=130)
     return report
 
 
@@ -143,22 +142,26 @@ def _to_classes(pool: Pool, classes: tuple[str, ...], data: Path | str) -> NDArr
     return np.where(pool.labels >= 0, index[pool.labels], -1)
 
 
-def _report(
-    folder: RunFolder, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fitted: Fitted, options: FitOptions
+def report_fit(
+    folder: RunFolder, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fitted: Fitted, progress: ProgressCallback | None
 ) -> None:
-    """Figures and pictures of a finished training; the test split is read here and nowhere else."""
-    from ssl_diffusion.inference.run import load_run
-    from ssl_diffusion.training import figures
+    """Write metrics and pictures of a finished training; the test split is read here and nowhere else.
 
+    Args:
+        folder: Run folder with its weights.
+        recipe: Resolved settings.
+        pool: Images of the run.
+        labeled: Labels that were used; None without labels.
+        fitted: Result of the fit.
+        progress: Callback for the number of test images done.
+    """
     run = load_run(folder.path, recipe.compute.accelerator, recipe.compute.precision)
     history = folder.save_history(fitted.history)
     metrics: dict[str, Any] = {f"test_{name}": None for name in ("accuracy", "nll", "ece")}
     metrics["val_accuracy"] = None
     test = pool.test[pool.has_label[pool.test]]
     if labeled is not None and len(test):
-        logits = predict_logits(
-            run.model, pool.images[test], precision=run.precision, progress=options.progress, task="evaluation"
-        )
+        logits = predict_logits(run.model, pool.images[test], precision=run.precision, progress=progress, task="evaluation")
         metrics |= {f"test_{name}": value for name, value in classification_metrics(logits, pool.labels[test]).items()}
         if not pool.multilabel:
             k = len(pool.classes)

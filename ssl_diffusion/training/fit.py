@@ -29,7 +29,7 @@ from ssl_diffusion.progress import ProgressCallback, log_to
 from ssl_diffusion.training.augment import policy
 from ssl_diffusion.training.batches import Job
 from ssl_diffusion.training.denoiser_cache import CachedDenoiser, DenoiserCache
-from ssl_diffusion.training.evaluate import _report
+from ssl_diffusion.training.evaluate import report_fit
 from ssl_diffusion.training.loop import check_divisible, train
 from ssl_diffusion.training.phases import PRETRAINING_ONLY, pretraining_job, training_job
 from ssl_diffusion.training.planning import plan_for_time
@@ -143,10 +143,10 @@ def fit_run(
 
     Args:
         recipe: settings; what is "auto" is resolved and written to the folder.
-        out: the run folder; None makes `runs/NAME` (:func:`ssl_diffusion.training.run_folder.default_run_name`).
+        out: the run folder; None makes `runs/NAME` (:func:`ssl_diffusion.training.default_run_name`).
         overwrite: replace a run that is there already.
         seconds: how long the fit may take; the steps of the recipe are then those that fit
-            (:func:`ssl_diffusion.training.planning.plan_for_time`). None takes the recipe's.
+            (:func:`ssl_diffusion.training.plan_for_time`). None takes the recipe's.
         options: see :class:`FitOptions`.
 
     Raises:
@@ -233,7 +233,7 @@ def _complete(
         except Interrupted as error:
             raise Interrupted(f"{error}; continue with: ssld fit --resume {folder.path}") from None
         folder.save_model(model_metadata(fitted.config, pool, recipe.training.objective), fitted.ema, fitted.raw)
-        _report(folder, recipe, pool, labeled, fitted, options)
+        report_fit(folder, recipe, pool, labeled, fitted, options.progress)
 
 
 def _pretrain(job: Job, checkpoints: Path | None, options: FitOptions) -> tuple[CachedDenoiser, bool]:

@@ -35,10 +35,10 @@ from ssl_diffusion.models.weights import load_tensors, prefixed, save_tensors, w
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.seeding import derive_seed
 from ssl_diffusion.training.batches import BatchSampler, Job
-from ssl_diffusion.training.checkpoint import _State
+from ssl_diffusion.training.checkpoint import TrainingState
 from ssl_diffusion.training.consistency import Match
 from ssl_diffusion.training.objective import Objective
-from ssl_diffusion.training.optimizer import _encoder_scale, _schedule, make_optimizer
+from ssl_diffusion.training.optimizer import encoder_scale, learning_rate, make_optimizer
 from ssl_diffusion.training.result import TrainingResult
 from ssl_diffusion.training.settings import PhaseSettings, TrainingSettings
 
@@ -130,10 +130,10 @@ def _run(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | 
         consistency=match,
         teacher=averaged,
     )
-    module, optimizer = fabric.setup(objective, make_optimizer(model, s, device, _encoder_scale(job)))
+    module, optimizer = fabric.setup(objective, make_optimizer(model, s, device, encoder_scale(job)))
     parameters: list[Tensor] = list(model.parameters())
     ema = [p.detach() for p in averaged.parameters()]
-    state = _State(model, ema, optimizer, match, job)
+    state = TrainingState(model, ema, optimizer, match, job)
     result = TrainingResult(device=str(device), precision=precision)
     if job.checkpoint is not None and job.checkpoint.exists():
         state.load(result)
@@ -148,7 +148,7 @@ def _run(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | 
         for step in range(result.steps, s.steps):
             batch = draw(step).share(fabric.global_rank, ranks, device)
             torch.manual_seed(derive_seed(s.seed, job.name, "dropout", step, fabric.global_rank))
-            rate = _schedule(step, s)
+            rate = learning_rate(step, s)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             losses = module(batch)

@@ -8,7 +8,7 @@ The denoising term sees all images; the classification term sees labeled batches
 share one encoder pass: noised pool images and augmented labeled images are one batch until the decoder, which runs on
 the former only. Everything random is in the :class:`Batch`, so that the objective itself is a deterministic function.
 
-With a consistency term (:mod:`ssl_diffusion.training.consistency`), weighted like the classification loss, strong views of unlabeled
+With a consistency term (`training/consistency.py`), weighted like the classification loss, strong views of unlabeled
 images join that pass. Their weak views need no gradient and go through the moving average of the weights, encoder only.
 """
 

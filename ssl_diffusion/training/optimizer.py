@@ -8,7 +8,7 @@ from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.training.batches import Job
 from ssl_diffusion.training.settings import PhaseSettings, TrainingSettings
 
-__all__ = ["make_optimizer"]
+__all__ = ["encoder_scale", "learning_rate", "make_optimizer"]
 
 
 def make_optimizer(
@@ -25,7 +25,7 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=s.learning_rate, fused=device.type in ("cpu", "cuda"))
 
 
-def _encoder_scale(job: Job) -> float:
+def encoder_scale(job: Job) -> float:
     """Learning rate of encoder and decoder relative to the head's: lower for pretrained ones, the more so with few labels."""
     s = job.settings
     if job.initial is None or not isinstance(s, TrainingSettings):
@@ -33,7 +33,7 @@ def _encoder_scale(job: Job) -> float:
     return s.encoder_lr * min(1.0, len(job.data.labeled) / max(1, s.encoder_lr_labels))
 
 
-def _schedule(step: int, s: PhaseSettings) -> float:
+def learning_rate(step: int, s: PhaseSettings) -> float:
     """Learning rate of a step: linear warm-up, then half a cosine to zero at the last step."""
     warmup = max(1, round(s.warmup * s.steps))
     if step < warmup:

@@ -1,0 +1,1 @@
+"""Strategies for other libraries, and other libraries' strategies here."""

@@ -33,9 +33,9 @@ def choose_rows(
         X: images, as the estimator takes them, (N, ...).
         y: labels, (N,); -1 where there is none.
         n: rows to choose.
-        strategy: see :func:`~ssl_diffusion.acquisition.query.query`.
+        strategy: see :func:`~ssl_diffusion.acquisition.query`.
         candidates: rows among which to choose, distinct, (k,). None: all with y == -1.
-        power: see :func:`~ssl_diffusion.acquisition.query.query`.
+        power: see :func:`~ssl_diffusion.acquisition.query`.
         random_state: seed of all chance.
 
     Returns:

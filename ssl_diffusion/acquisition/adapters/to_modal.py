@@ -23,7 +23,7 @@ def modal_strategy(
     """A query strategy for modAL.
 
     Args:
-        strategy: see :func:`~ssl_diffusion.acquisition.query.query`.
+        strategy: see :func:`~ssl_diffusion.acquisition.query`.
         power: see there.
         random_state: seed of the first query; the next ones count on from it.
 

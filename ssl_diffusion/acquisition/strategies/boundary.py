@@ -50,7 +50,7 @@ def deepfool(c: Candidates, n: int) -> Choice:
     needs="labels",
     cost="about 70 passes over a shortlist of five batches",
     when="two or more labels a class; the choice comes with an explanation",
-    reference="counterfactual distance of this package (ssl_diffusion.generation.counterfactual.search), k-means++ for diversity",
+    reference="counterfactual distance of this package (ssl_diffusion.generation.counterfactual), k-means++ for diversity",
 )
 def counterfactual(c: Candidates, n: int) -> Choice:
     """Counterfactual distance to the runner-up, on a shortlist by margin; then k-means++."""

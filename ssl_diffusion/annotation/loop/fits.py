@@ -44,7 +44,7 @@ def fit_job(job: Job, *, pretrain: bool = False, options: FitOptions | None = No
     Args:
         job: the job.
         pretrain: only pretrain, without labels.
-        options: see :class:`~ssl_diffusion.training.fit.FitOptions`; without a cache the user's is taken.
+        options: see :class:`~ssl_diffusion.training.FitOptions`; without a cache the user's is taken.
 
     Raises:
         DataError: if there are labels of fewer than two classes.

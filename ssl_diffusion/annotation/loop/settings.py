@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tomli_w
 
+from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.training.recipe import Recipe, convert
 
@@ -39,8 +40,6 @@ class JobSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        from ssl_diffusion.acquisition.names import strategy_for
-
         strategy_for(self.strategy, 0, 0)
         for name, least in (("agreement", 1), ("audit", 0), ("batch", 1), ("budget", 0), ("refit_every", 0), ("seed", 0)):
             if getattr(self, name) < least:

@@ -24,7 +24,7 @@ from ssl_diffusion.errors import SSLDError
 __all__ = ["make_app"]
 
 _log = logging.getLogger(__name__)
-_PAGE = Path(__file__).parent / "page"
+_PAGE = Path(__file__).parent / "static"
 _NAME = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")
 
 

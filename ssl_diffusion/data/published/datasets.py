@@ -1,4 +1,4 @@
-"""Published data sets -> :class:`~ssl_diffusion.data.pool.Pool`.
+"""Published data sets -> :class:`~ssl_diffusion.data.Pool`.
 
 Sample ids are `train/00017`, `test/00017` and, for STL-10, `unlabeled/000017`: positions in the published split. Digits has no
 published split; its positions are those in scikit-learn's `train_test_split(..., test_size=360, random_state=0)`, stratified.
@@ -31,7 +31,7 @@ from ssl_diffusion.data.published.idx import find_idx, read_idx_pair
 from ssl_diffusion.errors import DataError, nearest_names
 from ssl_diffusion.storage import allocate, default_cache_dir
 
-__all__ = ["DATASETS", "DatasetInfo", "dataset_info", "find_dataset", "load_dataset"]
+__all__ = ["dataset_info", "find_dataset", "load_dataset"]
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ Means over the valid ones (medians where it says so):
 * `l1`: mean absolute change of an image. `rms`, `rms_median`: root mean square change.
 * `representation_distance`: Euclidean distance of the representations.
 * `sparsity`: share of values that did not change; higher is sparser.
-* `redundancy`: share of the changed patches (:func:`ssl_diffusion.generation.counterfactual.search.patch_side`; pixels of small images) of which
+* `redundancy`: share of the changed patches (see `patch_side`; pixels of small images) of which
   each, set back alone, leaves the class at the target; 0 is best. After CARLA (Pawelczyk et al. 2021, arXiv 2108.00783), which
   sets back single values: `redundancy_values`.
 * `cout`: values go from the counterfactual into the original, the largest changes first; area under the probability of the

@@ -35,11 +35,12 @@ from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, Pairs, make_pairs
 from ssl_diffusion.generation.guidance import Guidance
 from ssl_diffusion.generation.sampling import DDIM, Noise, integrate, sampling_mode
+from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import rounded, to_bytes, to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
-__all__ = ["ATTEMPTS", "check_images", "explain", "patch_side"]
+__all__ = ["ATTEMPTS", "check_images", "explain", "explain_run", "patch_side"]
 
 # Noise levels, and the scales of guidance that are tried from each.
 ATTEMPTS = ((2.4, (0.3, 0.6, 1.5, 4.0)), (5.0, (8.0,)), (12.0, (8.0, 30.0)))
@@ -99,6 +100,52 @@ def check_images(model: JointDiffusion, images: NDArray[np.uint8]) -> NDArray[np
     if not len(images):
         return np.zeros((0, model.config.n_classes), dtype=np.float32)
     return predict_logits(model, images)
+
+
+def explain_run(
+    run: Run,
+    images: NDArray[np.uint8],
+    target: str | int | NDArray[np.integer[Any]] = "runner-up",
+    *,
+    confidence: float = 0.0,
+    revert: bool = True,
+    seed: int = 0,
+    batch_size: int = 128,
+    progress: ProgressCallback | None = None,
+) -> CounterfactualResult:
+    """Search counterfactuals of images with the classifier of a run.
+
+    Args:
+        run: Fitted model.
+        images: Images, uint8 (n, C, H, W).
+        target: Target class, or one for each image, (n,), or "runner-up", "nearest" or "all".
+        confidence: Least probability of the target class, in [0, 1); 0 stops where it becomes the largest.
+        revert: Whether changes that are not needed are taken back.
+        seed: Random seed of the noise.
+        batch_size: Counterfactuals per batch.
+        progress: Callback for the number of images done.
+
+    Returns:
+        Result of :func:`explain`.
+
+    Raises:
+        RunError: If the run has no classes, or several for one image.
+
+    Example:
+        >>> result = explain_run(run, images, "nearest")  # doctest: +SKIP
+    """
+    run.check_single_label("to explain")
+    return explain(
+        run.model,
+        images,
+        target,
+        confidence=confidence,
+        revert=revert,
+        seed=seed,
+        batch_size=batch_size,
+        precision=run.precision,
+        progress=progress,
+    )
 
 
 class _Search:

@@ -9,8 +9,18 @@ from ssl_diffusion.studies.attempts import Outcome, attempt_elsewhere
 from ssl_diffusion.studies.trial import Trial
 from ssl_diffusion.training.fit import FitOptions
 
+__all__ = ["local_outcomes"]
 
-def _with_workers(workers: int, path: Path, todo: list[Trial], options: FitOptions) -> Iterator[Outcome]:
+
+def local_outcomes(workers: int, path: Path, todo: list[Trial], options: FitOptions) -> Iterator[Outcome]:
+    """Run trials of a study folder in worker processes, and give each with its traceback, if it failed, as they end.
+
+    Args:
+        workers: Number of processes.
+        path: Study folder.
+        todo: Trials to run.
+        options: Options of the fits, with the cache of denoisers.
+    """
     from joblib.externals.loky import get_reusable_executor
 
     threads = max(1, (os.cpu_count() or 1) // workers)

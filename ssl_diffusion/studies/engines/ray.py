@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ssl_diffusion.errors import RunError, SSLDError
+from ssl_diffusion.studies.attempts import attempt_elsewhere
 from ssl_diffusion.studies.trial import Trial
 from ssl_diffusion.training.fit import FitOptions
 
@@ -37,7 +38,6 @@ def ray_outcomes(
         import ray
     except ImportError as error:
         raise SSLDError("--engine ray needs Ray: pip install 'ssld[ray]'") from error
-    from ssl_diffusion.studies.attempts import attempt_elsewhere
 
     own = not ray.is_initialized()
     if own:

@@ -1,4 +1,4 @@
-"""Alembic runs this: migrations happen on the connection that :func:`ssl_diffusion.annotation.store.schema.upgrade` hands over."""
+"""Run by Alembic, on the connection that :func:`ssl_diffusion.annotation.store.schema.upgrade` hands over."""
 
 from alembic import context
 
