@@ -36,7 +36,7 @@ from ssl_diffusion.annotation.loop.current_model import classifier_of, present_m
 from ssl_diffusion.annotation.loop.job import Job, open_job
 from ssl_diffusion.annotation.loop.rounds import next_round, rerank
 from ssl_diffusion.annotation.store import queries, queue
-from ssl_diffusion.annotation.store.store import Action, By
+from ssl_diffusion.annotation.store.store import Action, Actor
 
 CSV = RESULTS / "annotation.csv"
 SHORT = [
@@ -73,7 +73,7 @@ def label_some(job: Job, n: int) -> None:
     """Label n samples by chance, with the truth."""
     truth = load_digits().target
     ids = np.random.default_rng(0).choice(job.store.ids, n, replace=False)
-    by = By("somebody")
+    by = Actor("somebody")
     job.store.apply([Action("label", str(id_), by, str(truth[int(Path(id_).stem) % len(truth)])) for id_ in ids])
 
 
@@ -144,7 +144,7 @@ def store(work: Path, n: int) -> None:
     report("a probe on 1,000 labels and the round in its order", n, again)
     rng = np.random.default_rng(time.time_ns())
     ids = [str(id_) for id_ in rng.choice(job.store.ids, 1000, replace=False)]
-    report("one label, on disk", n, [timed(lambda id_=id_: job.store.label(id_, "3", By("somebody"))) for id_ in ids])
+    report("one label, on disk", n, [timed(lambda id_=id_: job.store.label(id_, "3", Actor("somebody"))) for id_ in ids])
     with serving(job.path, work / "serve.log") as (port, _):
         urls = [f"http://127.0.0.1:{port}/image?id={urllib.parse.quote(id_, safe='')}" for id_ in ids[:300]]
         fetch(urls[0])

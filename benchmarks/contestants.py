@@ -24,8 +24,8 @@ from ssl_diffusion.models.unet import UNetConfig
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.training import loop
 from ssl_diffusion.training.augment import policy
-from ssl_diffusion.training.batches import BatchSampler, Job, TrainingData
-from ssl_diffusion.training.objective import Batch, Objective
+from ssl_diffusion.training.batches import BatchSampler, Phase, TrainingData
+from ssl_diffusion.training.objective import Objective, TrainingBatch
 from ssl_diffusion.training.optimizer import make_optimizer
 from ssl_diffusion.training.settings import ComputeSettings, TrainingSettings
 
@@ -101,13 +101,13 @@ class Setting:
     batch: int
     labeled_batch: int
 
-    def job(self, steps: int, precision: str) -> Job:
+    def job(self, steps: int, precision: str) -> Phase:
         """The library's training of this setting, without checkpoints."""
         settings = TrainingSettings(
             steps=steps, batch_size=self.batch, labeled_batch_size=self.labeled_batch, learning_rate=_LEARNING_RATE
         )
         weak, strong = (policy(self.architecture.policy, strength) for strength in ("weak", "strong"))
-        return Job(
+        return Phase(
             name="training",
             objective="joint",
             config=self.architecture.joint_config(),
@@ -278,8 +278,8 @@ class LeverTrainer:
             if self.lever.shared_pass:
                 loss = self.objective(batch)["loss"]
             else:
-                labeled = Batch(labeled=batch.labeled, labels=batch.labels, labeled_sigma=batch.labeled_sigma)
-                denoising = Batch(clean=batch.clean, sigma=batch.sigma, eps=batch.eps)
+                labeled = TrainingBatch(labeled=batch.labeled, labels=batch.labels, labeled_sigma=batch.labeled_sigma)
+                denoising = TrainingBatch(clean=batch.clean, sigma=batch.sigma, eps=batch.eps)
                 loss = self.objective(denoising)["loss"] + self.objective(labeled)["loss"]
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -290,11 +290,11 @@ class LeverTrainer:
             self.ema.step(self.parameters)
         self.optimizer.zero_grad()
 
-    def _loaded_batch(self) -> Batch:
+    def _loaded_batch(self) -> TrainingBatch:
         clean, _ = next(self.pool)
         images, labels = next(self.labeled)
         sigma = self.model.noise.draw(len(clean), self.generator)
-        return Batch(clean, sigma, torch.randn_like(clean), images, labels, torch.zeros(len(images)))
+        return TrainingBatch(clean, sigma, torch.randn_like(clean), images, labels, torch.zeros(len(images)))
 
 
 class Interleaver:

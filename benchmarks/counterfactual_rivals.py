@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, Pairs, make_pairs
-from ssl_diffusion.generation.sampling import DDPMAncestral, Noise, sampling_mode
+from ssl_diffusion.generation.sampling import DDPMAncestral, NoiseStream, sampling_mode
 from ssl_diffusion.inference.predict import predict_logits, represent
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import to_bytes, to_floats
@@ -28,7 +28,7 @@ def dime(model: JointDiffusion, images: NDArray[np.uint8], *, seed: int = 0, bat
     classifier at a clean image, which a nested chain of the remaining steps has drawn; the scale escalates for images that
     did not change class. The perceptual loss, which needs the weights of another network, is left out; L1 is kept."""
 
-    def search(x: Tensor, target: Tensor, scale: float, noise: Noise) -> tuple[Tensor, int]:
+    def search(x: Tensor, target: Tensor, scale: float, noise: NoiseStream) -> tuple[Tensor, int]:
         levels = model.noise.levels(_DIME_STEPS, _DIME_START).tolist()
         step, evaluations = DDPMAncestral().step, 0
         at = x + levels[0] * noise.draw()
@@ -54,7 +54,7 @@ def pixel_descent(
     """Normalised gradient steps on the pixels, of 0.01 in root mean square (of [-1, 1]), until the class changes, with at least
     the probability that is asked for."""
 
-    def search(x: Tensor, target: Tensor, scale: float, noise: Noise) -> tuple[Tensor, int]:
+    def search(x: Tensor, target: Tensor, scale: float, noise: NoiseStream) -> tuple[Tensor, int]:
         at, evaluations = x.clone(), 0
         left = torch.arange(len(x))
         for _ in range(200):
@@ -74,7 +74,7 @@ def pixel_descent(
     return _escalate(model, images, 0.0, (0.01,), search, seed, batch_size)
 
 
-Search = Callable[[Tensor, Tensor, float, Noise], tuple[Tensor, int]]
+Search = Callable[[Tensor, Tensor, float, NoiseStream], tuple[Tensor, int]]
 
 
 def _escalate(
@@ -97,7 +97,7 @@ def _escalate(
             for rows in (todo[i : i + batch_size] for i in range(0, len(todo), batch_size)):
                 began = time.perf_counter()
                 x, target = to_floats(images[rows], device), torch.from_numpy(pairs.target[rows]).to(device)
-                noise = Noise([seed + int(i) for i in rows], model.config.image_shape)
+                noise = NoiseStream([seed + int(i) for i in rows], model.config.image_shape)
                 moved, count = search(x, target, scale, noise)
                 found[rows], used[rows] = to_bytes(moved), scale
                 success[rows] = (model.classify(to_floats(found[rows], device)).argmax(dim=1) == target).numpy()

@@ -12,15 +12,15 @@ from pathlib import Path
 from sqlalchemy import event
 
 from ssl_diffusion.annotation.store import queries, queue
-from ssl_diffusion.annotation.store.store import By, Store
+from ssl_diffusion.annotation.store.store import Actor, Store
 
 IDS = [f"{i}.png" for i in range(6)]
 
 
-def batch() -> queue.Batch:
+def batch() -> queue.RoundBatch:
     """All samples."""
-    asked = [queue.Asked(i, "", i + 1) for i in range(len(IDS))]
-    return queue.Batch("random", "", 0, "none", len(IDS), asked)
+    asked = [queue.QueueEntry(i, "", i + 1) for i in range(len(IDS))]
+    return queue.RoundBatch("random", "", 0, "none", len(IDS), asked)
 
 
 SESSION = (
@@ -32,7 +32,7 @@ SESSION = (
 
 def session(store: Store, say: int) -> None:
     """What an annotator does; every call that returned is told at once."""
-    by = By("ann")
+    by = Actor("ann")
     for line in SESSION:
         verb, *rest = line.split()
         if verb == "round":

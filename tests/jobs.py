@@ -9,7 +9,7 @@ from torch import Tensor
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.unet import UNetConfig
 from ssl_diffusion.training.augment import Augmentation
-from ssl_diffusion.training.batches import Job, TrainingData
+from ssl_diffusion.training.batches import Phase, TrainingData
 from ssl_diffusion.training.result import Fitted
 from ssl_diffusion.training.settings import ComputeSettings, PhaseSettings, TrainingSettings
 
@@ -33,10 +33,10 @@ def equal(first: Fitted, second: Fitted) -> bool:
     return same(first.ema, second.ema) and same(first.raw, second.raw)
 
 
-def make_job(settings: PhaseSettings | None = None, **changes: object) -> Job:
+def make_job(settings: PhaseSettings | None = None, **changes: object) -> Phase:
     """Twelve images of noise, six of them labeled, on a tiny network."""
     rng = np.random.default_rng(0)
-    job = Job(
+    job = Phase(
         name="training",
         objective="joint",
         config=JointConfig(UNetConfig(channels=8, multipliers=(1, 2), blocks=1, groups=4), n_classes=3, image_shape=(1, 6, 6)),

@@ -11,7 +11,7 @@ from ssl_diffusion.acquisition import query
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.inference import embed as scanning
 from ssl_diffusion.inference.embed import scan_images, store_of
-from ssl_diffusion.inference.embedding_store import Scores, ScoreStore, digests
+from ssl_diffusion.inference.embedding_store import Embeddings, EmbeddingStore, digests
 from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.storage import allocate, create_array
@@ -143,5 +143,5 @@ def test_large_arrays_are_files_and_behave_the_same(tmp_path: Path) -> None:
 def test_an_empty_store_knows_nothing(tmp_path: Path) -> None:
     keys = digests(np.zeros((3, 1, 2, 2), dtype=np.uint8))
     assert len(set(keys.tolist())) == 1
-    scores = Scores(3, 5, 2)
-    assert ScoreStore(tmp_path / "none", "x").fill(keys, scores).tolist() == [0, 1, 2]
+    scores = Embeddings(3, 5, 2)
+    assert EmbeddingStore(tmp_path / "none", "x").fill(keys, scores).tolist() == [0, 1, 2]

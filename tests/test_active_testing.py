@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ssl_diffusion.acquisition.selection import with_chance
-from ssl_diffusion.annotation.loop.accuracy import audited, lure, lure_weights
+from ssl_diffusion.annotation.loop.accuracy import audit_interval, lure, lure_weights
 from ssl_diffusion.errors import DataError
 
 
@@ -36,11 +36,11 @@ def test_uniform_draws_weigh_alike_and_give_the_share_that_is_right() -> None:
 
 
 def test_an_audit_has_the_interval_of_wilson() -> None:
-    found = audited(42, 50)
+    found = audit_interval(42, 50)
     expected = stats.binomtest(42, 50).proportion_ci(method="wilson")
     assert (found.accuracy, found.n) == (0.84, 50)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert (audited(0, 0).low, audited(0, 0).high) == (0.0, 1.0)
+    assert (audit_interval(0, 0).low, audit_interval(0, 0).high) == (0.0, 1.0)
 
 
 def pool(rng: np.random.Generator, n: int, level: float) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -61,7 +61,7 @@ def test_intervals_cover_in_simulated_loops(n: int, draws: int, level: float) ->
         drawn = right[choice.picks]
         estimates = [
             lure(drawn, choice.probabilities, n),
-            audited(int(right[:draws].sum()), draws),
+            audit_interval(int(right[:draws].sum()), draws),
         ]
         covered += [e.low <= truth <= e.high for e in estimates]
         errors.append([e.accuracy - truth for e in estimates])
@@ -87,4 +87,4 @@ def test_what_says_nothing_is_the_whole_interval_and_nonsense_is_refused() -> No
     with pytest.raises(DataError, match="3 draws from 2"):
         lure_weights(np.full(3, 0.5), 2)
     with pytest.raises(DataError, match="cannot be right"):
-        audited(3, 2)
+        audit_interval(3, 2)

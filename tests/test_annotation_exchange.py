@@ -23,7 +23,7 @@ from ssl_diffusion.annotation.label_studio.client import LabelStudio, parse_inte
 from ssl_diffusion.annotation.label_studio.sync import order_of, pull, push, remember, remembered
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
-from ssl_diffusion.annotation.store.store import By
+from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.pictures import shown_image
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, SSLDError
@@ -208,7 +208,7 @@ def test_pull_reconciles(job: Job, server: LabelStudio, fake: Fake) -> None:
     pull(job, server, PROJECT)
     assert {row["id"]: row["label"] for row in queries.listing(job.store)}[a] == "5"
     # Deleted there is taken back here; a label of the page is not.
-    job.store.label(b, "4", By("ann", "page"))
+    job.store.label(b, "4", Actor("ann", "page"))
     for task in fake.tasks[:3]:
         task["annotations"] = []
     assert pull(job, server, PROJECT).taken_back == 4

@@ -11,7 +11,7 @@ from commands import ok, refused
 from ssl_diffusion.annotation.files.exports import EXPORTS
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
-from ssl_diffusion.annotation.store.store import By
+from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.folders import load_folder
 from ssl_diffusion.data.pool import Pool
 
@@ -26,9 +26,9 @@ def job(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> Job:
 @pytest.fixture
 def labeled(job: Job, digits_pool: Pool) -> Job:
     for i in range(12):
-        job.store.label(f"{i:04d}.png", truth(digits_pool, f"{i:04d}.png"), By("ann"))
-    job.store.skip("0012.png", By("ann"))
-    job.store.flag("0003.png", By("bob"))
+        job.store.label(f"{i:04d}.png", truth(digits_pool, f"{i:04d}.png"), Actor("ann"))
+    job.store.skip("0012.png", Actor("ann"))
+    job.store.flag("0003.png", Actor("bob"))
     return job
 
 
@@ -53,7 +53,7 @@ def test_what_is_exported_can_be_imported_elsewhere(
 
 def test_a_folder_a_class_is_read_by_fit(labeled: Job, tmp_path: Path) -> None:
     labeled.store.add_classes(["a/b: c?"])
-    labeled.store.label("0020.png", "a/b: c?", By("ann"))
+    labeled.store.label("0020.png", "a/b: c?", Actor("ann"))
     ok("loop", "export", labeled.path, "--format", "folder", "--out", tmp_path / "out")
     pool = load_folder(tmp_path / "out")
     assert len(pool) == 13

@@ -19,7 +19,7 @@ from ssl_diffusion.annotation.loop.rounds import next_round, rerank
 from ssl_diffusion.annotation.loop.status import drawn_estimate, labels_per_hour
 from ssl_diffusion.annotation.loop.stopping import advice, progress_of
 from ssl_diffusion.annotation.store import queries, queue
-from ssl_diffusion.annotation.store.store import By
+from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.inference.run import load_run
@@ -139,9 +139,9 @@ def test_the_queue_follows_new_labels_and_the_audit_keeps_its_place(job: Job, di
 def test_what_is_half_labeled_or_disputed_is_asked_for_again(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> None:
     job = make_job(tmp_path, digits_pool, tiny, "--agreement", 2, "--n", 4)
     first = asked(job)
-    job.store.label(first[0], "3", By("ann"))
-    job.store.label(first[1], "3", By("ann"))
-    job.store.label(first[1], "4", By("bob"))
+    job.store.label(first[0], "3", Actor("ann"))
+    job.store.label(first[1], "3", Actor("ann"))
+    job.store.label(first[1], "4", Actor("bob"))
     second = asked(job)
     assert second[-2:] == first[:2] or set(first[:2]) <= set(second)
     rows = queue.batch_of(job.store, 2)
@@ -301,5 +301,5 @@ def test_what_cannot_be_made_or_chosen_leaves_nothing(job: Job, tmp_path: Path, 
     }
     assert "new" not in {p.name for p in tmp_path.iterdir()}
     for id_ in job.store.ids:
-        job.store.label(str(id_), "3", By("ann"))
+        job.store.label(str(id_), "3", Actor("ann"))
     assert "nothing is left to choose" in refused("loop", "next", job.path)

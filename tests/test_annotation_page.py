@@ -18,7 +18,7 @@ from ssl_diffusion.annotation.loop.fits import fit_job
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.page.server import make_app
 from ssl_diffusion.annotation.store import queries
-from ssl_diffusion.annotation.store.store import By
+from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.pool import Pool
 
 playwright = pytest.importorskip("playwright.async_api", reason="the package playwright is not installed (extra: test)")
@@ -151,7 +151,7 @@ def test_any_name_of_a_class_is_text(job: Job) -> None:
 def test_what_the_model_thinks_on_a_phone(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> None:
     job = make_job(tmp_path, digits_pool, [*tiny, *LEARNS])
     for i in range(30):
-        job.store.label(f"{i:04d}.png", truth(digits_pool, f"{i:04d}.png"), By("bob"))
+        job.store.label(f"{i:04d}.png", truth(digits_pool, f"{i:04d}.png"), Actor("bob"))
     fit_job(job)
 
     async def scenario(context: Any, url: str) -> None:

@@ -19,7 +19,7 @@ from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.rounds import next_round
 from ssl_diffusion.annotation.page.server import make_app
 from ssl_diffusion.annotation.store import queries, queue
-from ssl_diffusion.annotation.store.store import By
+from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import SSLDError
 
@@ -136,9 +136,9 @@ def new_model(page: Page, job: Job, digits_pool: Pool) -> None:
 
 
 def test_disputes_and_flags_can_be_reviewed_and_settled(page: Page, job: Job) -> None:
-    job.store.label("0000.png", "3", By("ann"))
-    job.store.label("0000.png", "4", By("bob"))
-    job.store.flag("0001.png", By("bob"))
+    job.store.label("0000.png", "3", Actor("ann"))
+    job.store.label("0000.png", "4", Actor("bob"))
+    job.store.flag("0001.png", Actor("bob"))
     rows = {row["id"]: row for row in page.client.get("/api/review").json()["samples"]}
     assert rows["0000.png"]["votes"] == {"ann": "3", "bob": "4"}
     assert set(rows) == {"0000.png", "0001.png"}
@@ -149,7 +149,7 @@ def test_disputes_and_flags_can_be_reviewed_and_settled(page: Page, job: Job) ->
 
 def test_blind_pages_tell_nothing_of_the_model(job: Job, digits_pool: Pool) -> None:
     for i in range(20):
-        job.store.label(f"{i:04d}.png", truth(digits_pool, f"{i:04d}.png"), By("bob"))
+        job.store.label(f"{i:04d}.png", truth(digits_pool, f"{i:04d}.png"), Actor("bob"))
     with TestClient(make_app(job, blind=True), base_url="http://localhost:8700") as client:
         page = Page(client)
         sample = page.next()
@@ -271,7 +271,7 @@ def test_two_servers_do_not_share_a_job(job: Job) -> None:
 
 def test_a_round_that_cannot_be_made_is_said_on_the_page(job: Job) -> None:
     for id_ in job.store.ids:
-        job.store.label(str(id_), "3", By("bob"))
+        job.store.label(str(id_), "3", Actor("bob"))
     with TestClient(make_app(job), base_url="http://127.0.0.1") as client:
         page = Page(client)
         assert page.post("/api/next", **ME)["sample"] is None

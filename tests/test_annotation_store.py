@@ -17,11 +17,11 @@ from sqlalchemy import text
 from stores import postgresql_server
 
 from ssl_diffusion.annotation.store import queries, queue, schema
-from ssl_diffusion.annotation.store.store import Action, By, Store
-from ssl_diffusion.annotation.store.votes import Standing, Vote, standing
+from ssl_diffusion.annotation.store.store import Action, Actor, Store
+from ssl_diffusion.annotation.store.votes import Status, Vote, status_of
 from ssl_diffusion.errors import DataError, SSLDError
 
-ANN, BOB, EVE = By("ann"), By("bob"), By("eve")
+ANN, BOB, EVE = Actor("ann"), Actor("bob"), Actor("eve")
 
 
 @pytest.fixture(scope="session")
@@ -65,11 +65,11 @@ def votes(store: Store) -> dict[str, dict[str, str | None]]:
 
 
 def test_what_is_said_stands_after_the_store_is_opened_again(store: Store, url: str) -> None:
-    assert store.label("0.png", "cat", By("ann", "page", seconds=1.5)) == Standing("labeled", 0, 1)
-    assert store.label("0.png", "dog", ANN) == Standing("labeled", 1, 1)
+    assert store.label("0.png", "cat", Actor("ann", "page", seconds=1.5)) == Status("labeled", 0, 1)
+    assert store.label("0.png", "dog", ANN) == Status("labeled", 1, 1)
     store.skip("1.png", ANN)
     store.label("2.png", "emu", ANN)
-    assert store.unlabel("2.png", ANN) == Standing("open", None, 0)
+    assert store.unlabel("2.png", ANN) == Status("open", None, 0)
     store.flag("3.png", ANN)
     store.close()
     store = Store(url)
@@ -106,33 +106,35 @@ def test_unknown_samples_and_classes_change_nothing(store: Store) -> None:
 
 
 def test_a_request_that_is_sent_twice_has_one_effect(store: Store) -> None:
-    store.label("0.png", "cat", By("ann", token="one"))
+    store.label("0.png", "cat", Actor("ann", token="one"))
     store.label("0.png", "dog", ANN)
-    assert store.label("0.png", "cat", By("ann", token="one")) == Standing("labeled", 1, 1)
+    assert store.label("0.png", "cat", Actor("ann", token="one")) == Status("labeled", 1, 1)
     assert len(queries.history(store)) == 2
-    store.apply([Action("label", "1.png", By("ann", token="two"), "cat"), Action("skip", "1.png", By("ann", token="two"))])
+    store.apply(
+        [Action("label", "1.png", Actor("ann", token="two"), "cat"), Action("skip", "1.png", Actor("ann", token="two"))]
+    )
     assert votes(store)["1.png"] == {"ann": "cat"}
 
 
 @pytest.mark.parametrize(
     ("said", "wanted", "stands"),
     [
-        ([], 1, Standing("open")),
-        ([Vote(1)], 1, Standing("labeled", 1, 1)),
-        ([Vote(None)], 1, Standing("skipped")),
-        ([Vote(None)], 2, Standing("partial")),
-        ([Vote(1)], 2, Standing("partial", None, 1)),
-        ([Vote(1), Vote(2)], 2, Standing("disputed", None, 2)),
-        ([Vote(1), Vote(2), Vote(2)], 2, Standing("labeled", 2, 3)),
-        ([Vote(1), Vote(None), Vote(1)], 2, Standing("labeled", 1, 2)),
-        ([Vote(None), Vote(None), Vote(1)], 2, Standing("skipped", None, 1)),
-        ([Vote(1), Vote(2, final=True), Vote(1)], 2, Standing("labeled", 2, 3)),
-        ([Vote(2, final=True), Vote(1, final=True)], 1, Standing("labeled", 1, 2)),
-        ([Vote(None, final=True)], 1, Standing("skipped")),
+        ([], 1, Status("open")),
+        ([Vote(1)], 1, Status("labeled", 1, 1)),
+        ([Vote(None)], 1, Status("skipped")),
+        ([Vote(None)], 2, Status("partial")),
+        ([Vote(1)], 2, Status("partial", None, 1)),
+        ([Vote(1), Vote(2)], 2, Status("disputed", None, 2)),
+        ([Vote(1), Vote(2), Vote(2)], 2, Status("labeled", 2, 3)),
+        ([Vote(1), Vote(None), Vote(1)], 2, Status("labeled", 1, 2)),
+        ([Vote(None), Vote(None), Vote(1)], 2, Status("skipped", None, 1)),
+        ([Vote(1), Vote(2, final=True), Vote(1)], 2, Status("labeled", 2, 3)),
+        ([Vote(2, final=True), Vote(1, final=True)], 1, Status("labeled", 1, 2)),
+        ([Vote(None, final=True)], 1, Status("skipped")),
     ],
 )
-def test_majority_ties_skips_and_decisions(said: list[Vote], wanted: int, stands: Standing) -> None:
-    assert standing(said, wanted) == stands
+def test_majority_ties_skips_and_decisions(said: list[Vote], wanted: int, stands: Status) -> None:
+    assert status_of(said, wanted) == stands
 
 
 def test_a_sample_can_ask_for_more_votes(url: str) -> None:
@@ -142,8 +144,8 @@ def test_a_sample_can_ask_for_more_votes(url: str) -> None:
     assert [(row["id"], row["votes"]) for row in queries.listing(store, "disputed")] == [
         ("0.png", {"ann": "cat", "bob": "dog"})
     ]
-    assert store.label("0.png", "dog", EVE) == Standing("labeled", 1, 3)
-    assert store.label("0.png", "emu", EVE, final=True) == Standing("labeled", 2, 3)
+    assert store.label("0.png", "dog", EVE) == Status("labeled", 1, 3)
+    assert store.label("0.png", "emu", EVE, final=True) == Status("labeled", 2, 3)
     store.label("1.png", "cat", ANN)
     store.ask_for("1.png", 1)
     assert queries.labels(store)[0].tolist() == [0, 1]
@@ -225,12 +227,12 @@ def test_many_at_once_lose_nothing_and_double_nothing(url: str) -> None:
     ids = [f"{i:03d}" for i in range(40)]
     store.add_samples(ids)
     store.add_classes(["cat"])
-    queue.add_round(store, queue.Batch("random", "", 0, "", 40, [queue.Asked(i, "") for i in range(40)]))
+    queue.add_round(store, queue.RoundBatch("random", "", 0, "", 40, [queue.QueueEntry(i, "") for i in range(40)]))
     done: list[str] = []
 
     def work(name: str) -> None:
         while items := queue.lease(store, name, name):
-            store.label(items[0].id, "cat", By(name))
+            store.label(items[0].id, "cat", Actor(name))
             done.append(items[0].id)
 
     threads = [threading.Thread(target=work, args=(f"a{i}",)) for i in range(4)]
@@ -260,7 +262,7 @@ def test_the_view_is_what_the_events_say(
 ) -> None:
     store = filled(f"sqlite:///{tmp_path_factory.mktemp('store')}/job.db", agreement)
     actions = [
-        Action(verb, id_, By(who), label if verb == "label" else None, final and verb == "label")
+        Action(verb, id_, Actor(who), label if verb == "label" else None, final and verb == "label")
         for verb, id_, who, label, final in steps
     ]
     for part in [actions] if together else [[action] for action in actions]:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.unet import UNetConfig
-from ssl_diffusion.training.objective import OBJECTIVES, Batch, Objective
+from ssl_diffusion.training.objective import OBJECTIVES, Objective, TrainingBatch
 
 CONFIG = JointConfig(UNetConfig(channels=8, multipliers=(1, 2), blocks=1, groups=4), n_classes=3, image_shape=(1, 7, 8))
 
@@ -27,9 +27,9 @@ def build(config: JointConfig = CONFIG) -> JointDiffusion:
     return model
 
 
-def draw(n: int = 4, m: int = 6, seed: int = 1) -> Batch:
+def draw(n: int = 4, m: int = 6, seed: int = 1) -> TrainingBatch:
     g = torch.Generator().manual_seed(seed)
-    return Batch(
+    return TrainingBatch(
         clean=torch.rand(n, 1, 7, 8, generator=g) * 2 - 1,
         sigma=torch.rand(n, generator=g) * 2 + 0.05,
         eps=torch.randn(n, 1, 7, 8, generator=g),
@@ -39,7 +39,7 @@ def draw(n: int = 4, m: int = 6, seed: int = 1) -> Batch:
     )
 
 
-def parts(batch: Batch, name: str) -> Batch:
+def parts(batch: TrainingBatch, name: str) -> TrainingBatch:
     """The part of a batch that an objective uses, as the training loop draws it."""
     if name == "labels-only":
         return replace(batch, clean=None, sigma=None, eps=None)
@@ -145,7 +145,7 @@ def test_shares_are_even_disjoint_and_complete(ranks: int, n: int, m: int, label
     if not labeled:
         batch = parts(batch, "denoise-only")
     shares = [batch.share(rank, ranks, torch.device("cpu")) for rank in range(ranks)]
-    for f in fields(Batch):
+    for f in fields(TrainingBatch):
         whole: Tensor | None = getattr(batch, f.name)
         pieces = [getattr(share, f.name) for share in shares]
         if whole is None:

@@ -10,7 +10,7 @@ from commands import CPU, ok, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssl_diffusion.annotation.store.store import By
+from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RunError
 from ssl_diffusion.outputs import MANIFEST, output_file, output_folder, write_output
@@ -71,7 +71,7 @@ def test_files_are_replaced_only_if_they_are_our_own(tiny_run: Path, tmp_path: P
     job = make_job(tmp_path / "jobs", digits_pool, [])
     for place in (out, job.path / "job.toml", job.path / "images.npy"):
         before = place.read_bytes()
-        job.store.label("0001.png", "3", By("ann"))
+        job.store.label("0001.png", "3", Actor("ann"))
         refused("loop", "export", job.path, "--out", place, "--overwrite")
         assert place.read_bytes() == before
 

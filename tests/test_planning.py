@@ -10,7 +10,7 @@ from ssl_diffusion.data.labels import choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.training import planning
-from ssl_diffusion.training.batches import Job
+from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.fit import FitOptions, fit_model, fit_run
 from ssl_diffusion.training.phases import training_job
@@ -42,7 +42,7 @@ def test_seconds_are_seconds(n: int) -> None:
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that takes 0.1 s for a training step, 0.2 s for one of pretraining, and 4 s for the evaluation."""
 
-    def seconds(job: Job) -> float:
+    def seconds(job: Phase) -> float:
         return 0.2 if job.name == "pretraining" else 0.1
 
     monkeypatch.setattr(planning, "_seconds_per_step", seconds)

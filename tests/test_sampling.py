@@ -10,7 +10,7 @@ from toys import GaussianDenoiser, LinearModel
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.generation.counterfactual.search import explain
 from ssl_diffusion.generation.guidance import Guidance
-from ssl_diffusion.generation.sampling import SAMPLERS, Noise, integrate, make_sampler, sample
+from ssl_diffusion.generation.sampling import SAMPLERS, NoiseStream, integrate, make_sampler, sample
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.noise import DDPM, EDM
 from ssl_diffusion.models.unet import UNetConfig
@@ -25,7 +25,7 @@ def flow(name: str, steps: int) -> tuple[Tensor, Tensor]:
     """What a deterministic sampler makes of the Gaussian: x_0 = A x_T + b, found by sending a basis through it."""
     levels = EDM().levels(steps)
     ends = torch.cat([torch.zeros(1, 3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)]).view(4, 1, 1, 3)
-    x = integrate(make_sampler(name), GAUSSIAN, ends, levels, Noise(range(4), (1, 1, 3))).view(4, 3)
+    x = integrate(make_sampler(name), GAUSSIAN, ends, levels, NoiseStream(range(4), (1, 1, 3))).view(4, 3)
     return (x[1:] - x[0]).T, x[0]
 
 
@@ -50,7 +50,7 @@ def test_order_of_convergence(name: str, order: int) -> None:
 
 def test_ancestral_sampling_reaches_mean_and_covariance() -> None:
     n, levels = 1500, EDM().levels(250)
-    noise = Noise(range(n), (1, 1, 3))
+    noise = NoiseStream(range(n), (1, 1, 3))
     x = integrate(make_sampler("ddpm"), GAUSSIAN, noise.draw().double() * float(levels[0]), levels, noise).view(n, 3)
     torch.testing.assert_close(x.mean(dim=0), MEAN, atol=0.06, rtol=0)
     main = (x - MEAN) @ ROTATION

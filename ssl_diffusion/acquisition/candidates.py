@@ -6,19 +6,18 @@ that a batch depends on the pool as a set.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.inference.embed import scan_images
-from ssl_diffusion.inference.embedding_store import ScoreStore
+from ssl_diffusion.inference.embedded_pool import EmbeddedPool
+from ssl_diffusion.inference.projection import ProjectedRows
+from ssl_diffusion.inference.embedding_store import EmbeddingStore
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.progress import ProgressCallback
-
-if TYPE_CHECKING:
-    from ssl_diffusion.inference.projection import Rows
 
 __all__ = ["Candidates", "candidates_of"]
 
@@ -29,7 +28,7 @@ class Candidates:
 
     Attributes:
         representation: of the candidates, float32 (N, F), or a projection of it (:mod:`ssl_diffusion.inference.embed`); may
-            be memory-mapped, or be computed when rows are asked for (:class:`ssl_diffusion.inference.Rows`).
+            be memory-mapped, or be computed when rows are asked for (:class:`ssl_diffusion.inference.ProjectedRows`).
         probabilities: class probabilities of the candidates, float32 (N, K); None if the model has no classes.
         labeled_representation: of the labeled samples, float32 (m, F).
         labeled_classes: their classes, int64 (m,).
@@ -41,7 +40,7 @@ class Candidates:
         precision: "fp32" or "bf16", of what the model is asked.
     """
 
-    representation: "NDArray[np.float32] | Rows"
+    representation: NDArray[np.float32] | ProjectedRows
     probabilities: NDArray[np.float32] | None
     labeled_representation: NDArray[np.float32]
     labeled_classes: NDArray[np.int64]
@@ -51,6 +50,43 @@ class Candidates:
     labeled_images: NDArray[np.uint8] | None = None
     model: JointDiffusion | None = None
     precision: str = "fp32"
+
+    @classmethod
+    def of(
+        cls,
+        pool: EmbeddedPool,
+        open_: NDArray[np.int64],
+        known: NDArray[np.int64],
+        classes: NDArray[np.int64],
+        n_classes: int,
+        rng: np.random.Generator,
+        probabilities: NDArray[np.float32] | None = None,
+        model: JointDiffusion | None = None,
+    ) -> "Candidates":
+        """What strategies see of a pool whose representation is known.
+
+        Args:
+            pool: Pool with its representation.
+            open_: Positions of the candidates, (n,).
+            known: Positions of the labeled samples, (m,).
+            classes: Classes of the labeled samples, (m,).
+            n_classes: Number of classes, K.
+            rng: Random generator for every draw.
+            probabilities: Class probabilities of the candidates, (n, K); None before there is a label.
+            model: Model that strategies may ask about images; None if there is none with these probabilities.
+        """
+        return cls(
+            representation=pool.measured(open_),
+            probabilities=probabilities,
+            labeled_representation=np.asarray(pool.measured(known)),
+            labeled_classes=classes,
+            n_classes=0 if probabilities is None else n_classes,
+            rng=rng,
+            images=lambda rows: pool.images[open_[rows]],
+            labeled_images=pool.images[known],
+            model=model,
+            precision=pool.precision,
+        )
 
     def __len__(self) -> int:
         return len(self.representation)
@@ -90,7 +126,7 @@ def candidates_of(
     precision: str = "fp32",
     rng: np.random.Generator,
     progress: ProgressCallback | None = None,
-    store: ScoreStore | None = None,
+    store: EmbeddingStore | None = None,
 ) -> Candidates:
     """What strategies see of a pool through a model.
 

@@ -37,7 +37,7 @@ class Choice:
 
 
 Score = Callable[[Candidates], NDArray[np.floating[Any]]]
-Batch = Callable[[Candidates, int], Choice]
+BatchStrategy = Callable[[Candidates, int], Choice]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Strategy:
     when: str
     reference: str
     score: Score | None = None
-    batch: Batch | None = None
+    batch: BatchStrategy | None = None
 
 
 STRATEGIES: dict[str, Strategy] = {}
@@ -76,10 +76,10 @@ def score(name: str, *, needs: str, cost: str, when: str, reference: str) -> Cal
     return register
 
 
-def batch(name: str, *, needs: str, cost: str, when: str, reference: str) -> Callable[[Batch], Batch]:
+def batch(name: str, *, needs: str, cost: str, when: str, reference: str) -> Callable[[BatchStrategy], BatchStrategy]:
     """Register a function as a batch strategy, see :class:`Strategy`."""
 
-    def register(function: Batch) -> Batch:
+    def register(function: BatchStrategy) -> BatchStrategy:
         STRATEGIES[name] = Strategy(name, needs, cost, when, reference, batch=function)
         return function
 

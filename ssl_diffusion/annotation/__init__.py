@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from ssl_diffusion.annotation.files.exports import EXPORTS as EXPORTS
     from ssl_diffusion.annotation.files.exports import export_labels as export_labels
     from ssl_diffusion.annotation.files.imports import Imported as Imported
-    from ssl_diffusion.annotation.files.imports import Said as Said
+    from ssl_diffusion.annotation.files.imports import LabelRecord as LabelRecord
     from ssl_diffusion.annotation.files.imports import import_labels as import_labels
     from ssl_diffusion.annotation.files.imports import read_labels as read_labels
     from ssl_diffusion.annotation.files.imports import take_over as take_over
@@ -38,7 +38,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "loop.rounds": ["Round", "next_round", "rerank"],
         "loop.fits": ["Background", "fit_job"],
         "loop.status": ["JobStatus", "audit_estimate", "drawn_estimate", "fitted_labels", "job_status", "labels_per_hour"],
-        "files.imports": ["Imported", "Said", "import_labels", "read_labels", "take_over"],
+        "files.imports": ["Imported", "LabelRecord", "import_labels", "read_labels", "take_over"],
         "files.exports": ["EXPORTS", "export_labels"],
     },
 )

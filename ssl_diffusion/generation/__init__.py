@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ssl_diffusion.generation.sampling import Denoiser as Denoiser
     from ssl_diffusion.generation.sampling import DPMSolverPP as DPMSolverPP
     from ssl_diffusion.generation.sampling import Heun as Heun
-    from ssl_diffusion.generation.sampling import Noise as Noise
+    from ssl_diffusion.generation.sampling import NoiseStream as NoiseStream
     from ssl_diffusion.generation.sampling import Sampler as Sampler
     from ssl_diffusion.generation.sampling import denoising_strip as denoising_strip
     from ssl_diffusion.generation.sampling import integrate as integrate
@@ -53,7 +53,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "DPMSolverPP",
             "Denoiser",
             "Heun",
-            "Noise",
+            "NoiseStream",
             "SAMPLERS",
             "Sampler",
             "denoising_strip",

@@ -35,7 +35,7 @@ __all__ = [
     "DPMSolverPP",
     "Denoiser",
     "Heun",
-    "Noise",
+    "NoiseStream",
     "Sampler",
     "denoising_strip",
     "integrate",
@@ -51,7 +51,7 @@ _GUIDED_STEPS = 40
 Denoiser = Callable[[Tensor, float], Tensor]
 
 
-class Noise:
+class NoiseStream:
     """Standard normal noise, one stream for each sample, so that a sample does not depend on those beside it.
 
     Args:
@@ -80,7 +80,7 @@ class Sampler(ABC):
     evaluations: ClassVar[int] = 1
 
     @abstractmethod
-    def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: Noise) -> Tensor:
+    def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: NoiseStream) -> Tensor:
         """From images at level s to images at level t < s; t may be 0."""
 
 
@@ -90,7 +90,7 @@ class Heun(Sampler):
     default_steps = 18
     evaluations = 2
 
-    def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: Noise) -> Tensor:
+    def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: NoiseStream) -> Tensor:
         """Two slopes, averaged."""
         slope = (x - denoise(x, s)) / s
         proposal = x + (t - s) * slope
@@ -110,7 +110,7 @@ class DPMSolverPP(Sampler):
     def __init__(self) -> None:
         self._last: tuple[Tensor, float] | None = None  # the estimate one step ago, and its noise level
 
-    def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: Noise) -> Tensor:
+    def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: NoiseStream) -> Tensor:
         """The estimate, extrapolated from the last two levels, then as :class:`DDIM`."""
         estimate = denoise(x, s)
         combined = estimate
@@ -127,7 +127,7 @@ class DDIM(Sampler):
 
     default_steps = 50
 
-    def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: Noise) -> Tensor:
+    def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: NoiseStream) -> Tensor:
         """Keep the direction of the noise, with less of it."""
         estimate = denoise(x, s)
         return estimate + t / s * (x - estimate)
@@ -138,7 +138,7 @@ class DDPMAncestral(Sampler):
 
     default_steps = 1000
 
-    def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: Noise) -> Tensor:
+    def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: NoiseStream) -> Tensor:
         """A fraction of the noise stays, fresh noise makes up for the rest."""
         estimate = denoise(x, s)
         share = (t / s) ** 2
@@ -161,7 +161,7 @@ def integrate(
     denoise: Denoiser,
     x: Tensor,
     levels: Tensor,
-    noise: Noise,
+    noise: NoiseStream,
     *,
     watch: Callable[[int, float, Tensor], None] | None = None,
 ) -> Tensor:
@@ -229,7 +229,7 @@ def sample(
     total = n * (len(levels) - 1)
     with sampling_mode(model, precision) as device:
         for start in range(0, n, batch_size):
-            noise = Noise(seeds[start : start + batch_size], model.config.image_shape)
+            noise = NoiseStream(seeds[start : start + batch_size], model.config.image_shape)
             x = noise.draw().to(device) * float(levels[0])
             denoise: Denoiser = model.denoise
             if classes is not None:
@@ -302,7 +302,7 @@ def denoising_strip(
     """Samples on their way from noise to image: float32 (n, C, H, W) at each of at most `shown` noise levels, and these."""
     levels = model.noise.levels(Heun.default_steps)
     kept = set(np.linspace(0, len(levels) - 1, shown).round().astype(int).tolist())
-    noise = Noise(torch.randint(2**62, (n,), generator=generator).tolist(), model.config.image_shape)
+    noise = NoiseStream(torch.randint(2**62, (n,), generator=generator).tolist(), model.config.image_shape)
     steps: list[NDArray[np.float32]] = []
 
     def watch(step: int, _: float, x: Tensor) -> None:

@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from ssl_diffusion.inference.embed import scan_images as scan_images
     from ssl_diffusion.inference.embed import store_of as store_of
     from ssl_diffusion.inference.embed import write_representation as write_representation
-    from ssl_diffusion.inference.embedded_pool import Frozen as Frozen
-    from ssl_diffusion.inference.embedding_store import Scores as Scores
-    from ssl_diffusion.inference.embedding_store import ScoreStore as ScoreStore
+    from ssl_diffusion.inference.embedded_pool import EmbeddedPool as EmbeddedPool
+    from ssl_diffusion.inference.embedding_store import Embeddings as Embeddings
+    from ssl_diffusion.inference.embedding_store import EmbeddingStore as EmbeddingStore
     from ssl_diffusion.inference.embedding_store import digests as digests
     from ssl_diffusion.inference.metrics import classification_metrics as classification_metrics
     from ssl_diffusion.inference.metrics import expected_calibration_error as expected_calibration_error
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ssl_diffusion.inference.predict_files import collect_images as collect_images
     from ssl_diffusion.inference.predict_files import predict_files as predict_files
     from ssl_diffusion.inference.projection import DIMENSIONS as DIMENSIONS
-    from ssl_diffusion.inference.projection import Rows as Rows
+    from ssl_diffusion.inference.projection import ProjectedRows as ProjectedRows
     from ssl_diffusion.inference.projection import project as project
     from ssl_diffusion.inference.run import Run as Run
     from ssl_diffusion.inference.run import load_run as load_run
@@ -37,8 +37,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "predict_files": ["collect_images", "predict_files"],
         "metrics": ["classification_metrics", "expected_calibration_error"],
         "embed": ["scan_images", "store_of", "write_representation"],
-        "embedding_store": ["ScoreStore", "Scores", "digests"],
-        "embedded_pool": ["Frozen"],
-        "projection": ["DIMENSIONS", "Rows", "project"],
+        "embedding_store": ["EmbeddingStore", "Embeddings", "digests"],
+        "embedded_pool": ["EmbeddedPool"],
+        "projection": ["DIMENSIONS", "ProjectedRows", "project"],
     },
 )

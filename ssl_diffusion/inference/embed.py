@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_diffusion.inference.embedding_store import Scores, ScoreStore, digests
+from ssl_diffusion.inference.embedding_store import Embeddings, EmbeddingStore, digests
 from ssl_diffusion.inference.predict import inference
 from ssl_diffusion.inference.projection import DIMENSIONS, _projection
 from ssl_diffusion.inference.run import Run
@@ -34,7 +34,7 @@ def scan_images(
     classify: bool = True,
     precision: str = "fp32",
     progress: ProgressCallback | None = None,
-    store: ScoreStore | None = None,
+    store: EmbeddingStore | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Representations and class probabilities of images.
 
@@ -53,7 +53,7 @@ def scan_images(
     """
     projection = _projection(model.n_features)
     n_features = projection.shape[1] if projection is not None else model.n_features
-    scores = Scores(len(positions), n_features, model.config.n_classes if classify else 0)
+    scores = Embeddings(len(positions), n_features, model.config.n_classes if classify else 0)
     keys = digests(images[i] for i in positions) if store is not None else np.zeros(0, dtype="S16")
     todo = store.fill(keys, scores) if store is not None else np.arange(len(positions))
     with inference(model, precision) as device:
@@ -72,11 +72,11 @@ def scan_images(
     return scores.representation, scores.probabilities if classify else None
 
 
-def store_of(run: Run) -> ScoreStore:
+def store_of(run: Run) -> EmbeddingStore:
     """The store in the folder of a run, for the scores of its present model."""
     model = hashlib.sha256(run.model_file.read_bytes()).hexdigest()
     device = next(run.model.parameters()).device.type
-    return ScoreStore(run.path / "scores", f"1 {model} {run.precision} {device} {DIMENSIONS}")
+    return EmbeddingStore(run.path / "scores", f"1 {model} {run.precision} {device} {DIMENSIONS}")
 
 
 def write_representation(

@@ -10,20 +10,19 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_diffusion.acquisition.candidates import Candidates
-from ssl_diffusion.inference.projection import _BLOCK, Rows
+from ssl_diffusion.inference.projection import _BLOCK, ProjectedRows
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.probe import LinearProbe, fit_probe
 from ssl_diffusion.storage import IN_MEMORY
 
-__all__ = ["Frozen"]
+__all__ = ["EmbeddedPool"]
 
 _BATCH = 256
 _REFERENCE = 2000
 
 
 @dataclass(frozen=True)
-class Frozen:
+class EmbeddedPool:
     """Images, and what a model makes of them.
 
     Attributes:
@@ -43,11 +42,11 @@ class Frozen:
     @cached_property
     def projected(self) -> NDArray[np.float32]:
         """The representation as strategies measure it, (N, 512)."""
-        return np.asarray(Rows(self.representation, np.arange(len(self.representation))))
+        return np.asarray(ProjectedRows(self.representation, np.arange(len(self.representation))))
 
-    def measured(self, rows: NDArray[np.int64]) -> "NDArray[np.float32] | Rows":
+    def measured(self, rows: NDArray[np.int64]) -> "NDArray[np.float32] | ProjectedRows":
         """The projected representation of some, (n, 512); of large pools it is computed when it is looked at."""
-        lazy = Rows(self.representation, rows)
+        lazy = ProjectedRows(self.representation, rows)
         return self.projected[rows] if 4 * len(self.representation) * lazy.shape[1] <= IN_MEMORY else lazy
 
     @cached_property
@@ -74,37 +73,3 @@ class Frozen:
         z = self.representation
         parts = [probe.logits(np.asarray(z[rows[i : i + _BLOCK]])) for i in range(0, len(rows), _BLOCK)]
         return np.concatenate(parts) if parts else np.zeros((0, len(probe.bias)), dtype=np.float32)
-
-    def candidates(
-        self,
-        open_: NDArray[np.int64],
-        known: NDArray[np.int64],
-        classes: NDArray[np.int64],
-        n_classes: int,
-        rng: np.random.Generator,
-        probabilities: NDArray[np.float32] | None = None,
-        model: JointDiffusion | None = None,
-    ) -> Candidates:
-        """What strategies see.
-
-        Args:
-            open_: positions of the candidates, (n,).
-            known: of the labeled samples, (m,).
-            classes: of these, (m,).
-            n_classes: K.
-            rng: of all chance.
-            probabilities: class probabilities of the candidates, (n, K); None before there is a label.
-            model: that strategies may ask about images; None if there is none with these probabilities.
-        """
-        return Candidates(
-            representation=self.measured(open_),
-            probabilities=probabilities,
-            labeled_representation=np.asarray(self.measured(known)),
-            labeled_classes=classes,
-            n_classes=0 if probabilities is None else n_classes,
-            rng=rng,
-            images=lambda rows: self.images[open_[rows]],
-            labeled_images=self.images[known],
-            model=model,
-            precision=self.precision,
-        )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.storage import IN_MEMORY, allocate
 
-__all__ = ["ScoreStore", "Scores", "digests"]
+__all__ = ["EmbeddingStore", "Embeddings", "digests"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ _BLOCK = 8192
 _FILES = ("keys", "representation", "probabilities")
 
 
-class Scores:
-    """Scores of N images.
+class Embeddings:
+    """Embeddings of N images.
 
     Attributes:
         representation: float32 (N, F); memory-mapped where it is large.
@@ -40,19 +40,19 @@ class Scores:
         self.probabilities = np.empty((n, n_classes), dtype=np.float32)
 
 
-class ScoreStore:
-    """Scores by the digest of the image.
+class EmbeddingStore:
+    """Embeddings by the digest of the image.
 
     Args:
         folder: of the store; created when something is kept.
-        identity: of what makes the scores: model, precision and the like. Scores of other identities are deleted.
+        identity: of what makes the scores: model, precision and the like. Embeddings of other identities are deleted.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
         self._root = folder
         self._folder = folder / hashlib.sha256(identity.encode()).hexdigest()[:24]
 
-    def fill(self, keys: NDArray[np.bytes_], scores: Scores) -> NDArray[np.int64]:
+    def fill(self, keys: NDArray[np.bytes_], scores: Embeddings) -> NDArray[np.int64]:
         """Copy what is known of the images with these digests, (N,), into their rows; returns the rows that are not known."""
         unknown = np.arange(len(keys))
         for part, representation, probabilities in self._parts():

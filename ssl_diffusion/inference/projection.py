@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ssl_diffusion.storage import IN_MEMORY, allocate
 
-__all__ = ["DIMENSIONS", "Rows", "project"]
+__all__ = ["DIMENSIONS", "ProjectedRows", "project"]
 
 
 def project(z: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -28,8 +28,8 @@ def _projection(n_features: int) -> NDArray[np.float32] | None:
 DIMENSIONS = 512
 
 
-class Rows:
-    """Rows of a large array, projected when they are asked for; `np.asarray` makes all of them.
+class ProjectedRows:
+    """ProjectedRows of a large array, projected when they are asked for; `np.asarray` makes all of them.
 
     Args:
         base: (N, F), may be memory-mapped.

@@ -1,6 +1,6 @@
 """What a trial refits: a probe on the frozen representation, the joint model, or scikit-learn's SelfTraining.
 
-All learners of a study share the pretrained denoiser (:class:`~ssl_diffusion.inference.Frozen`): its representation of
+All learners of a study share the pretrained denoiser (:class:`~ssl_diffusion.inference.EmbeddedPool`): its representation of
 every image is computed once, and strategies that need no labels choose the starting set on it.
 """
 
@@ -20,7 +20,7 @@ from ssl_diffusion.acquisition.candidates import Candidates, candidates_of
 from ssl_diffusion.data.labels import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.inference.embed import write_representation
-from ssl_diffusion.inference.embedded_pool import Frozen
+from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.inference.predict import predict_logits, probabilities
 from ssl_diffusion.machine import resolve_accelerator, resolve_precision
 from ssl_diffusion.models.probe import set_head
@@ -44,7 +44,7 @@ class Shared:
 
     recipe: Recipe
     pool: Pool
-    frozen: Frozen
+    frozen: EmbeddedPool
     options: FitOptions
 
 
@@ -89,7 +89,7 @@ def prepare(settings: StudySettings, pool: Pool, folder: Path, options: FitOptio
         write_representation(model, pool.images, partial, precision, options.progress)
         partial.replace(path)
         note.write_text(facts)
-    frozen = Frozen(pool.images, np.load(path, mmap_mode="r"), pool.train, model, precision)
+    frozen = EmbeddedPool(pool.images, np.load(path, mmap_mode="r"), pool.train, model, precision)
     return Shared(recipe, pool, frozen, replace(options, progress=None))
 
 
@@ -110,7 +110,7 @@ class _Probe:
         p = probabilities(self.frozen.logits(self.probe, open_), multilabel=False)
         assert self.frozen.model is not None
         set_head(self.frozen.model, self.probe)
-        return self.frozen.candidates(open_, known, classes, k, rng, p, self.frozen.model)
+        return Candidates.of(self.frozen, open_, known, classes, k, rng, p, self.frozen.model)
 
 
 class _Joint:
@@ -187,7 +187,7 @@ class _SelfTraining:
 
     def candidates(self, open_: NDArray[np.int64], known: NDArray[np.int64], rng: np.random.Generator) -> Candidates:
         k, p = len(self.pool.classes), self._probabilities(open_)
-        return self.frozen.candidates(open_, known, self.pool.labels[known], k, rng, p)
+        return Candidates.of(self.frozen, open_, known, self.pool.labels[known], k, rng, p)
 
 
 def learner_of(refit: str, shared: Shared, settings: StudySettings, seed: int) -> Learner:

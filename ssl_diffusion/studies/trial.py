@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.adapters.from_activeml import foreign_strategy, is_foreign
+from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.acquisition.query import choose
 from ssl_diffusion.acquisition.registry import Choice, Strategy
@@ -189,7 +190,7 @@ def _choose(
     strategy = _strategy(trial.strategy, 0, 0, n)
     if strategy.needs != "images" or not settings.cold_start:
         strategy = _strategy("random", 0, 0, n)
-    candidates = shared.frozen.candidates(open_, known, shared.pool.labels[known], 0, rng, model=shared.frozen.model)
+    candidates = Candidates.of(shared.frozen, open_, known, shared.pool.labels[known], 0, rng, model=shared.frozen.model)
     return choose(strategy, candidates, n), strategy.name
 
 

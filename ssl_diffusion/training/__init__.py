@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from ssl_diffusion.training.denoiser_cache import CachedDenoiser as CachedDenoiser
     from ssl_diffusion.training.denoiser_cache import DenoiserCache as DenoiserCache
     from ssl_diffusion.training.denoiser_cache import denoiser_key as denoiser_key
-    from ssl_diffusion.training.evaluate import Report as Report
+    from ssl_diffusion.training.evaluate import ClassificationReport as ClassificationReport
     from ssl_diffusion.training.evaluate import evaluate_run as evaluate_run
     from ssl_diffusion.training.evaluate import report_fit as report_fit
     from ssl_diffusion.training.evaluate import wilson_interval as wilson_interval
@@ -44,7 +44,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "settings": ["AugmentationSettings", "ComputeSettings", "PhaseSettings", "TrainingSettings"],
         "fit": ["FitOptions", "fit_model", "fit_run", "resume_run"],
         "result": ["Fitted", "TrainingResult"],
-        "evaluate": ["Report", "evaluate_run", "report_fit", "wilson_interval"],
+        "evaluate": ["ClassificationReport", "evaluate_run", "report_fit", "wilson_interval"],
         "run_folder": ["RunFolder", "default_run_name", "load_metrics", "model_metadata", "run_inputs"],
         "run_pool": ["load_run_pool"],
         "denoiser_cache": ["CachedDenoiser", "DenoiserCache", "denoiser_key"],

@@ -16,10 +16,10 @@ from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.noise import Parameterisation
 from ssl_diffusion.seeding import derive_seed
 from ssl_diffusion.training.augment import Augmentation, augment, mirror
-from ssl_diffusion.training.objective import Batch
+from ssl_diffusion.training.objective import TrainingBatch
 from ssl_diffusion.training.settings import ComputeSettings, PhaseSettings, TrainingSettings
 
-__all__ = ["BatchSampler", "EndlessShuffle", "Job", "TrainingData"]
+__all__ = ["BatchSampler", "EndlessShuffle", "Phase", "TrainingData"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class TrainingData:
 
 
 @dataclass(frozen=True)
-class Job:
+class Phase:
     """One phase to run; picklable, so that ranks can be spawned.
 
     Args:
@@ -84,7 +84,7 @@ class BatchSampler:
         noise: where noise levels come from.
     """
 
-    def __init__(self, job: Job, noise: Parameterisation) -> None:
+    def __init__(self, job: Phase, noise: Parameterisation) -> None:
         self.job, self.noise = job, noise
         s = job.settings
         seed = derive_seed(s.seed, job.name, "stream")
@@ -98,9 +98,9 @@ class BatchSampler:
         self.unlabeled = EndlessShuffle(len(job.data.train), seed + 2) if self.n_unlabeled else None
         self.images_per_step = self.n_denoise + self.n_labeled + self.n_unlabeled
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int) -> TrainingBatch:
         """The batch of a step, on the CPU; a function of the step alone."""
-        job, data, batch = self.job, self.job.data, Batch()
+        job, data, batch = self.job, self.job.data, TrainingBatch()
         generator = torch.Generator().manual_seed(derive_seed(job.settings.seed, job.name, step))
         if self.images is not None:
             index = torch.from_numpy(self.images.batch(step * self.n_denoise, self.n_denoise))

@@ -7,7 +7,7 @@ from torch import Tensor
 from ssl_diffusion.errors import CheckpointError
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.weights import load_tensors, prefixed, save_tensors, with_prefix
-from ssl_diffusion.training.batches import Job
+from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.consistency import Match
 from ssl_diffusion.training.result import TrainingResult
 
@@ -17,7 +17,7 @@ __all__ = ["TrainingState"]
 class TrainingState:
     """The loop's state as one checkpoint file."""
 
-    def __init__(self, model: JointDiffusion, ema: list[Tensor], optimizer: Any, match: Match | None, job: Job) -> None:
+    def __init__(self, model: JointDiffusion, ema: list[Tensor], optimizer: Any, match: Match | None, job: Phase) -> None:
         self.model, self.ema, self.optimizer, self.match, self.job = model, ema, optimizer, match, job
 
     def save(self, result: TrainingResult) -> None:

@@ -28,11 +28,11 @@ from ssl_diffusion.training.result import Fitted
 from ssl_diffusion.training.run_folder import RunFolder, run_inputs
 from ssl_diffusion.training.run_pool import load_run_pool
 
-__all__ = ["Report", "evaluate_run", "report_fit", "wilson_interval"]
+__all__ = ["ClassificationReport", "evaluate_run", "report_fit", "wilson_interval"]
 
 
 @dataclass(frozen=True)
-class Report:
+class ClassificationReport:
     """Result of :func:`evaluate_run`.
 
     Attributes:
@@ -50,7 +50,7 @@ class Report:
 
 def evaluate_run(
     run: Run, data: Path | None = None, out: Path | None = None, *, progress: ProgressCallback | None = None
-) -> Report:
+) -> ClassificationReport:
     """Evaluate a run on its own test split, or on other labeled images.
 
     Args:
@@ -78,7 +78,7 @@ def evaluate_run(
         labels, predicted, labels=range(len(run.classes)), zero_division=0.0
     )
     per_class = pd.DataFrame({"class": run.classes, "precision": precision, "recall": recall, "f1": f1, "n": n})
-    report = Report(len(images), metrics, wilson_interval(metrics["accuracy"], labels.size), per_class)
+    report = ClassificationReport(len(images), metrics, wilson_interval(metrics["accuracy"], labels.size), per_class)
     if out is not None:
         with output_folder(out, overwrite=True, inputs=inputs) as folder:
             per_class.to_csv(folder / "per_class.csv", index=False)

@@ -27,7 +27,7 @@ from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.probe import LinearProbe, fit_probe
 from ssl_diffusion.progress import ProgressCallback, log_to
 from ssl_diffusion.training.augment import policy
-from ssl_diffusion.training.batches import Job
+from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.denoiser_cache import CachedDenoiser, DenoiserCache
 from ssl_diffusion.training.evaluate import report_fit
 from ssl_diffusion.training.loop import check_divisible, train
@@ -236,7 +236,7 @@ def _complete(
         report_fit(folder, recipe, pool, labeled, fitted, options.progress)
 
 
-def _pretrain(job: Job, checkpoints: Path | None, options: FitOptions) -> tuple[CachedDenoiser, bool]:
+def _pretrain(job: Phase, checkpoints: Path | None, options: FitOptions) -> tuple[CachedDenoiser, bool]:
     """The denoiser that a pretraining job makes, and whether it came out of the cache."""
     cache, key = options.cache, job.identity
     if cache is not None and (found := cache.load(key)) is not None:

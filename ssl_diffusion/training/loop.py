@@ -34,7 +34,7 @@ from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.weights import load_tensors, prefixed, save_tensors, with_prefix
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.seeding import derive_seed
-from ssl_diffusion.training.batches import BatchSampler, Job
+from ssl_diffusion.training.batches import BatchSampler, Phase
 from ssl_diffusion.training.checkpoint import TrainingState
 from ssl_diffusion.training.consistency import Match
 from ssl_diffusion.training.objective import Objective
@@ -50,7 +50,7 @@ _MAX_CONSECUTIVE_NON_FINITE = 25
 _HISTORY_ROWS = 200
 
 
-def train(job: Job, progress: ProgressCallback | None = None) -> TrainingResult:
+def train(job: Phase, progress: ProgressCallback | None = None) -> TrainingResult:
     """Run a job to its end, continuing from its checkpoint if there is one.
 
     Raises:
@@ -85,7 +85,7 @@ def check_divisible(settings: PhaseSettings, ranks: int) -> None:
         raise SSLDError(f"batch sizes {sizes} cannot be divided among {ranks} ranks")
 
 
-def _launch(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | None) -> TrainingResult:
+def _launch(fabric: Fabric, job: Phase, precision: str, progress: ProgressCallback | None) -> TrainingResult:
     """Run a job on spawned ranks; their result comes back in a file, as the ranks are gone before a pipe could be read."""
     beside = None
     if job.checkpoint is not None:
@@ -106,14 +106,14 @@ def _launch(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback
     return TrainingResult(raw=with_prefix("raw", tensors), ema=with_prefix("ema", tensors), **facts)
 
 
-def _run_rank(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | None, path: Path) -> None:
+def _run_rank(fabric: Fabric, job: Phase, precision: str, progress: ProgressCallback | None, path: Path) -> None:
     result = _run(fabric, job, precision, progress)
     if fabric.is_global_zero:
         facts = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in ("raw", "ema")}
         save_tensors(path, {**prefixed("raw", result.raw), **prefixed("ema", result.ema)}, facts)
 
 
-def _run(fabric: Fabric, job: Job, precision: str, progress: ProgressCallback | None) -> TrainingResult:
+def _run(fabric: Fabric, job: Phase, precision: str, progress: ProgressCallback | None) -> TrainingResult:
     """The loop, in each rank."""
     s, ranks, device = job.settings, fabric.world_size, fabric.device
     if ranks > 1:
@@ -230,7 +230,7 @@ class _Meter:
         return means
 
 
-def make_consistency(job: Job) -> Match | None:
+def make_consistency(job: Phase) -> Match | None:
     """The consistency term of a job, aligned to the class shares of its labels; None if it has none."""
     s = job.settings
     if not isinstance(s, TrainingSettings) or s.consistency == "none":

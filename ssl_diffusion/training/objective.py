@@ -6,7 +6,7 @@ r"""The joint loss.
 
 The denoising term sees all images; the classification term sees labeled batches only, drawn from their own stream. Both
 share one encoder pass: noised pool images and augmented labeled images are one batch until the decoder, which runs on
-the former only. Everything random is in the :class:`Batch`, so that the objective itself is a deterministic function.
+the former only. Everything random is in the :class:`TrainingBatch`, so that the objective itself is a deterministic function.
 
 With a consistency term (`training/consistency.py`), weighted like the classification loss, strong views of unlabeled
 images join that pass. Their weak views need no gradient and go through the moving average of the weights, encoder only.
@@ -22,7 +22,7 @@ from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.noise import target
 from ssl_diffusion.training.consistency import Match
 
-__all__ = ["OBJECTIVES", "Batch", "Objective"]
+__all__ = ["OBJECTIVES", "Objective", "TrainingBatch"]
 
 # Which parts of the model an objective trains; the others get no gradient (and, on several ranks, no communication).
 OBJECTIVES: dict[str, tuple[str, ...]] = {
@@ -33,7 +33,7 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass
-class Batch:
+class TrainingBatch:
     """One step's data. Denoising part: `clean`, `sigma`, `eps`; classification part: `labeled`, `labels`, `labeled_sigma`;
     consistency part: `weak`, `strong`, `strong_sigma` and, for the history only, `hidden`.
 
@@ -53,13 +53,13 @@ class Batch:
     strong_sigma: Tensor | None = None
     hidden: Tensor | None = None
 
-    def share(self, rank: int, ranks: int, device: torch.device) -> "Batch":
+    def share(self, rank: int, ranks: int, device: torch.device) -> "TrainingBatch":
         """This rank's equal share of the global batch, on `device`."""
 
         def part(t: Tensor | None) -> Tensor | None:
             return None if t is None else t.chunk(ranks)[rank].to(device)
 
-        return Batch(**{f.name: part(getattr(self, f.name)) for f in fields(self)})
+        return TrainingBatch(**{f.name: part(getattr(self, f.name)) for f in fields(self)})
 
 
 class Objective(nn.Module):
@@ -94,7 +94,7 @@ class Objective(nn.Module):
             for parameter in parameters:
                 parameter.requires_grad_(part in OBJECTIVES[name])
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Scalars: "loss" (to minimise) and, detached, what it is made of."""
         model, x, sigma = self.model, [], []
         if batch.clean is not None and batch.sigma is not None and batch.eps is not None:

@@ -5,7 +5,7 @@ import math
 import torch
 
 from ssl_diffusion.models.joint import JointDiffusion
-from ssl_diffusion.training.batches import Job
+from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.settings import PhaseSettings, TrainingSettings
 
 __all__ = ["encoder_scale", "learning_rate", "make_optimizer"]
@@ -25,7 +25,7 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=s.learning_rate, fused=device.type in ("cpu", "cuda"))
 
 
-def encoder_scale(job: Job) -> float:
+def encoder_scale(job: Phase) -> float:
     """Learning rate of encoder and decoder relative to the head's: lower for pretrained ones, the more so with few labels."""
     s = job.settings
     if job.initial is None or not isinstance(s, TrainingSettings):

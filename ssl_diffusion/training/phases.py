@@ -10,7 +10,7 @@ from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.unet import UNetConfig
 from ssl_diffusion.training.augment import policy
-from ssl_diffusion.training.batches import Job, TrainingData
+from ssl_diffusion.training.batches import Phase, TrainingData
 from ssl_diffusion.training.denoiser_cache import denoiser_key
 from ssl_diffusion.training.recipe import Recipe
 
@@ -53,7 +53,7 @@ def joint_config(recipe: Recipe, pool: Pool) -> JointConfig:
     )
 
 
-def training_job(recipe: Recipe, pool: Pool, labeled: LabeledSet | None) -> Job:
+def training_job(recipe: Recipe, pool: Pool, labeled: LabeledSet | None) -> Phase:
     """The training phase, from fresh weights and without a checkpoint."""
     a = recipe.augmentation
     flip = {"on": True, "off": False}.get(a.flip)
@@ -68,7 +68,7 @@ def training_job(recipe: Recipe, pool: Pool, labeled: LabeledSet | None) -> Job:
         labels=labels.float() if pool.multilabel else labels,
         hidden=None if pool.multilabel else torch.from_numpy(pool.labels[pool.train]),
     )
-    return Job(
+    return Phase(
         name="training",
         objective=recipe.training.objective,
         config=joint_config(recipe, pool),
@@ -83,7 +83,7 @@ def training_job(recipe: Recipe, pool: Pool, labeled: LabeledSet | None) -> Job:
     )
 
 
-def pretraining_job(recipe: Recipe, training: Job, fingerprint: str) -> Job | None:
+def pretraining_job(recipe: Recipe, training: Phase, fingerprint: str) -> Phase | None:
     """The pretraining before a training job, its cache key as identity; None if the recipe or the objective has none."""
     if not recipe.pretraining.steps or training.objective == "labels-only":
         return None

@@ -18,7 +18,7 @@ from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.inference.predict import predict_logits
 from ssl_diffusion.machine import resolve_accelerator, resolve_precision
 from ssl_diffusion.models.build import build_model
-from ssl_diffusion.training.batches import Job
+from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.loop import train
 from ssl_diffusion.training.phases import PRETRAINING_ONLY, pretraining_job, training_job
@@ -100,7 +100,7 @@ def plan_for_time(
     return recipe
 
 
-def _seconds_per_step(job: Job) -> float:
+def _seconds_per_step(job: Phase) -> float:
     """Of the training loop as it is. The first steps, in which kernels are chosen, are left out; so are the slowest and the
     fastest, as other programs come and go."""
     history = train(replace(job, settings=replace(job.settings, steps=_WARM_UP + _TIMED))).history
@@ -108,7 +108,7 @@ def _seconds_per_step(job: Job) -> float:
     return max(1e-4, float(steps[_TIMED // 4 : -_TIMED // 4].mean()))
 
 
-def _seconds_to_evaluate(job: Job, pool: Pool) -> float:
+def _seconds_to_evaluate(job: Phase, pool: Pool) -> float:
     """Reading the test split with the encoder, from the time that a few of its images take."""
     n = len(pool.test) if job.config.n_classes else 0
     if not n:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, batch, score
 from ssl_diffusion.acquisition.selection import in_proportion
-from ssl_diffusion.generation.sampling import Noise, sampling_mode
+from ssl_diffusion.generation.sampling import NoiseStream, sampling_mode
 from ssl_diffusion.models.pixels import to_floats
 
 __all__ = ["bald", "entropy", "least_confidence", "margin", "random"]
@@ -83,7 +83,7 @@ def entropy(c: Candidates) -> NDArray[np.float64]:
 def bald(c: Candidates) -> NDArray[np.float64]:
     """Entropy of the mean prediction minus mean entropy of the predictions, divided by ln K, over draws of noise.
 
-    Noise levels are spread evenly up to the one that the head was trained with.
+    NoiseStream levels are spread evenly up to the one that the head was trained with.
     """
     k = c.p.shape[1]
     model, _ = c.looked_at(np.zeros(0, dtype=np.int64))
@@ -93,7 +93,7 @@ def bald(c: Candidates) -> NDArray[np.float64]:
         for start in range(0, len(c), _BATCH):
             rows = np.arange(start, min(start + _BATCH, len(c)))
             x = to_floats(c.looked_at(rows)[1], device)
-            noise = Noise(seeds[start : start + _BATCH], tuple(x.shape[1:]))
+            noise = NoiseStream(seeds[start : start + _BATCH], tuple(x.shape[1:]))
             draws = []
             for i in range(1, _DRAWS + 1):
                 sigma = (model.config.head_noise or 0.1) * i / _DRAWS

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from ssl_diffusion.annotation.loop.job import Job
-from ssl_diffusion.annotation.store.store import Action, By
+from ssl_diffusion.annotation.store.store import Action, Actor
 from ssl_diffusion.data.tables import read_table
 from ssl_diffusion.errors import DataError
 
-__all__ = ["Imported", "Said", "import_labels", "read_labels", "take_over"]
+__all__ = ["Imported", "LabelRecord", "import_labels", "read_labels", "take_over"]
 
 _SHOWN = 5
 _WHO = "import"
 
 
 @dataclass(frozen=True)
-class Said:
+class LabelRecord:
     """What a file says of a sample: label is None for a skip; where is the place in the file, for complaints."""
 
     id: str
@@ -56,7 +56,9 @@ def import_labels(
     return take_over(job, read_labels(path, annotator or _WHO), str(path), "import", add_class=add_class, final=final)
 
 
-def take_over(job: Job, said: list[Said], name: str, source: str, *, add_class: bool = False, final: bool = False) -> Imported:
+def take_over(
+    job: Job, said: list[LabelRecord], name: str, source: str, *, add_class: bool = False, final: bool = False
+) -> Imported:
     """Take over labels, all or none; see :func:`import_labels`."""
     known, classes = set(job.store.ids.tolist()), job.store.classes
     if unknown := [s for s in said if s.id not in known]:
@@ -66,7 +68,7 @@ def take_over(job: Job, said: list[Said], name: str, source: str, *, add_class: 
     if new and not add_class:
         known_classes = f"the job has {', '.join(classes)}" if classes else "the job has no classes yet"
         raise DataError(f"{name}: {_listed(new)} no class of the job ({known_classes}): correct it, or add with --add-class")
-    by_sample: dict[tuple[str, str], Said] = {}
+    by_sample: dict[tuple[str, str], LabelRecord] = {}
     conflicts = []
     for s in said:
         before = by_sample.setdefault((s.id, s.annotator), s)
@@ -79,7 +81,7 @@ def take_over(job: Job, said: list[Said], name: str, source: str, *, add_class: 
         job.store.add_classes(new)
     actions = [
         Action(
-            "label" if s.label is not None else "skip", s.id, By(s.annotator, source), s.label, final and s.label is not None
+            "label" if s.label is not None else "skip", s.id, Actor(s.annotator, source), s.label, final and s.label is not None
         )
         for s in by_sample.values()
     ]
@@ -88,7 +90,7 @@ def take_over(job: Job, said: list[Said], name: str, source: str, *, add_class: 
     return Imported(labeled, len(by_sample) - labeled, new)
 
 
-def read_labels(path: Path, annotator: str) -> list[Said]:
+def read_labels(path: Path, annotator: str) -> list[LabelRecord]:
     """What a file says; see :func:`import_labels`."""
     if path.suffix.lower() in (".csv", ".tsv"):
         return _from_table(path, annotator)
@@ -105,7 +107,7 @@ def read_labels(path: Path, annotator: str) -> list[Said]:
     return [said for where, row in lines for said in _from_line(row, annotator, f"{path}, {where}")]
 
 
-def from_label_studio(tasks: Any, name: str) -> Iterable[Said]:
+def from_label_studio(tasks: Any, name: str) -> Iterable[LabelRecord]:
     """What the annotators of Label Studio said, from its JSON export: one entry an annotator and task.
 
     Cancelled annotations are skips, empty ones and predictions say nothing. Tasks are known by `data.ssld_id`.
@@ -123,13 +125,13 @@ def from_label_studio(tasks: Any, name: str) -> Iterable[Said]:
         for annotation in task.get("annotations") or []:
             who = _annotator(annotation)
             if annotation.get("was_cancelled"):
-                yield Said(str(data["ssld_id"]), None, who, where)
+                yield LabelRecord(str(data["ssld_id"]), None, who, where)
                 continue
             chosen = [c for item in annotation.get("result") or [] for c in (item.get("value") or {}).get("choices") or []]
             if len(chosen) > 1:
                 raise DataError(f"{name}, {where} has {len(chosen)} choices; one label an image is taken: {', '.join(chosen)}")
             if chosen:
-                yield Said(str(data["ssld_id"]), str(chosen[0]), who, where)
+                yield LabelRecord(str(data["ssld_id"]), str(chosen[0]), who, where)
 
 
 def _annotator(annotation: dict[str, Any]) -> str:
@@ -139,7 +141,7 @@ def _annotator(annotation: dict[str, Any]) -> str:
     return f"label-studio:{who}" if who is not None else "label-studio"
 
 
-def _from_table(path: Path, annotator: str) -> list[Said]:
+def _from_table(path: Path, annotator: str) -> list[LabelRecord]:
     table = read_table(path)
     id_column = next(iter(table.any_case("id", "path", "image")), None)
     label_column = next(iter(table.any_case("label", "class")), None)
@@ -148,10 +150,14 @@ def _from_table(path: Path, annotator: str) -> list[Said]:
     who_column = next(iter(table.any_case("annotator")), None)
     who = table.column(who_column) if who_column is not None else [annotator] * len(table.rows)
     rows = zip(table.column(id_column), table.column(label_column), who, table.numbers, strict=True)
-    return [Said(id_, label.strip(), name or annotator, f"row {number}") for id_, label, name, number in rows if label.strip()]
+    return [
+        LabelRecord(id_, label.strip(), name or annotator, f"row {number}")
+        for id_, label, name, number in rows
+        if label.strip()
+    ]
 
 
-def _from_line(row: Any, annotator: str, where: str) -> Iterable[Said]:
+def _from_line(row: Any, annotator: str, where: str) -> Iterable[LabelRecord]:
     if not isinstance(row, dict):
         raise DataError(f"{where} is not an object with id and label")
     who = str(row.get("annotator") or row.get("_annotator_id") or annotator)
@@ -161,16 +167,16 @@ def _from_line(row: Any, annotator: str, where: str) -> Iterable[Said]:
             raise DataError(f"{where} has no meta.id: it was not made by ssld")
         accepted = row.get("accept") or ([row["label"]] if row.get("label") else [])
         if row["answer"] != "accept":
-            yield Said(str(id_), None, who, where)
+            yield LabelRecord(str(id_), None, who, where)
         elif len(accepted) == 1:
-            yield Said(str(id_), str(accepted[0]), who, where)
+            yield LabelRecord(str(id_), str(accepted[0]), who, where)
         elif accepted:
             raise DataError(f"{where} has {len(accepted)} labels; one label an image is taken: {', '.join(map(str, accepted))}")
         return
     if "id" not in row or "label" not in row:
         raise DataError(f"{where} needs id and label; it has {', '.join(map(str, row))}")
     if row["label"]:
-        yield Said(str(row["id"]), str(row["label"]), who, where)
+        yield LabelRecord(str(row["id"]), str(row["label"]), who, where)
 
 
 def _listed(names: Iterable[str]) -> str:

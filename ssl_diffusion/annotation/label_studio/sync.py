@@ -17,7 +17,7 @@ from ssl_diffusion.annotation.files.imports import Imported, from_label_studio, 
 from ssl_diffusion.annotation.label_studio.client import Interface, LabelStudio, parse_interface
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries, queue
-from ssl_diffusion.annotation.store.store import Action, By
+from ssl_diffusion.annotation.store.store import Action, Actor
 from ssl_diffusion.data.pictures import shown_image
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.storage import atomic_write_text
@@ -161,7 +161,7 @@ def pull(job: Job, server: LabelStudio, project: int, *, add_class: bool = False
     there = {str(task["data"]["ssld_id"]) for task in tasks}
     # Votes on samples that are no tasks of this project are another project's, or came from a file.
     gone = [key for key in before if key not in said and key[0] in there]
-    job.store.apply([Action("un-label", id_, By(who, _SOURCE)) for id_, who in gone])
+    job.store.apply([Action("un-label", id_, Actor(who, _SOURCE)) for id_, who in gone])
     return Pulled(imported, len(gone))
 
 

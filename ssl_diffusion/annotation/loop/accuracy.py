@@ -19,7 +19,7 @@ from scipy import stats
 
 from ssl_diffusion.errors import DataError
 
-__all__ = ["Estimate", "audited", "lure", "lure_weights"]
+__all__ = ["Estimate", "audit_interval", "lure", "lure_weights"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Estimate:
     n: int
 
 
-def audited(correct: int, n: int, level: float = 0.95) -> Estimate:
+def audit_interval(correct: int, n: int, level: float = 0.95) -> Estimate:
     """Accuracy from n labels of samples that were drawn uniformly, with Wilson's interval; n of 0 says nothing: [0, 1]."""
     if not 0 <= correct <= n:
         raise DataError(f"of {n} labels {correct} cannot be right")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.inference.embed import write_representation
-from ssl_diffusion.inference.embedded_pool import Frozen
+from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.inference.predict import probabilities
 from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.models.joint import JointDiffusion
@@ -57,7 +57,7 @@ class Model:
     name: str
     words: str
     run: Run | None
-    frozen: Frozen
+    frozen: EmbeddedPool
     labels: str | None
 
 
@@ -73,7 +73,7 @@ class Classifier:
         probe: None for the model's own head.
     """
 
-    frozen: Frozen
+    frozen: EmbeddedPool
     model: JointDiffusion | None
     numbers: NDArray[np.int64]
     n_classes: int
@@ -106,11 +106,11 @@ def present_model(job: Job, progress: ProgressCallback | None = None) -> Model:
     try:
         facts = json.loads((job.path / "model.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        frozen = Frozen(job.images, _pixels(job), _train(job), None)
+        frozen = EmbeddedPool(job.images, _pixels(job), _train(job), None)
         return Model("pixels", "principal components of the pixels, since there is no model yet", None, frozen, None)
     name = facts["model"]
     run = load_run(folder_of(job, name))
-    frozen = Frozen(job.images, _represented(job, name, run, progress), _train(job), run.model, run.precision)
+    frozen = EmbeddedPool(job.images, _represented(job, name, run, progress), _train(job), run.model, run.precision)
     return Model(name, f"{run.metadata['objective']} model {name}", run, frozen, facts.get("labels"))
 
 
@@ -173,7 +173,7 @@ def _represented(job: Job, name: str, run: Run, progress: ProgressCallback | Non
     return values
 
 
-def _head_logits(frozen: Frozen, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def _head_logits(frozen: EmbeddedPool, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     assert frozen.model is not None
     device = next(frozen.model.parameters()).device
     parts = []

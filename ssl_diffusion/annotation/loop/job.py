@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ssl_diffusion.annotation.loop.settings import JobSettings
-from ssl_diffusion.annotation.store.store import Action, By, Store
+from ssl_diffusion.annotation.store.store import Action, Actor, Store
 from ssl_diffusion.data.loading import input_paths, is_table, load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RecipeError, RunError
@@ -179,7 +179,7 @@ def _fill(store: Store, pool: Pool, settings: JobSettings, classes: Sequence[str
     roles[chance] = "audit"
     store.add_samples([str(name) for name in pool.ids], roles.tolist())
     store.add_classes([*pool.classes, *classes])
-    by = By("data", "import")
+    by = Actor("data", "import")
     known = np.flatnonzero(pool.has_label)
     store.apply([Action("label", str(pool.ids[i]), by, pool.classes[int(pool.labels[i])]) for i in known])
 

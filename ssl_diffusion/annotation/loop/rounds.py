@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.acquisition.query import QueryBatch, choose, described
 from ssl_diffusion.annotation.loop.current_model import (
@@ -127,13 +128,13 @@ def next_round(
             open_ = job.store.by_id(open_)
             p = classifier.probabilities(open_) if classifier is not None else None
             rng = np.random.default_rng(seed)
-            candidates = model.frozen.candidates(open_, known, classes, len(names), rng, p, with_head)
+            candidates = Candidates.of(model.frozen, open_, known, classes, len(names), rng, p, with_head)
             choice = choose(chosen, candidates, max(1, min(len(open_), n - len(audit))))
             batch = described(choice, candidates, ids[open_], names, chosen.name, reason, seed)
-        asked = [queue.Asked(int(i), "left over from the last round") for i in carried]
-        by_chance = [queue.Asked(int(i), "chosen by chance, to measure the model") for i in audit]
+        asked = [queue.QueueEntry(int(i), "left over from the last round") for i in carried]
+        by_chance = [queue.QueueEntry(int(i), "chosen by chance, to measure the model") for i in audit]
         asked += _spread(_drawn(job, batch) if batch is not None else [], by_chance)
-        queue.add_round(job.store, queue.Batch(chosen.name, reason, seed, model.words, len(open_), asked))
+        queue.add_round(job.store, queue.RoundBatch(chosen.name, reason, seed, model.words, len(open_), asked))
         record(job, number, model.words, len(known), classifier, audit_estimate(job, classifier))
         made = Round(number, chosen.name, reason, model.words, batch, tuple(ids[audit]), tuple(ids[carried]))
         atomic_write_text(job.folder("batches") / f"round-{number:03d}.csv", made.to_frame().to_csv(index=False))
@@ -183,18 +184,18 @@ def _audit(job: Job, n: int) -> NDArray[np.int64]:
     return left[: math.ceil(_AUDIT_SHARE * n)]
 
 
-def _drawn(job: Job, batch: QueryBatch) -> list[queue.Asked]:
+def _drawn(job: Job, batch: QueryBatch) -> list[queue.QueueEntry]:
     """What a strategy chose, as the queue has it."""
     names = job.store.classes
     predicted: list[int | None] = [names.index(name) for name, _ in batch.predictions]
     values = zip(job.store.positions(batch.ids.tolist()).tolist(), batch.reasons, predicted or [None] * len(batch), strict=True)
     return [
-        queue.Asked(position, why, i + 1, float(batch.utilities[i]), float(batch.probabilities[i]), guess)
+        queue.QueueEntry(position, why, i + 1, float(batch.utilities[i]), float(batch.probabilities[i]), guess)
         for i, (position, why, guess) in enumerate(values)
     ]
 
 
-def _spread(among: list[queue.Asked], others: list[queue.Asked]) -> list[queue.Asked]:
+def _spread(among: list[queue.QueueEntry], others: list[queue.QueueEntry]) -> list[queue.QueueEntry]:
     """Both in their order, evenly mixed: those who stop early have seen some of each."""
     step = (len(among) + 1) / (len(others) + 1)
     at = [(float(i), item) for i, item in enumerate(among)] + [((i + 1) * step - 0.5, item) for i, item in enumerate(others)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select
 
-from ssl_diffusion.annotation.loop.accuracy import Estimate, audited, lure
+from ssl_diffusion.annotation.loop.accuracy import Estimate, audit_interval, lure
 from ssl_diffusion.annotation.loop.current_model import Classifier, Model, model_and_classifier, training_labels
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.stopping import advice
@@ -115,7 +115,7 @@ def audit_estimate(job: Job, classifier: Classifier | None) -> Estimate | None:
     if classifier is None or not len(positions):
         return None
     right = classifier.probabilities(positions).argmax(axis=1) == classes
-    return audited(int(right.sum()), len(right))
+    return audit_interval(int(right.sum()), len(right))
 
 
 def drawn_estimate(job: Job) -> Estimate | None:
@@ -134,7 +134,7 @@ def drawn_estimate(job: Job) -> Estimate | None:
         return None
     right = np.array([row["label"] == row["predicted"] for row in labeled])
     if last["strategy"] == "random":
-        return audited(int(right.sum()), len(right))
+        return audit_interval(int(right.sum()), len(right))
     return lure(right, np.array([row["probability"] for row in labeled]), last["n_open"])
 
 

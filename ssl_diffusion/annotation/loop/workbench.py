@@ -22,7 +22,7 @@ from ssl_diffusion.annotation.loop.status import fitted_labels, job_status
 from ssl_diffusion.annotation.loop.stopping import progress_of
 from ssl_diffusion.annotation.store import queries, queue
 from ssl_diffusion.annotation.store.statements import known_of
-from ssl_diffusion.annotation.store.store import Action, By
+from ssl_diffusion.annotation.store.store import Action, Actor
 from ssl_diffusion.errors import SSLDError
 
 __all__ = ["Workbench"]
@@ -77,7 +77,7 @@ class Workbench:
 
     # -- samples ------------------------------------------------------------------------------------------------------
 
-    def take(self, annotator: str, holder: str) -> queue.Item | None:
+    def take(self, annotator: str, holder: str) -> queue.LeasedSample | None:
         """The next sample for an annotator; None if there is none, and then a round is on its way if one can be made."""
         items = queue.lease(self.job.store, annotator, holder)
         if not items:
@@ -87,7 +87,7 @@ class Workbench:
         self._look_ahead()
         return items[0]
 
-    def said(self, id_: str, verb: str, by: By, label: str | None = None, *, final: bool = False) -> str:
+    def said(self, id_: str, verb: str, by: Actor, label: str | None = None, *, final: bool = False) -> str:
         """Keep what an annotator says; returns how the sample stands. It is on disk when this returns."""
         (stands,) = self.job.store.apply([Action(verb, id_, by, label, final and verb == "label")])
         if verb in ("label", "un-label"):
@@ -105,7 +105,7 @@ class Workbench:
         last = queries.last_said(self.job.store, annotator)
         if last is None:
             return None
-        self.said(last, "un-label", By(annotator, "page"))
+        self.said(last, "un-label", Actor(annotator, "page"))
         queue.take(self.job.store, last, annotator, holder)
         return last
 

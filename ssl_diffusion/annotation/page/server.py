@@ -17,7 +17,7 @@ from ssl_diffusion.annotation.access import Guard
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.workbench import Workbench
 from ssl_diffusion.annotation.store import queries, queue
-from ssl_diffusion.annotation.store.store import By
+from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.pictures import shown_image, to_pil
 from ssl_diffusion.errors import SSLDError
 
@@ -120,7 +120,7 @@ def make_app(
 
     @app.post("/api/say")
     def say(what: Saying) -> dict[str, Any]:
-        by = By(what.annotator, "page", what.seconds, what.token)
+        by = Actor(what.annotator, "page", what.seconds, what.token)
         return {"status": bench.said(what.id, what.verb, by, what.label, final=what.final)}
 
     @app.post("/api/undo")

@@ -6,13 +6,13 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from ssl_diffusion.annotation.store.store import Action as Action
-    from ssl_diffusion.annotation.store.store import By as By
+    from ssl_diffusion.annotation.store.store import Actor as Actor
     from ssl_diffusion.annotation.store.store import Store as Store
 
 # Imported on first use: who wants one name does not wait for torch and all the others.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "store": ["Action", "By", "Store"],
+        "store": ["Action", "Actor", "Store"],
     },
 )

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from ssl_diffusion.annotation.store import schema as t
 from ssl_diffusion.annotation.store import statements as r
 from ssl_diffusion.annotation.store.store import Store
-from ssl_diffusion.annotation.store.votes import Standing, replay
+from ssl_diffusion.annotation.store.votes import Status, replay
 from ssl_diffusion.errors import SSLDError
 
 __all__ = ["check", "counts", "history", "labels", "last_said", "listing", "touched"]
@@ -122,7 +122,7 @@ def check(store: Store) -> None:
         view = {row[0]: tuple(row[1:]) for row in connection.execute(select(t.current))}
         votes = r.votes_of(connection, {*told, *view})
     for position in {*told, *view}:
-        now, flagged, own = told.get(position, (Standing(), False, {}))
+        now, flagged, own = told.get(position, (Status(), False, {}))
         expected = (now.status, now.label, now.votes, flagged)
         seen = view.get(position, ("open", None, 0, False))
         if seen != expected or own != {who: vote for who, (vote, _) in votes[position].items()}:

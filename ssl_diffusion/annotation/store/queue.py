@@ -19,9 +19,9 @@ from ssl_diffusion.annotation.store.store import Store
 from ssl_diffusion.errors import DataError
 
 __all__ = [
-    "Asked",
-    "Batch",
-    "Item",
+    "LeasedSample",
+    "QueueEntry",
+    "RoundBatch",
     "add_round",
     "batch_of",
     "drawn",
@@ -39,7 +39,7 @@ _LAST = select(func.max(t.rounds.c.number)).scalar_subquery()  # number of the l
 
 
 @dataclass(frozen=True)
-class Asked:
+class QueueEntry:
     """A sample that a round asks for.
 
     Attributes:
@@ -60,7 +60,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Batch:
+class RoundBatch:
     """What is to be labeled in a round.
 
     Attributes:
@@ -77,11 +77,11 @@ class Batch:
     seed: int
     model: str
     n_open: int
-    asked: Sequence[Asked]
+    asked: Sequence[QueueEntry]
 
 
 @dataclass(frozen=True)
-class Item:
+class LeasedSample:
     """A sample that is to be labeled: its id, why it was chosen, and whether it is in dispute."""
 
     position: int
@@ -90,7 +90,7 @@ class Item:
     status: str
 
 
-def add_round(store: Store, batch: Batch) -> int:
+def add_round(store: Store, batch: RoundBatch) -> int:
     """Make a batch the queue; returns the number of the round, from 1."""
     with store.writing() as connection:
         number = r.next_number(connection, t.rounds.c.number)
@@ -159,7 +159,7 @@ def reorder(store: Store, positions: NDArray[np.int64]) -> None:
             connection.execute(update(t.batch).where(where).values(place=bindparam("to")), moved)
 
 
-def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float = LEASE) -> list[Item]:
+def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float = LEASE) -> list[LeasedSample]:
     """Take the next samples of the queue; what the holder has already comes first.
 
     Args:
@@ -183,7 +183,7 @@ def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float 
             .join(t.current, t.current.c.position == t.leases.c.position, isouter=True)
             .where(t.leases.c.holder == holder, ~_said(t.leases.c.position, annotator))
         )
-        mine = {row.position: Item(row.position, row.id, "", row.status or "open") for row in connection.execute(has)}
+        mine = {row.position: LeasedSample(row.position, row.id, "", row.status or "open") for row in connection.execute(has)}
         own = select(t.leases.c.position).where(t.leases.c.annotator == annotator, t.leases.c.holder != holder)
         others = (
             select(t.leases.c.position, func.count().label("taken"))
@@ -240,8 +240,8 @@ def _said(position: "ColumnElement[int]", annotator: str) -> "Exists":
     return exists().where(t.votes.c.position == position, t.votes.c.annotator == annotator)
 
 
-def _items(connection: Connection, query: "Select[tuple[int, str, str, str]]") -> list[Item]:
-    return [Item(row.position, row.id, row.note, row.status or "open") for row in connection.execute(query)]
+def _items(connection: Connection, query: "Select[tuple[int, str, str, str]]") -> list[LeasedSample]:
+    return [LeasedSample(row.position, row.id, row.note, row.status or "open") for row in connection.execute(query)]
 
 
 def _queue(store: Store) -> Select[tuple[int, str, str, str]]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Column, Connection, Table, and_, delete, func, insert, select
 
 from ssl_diffusion.annotation.store import schema as t
-from ssl_diffusion.annotation.store.votes import Standing, Vote, standing
+from ssl_diffusion.annotation.store.votes import Status, Vote, status_of
 from ssl_diffusion.errors import DataError
 
 __all__ = [
@@ -128,9 +128,9 @@ def end_leases(connection: Connection, pairs: Iterable[tuple[int, str]]) -> None
         connection.execute(delete(t.leases).where(and_(t.leases.c.position == position, t.leases.c.annotator == annotator)))
 
 
-def stands(votes: Votes, wanted: int) -> Standing:
+def stands(votes: Votes, wanted: int) -> Status:
     """How a sample with these votes stands."""
-    return standing((vote for vote, _ in sorted(votes.values(), key=lambda pair: pair[1])), wanted)
+    return status_of((vote for vote, _ in sorted(votes.values(), key=lambda pair: pair[1])), wanted)
 
 
 def settle(connection: Connection, votes: Mapping[int, Votes], flags: Mapping[int, bool], agreement: int) -> None:

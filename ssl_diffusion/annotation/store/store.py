@@ -17,17 +17,17 @@ from sqlalchemy import Connection, select, update
 
 from ssl_diffusion.annotation.store import schema as t
 from ssl_diffusion.annotation.store import statements as r
-from ssl_diffusion.annotation.store.votes import Standing, Vote
+from ssl_diffusion.annotation.store.votes import Status, Vote
 from ssl_diffusion.errors import DataError, nearest_names
 
-__all__ = ["Action", "By", "Store"]
+__all__ = ["Action", "Actor", "Store"]
 
 
 _SAID = ("labeled", "corrected", "skipped")
 
 
 @dataclass(frozen=True)
-class By:
+class Actor:
     """Who does something, and how.
 
     Attributes:
@@ -57,7 +57,7 @@ class Action:
 
     verb: str
     id: str
-    by: By
+    by: Actor
     label: str | None = None
     final: bool = False
 
@@ -195,7 +195,7 @@ class Store:
 
     # -- verbs --------------------------------------------------------------------------------------------------------
 
-    def label(self, id_: str, label: str, by: By, *, final: bool = False) -> Standing:
+    def label(self, id_: str, label: str, by: Actor, *, final: bool = False) -> Status:
         """Say what a sample shows, or correct what the same annotator said before.
 
         Raises:
@@ -203,19 +203,19 @@ class Store:
         """
         return self.apply([Action("label", id_, by, label, final)])[0]
 
-    def skip(self, id_: str, by: By) -> Standing:
+    def skip(self, id_: str, by: Actor) -> Status:
         """Say that one cannot tell; the sample is not shown again to the same annotator."""
         return self.apply([Action("skip", id_, by)])[0]
 
-    def unlabel(self, id_: str, by: By) -> Standing:
+    def unlabel(self, id_: str, by: Actor) -> Status:
         """Take back what the annotator said."""
         return self.apply([Action("un-label", id_, by)])[0]
 
-    def flag(self, id_: str, by: By, on: bool = True) -> Standing:
+    def flag(self, id_: str, by: Actor, on: bool = True) -> Status:
         """Mark a sample for a second look, or take the mark back."""
         return self.apply([Action("flag" if on else "un-flag", id_, by)])[0]
 
-    def apply(self, actions: Sequence[Action]) -> list[Standing]:
+    def apply(self, actions: Sequence[Action]) -> list[Status]:
         """Do several things in one transaction: all, or none.
 
         Returns:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["KINDS", "Standing", "Vote", "replay", "standing"]
+__all__ = ["KINDS", "Status", "Vote", "replay", "status_of"]
 
 # kind: what it does to the annotator's vote
 KINDS = {
@@ -29,7 +29,7 @@ class Vote:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Status:
     """How a sample stands.
 
     Attributes:
@@ -44,7 +44,7 @@ class Standing:
     votes: int = 0
 
 
-def standing(votes: Iterable[Vote], wanted: int) -> Standing:
+def status_of(votes: Iterable[Vote], wanted: int) -> Status:
     """Majority of the votes once there are as many as asked for; the last final one decides alone.
 
     Args:
@@ -55,18 +55,18 @@ def standing(votes: Iterable[Vote], wanted: int) -> Standing:
     named = [vote.label for vote in votes if vote.label is not None]
     decided = [vote.label for vote in votes if vote.final and vote.label is not None]
     if decided:
-        return Standing("labeled", decided[-1], len(named))
+        return Status("labeled", decided[-1], len(named))
     if len(named) >= wanted:
         (label, most), *others = Counter(named).most_common()
         if others and others[0][1] == most:
-            return Standing("disputed", None, len(named))
-        return Standing("labeled", label, len(named))
+            return Status("disputed", None, len(named))
+        return Status("labeled", label, len(named))
     if len(votes) - len(named) >= wanted:
-        return Standing("skipped", None, len(named))
-    return Standing("partial" if votes else "open", None, len(named))
+        return Status("skipped", None, len(named))
+    return Status("partial" if votes else "open", None, len(named))
 
 
-def replay(events: Iterable[Mapping[str, Any]], wanted: Mapping[int, int]) -> dict[int, tuple[Standing, bool, dict[str, Vote]]]:
+def replay(events: Iterable[Mapping[str, Any]], wanted: Mapping[int, int]) -> dict[int, tuple[Status, bool, dict[str, Vote]]]:
     """How every sample stands after these events, and whether it is flagged, and its votes by annotator.
 
     Args:
@@ -87,6 +87,6 @@ def replay(events: Iterable[Mapping[str, Any]], wanted: Mapping[int, int]) -> di
         elif kind in ("flagged", "un-flagged"):
             flagged[position] = kind == "flagged"
     return {
-        position: (standing(own.values(), wanted[position]), flagged.get(position, False), own)
+        position: (status_of(own.values(), wanted[position]), flagged.get(position, False), own)
         for position, own in votes.items()
     }

@@ -34,7 +34,7 @@ from torch.nn import functional
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, Pairs, make_pairs
 from ssl_diffusion.generation.guidance import Guidance
-from ssl_diffusion.generation.sampling import DDIM, Noise, integrate, sampling_mode
+from ssl_diffusion.generation.sampling import DDIM, NoiseStream, integrate, sampling_mode
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import rounded, to_bytes, to_floats
@@ -42,7 +42,7 @@ from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
 __all__ = ["ATTEMPTS", "check_images", "explain", "explain_run", "patch_side"]
 
-# Noise levels, and the scales of guidance that are tried from each.
+# NoiseStream levels, and the scales of guidance that are tried from each.
 ATTEMPTS = ((2.4, (0.3, 0.6, 1.5, 4.0)), (5.0, (8.0,)), (12.0, (8.0, 30.0)))
 _STEPS = 8
 _BLEND_CHECKS = 12  # as many shares as change the rounding of some value
@@ -235,8 +235,8 @@ class _Search:
             if not len(left):
                 break
 
-    def _noise(self, rows: NDArray[np.int64]) -> Noise:
-        return Noise([self.seeds[i] for i in self.pairs.image[rows]], self.model.config.image_shape)
+    def _noise(self, rows: NDArray[np.int64]) -> NoiseStream:
+        return NoiseStream([self.seeds[i] for i in self.pairs.image[rows]], self.model.config.image_shape)
 
     def _refine(self, rows: NDArray[np.int64], device: torch.device) -> None:
         """Blend, revert what is not needed, blend."""
