@@ -14,8 +14,8 @@ os.environ["PYTHONSAFEPATH"] = "1"
 
 import numpy as np
 import torch
-from commands import ok, write_digits
 from matplotlib.figure import Figure
+from support.commands import ok, write_digits
 from typer.testing import Result
 
 from ssl_diffusion.data.pool import Pool

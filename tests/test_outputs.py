@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from annotation_jobs import make_job
-from commands import CPU, ok, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.annotation_jobs import make_job
+from support.commands import CPU, ok, refused
 
 from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.pool import Pool

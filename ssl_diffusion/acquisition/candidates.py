@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.inference.embed import scan_images
 from ssl_diffusion.inference.embedded_pool import EmbeddedPool
-from ssl_diffusion.inference.projection import ProjectedRows
 from ssl_diffusion.inference.embedding_store import EmbeddingStore
+from ssl_diffusion.inference.projection import ProjectedRows
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.progress import ProgressCallback
 

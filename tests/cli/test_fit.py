@@ -1,0 +1,100 @@
+"""Ways to use `ssld fit`: by time, by preset, as a probe, with pseudo-labels, without labels for some class."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.commands import CPU, ok, refused
+
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.training import planning
+from ssl_diffusion.training.recipe import load_recipe, recipe_for
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_settings: tuple[str, ...]) -> list[str]:
+    """Options of a run of a fraction of a second, on a denoiser that no other module finds in the cache."""
+    return [word for setting in (*tiny_settings, "pretraining.seed=1") for word in ("--set", setting)]
+
+
+def fit(*arguments: object) -> dict[str, object]:
+    printed: dict[str, object] = json.loads(ok("fit", "--dataset", "digits", "--labeled", 20, *arguments, "--json").stdout)
+    return printed
+
+
+def test_a_probe_predicts_like_any_run(tmp_path: Path, tiny: list[str], digits_pool: Pool) -> None:
+    out = tmp_path / "run"
+    printed = fit("--objective", "probe", "--out", out, *tiny)
+    assert (printed["steps"], printed["objective"]) == (0, "probe")
+    assert ok("evaluate", out, *CPU, "--json")
+    again = json.loads(ok("evaluate", out, *CPU, "--json").stdout)
+    assert again["accuracy"] == pytest.approx(printed["test_accuracy"])
+
+
+def test_pseudo_labels_are_in_the_history_and_in_the_name(
+    tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    printed = fit("--consistency", "match", "--set", "training.unlabeled_batch_size=16", *tiny)
+    assert printed["run"] == "runs/digits-20-match-s0"
+    history = pd.read_csv(tmp_path / "runs" / "digits-20-match-s0" / "history.csv")
+    training = history[history["phase"] == "training"]
+    assert training["mask_rate"].between(0, 1).all()
+    assert training["consistency_loss"].notna().all()
+    assert history.loc[history["phase"] == "pretraining", "mask_rate"].isna().all()
+
+
+def test_time_chooses_the_steps(tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "_seconds_per_step", lambda job: 100.0)
+    out = tmp_path / "run"
+    fit("--time", "1h", "--out", out, *tiny)  # the recipe's 4 + 6 steps would take 1,000 s
+    recipe = load_recipe(out / "recipe.toml")
+    assert (recipe.pretraining.steps, recipe.training.steps) == (14, 21)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--time", "soon"], "a time is given as 90s, 10m, 1.5h or 1h30m, not 'soon'"),
+        (["--time", "10m", "--steps", "5"], "--time chooses the steps: leave out --steps"),
+        (["--time", "10m", "--pretrain-steps", "5"], "--time chooses the steps: leave out --steps"),
+        (["--preset", "paper"], "no preset 'paper' for digits; it has none"),
+        (["--preset", "quick", "--recipe", "digits"], "either --recipe or --preset, not both"),
+        (["--consistency", "mach"], "training.consistency cannot be 'mach'; did you mean match"),
+        (["--consistency", "match", "--objective", "probe"], "consistency 'match' needs training steps"),
+        (["--objective", "probe", "--pretrain-steps", "0"], "the objective probe needs the pretraining phase"),
+    ],
+)
+def test_mistakes(tmp_path: Path, arguments: list[str], message: str) -> None:
+    assert message in refused("fit", "--dataset", "digits", "--labeled", "20", *arguments, "--out", tmp_path / "run")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_that_is_continued_keeps_its_recipe_and_steps(tmp_path: Path) -> None:
+    for option in (["--time", "10m"], ["--preset", "quick"]):
+        assert "leave out --time and --preset" in refused("fit", "--resume", tmp_path, *option)
+
+
+def test_presets_are_recipes_of_the_data_set() -> None:
+    for preset in ("quick", "thorough"):
+        assert load_recipe(recipe_for("fashion-mnist", preset)).data.dataset == "fashion-mnist"
+    assert recipe_for("fashion-mnist", "paper") == "paper-fashion-mnist"
+    for preset in ("quick", "thorough", "paper"):  # there is no recipe called cifar10
+        assert load_recipe(recipe_for("cifar10", preset)).data.dataset == "cifar10"
+    assert recipe_for("fashion-mnist") == "fashion-mnist"
+    assert recipe_for("mnist") == "images"  # has no recipe of its own
+
+
+@pytest.mark.parametrize("extra", [[], ["--consistency", "match"], ["--objective", "probe"], ["--objective", "labels-only"]])
+def test_classes_without_labels_are_allowed_when_asked_for(
+    tmp_path: Path, tiny: list[str], digits_pool: Pool, extra: list[str]
+) -> None:
+    arguments = ["--choice", "uniform", "--allow-missing-classes", "--out", tmp_path / "run", *tiny, *extra]
+    printed = json.loads(ok("fit", "--dataset", "digits", "--labeled", 6, *arguments, "--json").stdout)
+    labels = pd.read_csv(tmp_path / "run" / "labeled.csv")["label"]
+    assert labels.nunique() < 10
+    assert np.isfinite(printed["test_nll"])

@@ -1,0 +1,128 @@
+"""`ssld sample` and `ssld explain` as a user runs them: what is written, and that nothing is left half-written."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from support.commands import CPU, ok, refused
+
+from ssl_diffusion.data.published.datasets import load_dataset
+from ssl_diffusion.generation.sampling import sample_run
+from ssl_diffusion.inference.run import load_run
+from ssl_diffusion.outputs import MANIFEST
+
+FEW = ["--steps", "3", "--quiet", *CPU]
+
+
+def test_samples_are_images_with_a_table_and_pictures(tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a" / "samples"
+    values = json.loads(ok("sample", tiny_run, "--n", 6, "--out", out, "--json", *FEW).stdout)
+    assert values == {"out": str(out), "images": 6}
+    frame = pd.read_csv(out / "samples.csv", dtype=str)
+    assert frame["file"].tolist() == [f"{i:04d}.png" for i in range(6)]
+    assert {p.name for p in out.iterdir()} == {*frame["file"], "samples.csv", "samples.png", "denoising.png", MANIFEST}
+    first = np.asarray(Image.open(out / "0000.png"))
+    assert first.shape == (8, 8)
+    np.testing.assert_array_equal(first, sample_run(load_run(tiny_run, "cpu", "fp32"), 6, steps=3)[0, 0])
+
+
+def test_a_grid_has_every_class_equally_often(tiny_run: Path, tmp_path: Path) -> None:
+    ok("sample", tiny_run, "--n", 25, "--grid", "--out", tmp_path / "grid", *FEW)
+    frame = pd.read_csv(tmp_path / "grid" / "samples.csv", dtype={"class": str})
+    assert frame["class"].tolist() == [str(k) for k in range(10) for _ in range(2)]
+    assert frame["probability"].between(0, 1).all()
+    ok("sample", tiny_run, "--n", 3, "--class", "7", "--guidance", "representation", "--out", tmp_path / "one", *FEW)
+    assert pd.read_csv(tmp_path / "one" / "samples.csv")["class"].tolist() == [7, 7, 7]
+
+
+def test_samples_repeat_with_their_seed(tiny_run: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", 1), ("again", 1), ("two", 2)):
+        ok("sample", tiny_run, "--n", 2, "--seed", seed, "--sampler", "ddpm", "--out", tmp_path / name, *FEW)
+    one, again, two = ((tmp_path / name / "0001.png").read_bytes() for name in ("one", "again", "two"))
+    assert one == again
+    assert one != two
+
+
+def test_a_run_without_labels_can_be_sampled_but_not_guided(unlabeled_run: Path, tmp_path: Path) -> None:
+    ok("sample", unlabeled_run, "--n", 2, "--out", tmp_path / "samples", *FEW)
+    assert "trained without labels" in refused("sample", unlabeled_run, "--class", "3", "--out", tmp_path / "x", *FEW)
+    assert "has no classes to explain" in refused("explain", unlabeled_run, "--id", "test/00001", "--out", tmp_path / "x", *CPU)
+    assert not (tmp_path / "x").exists()
+
+
+def test_explanations_are_images_with_a_table_and_pictures(tiny_run: Path, tmp_path: Path) -> None:
+    ids = tmp_path / "ids.csv"
+    ids.write_text("id,why\ntest/00003,unsure\ntest/00012,wrong\n", encoding="utf-8")
+    out = tmp_path / "explained"
+    values = json.loads(ok("explain", tiny_run, "--ids", ids, "--out", out, "--json", *CPU).stdout)
+    frame = pd.read_csv(out / "counterfactuals.csv", dtype={"source": str, "target": str})
+    assert frame["id"].tolist() == ["test/00003", "test/00012"]
+    assert [row["id"] for row in values["counterfactuals"]] == frame["id"].tolist()
+    assert {p.name for p in out.iterdir()} == {*frame["file"], "counterfactuals.csv", "sheet.png", "distances.png", MANIFEST}
+    pool, model = load_dataset("digits"), load_run(tiny_run, "cpu", "fp32")
+    for row in frame.to_dict(orient="records"):
+        found = np.array(Image.open(out / row["file"]))[None, None]
+        original = pool.images[pool.positions([row["id"]])]
+        assert model.classes[int(model.predict_proba(original).argmax())] == row["source"]
+        assert (model.classes[int(model.predict_proba(found).argmax())] == row["target"]) == row["success"]
+        assert row["distance_pixel"] > 0
+
+
+def test_every_target_and_the_nearest(tiny_run: Path, tmp_path: Path) -> None:
+    ok("explain", tiny_run, "--id", "test/00005", "--all-targets", "--out", tmp_path / "all", "--quiet", *CPU)
+    every = pd.read_csv(tmp_path / "all" / "counterfactuals.csv")
+    assert len(every) == 9
+    ok("explain", tiny_run, "--id", "test/00005", "--target", "nearest", "--out", tmp_path / "one", "--quiet", *CPU)
+    nearest = pd.read_csv(tmp_path / "one" / "counterfactuals.csv")
+    assert len(nearest) == 1
+    valid = every[every["success"]] if every["success"].any() else every
+    assert nearest["distance_pixel"][0] == pytest.approx(valid["distance_pixel"].min(), rel=0.02)
+
+
+def test_folders_are_replaced_only_when_asked_and_only_our_own(tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "samples"
+    ok("sample", tiny_run, "--n", 2, "--out", out, *FEW)
+    assert "--overwrite replaces it" in refused("sample", tiny_run, "--n", 1, "--out", out, *FEW)
+    assert len(list(out.glob("0*.png"))) == 2
+    ok("sample", tiny_run, "--n", 1, "--out", out, "--overwrite", *FEW)
+    assert len(list(out.glob("0*.png"))) == 1
+    foreign = tmp_path / "thesis"
+    foreign.mkdir()
+    (foreign / "chapter.txt").write_text("text", encoding="utf-8")
+    said = refused("explain", tiny_run, "--id", "test/00001", "--out", foreign, "--overwrite", *CPU)
+    assert "was not written by this command" in said
+    assert (foreign / "chapter.txt").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["samples", "thesis"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sample", "--class", "eleven"], "has no class 'eleven'"),
+        (["sample", "--class", "1", "--grid"], "choose one of them"),
+        (["sample", "--grid", "--n", "5"], "has 10, --n is 5"),
+        (["sample", "--sampler", "huen"], "did you mean heun"),
+        (["sample", "--guidance", "pixels"], "not 'pixels'"),
+        (["sample", "--steps", "0"], "at least one step"),
+        (["explain"], "name samples to explain"),
+        (["explain", "--id", "test/99999"], "has no sample 'test/99999'"),
+        (["explain", "--id", "test/00001", "--id", "test/00001"], "given twice"),
+        (["explain", "--id", "test/00001", "--target", "coat"], "has no class 'coat'"),
+        (["explain", "--id", "test/00001", "--target", "3", "--all-targets"], "choose one of them"),
+        (["explain", "--ids", "missing.csv"], "missing.csv"),
+    ],
+)
+def test_bad_requests_are_refused_and_leave_nothing(tiny_run: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    command, *rest = arguments
+    assert said in refused(command, tiny_run, *rest, "--out", tmp_path / "out", *CPU)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_that_is_the_prediction_already_is_named(tiny_run: Path, tmp_path: Path) -> None:
+    pool, model = load_dataset("digits"), load_run(tiny_run, "cpu", "fp32")
+    predicted = model.classes[int(model.predict_proba(pool.images[pool.positions(["test/00007"])]).argmax())]
+    said = refused("explain", tiny_run, "--id", "test/00007", "--target", predicted, "--out", tmp_path / "out", *CPU)
+    assert f"test/00007 is classified as '{predicted}' already" in said

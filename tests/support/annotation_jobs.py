@@ -1,0 +1,58 @@
+"""A job on a few digits for tests of the annotation loop."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+from typer.testing import Result
+
+from ssl_diffusion.annotation.loop.job import Job, open_job
+from ssl_diffusion.data.pool import Pool
+from support.commands import ok, ssld
+
+N = 90
+
+
+def photos(folder: Path, pool: Pool, n: int = N) -> Path:
+    """Digits as PNG files without labels: 0000.png, 0001.png, ..."""
+    folder.mkdir(parents=True)
+    for i in range(n):
+        Image.fromarray(pool.images[i, 0]).save(folder / f"{i:04d}.png")
+    return folder
+
+
+def truth(pool: Pool, id_: str) -> str:
+    """What a digit is."""
+    return pool.classes[int(pool.labels[int(Path(id_).stem)])]
+
+
+def make_job(folder: Path, pool: Pool, tiny: list[str], *options: object) -> Job:
+    """A job of digits, by the command line."""
+    classes = ",".join(pool.classes)
+    options = (*options, "--set", "model.stem=1")  # the recipe is for larger images
+    ok("loop", "init", folder / "job", "--data", photos(folder / "photos", pool), "--classes", classes, *options, *tiny)
+    return open_job(folder / "job")
+
+
+# Options for a model that knows its digits well enough to be explained.
+LEARNS = [word for setting in ("pretraining.steps=150", "training.steps=120") for word in ("--set", setting)]
+
+
+def answer(job: Job, pool: Pool, n: int | None = None) -> Result:
+    """Label what the last round asks for, from a file."""
+    last = sorted((job.path / "batches").glob("*.csv"))[-1]
+    ids = pd.read_csv(last, dtype={"id": str})["id"].tolist()[:n]
+    table = job.path.parent / "answers.csv"
+    pd.DataFrame({"id": ids, "label": [truth(pool, i) for i in ids]}).to_csv(table, index=False)
+    return ok("loop", "import", job.path, table)
+
+
+def asked(job: Job, *options: object) -> list[str]:
+    """Ids of a new round."""
+    return list(json.loads(ok("loop", "next", job.path, "--json", *options).stdout)["ids"])
+
+
+def status(job: Job) -> dict[str, object]:
+    """What `ssld loop status` says."""
+    return dict(json.loads(ssld("loop", "status", job.path, "--json").stdout))
