@@ -17,7 +17,7 @@ from ssl_diffusion.acquisition.selection import best, diverse, in_proportion
 from ssl_diffusion.acquisition.strategies.gradient import gradient_norms
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, SSLDError
-from ssl_diffusion.inference import embed as scanning
+from ssl_diffusion.inference import projection as scanning
 from ssl_diffusion.inference.embed import scan_images
 from ssl_diffusion.inference.run import load_run
 
