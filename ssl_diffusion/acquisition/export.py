@@ -1,4 +1,4 @@
-"""A batch as a file or folder for whoever labels: CSV, JSON, images with a table, tasks of Label Studio; and as a picture."""
+"""A batch for annotators: CSV, JSON, a folder of images with a table, tasks of Label Studio; and as a picture."""
 
 import base64
 import io
@@ -134,8 +134,8 @@ def batch_figure(batch: QueryBatch, pool: Pool, run: Run | None = None) -> Figur
     for i in range(n):
         axis = axes[i // columns, (i % columns) * wide]
         show_image(axis, images[i].astype(np.float32) / 127.5 - 1)
-        said = "\n{} {:.2f}".format(*predictions[i]) if predictions else ""
-        axis.set_title(f"{i + 1}. {batch.ids[i]}{said}", fontsize=7)
+        predicted = "\n{} {:.2f}".format(*predictions[i]) if predictions else ""
+        axis.set_title(f"{i + 1}. {batch.ids[i]}{predicted}", fontsize=7)
         axis.set_axis_on()
         if beside is not None:
             other = axes[i // columns, (i % columns) * wide + 1]

@@ -40,7 +40,10 @@ def _sampled(c: Candidates, found: Choice, n: int) -> Choice:
 VARIANTS: dict[str, tuple[str, Callable[[Candidates, Choice, int], Choice]]] = {
     "top": ("the largest utilities, alike or not", _top),
     "diverse": ("a shortlist of five batches by utility, then k-means++ weighted by utility", _diverse),
-    "sampled": ("drawn in proportion to utility, one in five by chance alone, so that labels measure the model, too", _sampled),
+    "sampled": (
+        "drawn in proportion to utility, one in five uniformly at random, so that the labels can measure the model",
+        _sampled,
+    ),
     "power": ("drawn in proportion to utility (Kirsch et al. 2021, arXiv 2106.12059)", _power),
 }
 
@@ -82,9 +85,9 @@ def strategy_for(name: str, n_labeled: int, n_classes: int, n: int = 1) -> tuple
     """The strategy of a name, and why.
 
     Args:
-        name: of a strategy, also with a variant ("margin:diverse"), or "auto".
+        name: Name of a strategy, also with a variant ("margin:diverse"), or "auto".
         n_labeled: labels there are.
-        n_classes: of the classifier; 0 if there is none.
+        n_classes: Number of classes of the classifier; 0 without one.
         n: samples to choose.
 
     Raises:

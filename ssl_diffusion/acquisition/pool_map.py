@@ -25,8 +25,8 @@ class Overview:
         rest: places of at most 5,000 candidates that were not chosen, float32 (k, 2).
         labeled: places of the labeled samples, (m, 2).
         chosen: places of the chosen ones, (n, 2).
-        utilities: of all candidates, (N,).
-        chosen_utilities: of the chosen ones, (n,).
+        utilities: Utilities of all candidates, (N,).
+        chosen_utilities: Utilities of the chosen ones, (n,).
         method: "pca" or "umap".
     """
 
@@ -42,8 +42,8 @@ def overview(candidates: Candidates, choice: Choice, method: str = "pca") -> Ove
     """Map representations to the plane.
 
     Args:
-        candidates: what was chosen from.
-        choice: what was chosen.
+        candidates: Candidates that were chosen from.
+        choice: Chosen samples.
         method: "pca", the first two principal components, or "umap" (McInnes et al. 2018, arXiv 1802.03426), an extra.
 
     Raises:

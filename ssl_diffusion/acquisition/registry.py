@@ -24,8 +24,8 @@ class Choice:
 
     Attributes:
         picks: positions among the candidates in the order of choice, int64 (n,).
-        utilities: of all candidates, finite, float64 (N,); higher = label it sooner.
-        probabilities: with which each pick was drawn, given the picks before it, float64 (n,); 1 where nothing was left to
+        utilities: Utilities of all candidates, finite, float64 (N,); higher = label it sooner.
+        probabilities: Probability of each pick, given the picks before it, float64 (n,); 1 where nothing was left to
             chance.
         notes: a few words about each pick, what the strategy saw in it, (n,); empty if it has nothing to say.
     """
@@ -45,11 +45,11 @@ class Strategy:
     """An acquisition strategy.
 
     Attributes:
-        name: in the command line and in results.
+        name: Name in the command line and in results.
         needs: "images" (works without any label), or "labels" (a classifier).
-        cost: what it costs, in words.
+        cost: Cost, in words.
         when: when to use it, in words.
-        reference: where it is from.
+        reference: Source of the method.
         score: gives every candidate a utility; None for batch strategies.
         batch: chooses a batch; None for scores.
     """

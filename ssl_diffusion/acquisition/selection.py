@@ -45,17 +45,17 @@ def in_proportion(utilities: NDArray[np.floating[Any]], n: int, power: float, rn
     return Choice(picks, u, probabilities)
 
 
-def with_chance(utilities: NDArray[np.floating[Any]], n: int, rng: np.random.Generator, share: float = 0.2) -> Choice:
-    """n draws without replacement, each with probability share / left + (1 - share) u / sum(u) over what is left.
+def with_chance(utilities: NDArray[np.floating[Any]], n: int, rng: np.random.Generator, uniform: float = 0.2) -> Choice:
+    """n draws without replacement, each with probability uniform / left + (1 - uniform) u / sum(u) over what is left.
 
     No sample is all but impossible, so that the labels can measure the model, too (defensive importance sampling, Hesterberg
     1995; :mod:`ssl_diffusion.annotation.loop.accuracy`).
 
     Args:
-        utilities: from 0, (N,).
+        utilities: Utilities, 0 or more, (N,).
         n: draws, at most N.
-        rng: of the draws.
-        share: of chance, in (0, 1].
+        rng: Random generator.
+        share: Fraction of uniform draws, in (0, 1].
     """
     u = finite(utilities).clip(0)
     rest = u.copy()
@@ -68,7 +68,7 @@ def with_chance(utilities: NDArray[np.floating[Any]], n: int, rng: np.random.Gen
             heap = np.cumsum(rest)
             total = heap[-1]
         left = len(u) - i
-        by_utility = total > 0 and rng.random() >= share
+        by_utility = total > 0 and rng.random() >= uniform
         pick = -1
         while pick < 0 or drawn[pick]:
             if by_utility:
@@ -78,7 +78,7 @@ def with_chance(utilities: NDArray[np.floating[Any]], n: int, rng: np.random.Gen
             else:
                 pick = int(rng.choice(np.flatnonzero(~drawn)))
         picks[i] = pick
-        probabilities[i] = share / left + (1 - share) * u[pick] / total if total > 0 else 1 / left
+        probabilities[i] = uniform / left + (1 - uniform) * u[pick] / total if total > 0 else 1 / left
         drawn[pick], rest[pick] = True, 0.0
         total = max(0.0, total - u[pick])
     return Choice(picks, u, probabilities)
@@ -94,11 +94,11 @@ def diverse(
     """k-means++ weighted by utility: each is drawn with probability u * d^2, d being the distance to the nearest one so far.
 
     Args:
-        x: what distances are measured in, (k, F).
-        utilities: of all N candidates, from 0.
+        x: Representation in which distances are measured, (k, F).
+        utilities: Utilities of all N candidates, 0 or more.
         n: picks, at most k.
-        rng: of the draws.
-        rows: which candidates the rows of x are, (k,); None is all.
+        rng: Random generator.
+        rows: Candidates that the rows of x belong to, (k,); None for all.
     """
     u = finite(utilities)
     rows = np.arange(len(u)) if rows is None else rows
@@ -115,9 +115,9 @@ def spread_out(
 
     Args:
         distances_to: squared distances of all k to the i-th, (k,).
-        weight: from 0, (k,).
+        weight: Weights, 0 or more, (k,).
         n: picks, at most k.
-        rng: of the draws.
+        rng: Random generator.
     """
     first = int(best(weight, 1, rng).picks[0])
     picks, probabilities = [first], [1.0]
@@ -125,13 +125,13 @@ def spread_out(
     open_ = np.ones(len(weight), dtype=bool)
     open_[first] = False
     while len(picks) < n:
-        share = weight * distance * open_
-        if (total := share.sum()) <= 0:  # only copies of what was picked are left, or weights of 0
-            share = open_.astype(np.float64)
-            total = share.sum()
-        pick = int(rng.choice(len(share), p=share / total))
+        mass = weight * distance * open_
+        if (total := mass.sum()) <= 0:  # only copies of what was picked are left, or weights of 0
+            mass = open_.astype(np.float64)
+            total = mass.sum()
+        pick = int(rng.choice(len(mass), p=mass / total))
         picks.append(pick)
-        probabilities.append(float(share[pick] / total))
+        probabilities.append(float(mass[pick] / total))
         open_[pick] = False
         distance = np.minimum(distance, distances_to(pick))
     return np.array(picks), np.array(probabilities)

@@ -15,7 +15,7 @@ __all__ = ["encode_labels", "find_image_shape", "find_value_range", "to_images"]
 
 
 def find_image_shape(X: NDArray[Any], given: tuple[int, ...] | str | None) -> tuple[tuple[int, ...], tuple[int, int, int]]:
-    """The shape of one image as it stands in a row or in X, and its (c, h, w).
+    """Shape of one image as stored in a row or in X, and its (c, h, w).
 
     Args:
         X: images, or flat rows (n, values).
@@ -83,7 +83,7 @@ def to_images(
 
     Args:
         X: images, or flat rows (n, values).
-        row_shape: the shape of one image as it stands in a flat row.
+        row_shape: Shape of one image in a flat row.
         image_shape: (c, h, w).
         value_range: the values that become 0 and 255.
 

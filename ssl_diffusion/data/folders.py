@@ -1,13 +1,13 @@
 """Image folders and CSV manifests -> :class:`~ssl_diffusion.data.Pool`.
 
-Folders: one folder a class, nested folders included; images directly in the root or in `unlabeled/` have no label::
+Folders: one folder per class, nested folders included; images directly in the root or in `unlabeled/` have no label::
 
     ROOT/CLASS/....jpg      ROOT/unlabeled/....jpg      ROOT/....jpg
 
 With `train/` or `test/` at the top, these are the splits, laid out as above; sample ids are POSIX paths relative to the root.
 Without `train/`, the folders beside `test/` are the training classes.
 
-CSV manifests: one row an image. The path as it stands in the file is the sample id; an empty label means unlabeled. Rows
+CSV manifests: one row per image. The path as written in the file is the sample id; an empty label means unlabeled. Rows
 are numbered as a spreadsheet shows them: the header is row 1.
 """
 
@@ -54,11 +54,11 @@ def load_folder(
     """Read a folder of images; see the module docstring for its layout.
 
     Args:
-        root: the folder.
-        size: side in pixels of the square that every image is resized to; None keeps the most common size.
-        skip_bad: leave out unreadable images instead of stopping.
-        max_memory: bytes beyond which the images are memory-mapped from a temporary file; None for no limit.
-        progress: called with (files done, files in all).
+        root: Folder of images.
+        size: Side in pixels of the square that every image is resized to; None keeps the most common size.
+        skip_bad: Whether unreadable images are left out instead of raising.
+        max_memory: Bytes beyond which the images are memory-mapped from a temporary file; None for no limit.
+        progress: Callback for (files done, files in all).
 
     Raises:
         DataError: if the folder is missing, has no images or unreadable ones, mixes splits and classes at its top, or a
@@ -106,20 +106,20 @@ def load_csv(
     """Read the images that a CSV file lists (separated by comma, semicolon or tab, with a header row).
 
     Args:
-        path: the CSV file.
-        image_column: column of image paths; None takes the only one among path, image, file, filename, filepath.
-        label_column: column of class names; None takes the first of label, class, target, if there is one.
-        root: folder that the paths are relative to; None for the folder of the CSV file.
-        size: side in pixels of the square that every image is resized to; None keeps the most common size.
-        multilabel: the label column holds several names, joined by `separator`; `separator` alone means "none of the classes".
-        separator: see `multilabel`.
-        label_columns: instead of a label column, one column a class with 0 or 1 (makes the pool multi-label); a row with an
+        path: CSV file.
+        image_column: Column of image paths; None takes the only one among path, image, file, filename, filepath.
+        label_column: Column of class names; None takes the first of label, class, target, if there is one.
+        root: Folder that the paths are relative to; None for the folder of the CSV file.
+        size: Side in pixels of the square that every image is resized to; None keeps the most common size.
+        multilabel: Whether the label column holds several names, joined by `separator`; `separator` alone means "no class".
+        separator: Text between names, see `multilabel`.
+        label_columns: Columns with 0 or 1, one per class, instead of a label column (multi-label); a row with an
             empty cell among them is unlabeled.
-        skip_bad: leave out missing and unreadable images instead of stopping.
-        max_memory: bytes beyond which the images are memory-mapped from a temporary file; None for no limit.
-        split_column: column with train, test or unlabeled (no label is read); None takes `split` if there is one.
-        encoding: of the file; None for UTF-8.
-        progress: called with (files done, files in all).
+        skip_bad: Whether missing and unreadable images are left out instead of raising.
+        max_memory: Bytes beyond which the images are memory-mapped from a temporary file; None for no limit.
+        split_column: Column with train, test or unlabeled (no label is read); None takes `split` if there is one.
+        encoding: Text encoding; None for UTF-8.
+        progress: Callback for (files done, files in all).
 
     Raises:
         DataError: naming the file and, where there is one, the row and the column at fault.
@@ -232,7 +232,7 @@ def _check_top(root: Path, ids: Sequence[str], splits: dict[str, str]) -> None:
 
 
 def _placed(sample_id: str, splits: dict[str, str]) -> _Sample:
-    """Label and split that a path relative to the root stands for."""
+    """Label and split of a path relative to the root."""
     top, _, rest = sample_id.partition("/")
     is_test = False
     if rest and top in splits:

@@ -112,14 +112,14 @@ def read_images(
     """Read image files into one array.
 
     Args:
-        paths: the files.
-        ids: their names in messages and in `skipped`; None takes the paths.
-        size: side in pixels of the square that every image is resized to; None keeps the most common size.
-        channels: 1 (gray) or 3 (RGB); None takes 1 if all images are gray (by their file's color mode), else 3.
-        skip_bad: leave out unreadable files; the result is then as if they were not there.
-        max_memory: bytes beyond which the array is a temporary file (:mod:`ssl_diffusion.storage`); None for no limit.
-        workers: threads; None for the number of usable cores, at most 8.
-        progress: called after every few files.
+        paths: Image files.
+        ids: Names for messages and for `skipped`, one per file; None takes the paths.
+        size: Side in pixels of the square that every image is resized to; None keeps the most common size.
+        channels: Channels, 1 (gray) or 3 (RGB); None takes 1 if all images are gray (by their file's color mode), else 3.
+        skip_bad: Whether unreadable files are left out; the result is then as if they were not there.
+        max_memory: Bytes beyond which the array is a temporary file (:mod:`ssl_diffusion.storage`); None for no limit.
+        workers: Number of threads; None for the number of usable cores, at most 8.
+        progress: Callback for (files done, files in all), called every few files.
 
     Raises:
         DataError: if there is no file, a file cannot be read (all are named; see `skip_bad`), none can be read, or the
@@ -175,12 +175,12 @@ def iter_image_batches(
     """Read image files batch by batch in constant memory, the next batch while the caller uses this one.
 
     Args:
-        paths: the files, in the order in which they are to come.
-        image_shape: (C, H, W) that every image is converted to; C is 1 or 3.
-        batch_size: files per batch.
-        skip_bad: leave out unreadable files and name them in their batch's `skipped`.
-        ids: names of the files; None takes the paths.
-        workers: threads; None for the number of usable cores, at most 8.
+        paths: Image files, in the order in which they are returned.
+        image_shape: Shape (C, H, W) that every image is converted to; C is 1 or 3.
+        batch_size: Files per batch.
+        skip_bad: Whether unreadable files are left out and named in their batch's `skipped`.
+        ids: Names of the files; None takes the paths.
+        workers: Number of threads; None for the number of usable cores, at most 8.
 
     Raises:
         DataError: at once for an impossible shape or batch size; without `skip_bad`, at the first batch with an
@@ -194,7 +194,7 @@ def iter_image_batches(
 
 
 def listing(lines: Sequence[str], limit: int = 20) -> str:
-    """Indented lines, one an entry, for error messages; beyond `limit` entries only how many more there are."""
+    """Indented lines for error messages, one per entry; after `limit` entries only the number of those left out."""
     more = [f"and {len(lines) - limit} more"] if len(lines) > limit else []
     return "".join(f"\n  {line}" for line in [*lines[:limit], *more])
 

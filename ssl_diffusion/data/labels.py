@@ -44,7 +44,7 @@ class LabeledSet:
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read ({error})") from None
         if list(frame.columns) != ["id", "label", "role"]:
-            raise DataError(f"{path} has not the columns id, label, role")
+            raise DataError(f"{path} must have exactly the columns id, label, role")
         if (twice := frame["id"].duplicated()).any():
             raise DataError(f"{path} lists sample {frame['id'][twice].iloc[0]!r} twice")
         if not (known := frame["role"].isin(["train", "val"])).all():
@@ -72,13 +72,13 @@ def choose_labeled(
     The choice for one seed is nested: a smaller budget is a subset of a larger one.
 
     Args:
-        pool: where to choose from; only samples with a known label that are not in the test split are eligible.
-        budget: how many labels in all, validation included; None takes every known label.
-        seed: of the draw.
-        choice: "balanced" takes the same number from every class as far as it has them (single-label data); "uniform"
-            draws from all labels alike.
-        val_fraction: share of the budget whose labels only validate, in [0, 1).
-        allow_missing_classes: go on when a class has no training label.
+        pool: Pool to choose from; samples with a known label outside the test split are eligible.
+        budget: Number of labels, validation included; None takes every known label.
+        seed: Random seed.
+        choice: Way to choose: "balanced" takes the same number from every class as far as it has them (single-label data);
+            "uniform" draws from all labels alike.
+        val_fraction: Fraction of the budget whose labels only validate, in [0, 1).
+        allow_missing_classes: Whether a class may have no training label.
 
     Raises:
         DataError: if the budget is larger than the number of labels, or a class would be without one.

@@ -33,10 +33,10 @@ def load_pool(
     """Read the images that a recipe names.
 
     Args:
-        data: a data set by name, or the path of a folder or a CSV file, and how to read it.
-        cache_dir: where named data sets are looked for and downloaded to; None is the user's cache.
-        max_memory: bytes of images beyond which the pool is memory-mapped; None keeps it in memory.
-        progress: called with the number of images read.
+        data: Section [data] of a recipe: a data set by name, or the path of a folder or a CSV file, and how to read it.
+        cache_dir: Folder of named data sets, read from and downloaded to; None takes the user's cache.
+        max_memory: Bytes of images beyond which the pool is memory-mapped; None keeps it in memory.
+        progress: Callback for the number of images read.
 
     Raises:
         RecipeError: if not exactly one of data set and path is named.

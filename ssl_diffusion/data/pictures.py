@@ -15,11 +15,11 @@ _LARGE = 4 * 2**20  # bytes
 
 
 def shown_image(path: Path, side: int | None = None) -> tuple[bytes, str]:
-    """What to show of an image file: its bytes and media type.
+    """An image file for a browser: bytes and media type.
 
     Args:
-        path: of the file.
-        side: pixels that neither side exceeds; None leaves files of up to 4 MiB as they are, and scales larger ones to 1,600.
+        path: Image file.
+        side: Largest width and height in pixels; None leaves files of up to 4 MiB as they are, and scales larger ones to 1,600.
     """
     if path.suffix.lower() in _SHOWN_BY_BROWSERS and path.stat().st_size <= _LARGE and (side is None or _fits(path, side)):
         return path.read_bytes(), mimetypes.guess_type(path.name)[0] or "application/octet-stream"

@@ -15,9 +15,9 @@ class Table:
     """A CSV file with a header.
 
     Attributes:
-        path: where it was read from.
+        path: File it was read from.
         header: distinct column names, without surrounding blanks.
-        rows: n rows of as many cells as the header has, text as it stands.
+        rows: n rows with as many cells as the header, as unchanged text.
         numbers: n row numbers.
     """
 
@@ -42,8 +42,8 @@ def read_table(path: Path, encoding: str | None = None) -> Table:
     """Read a CSV file separated by comma, semicolon or tab, whichever the header has most of; blank rows are left out.
 
     Args:
-        path: the file.
-        encoding: of the file; None for UTF-8, with or without byte order mark.
+        path: CSV file.
+        encoding: Text encoding; None for UTF-8, with or without byte order mark.
 
     Raises:
         DataError: if the file is missing, no text in this encoding, not CSV, has no rows, a row of another length than the
@@ -58,13 +58,13 @@ def read_table(path: Path, encoding: str | None = None) -> Table:
     except csv.Error as error:
         raise DataError(f"{path} is not a valid CSV file at line {reader.line_num}: {error}") from error
     if not numbered:
-        raise DataError(f"{path} is empty: it needs a header row and one row an image")
+        raise DataError(f"{path} is empty: it needs a header row and one row per image")
     header = [name.strip() for name in numbered.pop(0)[1]]
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{path} has two columns called {twice!r}: rename one")
     if not numbered:
-        raise DataError(f"{path} has a header but no rows: it needs one row an image")
+        raise DataError(f"{path} has a header but no rows: it needs one row per image")
     for number, row in numbered:
         if len(row) != len(header):
             raise DataError(f"{path}: row {number} has {len(row)} cells but the header has {len(header)}: correct the row")

@@ -33,7 +33,7 @@ def write_report(path: Path, cache_dir: Path | None = None) -> Path:
 
     Args:
         path: the study folder.
-        cache_dir: where named data sets are, for the images.
+        cache_dir: Folder of named data sets, for the images.
 
     Returns:
         The page.
@@ -128,8 +128,8 @@ def _shown(table: pd.DataFrame) -> dict[str, Any]:
     return {"columns": columns, "rows": rows}
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}" if np.isfinite(share) else "−∞"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f}" if np.isfinite(fraction) else "−∞"
 
 
 def _matrix(matrix: pd.DataFrame) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A study folder holds `study.toml`, the settings, and `about.json`, versions and commit; `trials/`, one folder a trial;
 `rounds.csv` and `picks.csv`, all trials that are complete; `representation.npy`, which all trials read, until the study is
-complete. A study that is stopped anywhere goes on with the trials that are missing.
+complete. A study that was stopped continues with the trials that are missing.
 """
 
 import json
@@ -44,16 +44,16 @@ def run_study(
     address: str | None = None,
     options: FitOptions | None = None,
 ) -> StudyFolder:
-    """Run all trials that are not complete yet.
+    """Run all trials of a study that are not complete yet.
 
     Args:
-        settings: of the study; None takes those of the folder, which is then gone on with.
-        out: the study folder.
-        resume: go on with a folder that is there; without it, that is an error.
-        workers: processes of this machine; 1 runs everything here.
-        engine: "local" or "ray".
-        address: of a Ray cluster; None starts one on this machine.
-        options: cache, and who is told of progress.
+        settings: Settings of the study; None resumes the study with the settings saved in the folder.
+        out: Study folder.
+        resume: Whether a study that exists is continued; without it, that is an error.
+        workers: Number of processes on this machine; 1 runs everything in this process.
+        engine: Where trials run, "local" or "ray".
+        address: Address of a Ray cluster; None starts one on this machine.
+        options: Options of the fits: cache, progress.
 
     Raises:
         RunError: if the folder was made with other settings, or is there and `resume` was not asked for.
@@ -72,10 +72,10 @@ def run_study(
                 f"{out} is a study with other settings: {'; '.join(differences)}; leave them out, or give another --out"
             )
         if not resume:
-            raise RunError(f"{out} is a study already: go on with --resume, or give another --out")
+            raise RunError(f"{out} is a study already: continue it with --resume, or give another --out")
         settings = own
     elif settings is None:
-        raise RunError(f"no study in {out} to go on with")
+        raise RunError(f"no study to resume in {out}")
     elif out.exists() and any(out.iterdir()):
         raise RunError(f"{out} is not empty and no study: give another --out")
     refuse_inputs(out, input_paths(settings.recipe.data))

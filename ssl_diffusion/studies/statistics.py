@@ -49,7 +49,7 @@ class PairedTest:
         low, high: 95 % interval of it, by Student's t (NaN for a single pair).
         deviation: standard deviation of the differences.
         p: two-sided p of the paired t-test.
-        p_wilcoxon: that of Wilcoxon's signed-rank test, which asks less of the differences.
+        p_wilcoxon: P value of Wilcoxon's signed-rank test, which assumes less about the differences.
     """
 
     n: int
@@ -151,14 +151,14 @@ def labels_needed(n_labeled: ArrayLike, accuracy: ArrayLike, target: float) -> f
     k = int(reached[0])
     if k == 0:
         return float(n[0])
-    share = (target - y[k - 1]) / (y[k] - y[k - 1])
-    return float(n[k - 1] * (n[k] / n[k - 1]) ** share)
+    part = (target - y[k - 1]) / (y[k] - y[k - 1])
+    return float(n[k - 1] * (n[k] / n[k - 1]) ** part)
 
 
 def label_saving(rounds: pd.DataFrame, baseline: str = "random", at: int | None = None, seed: int = 0) -> pd.DataFrame:
-    """Labels that each strategy needs for the accuracy that the baseline has with `at` labels, and the share that it saves.
+    """Labels that each strategy needs for the accuracy that the baseline has with `at` labels, and the fraction that it saves.
 
-    On mean curves, since single seeds cross the target by chance. The interval is the 95 % percentile bootstrap over seeds,
+    On mean curves, since single seeds cross the target at random. The interval is the 95 % percentile bootstrap over seeds,
     drawn for both together. A curve that starts above the target counts with its first budget, one that never reaches it as
     infinite: the saving is then -inf, and the interval says how often that may be.
 
@@ -166,7 +166,7 @@ def label_saving(rounds: pd.DataFrame, baseline: str = "random", at: int | None 
         rounds: the table of rounds.
         baseline: whose accuracy is the target.
         at: labels of the baseline; default: its largest budget.
-        seed: of the bootstrap.
+        seed: Random seed of the bootstrap.
 
     Returns:
         rows `strategy`, `at`, `target`, `labels`, `labels_low`, `labels_high`, `saving` (1 - labels / at), `saving_low`,
@@ -221,7 +221,7 @@ def compare_at_budgets(rounds: pd.DataFrame, baseline: str = "random") -> pd.Dat
     """Accuracy of every strategy against the baseline at every budget, as :func:`compare` does for areas.
 
     Args:
-        rounds: with the columns `strategy`, `seed`, `n_labeled` and `accuracy`.
+        rounds: Results with the columns `strategy`, `seed`, `n_labeled` and `accuracy`.
         baseline: strategy to compare with.
 
     Returns:
@@ -241,8 +241,8 @@ def compare_at_budgets(rounds: pd.DataFrame, baseline: str = "random") -> pd.Dat
 def penalty_matrix(rounds: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     """Pairwise penalties (Ash et al. 2020, arXiv 1906.03671): how often the row is significantly better than the column.
 
-    An entry is the share of budgets at which the row's strategy beats the column's by a paired t-test over seeds, adjusted by
-    Holm over all pairs of a budget. So a good strategy has a full row and an empty column.
+    Each entry is the fraction of budgets at which the row's strategy beats the column's by a paired t-test over seeds, adjusted
+    by Holm over all pairs of a budget. So a good strategy has a full row and an empty column.
     """
     tables = dict(_each(rounds))
     names = list(tables)
@@ -277,7 +277,7 @@ def seeds_needed(deviation: float, effect: float, *, power: float = 0.8, alpha: 
     Args:
         deviation: standard deviation of the paired differences, from a pilot.
         effect: the difference to be found, in the same unit; its sign does not matter.
-        power: with which probability.
+        power: Probability of detecting the difference, in (0, 1).
         alpha: level of the test.
     """
     if not deviation >= 0 or not abs(effect) > 0:

@@ -1,4 +1,4 @@
-"""The table of a study and what may be said of it: one row a strategy, and sentences that state significance honestly."""
+"""The table of a study, one row per strategy, and its conclusions: sentences that state significance honestly."""
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ def summary(rounds: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """One row a strategy of one way to refit.
 
     Args:
-        rounds: of that way to refit.
+        rounds: Results of one way to refit.
         baseline: strategy to compare with.
 
     Returns:
@@ -40,7 +40,7 @@ def summary(rounds: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def sentences(rounds: pd.DataFrame, baseline: str) -> list[str]:
-    """What may be said of every strategy next to the baseline, one sentence each, with the sizes of effect and sample."""
+    """One sentence per strategy on its difference from the baseline, with effect size and sample size."""
     table = summary(rounds, baseline)
     if "difference" not in table:
         return [f"There is nothing to compare with {baseline} yet."]
@@ -57,18 +57,18 @@ def sentences(rounds: pd.DataFrame, baseline: str) -> list[str]:
             size += f" (95 % interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
         p = f"Holm-adjusted p = {row['p_holm']:.2g}"
         if np.isnan(row["p_holm"]):
-            said = f"{row['strategy']}: {size} next to {baseline}; with {n} seeds no test is made"
+            text = f"{row['strategy']}: {size} compared with {baseline}; {n} seeds are too few for a test"
         elif row["p_holm"] < _ALPHA:
             word = "above" if points > 0 else "below"
-            said = f"{row['strategy']} is {word} {baseline}: {size}, {p}, n = {n}"
+            text = f"{row['strategy']} is {word} {baseline}: {size}, {p}, n = {n}"
         else:
-            said = f"{row['strategy']}: no significant difference from {baseline} at n = {n}: {size}, {p}"
+            text = f"{row['strategy']}: no significant difference from {baseline} at n = {n}: {size}, {p}"
         if np.isfinite(row["labels"]):
-            said += f". It needs {row['labels']:.0f} labels for the accuracy that {baseline} has with {largest}"
+            text += f". It needs {row['labels']:.0f} labels for the accuracy that {baseline} has with {largest}"
         else:
-            said += f". It does not reach the accuracy that {baseline} has with {largest} labels"
+            text += f". It does not reach the accuracy that {baseline} has with {largest} labels"
         if row["strategy"] in below:
             where = ", ".join(map(str, below[row["strategy"]]))
-            said += f". At {where} labels it is below {baseline} (Holm over strategies and budgets)"
-        lines.append(said + ".")
+            text += f". At {where} labels it is below {baseline} (Holm over strategies and budgets)"
+        lines.append(text + ".")
     return lines

@@ -36,7 +36,7 @@ def choose_rows(
         strategy: see :func:`~ssl_diffusion.acquisition.query`.
         candidates: rows among which to choose, distinct, (k,). None: all with y == -1.
         power: see :func:`~ssl_diffusion.acquisition.query`.
-        random_state: seed of all chance.
+        random_state: Random seed.
 
     Returns:
         Picks are rows of X; utilities are those of all rows, (N,), NaN where a row is no candidate.

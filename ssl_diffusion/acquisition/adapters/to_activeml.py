@@ -35,9 +35,9 @@ class JointClassifier(SkactivemlClassifier):  # type: ignore[misc]
     Args:
         estimator: :class:`JointDiffusionClassifier`. None: one with its defaults.
         classes: all classes, as scikit-activeml wants them; those without a label get probability 0.
-        missing_label: of samples without a label.
-        cost_matrix: of its decisions, see scikit-activeml.
-        random_state: of ties between classes; that of the fit is the estimator's.
+        missing_label: Value of y where no label is known.
+        cost_matrix: Cost of each decision, see scikit-activeml.
+        random_state: Random seed for ties between classes; the fit uses the estimator's.
 
     Attributes:
         estimator_: the fitted estimator; None if no sample had a label, then all classes are equally probable.
@@ -81,8 +81,8 @@ class JointStrategy(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
     Args:
         strategy: name, or "auto".
         power: draws with probability proportional to utility^power; for scores only.
-        missing_label: of samples without a label.
-        random_state: of all chance.
+        missing_label: Value of y where no label is known.
+        random_state: Random seed.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class JointStrategy(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
             clf: the classifier; it is not changed.
             fit_clf: fit a copy of it to X and y first; else it must be fitted.
             candidates: rows to choose among. None: all without label.
-            batch_size: how many to choose.
-            return_utilities: also return the utilities.
+            batch_size: Number of samples to choose.
+            return_utilities: Whether utilities are returned, too.
 
         Returns:
             Rows of X, (batch_size,); and with `return_utilities` the utilities, (batch_size, N), a row a choice, NaN for what

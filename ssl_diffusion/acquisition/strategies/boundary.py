@@ -75,8 +75,8 @@ def _funnel(c: Candidates, n: int, distance: Distance) -> Choice:
     choice = diverse(c.representation[rows], utilities, n, c.rng, rows)
     at = np.searchsorted(rows, choice.picks)
     nearer = [(distances > d).mean() for d in distances[at]]
-    said = zip(distances[at], nearer, strict=True)
-    return replace(choice, notes=tuple(f"distance {d:.3g}, nearer than {s:.0%} of the shortlist" for d, s in said))
+    pairs = zip(distances[at], nearer, strict=True)
+    return replace(choice, notes=tuple(f"distance {d:.3g}, nearer than {s:.0%} of the shortlist" for d, s in pairs))
 
 
 def _censored(result: CounterfactualResult) -> NDArray[np.float64]:

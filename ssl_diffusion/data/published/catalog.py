@@ -11,15 +11,15 @@ class DatasetInfo:
     """What is known of a data set before it is read.
 
     Attributes:
-        title: its name in text.
+        title: Name for text.
         size: height and width of its images in pixels.
         channels: 1 or 3.
         classes: names; labels index into them.
         n_train: labeled training images.
         n_test: test images.
         augmentation: name of the augmentation policy.
-        download: how much is downloaded, as text.
-        source: where it is from and its licence, as text.
+        download: Size of the download, as text.
+        source: Origin and licence, as text.
         n_unlabeled: further training images without label.
     """
 

@@ -93,7 +93,7 @@ def load_dataset(
     Args:
         name: one of :data:`DATASETS`.
         data_dir: folder to look into first; laid out as torchvision does, or with the idx files themselves.
-        cache_dir: where downloads are kept; None for :func:`default_cache_dir`.
+        cache_dir: Folder of downloads; None for :func:`default_cache_dir`.
         max_memory: bytes beyond which the images are memory-mapped from a temporary file; None for no limit.
         download: False to raise instead of using the network.
 

@@ -24,11 +24,11 @@ def ray_outcomes(
     """Run trials of a study folder and give each with its traceback, if it failed, in the order in which they end.
 
     Args:
-        path: the study folder.
-        todo: trials to run.
-        options: with the cache of denoisers.
-        workers: processes, where Ray is started here; a cluster has its own.
-        address: of a cluster that runs already; None starts Ray here and stops it in the end.
+        path: Study folder.
+        todo: Trials to run.
+        options: Options of the fits, with the cache of denoisers.
+        workers: Number of processes where Ray is started here; a cluster has its own.
+        address: Address of a running cluster; None starts Ray here and stops it in the end.
 
     Raises:
         SSLDError: if ray is not installed.
