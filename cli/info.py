@@ -56,16 +56,15 @@ def doctor(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
 
         from ssl_diffusion.data.published.catalog import DATASETS
         from ssl_diffusion.data.published.datasets import find_dataset
-        from ssl_diffusion.machine import describe_machine, resolve_accelerator, resolve_precision, source_commit
+        from ssl_diffusion.machine import Device, describe_machine, source_commit
         from ssl_diffusion.storage import default_cache_dir
 
         machine = describe_machine()
-        accelerator = resolve_accelerator("auto")
+        device = Device.resolve()
         found = [name for name in DATASETS if find_dataset(name)]
         values = {
             **asdict(machine),
-            "accelerator": accelerator,
-            "precision": resolve_precision("auto", accelerator),
+            **asdict(device),
             "datasets_found": found,
             "cache": str(default_cache_dir()),
             "commit": source_commit(),
@@ -74,7 +73,7 @@ def doctor(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
             ("processor", f"{machine.processor}, {machine.cores} cores, {machine.memory_gib} GiB"),
             ("bf16", "computed in hardware" if machine.bf16 else "not in hardware; fp32 is used"),
             ("GPUs", ", ".join(machine.gpus) or "none"),
-            ("trains on", f"{accelerator} in {values['precision']}"),
+            ("trains on", f"{device.accelerator} in {device.precision}"),
             ("data here", ", ".join(found)),
             ("cache", values["cache"]),
             ("versions", ", ".join(f"{k} {v}" for k, v in machine.versions.items())),

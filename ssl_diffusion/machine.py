@@ -13,11 +13,13 @@ from urllib.request import url2pathname
 from ssl_diffusion.errors import RecipeError, nearest_names
 
 __all__ = [
+    "Device",
     "Machine",
     "bind_threads",
     "describe_machine",
     "has_fast_bf16",
     "package_versions",
+    "resolve_accelerator",
     "resolve_precision",
     "source_commit",
     "usable_cores",
@@ -83,6 +85,33 @@ def resolve_accelerator(accelerator: str) -> str:
 
 
 @dataclass(frozen=True)
+class Device:
+    """Where a model computes, and in which precision.
+
+    Args:
+        accelerator: "cpu", "cuda" or "mps".
+        precision: "bf16" or "fp32".
+    """
+
+    accelerator: str
+    precision: str
+
+    @classmethod
+    def resolve(cls, accelerator: str = "auto", precision: str = "auto") -> "Device":
+        """The device that was asked for; "auto" is the best that this machine has.
+
+        Args:
+            accelerator: "auto", "cpu", "cuda", "gpu" (any but the processor, if there is one) or "mps".
+            precision: "auto", "bf16" or "fp32".
+
+        Raises:
+            RecipeError: If this machine has no such accelerator, or a name is unknown.
+        """
+        resolved = resolve_accelerator(accelerator)
+        return cls(resolved, resolve_precision(precision, resolved))
+
+
+@dataclass(frozen=True)
 class Machine:
     """Facts for `ssld doctor` and for the metrics of a run."""
 
@@ -97,8 +126,6 @@ class Machine:
 def describe_machine() -> Machine:
     """Look at this machine."""
     import torch
-
-    from ssl_diffusion.machine import package_versions
 
     return Machine(
         processor=_processor_name(),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.errors import CheckpointError, DataError, RunError
 from ssl_diffusion.inference.predict import predict_logits, probabilities, represent
-from ssl_diffusion.machine import resolve_accelerator, resolve_precision
+from ssl_diffusion.machine import Device
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.weights import load_tensors, with_prefix
 from ssl_diffusion.progress import ProgressCallback
@@ -94,12 +94,12 @@ def load_run(path: str | Path, accelerator: str = "auto", precision: str = "auto
         model.load_state_dict(with_prefix("ema", tensors))
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{file} was not made by this version of the program ({error})") from error
-    device = resolve_accelerator(accelerator)
+    device = Device.resolve(accelerator, precision)
     return Run(
         path=path,
-        model=model.to(device).eval(),
+        model=model.to(device.accelerator).eval(),
         classes=tuple(metadata["classes"]),
         multilabel=metadata["multilabel"],
-        precision=resolve_precision(precision, device),
+        precision=device.precision,
         metadata=metadata,
     )

@@ -22,7 +22,7 @@ from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.inference.embed import write_representation
 from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.inference.predict import predict_logits, probabilities
-from ssl_diffusion.machine import resolve_accelerator, resolve_precision
+from ssl_diffusion.machine import Device
 from ssl_diffusion.models.probe import set_head
 from ssl_diffusion.studies.settings import StudySettings
 from ssl_diffusion.training.fit import FitOptions, fit_model
@@ -76,20 +76,19 @@ def prepare(settings: StudySettings, pool: Pool, folder: Path, options: FitOptio
     recipe = settings.recipe.with_setting("training.objective", "probe").with_setting("training.consistency", "none")
     start = LabeledSet(tuple(map(str, pool.ids[pool.train[:1]])))
     fitted = fit_model(recipe, pool, start, options=options)
-    device = resolve_accelerator(recipe.compute.accelerator)
-    model = fitted.model().to(device)
+    device = Device.resolve(recipe.compute.accelerator, recipe.compute.precision)
+    model = fitted.model().to(device.accelerator)
     assert fitted.pretraining is not None
     config = json.dumps(model.config.to_dict(), sort_keys=True, default=str)
     facts = f"{fitted.pretraining['key']} {hashlib.sha256(config.encode()).hexdigest()} {len(pool)}"
-    precision = resolve_precision(recipe.compute.precision, device)
     path, note = folder / "representation.npy", folder / "representation.txt"
     if not (path.exists() and note.exists() and note.read_text() == facts):
         note.unlink(missing_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial.npy")
-        write_representation(model, pool.images, partial, precision, options.progress)
+        write_representation(model, pool.images, partial, device.precision, options.progress)
         partial.replace(path)
         note.write_text(facts)
-    frozen = EmbeddedPool(pool.images, np.load(path, mmap_mode="r"), pool.train, model, precision)
+    frozen = EmbeddedPool(pool.images, np.load(path, mmap_mode="r"), pool.train, model, device.precision)
     return Shared(recipe, pool, frozen, replace(options, progress=None))
 
 
@@ -135,9 +134,9 @@ class _Joint:
         fitted = fit_model(recipe, pool, labeled, start=start, options=self.shared.options)
         self.rounds += 1
         self.weights = fitted.ema
-        device = resolve_accelerator(recipe.compute.accelerator)
-        self.precision = resolve_precision(recipe.compute.precision, device)
-        self.model = fitted.model().to(device)
+        device = Device.resolve(recipe.compute.accelerator, recipe.compute.precision)
+        self.precision = device.precision
+        self.model = fitted.model().to(device.accelerator)
 
     def logits(self) -> NDArray[np.float32]:
         pool = self.shared.pool

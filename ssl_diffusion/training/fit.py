@@ -21,7 +21,7 @@ from ssl_diffusion.data.loading import input_paths, load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
 from ssl_diffusion.inference.predict import represent
-from ssl_diffusion.machine import resolve_accelerator, resolve_precision
+from ssl_diffusion.machine import Device, resolve_accelerator
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.probe import LinearProbe, fit_probe
@@ -254,19 +254,18 @@ def _pretrain(job: Phase, checkpoints: Path | None, options: FitOptions) -> tupl
 
 def _untrained(recipe: Recipe) -> TrainingResult:
     """The result of an objective that ends with the pretraining."""
-    accelerator = resolve_accelerator(recipe.compute.accelerator)
-    return TrainingResult(device=accelerator, precision=resolve_precision(recipe.compute.precision, accelerator))
+    device = Device.resolve(recipe.compute.accelerator, recipe.compute.precision)
+    return TrainingResult(device=device.accelerator, precision=device.precision)
 
 
 def _fit_probe(config: JointConfig, weights: dict[str, Tensor], pool: Pool, labeled: LabeledSet, recipe: Recipe) -> LinearProbe:
     """Logistic regression on the representation of a pretrained denoiser."""
-    device = resolve_accelerator(recipe.compute.accelerator)
-    precision = resolve_precision(recipe.compute.precision, device)
-    model = build_model(config, seed=0, initial=weights).to(device)
+    device = Device.resolve(recipe.compute.accelerator, recipe.compute.precision)
+    model = build_model(config, seed=0, initial=weights).to(device.accelerator)
     positions = pool.positions(labeled.train)
     seed = recipe.training.seed
     reference = np.random.default_rng(seed).permutation(pool.train)[:_PROBE_REFERENCE]
-    z = represent(model, pool.images[np.concatenate([positions, reference])], precision=precision)
+    z = represent(model, pool.images[np.concatenate([positions, reference])], precision=device.precision)
     n = len(positions)
     return fit_probe(z[:n], pool.labels[positions], z[n:], len(pool.classes), seed=seed)
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from ssl_diffusion.errors import Interrupted, SSLDError
-from ssl_diffusion.machine import resolve_accelerator, resolve_precision, usable_cores
+from ssl_diffusion.machine import Device, usable_cores
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.weights import load_tensors, prefixed, save_tensors, with_prefix
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
@@ -60,16 +60,15 @@ def train(job: Phase, progress: ProgressCallback | None = None) -> TrainingResul
     """
     compute = job.compute
     check_divisible(job.settings, compute.devices)
-    accelerator = resolve_accelerator(compute.accelerator)
-    precision = resolve_precision(compute.precision, accelerator)
+    device = Device.resolve(compute.accelerator, compute.precision)
     fabric = Fabric(
-        accelerator=accelerator,
+        accelerator=device.accelerator,
         devices=compute.devices,
         strategy="ddp_spawn" if compute.devices > 1 else "auto",
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        precision="bf16-mixed" if device.precision == "bf16" else "32-true",
     )
     run = _run if compute.devices == 1 else _launch
-    result = run(fabric, job, precision, progress)
+    result = run(fabric, job, device.precision, progress)
     if result.interrupted:
         raise Interrupted(f"stopped at step {result.steps} of {job.settings.steps} of {job.name}")
     return result

@@ -16,7 +16,7 @@ from ssl_diffusion.data.labels import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.inference.predict import predict_logits
-from ssl_diffusion.machine import resolve_accelerator, resolve_precision
+from ssl_diffusion.machine import Device
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
@@ -114,11 +114,10 @@ def _seconds_to_evaluate(job: Phase, pool: Pool) -> float:
     if not n:
         return 0.0
     model = build_model(job.config, seed=0)
-    accelerator = resolve_accelerator(job.compute.accelerator)
-    precision = resolve_precision(job.compute.precision, accelerator)
+    device = Device.resolve(job.compute.accelerator, job.compute.precision)
     sample = np.resize(pool.train, min(512, n))  # not the test split: that is read once, at the end
     for _ in range(2):
         began = time.monotonic()
-        predict_logits(model.to(accelerator), pool.images[sample], precision=precision)
+        predict_logits(model.to(device.accelerator), pool.images[sample], precision=device.precision)
         spent = time.monotonic() - began
     return spent * n / len(sample)
