@@ -44,6 +44,14 @@ def study(
         ),
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="What others are compared with.", rich_help_panel=_WHAT)] = None,
+    highlight: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="Strategies to color in the report's curves, beside the baseline, auto and the best.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting of the recipe: section.name=value.", rich_help_panel=_WHAT),
@@ -60,14 +68,16 @@ def study(
     """Measure how many labels an acquisition strategy saves: learning curves of paired trials."""
     output = Output(as_json, quiet)
     with output.running():
-        from ssl_diffusion.studies import run_study
+        from ssl_diffusion.studies import StudyFolder, run_study
+        from ssl_diffusion.studies.figures import check_highlight
         from ssl_diffusion.studies.report import write_report
         from ssl_diffusion.studies.summary import sentences, summary
         from ssl_diffusion.training.fit import FitOptions
 
         only_report, place = _place(words or [], out)
+        colored = _words(highlight) or ()
         if only_report:
-            written = write_report(place, cache_dir)
+            written = write_report(place, cache_dir, colored)
             output.result({"out": str(place), "report": str(written)}, f"report in {written}")
             return
         asked = {
@@ -81,6 +91,9 @@ def study(
         given = {name: value for name, value in asked.items() if value is not None}
         new = bool(dataset or recipe or given or overrides)
         settings = _settings(dataset, recipe, given, overrides or []) if new or not resume else None
+        if colored:  # a misspelled name is refused before the study runs, not after
+            studied = settings or StudyFolder(place).settings()
+            check_highlight(colored, studied.strategies, studied.baseline)
         kept = FitOptions(cache=_cache(cache_dir), cache_dir=cache_dir, progress=output.bars)
         study = run_study(settings, place, resume=resume, workers=workers, engine=engine, address=address, options=kept)
         rounds, _, missing = study.results()
@@ -100,7 +113,7 @@ def study(
                 f"{len(missing)} trials are missing:",
                 *(f"  {name}: {why or 'not run'}" for name, why in reasons.items()),
             ]
-        page = write_report(place, cache_dir) if len(rounds) else None
+        page = write_report(place, cache_dir, colored) if len(rounds) else None
         lines.append(f"study in {place}" + (f", report in {page}" if page else ""))
         values = {"out": str(place), "report": str(page), "missing": [t.name for t in missing], "summary": summaries}
         output.result(values, "\n".join(lines))

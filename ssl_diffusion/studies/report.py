@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ssl_diffusion.errors import RunError
 from ssl_diffusion.storage import atomic_write_text
 from ssl_diffusion.studies import statistics
 from ssl_diffusion.studies.attempts import StudyFolder
-from ssl_diffusion.studies.figures import chosen_figure, curves_figure
+from ssl_diffusion.studies.figures import check_highlight, chosen_figure, curves_figure
 from ssl_diffusion.studies.settings import REFITS, StudySettings
 from ssl_diffusion.studies.summary import sentences, summary
 from ssl_diffusion.studies.trial import trials_of
@@ -28,21 +29,24 @@ __all__ = ["write_report"]
 _PICTURED = 5  # strategies whose choices are shown beside the baseline's
 
 
-def write_report(path: Path, cache_dir: Path | None = None) -> Path:
+def write_report(path: Path, cache_dir: Path | None = None, highlight: Sequence[str] = ()) -> Path:
     """Write `report.html`, `curves-REFIT.png` and `summary.csv` into a study folder, from the trials that are complete.
 
     Args:
-        path: the study folder.
+        path: Study folder.
         cache_dir: Folder of named data sets, for the images.
+        highlight: Strategies to highlight in the curves, beside the baseline, "auto" and the best.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
         RunError: if this is no study folder, or no trial is complete.
+        SSLDError: if `highlight` names a strategy that the study does not have, or too many.
     """
     folder = StudyFolder(path)
     settings = folder.settings()
+    check_highlight(highlight, settings.strategies, settings.baseline)
     rounds, picks, missing = folder.results()
     if rounds.empty:
         raise RunError(f"no trial of {path} is complete: run it first, with ssld study {path} --resume")
@@ -52,10 +56,14 @@ def write_report(path: Path, cache_dir: Path | None = None) -> Path:
         mine = rounds[rounds["refit"] == refit]
         if mine.empty:
             continue
-        curves_figure(mine, settings.baseline).savefig(path / f"curves-{refit}.png", dpi=140, facecolor="white")
+        complete = set(mine["strategy"])
+        chosen = [name for name in highlight if name in complete]
+        curves_figure(mine, settings.baseline, highlight=chosen).savefig(
+            path / f"curves-{refit}.png", dpi=140, facecolor="white"
+        )
         table = summary(mine, settings.baseline)
         tables.append(table.assign(refit=refit))
-        parts.append(_part(refit, mine, picks[picks["refit"] == refit], table, settings, pool))
+        parts.append(_part(refit, mine, picks[picks["refit"] == refit], table, settings, pool, chosen))
     pd.concat(tables).to_csv(path / "summary.csv", index=False)
     template = resources.files("ssl_diffusion.studies").joinpath("report.html").read_text(encoding="utf-8")
     page = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(template)
@@ -80,10 +88,20 @@ def write_report(path: Path, cache_dir: Path | None = None) -> Path:
 
 
 def _part(
-    refit: str, rounds: pd.DataFrame, picks: pd.DataFrame, table: pd.DataFrame, settings: StudySettings, pool: Pool
+    refit: str,
+    rounds: pd.DataFrame,
+    picks: pd.DataFrame,
+    table: pd.DataFrame,
+    settings: StudySettings,
+    pool: Pool,
+    highlight: Sequence[str],
 ) -> dict[str, Any]:
     """What the page says of one way to refit."""
     baseline = settings.baseline
+
+    def curves(panel: str) -> dict[str, str]:
+        return _both(lambda dark: curves_figure(rounds, baseline, (panel,), highlight=highlight, dark=dark))
+
     areas = statistics.areas(rounds)
     tested = len(areas) >= statistics.MIN_SEEDS and len(areas.columns) > 1
     return {
@@ -91,9 +109,7 @@ def _part(
         "what": REFITS[refit],
         "sentences": sentences(rounds, baseline),
         "curves": [
-            (name, _both(lambda dark, name=name: curves_figure(rounds, baseline, (name,), dark=dark)))  # type: ignore[misc]
-            for name in ("accuracy", "difference")
-            if name == "accuracy" or "difference" in table
+            (panel, curves(panel)) for panel in ("accuracy", "difference") if panel == "accuracy" or "difference" in table
         ],
         "table": _shown(table),
         "matrix": _matrix(statistics.penalty_matrix(rounds)) if tested else None,

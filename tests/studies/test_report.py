@@ -1,16 +1,22 @@
 """The report of a study: self-contained, complete, and honest about what is missing or not significant."""
 
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from support.commands import ssld
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+from support.commands import ok, refused, ssld
 
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import RunError
+from ssl_diffusion.errors import RunError, SSLDError
 from ssl_diffusion.studies import StudyFolder, StudySettings
 from ssl_diffusion.studies.figures import curves_figure
 from ssl_diffusion.studies.report import write_report
@@ -90,7 +96,9 @@ def test_the_page_needs_nothing_else_and_says_what_was_found(study: StudyFolder)
     assert "entropy: no significant difference from random at n = 6" in page.text
     assert "missing" not in page.text.split("What was chosen")[0]
     assert 'strategies = [ "random", "margin", "entropy", ]' in page.text
-    assert (study.path / "curves-probe.png").read_bytes().startswith(b"\x89PNG")
+    with Image.open(study.path / "curves-probe.png") as picture:  # also readable on a dark page
+        assert picture.format == "PNG"
+        assert picture.convert("RGBA").getchannel("A").getextrema() == (255, 255)
     table = pd.read_csv(study.path / "summary.csv").set_index("strategy")
     assert table.loc["margin", "difference"] == pytest.approx(0.1, abs=0.01)
     assert table.loc["margin", "labels"] == pytest.approx(20, rel=0.15)  # a budget earlier than random
@@ -99,12 +107,13 @@ def test_the_page_needs_nothing_else_and_says_what_was_found(study: StudyFolder)
 def test_missing_trials_are_named_with_their_reason(study: StudyFolder) -> None:
     import shutil
 
-    failed, absent = Trial("probe", "margin", 0), Trial("probe", "entropy", 3)
-    for trial in (failed, absent):
+    failed, absent = Trial("probe", "margin", 0), [Trial("probe", "entropy", seed) for seed in range(6)]
+    for trial in (failed, *absent):
         shutil.rmtree(study.trial(trial))
     save_failure(study.trial(failed), failed, "Traceback ...\nValueError: <the disk> is full")
-    text = Page(write_report(study.path).read_text(encoding="utf-8")).text
-    assert "2 of 18 trials are missing" in text
+    page = write_report(study.path, highlight=["entropy", "margin"])  # also a strategy that has no complete trial
+    text = Page(page.read_text(encoding="utf-8")).text
+    assert "7 of 18 trials are missing" in text
     assert "probe-margin-s0: ValueError: <the disk> is full" in text
     assert "probe-entropy-s3: not run yet" in text
 
@@ -137,6 +146,107 @@ def test_curves_show_means(study: StudyFolder) -> None:
     assert len(curves_figure(rounds[rounds["strategy"] == "margin"], "random").axes) == 1
 
 
+NAMES = ("random", "auto", *(f"activeml:Measure{k}" if k % 2 else f"measure-{k}" for k in range(15)))
+
+
+def many_rounds(strategies: Sequence[str], budgets: Sequence[int], spread: float = 0.3) -> pd.DataFrame:
+    """Curves of four seeds that end closer to each other than their labels are high; later strategies are better."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"strategy": s, "seed": seed, "n_labeled": n, "accuracy": 0.97 - spread / n + 0.001 * k + 0.001 * rng.standard_normal()}
+        for k, s in enumerate(strategies)
+        for seed in range(4)
+        for n in budgets
+    ]
+    return pd.DataFrame(rows)
+
+
+def colored(axis: Axes) -> dict[str, str]:
+    """Lines that are more than thin and gray, with their colors."""
+    return {str(line.get_label()): str(line.get_color()) for line in axis.lines if line.get_linewidth() > 1}
+
+
+def assert_readable(figure: Figure) -> None:
+    """Every line that stands out is named once, and no label touches another, a panel, a tick label or the edge."""
+    figure.canvas.draw()
+    panels = [axis.get_window_extent() for axis in figure.axes]
+    ticks = [text.get_window_extent() for axis in figure.axes for text in axis.get_xticklabels() if text.get_text()]
+    boxes = []
+    for axis in figure.axes:
+        labels = [text for text in axis.texts if text.get_text()]
+        named = {text.get_text().replace("\n", ""): text.get_color() for text in labels}
+        assert named == colored(axis)
+        boxes += [Text.get_window_extent(text) for text in labels]
+        boxes.append(axis.xaxis.label.get_window_extent())
+    for k, box in enumerate(boxes):
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+        assert not any(box.overlaps(other) for other in (*boxes[:k], *panels, *ticks))
+    assert not any(a.overlaps(b) for k, a in enumerate(ticks) for b in ticks[:k])
+
+
+@pytest.mark.parametrize("budgets", [(10, 20, 40, 80, 160), tuple(range(100, 1100, 100)), (1000,)])
+@pytest.mark.parametrize("count", [1, 2, 5, 17])
+def test_labels_at_the_ends_of_lines_do_not_overlap(count: int, budgets: tuple[int, ...]) -> None:
+    figure = curves_figure(many_rounds(NAMES[:count], budgets), "random")
+    assert len(figure.axes) == (2 if count > 1 else 1)
+    assert_readable(figure)
+    assert len(colored(figure.axes[0])) == min(count, 5 if count <= 5 else 3)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(
+    ("highlight", "best"),
+    [
+        ((), True),
+        (("measure-4",), True),
+        (("measure-4", "activeml:Measure3", "activeml:Measure1"), False),
+        (("auto", "random"), True),
+    ],
+)
+def test_baseline_default_choice_and_best_stand_out_from_many(highlight: tuple[str, ...], best: bool, dark: bool) -> None:
+    figure = curves_figure(many_rounds(NAMES, (10, 40, 160)), "random", highlight=highlight, dark=dark)
+    accuracy, difference = figure.axes
+    assert_readable(figure)
+    shown = colored(accuracy)
+    assert set(shown) == {"random", "auto", *highlight} | ({NAMES[-1]} if best else set())
+    assert len(set(shown.values())) == len(shown) <= 5
+    assert colored(difference) == shown
+    assert len(difference.lines) == len(shown)
+    others = [line for line in accuracy.lines if line.get_label() not in shown]
+    assert {line.get_label() for line in others} == set(NAMES) - set(shown)
+    assert all(np.ptp(to_rgb(line.get_color())) < 0.1 for line in others)
+    assert f"Gray: {len(others)} other strategies." in [text.get_text().split(" Bands")[0] for text in figure.texts]
+    assert len(accuracy.collections) == len(difference.collections) == len(shown)  # bands
+
+
+def test_labels_are_in_the_order_of_the_lines(study: StudyFolder) -> None:
+    rounds, _, _ = study.results()
+    for axis in curves_figure(rounds, "random").axes:
+        ends = {str(line.get_label()): line.get_ydata()[-1] for line in axis.lines}
+        names = sorted((text for text in axis.texts if text.get_text()), key=lambda text: text.get_position()[1])
+        assert [text.get_text() for text in names] == sorted(ends, key=lambda name: ends[name])
+
+
+def test_a_choice_that_cannot_be_highlighted_is_refused(study: StudyFolder, tmp_path: Path) -> None:
+    rounds = many_rounds(NAMES, (10, 40))
+    with pytest.raises(SSLDError, match=r"no strategy 'measure_4' to highlight; did you mean measure-4"):
+        curves_figure(rounds, "random", highlight=["measure_4"])
+    with pytest.raises(SSLDError, match=r"4 strategies are too many to highlight: name at most 3 beside auto and random"):
+        curves_figure(rounds, "random", highlight=NAMES[2:6])
+    assert "did you mean margin?" in refused("study", "report", study.path, "--highlight", "random,margn")
+    new = tmp_path / "new"
+    assert "did you mean random?" in refused("study", "--dataset", "digits", "--out", new, "--highlight", "randm")
+    assert not new.exists()
+    assert "did you mean margin?" in refused("study", study.path, "--resume", "--highlight", "margn")
+
+
+def test_the_choice_is_no_setting_of_the_study(study: StudyFolder) -> None:
+    before = study.settings_file.read_bytes()
+    ok("study", study.path, "--resume", "--highlight", "margin")
+    assert study.settings_file.read_bytes() == before
+
+
 def test_what_cannot_be_reported(study: StudyFolder, tmp_path: Path, tiny_recipe: Recipe) -> None:
     result = ssld("study", "report", tmp_path)
     assert result.exit_code == 2
@@ -147,4 +257,4 @@ def test_what_cannot_be_reported(study: StudyFolder, tmp_path: Path, tiny_recipe
     with pytest.raises(RunError, match=r"no trial of .* is complete"):
         write_report(empty)
     assert ssld("study", "report", study.path, study.path).exit_code == 2
-    assert ssld("study", "report", study.path).exit_code == 0
+    assert ssld("study", "report", study.path, "--highlight", "entropy,margin").exit_code == 0
