@@ -36,8 +36,9 @@ class LabeledSet:
         labels = [_label_name(pool, i) for i in pool.positions(ids)]
         roles = ["train"] * len(self.train) + ["val"] * len(self.val)
         # pandas leaves a carriage return unquoted, and would take it for the end of a line when it reads.
-        quoting = csv.QUOTE_ALL if any("\r" in text for text in [*ids, *labels]) else csv.QUOTE_MINIMAL
-        pd.DataFrame({"id": ids, "label": labels, "role": roles}).to_csv(path, index=False, quoting=quoting)
+        unsafe = any("\r" in text for text in [*ids, *labels])
+        frame = pd.DataFrame({"id": ids, "label": labels, "role": roles})
+        frame.to_csv(path, index=False, quoting=csv.QUOTE_ALL if unsafe else csv.QUOTE_MINIMAL)
 
     @classmethod
     def load(cls, path: Path, pool: Pool) -> "LabeledSet":
