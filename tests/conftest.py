@@ -3,13 +3,17 @@
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in subprocesses
-# Subprocesses too import the installed package, not the source tree of the working directory, which has no ssl_diffusion.cli.
+# The installed package is tested, here and in subprocesses: the checkout, which `python -m pytest` puts first, has no
+# ssl_diffusion.cli.
+if (checkout := str(Path(__file__).resolve().parents[1])) in sys.path:
+    sys.path.remove(checkout)
 os.environ["PYTHONSAFEPATH"] = "1"
 
 import numpy as np
