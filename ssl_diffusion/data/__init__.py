@@ -28,12 +28,15 @@ if TYPE_CHECKING:
     from ssl_diffusion.data.published.datasets import load_dataset as load_dataset
     from ssl_diffusion.data.settings import DataSettings as DataSettings
     from ssl_diffusion.data.settings import LabelSettings as LabelSettings
+    from ssl_diffusion.data.source import FileSource as FileSource
+    from ssl_diffusion.data.source import ImageSource as ImageSource
 
 # Imported on first use: who wants one name does not wait for torch and all the others.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "pool": ["Pool"],
+        "source": ["FileSource", "ImageSource"],
         "labels": ["LabeledSet", "choose_labeled", "hold_out_test", "label_name"],
         "settings": ["DataSettings", "LabelSettings"],
         "loading": ["input_paths", "is_table", "load_pool"],

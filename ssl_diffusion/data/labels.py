@@ -1,5 +1,6 @@
 """Which labels a run may use: the labeled budget, and the test split."""
 
+import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +35,10 @@ class LabeledSet:
         ids = [*self.train, *self.val]
         labels = [_label_name(pool, i) for i in pool.positions(ids)]
         roles = ["train"] * len(self.train) + ["val"] * len(self.val)
-        pd.DataFrame({"id": ids, "label": labels, "role": roles}).to_csv(path, index=False)
+        # pandas leaves a carriage return unquoted, and would take it for the end of a line when it reads.
+        unsafe = any("\r" in text for text in [*ids, *labels])
+        frame = pd.DataFrame({"id": ids, "label": labels, "role": roles})
+        frame.to_csv(path, index=False, quoting=csv.QUOTE_ALL if unsafe else csv.QUOTE_MINIMAL)
 
     @classmethod
     def load(cls, path: Path, pool: Pool) -> "LabeledSet":
@@ -171,8 +175,20 @@ def _label_name(pool: Pool, position: int) -> str:
 
 
 def label_name(label: NDArray[np.int64] | np.int64, classes: Sequence[str]) -> str:
-    """A label as text: the class name, names joined by "|" for a multi-label row, "" for an unknown label."""
+    r"""A label as text: the class name; for a multi-label row the names joined by "|"; "" for an unknown label.
+
+    In joined names a "|" that belongs to a name is written "\|", and a backslash "\\", so that the classes "a" and "b" together
+    differ from a class "a|b".
+
+    Example:
+        >>> label_name(np.array([1, 0, 1]), ("cat", "dog", "black|white"))
+        'cat|black\\|white'
+    """
     if np.ndim(label) == 0:
         return classes[int(label)] if int(label) >= 0 else ""
     row = np.asarray(label)
-    return "|".join(name for name, present in zip(classes, row, strict=True) if present == 1)
+    return "|".join(_escaped(name) for name, present in zip(classes, row, strict=True) if present == 1)
+
+
+def _escaped(name: str) -> str:
+    return name.replace("\\", "\\\\").replace("|", "\\|")

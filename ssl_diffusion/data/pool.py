@@ -9,12 +9,13 @@ written to `labeled.csv` and verified on resume. Labels outside it are never loo
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_diffusion.data.source import check_batch_size
 from ssl_diffusion.errors import DataError
 
 __all__ = ["Pool"]
@@ -22,7 +23,7 @@ __all__ = ["Pool"]
 
 @dataclass
 class Pool:
-    """All images of one job.
+    """All images of one job; as an :class:`~ssl_diffusion.data.source.ImageSource`, the one in memory.
 
     Attributes:
         name: data set or folder name, used for naming runs.
@@ -100,6 +101,20 @@ class Pool:
             return np.array([self._index[str(sample)] for sample in ids], dtype=np.int64)
         except KeyError as error:
             raise DataError(f"pool {self.name!r} has no sample {error.args[0]!r}") from None
+
+    def take(self, ids: Iterable[str]) -> NDArray[np.uint8]:
+        """Copies of the images of some samples, uint8 (n, C, H, W), in the order asked for; errors as :meth:`positions`."""
+        return np.array(self.images[self.positions(ids)])
+
+    def batches(self, size: int) -> Iterator[tuple[NDArray[np.str_], NDArray[np.uint8]]]:
+        """Copies of all images, the test split too, as (ids, images) of at most `size` samples, in the order of the ids.
+
+        Raises:
+            DataError: If `size` is below 1.
+        """
+        check_batch_size(size)
+        parts = (slice(start, start + size) for start in range(0, len(self), size))
+        return ((self.ids[part], np.array(self.images[part])) for part in parts)
 
     def fingerprint(self) -> str:
         """SHA-256 over the training images and their ids (labels left out), hex; equal pools share cached denoisers."""

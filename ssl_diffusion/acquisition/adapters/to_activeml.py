@@ -1,6 +1,6 @@
 """scikit-activeml: its loops run these strategies, and its strategies run on this model. Needs `pip install 'ssld[activeml]'`.
 
-from ssl_diffusion.acquisition.activeml import JointClassifier, JointStrategy
+from ssl_diffusion.acquisition.adapters.to_activeml import JointClassifier, JointStrategy
 
 clf = JointClassifier(JointDiffusionClassifier(recipe="digits"), classes=range(10))
 JointStrategy("counterfactual").query(X, y, clf.fit(X, y), fit_clf=False, batch_size=10)
