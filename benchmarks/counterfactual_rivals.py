@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, Pairs, make_pairs
-from ssl_diffusion.generation.sampling import DDPMAncestral, NoiseStream, sampling_mode
-from ssl_diffusion.inference.predict import predict_logits, represent
+from ssl_diffusion.generation.sampling import DDPMAncestral, NoiseStream
+from ssl_diffusion.inference.predict import evaluating, predict_logits, represent
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import to_bytes, to_floats
 
@@ -91,7 +91,7 @@ def _escalate(
     n = len(images)
     found, success = images.copy(), np.zeros(n, dtype=bool)
     used, evaluations, seconds = np.zeros(n), np.ones(n, dtype=np.int64), np.zeros(n)
-    with sampling_mode(model, "fp32") as device:
+    with evaluating(model, "fp32", gradients=True) as device:
         for scale in scales:
             todo = np.flatnonzero(~success)
             for rows in (todo[i : i + batch_size] for i in range(0, len(todo), batch_size)):

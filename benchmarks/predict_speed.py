@@ -92,7 +92,7 @@ def _fresh_runs(scratch: Path) -> dict[str, "Run"]:
 def _forward_passes(name: str, model: "JointDiffusion", precision: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     import torch
 
-    from ssl_diffusion.inference.predict import inference
+    from ssl_diffusion.inference.predict import evaluating
     from ssl_diffusion.models.build import count_parameters
 
     generator = torch.Generator().manual_seed(0)
@@ -103,7 +103,7 @@ def _forward_passes(name: str, model: "JointDiffusion", precision: str, args: ar
         "classify (encoder and head)": lambda x: model.classify(x),
     }
     rates: dict[str, list[float]] = {what: [] for what in passes}
-    with inference(model, precision):
+    with evaluating(model, precision):
         for r in range(args.rounds + 1):  # the first is a warm-up
             for what, function in passes.items():
                 began = time.perf_counter()

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from ssl_diffusion.generation.sampling import make_sampler as make_sampler
     from ssl_diffusion.generation.sampling import sample as sample
     from ssl_diffusion.generation.sampling import sample_run as sample_run
-    from ssl_diffusion.generation.sampling import sampling_mode as sampling_mode
 
 # Imported on first use: who wants one name does not wait for torch and all the others.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
@@ -61,7 +60,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "make_sampler",
             "sample",
             "sample_run",
-            "sampling_mode",
         ],
         "guidance": ["GUIDANCE", "Guidance"],
         "boundary_distance": ["deepfool_distance", "linear_distance"],

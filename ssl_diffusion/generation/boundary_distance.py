@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, Pairs, make_pairs
 from ssl_diffusion.generation.counterfactual.search import check_images
-from ssl_diffusion.generation.sampling import sampling_mode
+from ssl_diffusion.inference.predict import evaluating
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import to_bytes, to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
@@ -151,7 +151,7 @@ def _measure_all(
     """Measure all pairs in batches."""
     pairs = make_pairs(check_images(model, images), target)
     parts, m = [], len(pairs.image)
-    with sampling_mode(model, "fp32") as device:
+    with evaluating(model, "fp32", gradients=True) as device:
         for start in range(0, max(1, m), batch_size):
             rows = slice(start, start + batch_size)
             original = images[pairs.image[rows]]

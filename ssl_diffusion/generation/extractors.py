@@ -121,7 +121,7 @@ def _of_model(model: JointDiffusion, kind: str) -> Extractor:
         digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
 
     def channel_means(x: Tensor) -> Tensor:
-        return model.pool(model.encode(x, model.read_level(0.0)), (1,))
+        return model.pool_features(model.encode(x, model.read_level(0.0)), (1,))
 
     return Extractor(
         f"{kind}-{digest.hexdigest()[:8]}",

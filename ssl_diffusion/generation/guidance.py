@@ -84,7 +84,7 @@ def _through_estimate(
         x = x.detach().requires_grad_()
         if sigma <= level and sigma >= model.config.read_sigma:  # one pass of the encoder serves the head and the decoder
             features = model.encode(x, sigma)
-            logits = model.classify_representation(model.pool(features))
+            logits = model.classify_representation(model.pool_features(features))
             estimate = model.decode(features.detach(), x.detach(), sigma)
         elif sigma <= level:
             logits = model.classify(x, sigma)
@@ -103,7 +103,7 @@ def _through_representation(model: JointDiffusion, x: Tensor, sigma: float, targ
     features = model.encode(x, sigma)
     with torch.enable_grad():
         maps = [m.detach().requires_grad_() for m in features.maps]
-        logits = model.classify_representation(model.pool(features.with_maps(maps)))
+        logits = model.classify_representation(model.pool_features(features.with_maps(maps)))
         loss = functional.cross_entropy(logits, target, reduction="none")
         gradients = torch.autograd.grad(loss.sum(), maps, allow_unused=True)
     h, g = (

@@ -11,8 +11,7 @@ in different ways; a sampler is one :meth:`~Sampler.step`, the loop is in :func:
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import ClassVar
 
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from ssl_diffusion.errors import SSLDError, nearest_names
 from ssl_diffusion.generation.guidance import Guidance
+from ssl_diffusion.inference.predict import evaluating
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import to_bytes
@@ -42,7 +42,6 @@ __all__ = [
     "make_sampler",
     "sample",
     "sample_run",
-    "sampling_mode",
 ]
 
 _GUIDED_STEPS = 40
@@ -227,7 +226,7 @@ def sample(
     seeds = torch.randint(2**62, (n,), generator=generator, device="cpu").tolist()
     images = torch.empty((n, *model.config.image_shape))
     total = n * (len(levels) - 1)
-    with sampling_mode(model, precision) as device:
+    with evaluating(model, precision, gradients=True) as device:
         for start in range(0, n, batch_size):
             noise = NoiseStream(seeds[start : start + batch_size], model.config.image_shape)
             x = noise.draw().to(device) * float(levels[0])
@@ -309,27 +308,11 @@ def denoising_strip(
         if step in kept:
             steps.append(x.float().cpu().numpy())
 
-    with sampling_mode(model, "fp32") as device:
+    with evaluating(model, "fp32") as device:
         x = noise.draw().to(device) * float(levels[0])
         watch(0, float(levels[0]), x)
         integrate(Heun(), model.denoise, x, levels, noise, watch=watch)
     return steps, [float(levels[i]) for i in sorted(kept)]
-
-
-@contextmanager
-def sampling_mode(model: JointDiffusion, precision: str) -> Iterator[torch.device]:
-    """Evaluation mode, under autocast if `precision` is "bf16"; gradients are off, but can be switched on for guidance."""
-    device = next(model.parameters()).device
-    training = model.training
-    frozen = [p for p in model.parameters() if p.requires_grad]
-    model.eval().requires_grad_(False)
-    try:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            yield device
-    finally:
-        model.train(training)
-        for p in frozen:
-            p.requires_grad_(True)
 
 
 def _classes(model: JointDiffusion, y: Tensor | int, n: int) -> Tensor:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ssl_diffusion.inference.metrics import classification_metrics as classification_metrics
     from ssl_diffusion.inference.metrics import expected_calibration_error as expected_calibration_error
     from ssl_diffusion.inference.predict import by_batches as by_batches
-    from ssl_diffusion.inference.predict import inference as inference
+    from ssl_diffusion.inference.predict import evaluating as evaluating
     from ssl_diffusion.inference.predict import predict_logits as predict_logits
     from ssl_diffusion.inference.predict import predict_probabilities as predict_probabilities
     from ssl_diffusion.inference.predict import probabilities as probabilities
@@ -33,7 +33,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "run": ["Run", "load_run"],
-        "predict": ["by_batches", "inference", "predict_logits", "predict_probabilities", "probabilities", "represent"],
+        "predict": ["by_batches", "evaluating", "predict_logits", "predict_probabilities", "probabilities", "represent"],
         "predict_files": ["collect_images", "predict_files"],
         "metrics": ["classification_metrics", "expected_calibration_error"],
         "embed": ["scan_images", "store_of", "write_representation"],

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_diffusion.inference.embedding_store import Embeddings, EmbeddingStore, digests
-from ssl_diffusion.inference.predict import inference
+from ssl_diffusion.inference.predict import evaluating
 from ssl_diffusion.inference.projection import DIMENSIONS, _projection
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.joint import JointDiffusion
@@ -56,7 +56,7 @@ def scan_images(
     scores = Embeddings(len(positions), n_features, model.config.n_classes if classify else 0)
     keys = digests(images[i] for i in positions) if store is not None else np.zeros(0, dtype="S16")
     todo = store.fill(keys, scores) if store is not None else np.arange(len(positions))
-    with inference(model, precision) as device:
+    with evaluating(model, precision) as device:
         mixed = torch.from_numpy(projection).to(device) if projection is not None else None
         for part in (todo[i : i + _PART] for i in range(0, len(todo), _PART)):
             for start in range(0, len(part), _BATCH):
@@ -84,7 +84,7 @@ def write_representation(
 ) -> None:
     """Compute the representation of all images into a file for `np.load`."""
     out = create_array(path, (len(images), model.n_features), np.float32)
-    with inference(model, precision) as device:
+    with evaluating(model, precision) as device:
         for start in range(0, len(images), _BATCH):
             part = model.representation(to_floats(images[start : start + _BATCH], device))
             out[start : start + len(part)] = part.float().cpu().numpy()

@@ -11,26 +11,44 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
-__all__ = ["by_batches", "inference", "predict_logits", "predict_probabilities", "probabilities", "represent"]
+__all__ = ["by_batches", "evaluating", "predict_logits", "predict_probabilities", "probabilities", "represent"]
 
 
 @contextmanager
-def inference(model: JointDiffusion, precision: str) -> Iterator[torch.device]:
-    """Evaluation mode without gradients, under autocast if `precision` is "bf16"; gives the model's device."""
+def evaluating(model: nn.Module, precision: str, gradients: bool = False) -> Iterator[torch.device]:
+    """Evaluation mode, in which nothing is recorded for gradients; afterwards the model is as it was.
+
+    Args:
+        model: Network with parameters.
+        precision: "fp32", or "bf16" for autocast.
+        gradients: Whether `torch.enable_grad` inside may record gradients with respect to inputs, as guidance needs; those
+            with respect to parameters are never recorded. Without it the faster inference mode is used.
+
+    Yields:
+        Device of the model.
+    """
     device = next(model.parameters()).device
     training = model.training
+    frozen = [p for p in model.parameters() if gradients and p.requires_grad]
     model.eval()
+    for p in frozen:
+        p.requires_grad_(False)
     try:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with (
+            torch.no_grad() if gradients else torch.inference_mode(),
+            torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
+        ):
             yield device
     finally:
         model.train(training)
+        for p in frozen:
+            p.requires_grad_(True)
 
 
 def predict_logits(
@@ -87,7 +105,7 @@ def by_batches(
 ) -> NDArray[np.float32]:
     """A function of image tensors in [-1, 1], applied to uint8 images (n, C, H, W) batch by batch."""
     parts = []
-    with inference(model, precision) as device:
+    with evaluating(model, precision) as device:
         for start in range(0, len(images), batch_size):
             parts.append(function(to_floats(images[start : start + batch_size], device)).float().cpu())
             if progress is not None:

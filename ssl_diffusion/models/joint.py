@@ -17,12 +17,15 @@ The official head feeds the raw time step through BatchNorm, which makes every g
 there is neither a time step nor a BatchNorm here, and image sizes are free (padded to the network's divisor).
 """
 
+import copy
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -122,7 +125,7 @@ class JointDiffusion(nn.Module):
         """F, the output of the network before preconditioning, cropped to images of `shape`, float32."""
         return self.unet.decode(features)[..., : shape[-2], : shape[-1]].float()
 
-    def pool(self, features: Features, grids: tuple[int, ...] | None = None) -> Tensor:
+    def pool_features(self, features: Features, grids: tuple[int, ...] | None = None) -> Tensor:
         """Representation z of encoded images, (B, n_features), float32.
 
         Each map is group-normalised without learned parameters, passed through SiLU and average-pooled, to the cells of the
@@ -142,7 +145,7 @@ class JointDiffusion(nn.Module):
 
     def representation(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         """Representation of images of noise level `sigma`, (B, n_features), float32; runs the encoder only."""
-        return self.pool(self.encode(x, self.read_level(sigma)))
+        return self.pool_features(self.encode(x, self.read_level(sigma)))
 
     def classify_representation(self, z: Tensor) -> Tensor:
         """Class logits of representations: (B, n_features) -> (B, n_classes), float32."""
@@ -159,6 +162,35 @@ class JointDiffusion(nn.Module):
         """Same as :meth:`denoise`."""
         return self.denoise(x, sigma)
 
+    def with_linear_head(self, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> "JointDiffusion":
+        """The same network with another head, a linear one; this model keeps its own.
+
+        Args:
+            weight: Weights of the head, float32 (K, n_features).
+            bias: Biases of the head, float32 (K,).
+
+        Returns:
+            Model for K classes that shares all parameters with this one except those of its head, and so also changes with
+            them, and between training and evaluation mode.
+        """
+        made = copy.copy(self)
+        made._modules = dict(self._modules)  # a shallow copy shares the dictionary, too
+        made.config = replace(self.config, n_classes=len(bias), head_width=0)
+        with torch.random.fork_rng(devices=[]):  # for initial weights that are overwritten
+            made.head = _head(self.n_features, made.config)
+        made.head.load_state_dict({"1.weight": torch.from_numpy(weight), "1.bias": torch.from_numpy(bias)})
+        made.head.to(next(self.unet.parameters()).device).train(self.training)
+        return made
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by part: "encoder" (with middle and embedding), "decoder", "head"."""
+        decoder = {id(p) for m in self.unet.decoder_modules() for p in m.parameters()}
+        return {
+            "encoder": [p for p in self.unet.parameters() if id(p) not in decoder],
+            "decoder": [p for m in self.unet.decoder_modules() for p in m.parameters()],
+            "head": list(self.head.parameters()) if self.head is not None else [],
+        }
+
     def _coefficients(self, x: Tensor, sigma: Tensor | float) -> Coefficients:
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0])
         return self.noise.coefficients(sigma)
@@ -171,15 +203,6 @@ class JointDiffusion(nn.Module):
         divisor = self.unet.divisor
         bottom, right = -x.shape[-2] % divisor, -x.shape[-1] % divisor
         return functional.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by part: "encoder" (with middle and embedding), "decoder", "head"."""
-        decoder = {id(p) for m in self.unet.decoder_modules() for p in m.parameters()}
-        return {
-            "encoder": [p for p in self.unet.parameters() if id(p) not in decoder],
-            "decoder": [p for m in self.unet.decoder_modules() for p in m.parameters()],
-            "head": list(self.head.parameters()) if self.head is not None else [],
-        }
 
 
 @lru_cache(maxsize=64)

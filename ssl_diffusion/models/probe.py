@@ -17,15 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-from ssl_diffusion.models.joint import JointDiffusion
-
-__all__ = ["LinearProbe", "fit_probe", "set_head"]
+__all__ = ["LinearProbe", "fit_probe"]
 
 # Inverse penalties for standardised features divided by the square root of their number, where a sample has length 1.
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -137,10 +134,3 @@ def _solve(x: NDArray[Any], y: NDArray[np.int64], c: float, k: int) -> tuple[NDA
     absent = np.setdiff1d(np.arange(k), present)
     intercepts[absent] = np.logaddexp.reduce(intercepts[present]) - np.log(2 * len(y))
     return coefficients, intercepts
-
-
-def set_head(model: JointDiffusion, probe: LinearProbe) -> None:
-    """Make a probe the (linear) head of a model."""
-    assert model.head is not None
-    # "head" is dropout and one linear layer
-    model.head.load_state_dict({"1.weight": torch.from_numpy(probe.weight), "1.bias": torch.from_numpy(probe.bias)})

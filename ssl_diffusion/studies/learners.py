@@ -23,7 +23,6 @@ from ssl_diffusion.inference.embed import write_representation
 from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.inference.predict import predict_logits, probabilities
 from ssl_diffusion.machine import Device
-from ssl_diffusion.models.probe import set_head
 from ssl_diffusion.studies.settings import StudySettings
 from ssl_diffusion.training.fit import FitOptions, fit_model
 from ssl_diffusion.training.recipe import Recipe
@@ -108,8 +107,8 @@ class _Probe:
         k, classes = len(self.pool.classes), self.pool.labels[known]
         p = probabilities(self.frozen.logits(self.probe, open_), multilabel=False)
         assert self.frozen.model is not None
-        set_head(self.frozen.model, self.probe)
-        return Candidates.of(self.frozen, open_, known, classes, k, rng, p, self.frozen.model)
+        model = self.frozen.model.with_linear_head(self.probe.weight, self.probe.bias)
+        return Candidates.of(self.frozen, open_, known, classes, k, rng, p, model)
 
 
 class _Joint:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from ssl_diffusion.inference.predict import inference
+from ssl_diffusion.inference.predict import evaluating
 from ssl_diffusion.models.joint import JointDiffusion
 
 __all__ = ["confusion_figure", "history_figure", "reconstruction_figure"]
@@ -96,7 +96,7 @@ def reconstruction_figure(
     clean = torch.from_numpy(np.ascontiguousarray(images)).float() / 127.5 - 1
     noise = torch.randn(clean.shape, generator=generator)
     rows: list[tuple[str, torch.Tensor]] = [("clean", clean)]
-    with inference(model, precision) as device:
+    with evaluating(model, precision) as device:
         for sigma in levels:
             noised = clean + sigma * noise
             rows.append((f"noised, σ = {sigma:g}", noised))

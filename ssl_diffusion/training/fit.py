@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ssl_diffusion.data.labels import LabeledSet, choose_labeled
@@ -24,7 +23,7 @@ from ssl_diffusion.inference.predict import represent
 from ssl_diffusion.machine import Device, resolve_accelerator
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.joint import JointConfig
-from ssl_diffusion.models.probe import LinearProbe, fit_probe
+from ssl_diffusion.models.probe import fit_probe
 from ssl_diffusion.progress import ProgressCallback, log_to
 from ssl_diffusion.training.augment import policy
 from ssl_diffusion.training.batches import Phase
@@ -109,13 +108,7 @@ def fit_model(
     initial = denoiser.weights if denoiser else start
     if denoiser is not None and (objective == "probe" or recipe.training.head_start == "probe"):
         began = time.monotonic()
-        probe = _fit_probe(config, denoiser.weights, pool, labeled, recipe)
-        # "head" is dropout and one linear layer
-        initial = denoiser.weights | {
-            "head.1.weight": torch.from_numpy(probe.weight),
-            "head.1.bias": torch.from_numpy(probe.bias),
-        }
-        _log.info("probe: C = %g", probe.inverse_penalty)
+        initial = _with_probe(config, denoiser.weights, pool, labeled, recipe)
         if objective == "probe":
             result = _untrained(recipe)
             result.seconds = time.monotonic() - began
@@ -258,8 +251,10 @@ def _untrained(recipe: Recipe) -> TrainingResult:
     return TrainingResult(device=device.accelerator, precision=device.precision)
 
 
-def _fit_probe(config: JointConfig, weights: dict[str, Tensor], pool: Pool, labeled: LabeledSet, recipe: Recipe) -> LinearProbe:
-    """Logistic regression on the representation of a pretrained denoiser."""
+def _with_probe(
+    config: JointConfig, weights: dict[str, Tensor], pool: Pool, labeled: LabeledSet, recipe: Recipe
+) -> dict[str, Tensor]:
+    """Weights of a pretrained denoiser, and those of a head by logistic regression on its representation."""
     device = Device.resolve(recipe.compute.accelerator, recipe.compute.precision)
     model = build_model(config, seed=0, initial=weights).to(device.accelerator)
     positions = pool.positions(labeled.train)
@@ -267,7 +262,9 @@ def _fit_probe(config: JointConfig, weights: dict[str, Tensor], pool: Pool, labe
     reference = np.random.default_rng(seed).permutation(pool.train)[:_PROBE_REFERENCE]
     z = represent(model, pool.images[np.concatenate([positions, reference])], precision=device.precision)
     n = len(positions)
-    return fit_probe(z[:n], pool.labels[positions], z[n:], len(pool.classes), seed=seed)
+    probe = fit_probe(z[:n], pool.labels[positions], z[n:], len(pool.classes), seed=seed)
+    _log.info("probe: C = %g", probe.inverse_penalty)
+    return {name: tensor.cpu() for name, tensor in model.with_linear_head(probe.weight, probe.bias).state_dict().items()}
 
 
 def _check(recipe: Recipe) -> None:

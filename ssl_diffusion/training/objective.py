@@ -120,7 +120,7 @@ class Objective(nn.Module):
             losses["denoising_loss"] = functional.mse_loss(raw, target(batch.clean, noised, c))
             loss = loss + losses["denoising_loss"]
         if batch.labels is not None:
-            all_logits = model.classify_representation(model.pool(read_part))
+            all_logits = model.classify_representation(model.pool_features(read_part))
             logits = all_logits[: len(batch.labels)]
             losses["classification_loss"] = self._classification_loss(logits, batch.labels)
             losses["labeled_accuracy"] = _accuracy(logits, batch.labels)

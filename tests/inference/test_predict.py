@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.inference.metrics import classification_metrics, expected_calibration_error
-from ssl_diffusion.inference.predict import inference, predict_logits, probabilities, represent
+from ssl_diffusion.inference.predict import evaluating, predict_logits, probabilities, represent
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.unet import UNetConfig
 from ssl_diffusion.progress import ProgressUpdate
@@ -121,7 +121,7 @@ def test_prediction_switches_dropout_off_and_leaves_the_model_as_it_was(model: J
     model.train()
 
     def fail() -> None:
-        with inference(model, "fp32"):
+        with evaluating(model, "fp32"):
             assert not model.training
             assert torch.is_inference_mode_enabled()
             raise RuntimeError("stop")
@@ -129,6 +129,23 @@ def test_prediction_switches_dropout_off_and_leaves_the_model_as_it_was(model: J
     with pytest.raises(RuntimeError, match="stop"):
         fail()
     assert model.training
+
+
+def test_gradients_with_respect_to_inputs_can_be_asked_for_and_none_of_parameters_is_kept(model: JointDiffusion) -> None:
+    for p in model.unet.parameters():
+        p.requires_grad_(False)
+    trainable = [p.requires_grad for p in model.parameters()]
+    with evaluating(model, "fp32", gradients=True):
+        assert not model.training
+        assert not model.classify(torch.zeros(1, 1, 8, 8)).requires_grad
+        with torch.enable_grad():
+            x = torch.zeros(1, 1, 8, 8, requires_grad=True)
+            (gradient,) = torch.autograd.grad(model.classify(x).square().sum(), x)
+            assert gradient.abs().sum() > 0
+            assert not model.classify(torch.zeros(1, 1, 8, 8)).requires_grad
+    assert model.training
+    assert [p.requires_grad for p in model.parameters()] == trainable
+    assert 0 < sum(trainable) < len(trainable)
 
 
 def test_pixels_are_scaled_to_minus_one_to_one(model: JointDiffusion) -> None:

@@ -282,3 +282,29 @@ def test_configuration_survives_json(
     again = JointConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert hash(again) == hash(config)
+
+
+@pytest.mark.parametrize("width", [None, 0])
+def test_another_head_leaves_the_model_alone_and_shares_all_other_parameters(width: int | None) -> None:
+    model = build(replace(SMALL, head_width=width))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x, rng = torch.randn(5, 1, 8, 8), np.random.default_rng(0)
+    weight, bias = rng.normal(size=(4, model.n_features)).astype(np.float32), rng.normal(size=4).astype(np.float32)
+    state = torch.random.get_rng_state()
+    other = model.with_linear_head(weight, bias)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    with torch.inference_mode():
+        np.testing.assert_allclose(other.classify(x), model.representation(x).numpy() @ weight.T + bias, atol=1e-5)
+        assert model.classify(x).shape == (5, 3)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert {id(p) for p in other.unet.parameters()} == {id(p) for p in model.unet.parameters()}
+    assert other.config == replace(model.config, n_classes=4, head_width=0)
+    again = JointDiffusion(other.config)
+    again.load_state_dict(other.state_dict())
+
+
+def test_a_denoiser_without_a_head_can_be_given_one() -> None:
+    model = build(replace(SMALL, n_classes=0))
+    other = model.with_linear_head(np.zeros((2, model.n_features), np.float32), np.array([1.0, 2.0], np.float32))
+    assert model.head is None
+    assert other.classify(torch.zeros(1, 1, 8, 8)).tolist() == [[1.0, 2.0]]

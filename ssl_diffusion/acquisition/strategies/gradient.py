@@ -8,7 +8,7 @@ from sklearn.cluster import MiniBatchKMeans
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, batch
 from ssl_diffusion.acquisition.selection import spread_out, squared_distances
-from ssl_diffusion.generation.sampling import sampling_mode
+from ssl_diffusion.inference.predict import evaluating
 from ssl_diffusion.models.pixels import to_floats
 
 __all__ = ["badge", "gradient_norms", "latent_mix"]
@@ -72,7 +72,7 @@ def latent_mix(c: Candidates, n: int) -> Choice:
     predicted = c.p.argmax(axis=1)
     model, labeled = c.looked_at_labeled()
     utilities = np.zeros(len(c))
-    with sampling_mode(model, "fp32") as device:
+    with evaluating(model, "fp32", gradients=True) as device:
         known = model.representation(to_floats(labeled, device)) if len(labeled) else None
         classes = torch.from_numpy(c.labeled_classes).to(device)
         anchors = [known[classes == k].mean(dim=0) for k in np.unique(c.labeled_classes).tolist()] if known is not None else []

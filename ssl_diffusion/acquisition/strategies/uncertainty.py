@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, batch, score
 from ssl_diffusion.acquisition.selection import in_proportion
-from ssl_diffusion.generation.sampling import NoiseStream, sampling_mode
+from ssl_diffusion.generation.sampling import NoiseStream
+from ssl_diffusion.inference.predict import evaluating
 from ssl_diffusion.models.pixels import to_floats
 
 __all__ = ["bald", "entropy", "least_confidence", "margin", "random"]
@@ -89,7 +90,7 @@ def bald(c: Candidates) -> NDArray[np.float64]:
     model, _ = c.looked_at(np.zeros(0, dtype=np.int64))
     seeds = c.rng.integers(2**62, size=len(c)).tolist()
     utilities = np.zeros(len(c))
-    with sampling_mode(model, "fp32") as device:
+    with evaluating(model, "fp32") as device:
         for start in range(0, len(c), _BATCH):
             rows = np.arange(start, min(start + _BATCH, len(c)))
             x = to_floats(c.looked_at(rows)[1], device)

@@ -7,7 +7,7 @@ learned by a probe on the representation: well under a second, so that what is a
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.inference.predict import probabilities
 from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.models.joint import JointDiffusion
-from ssl_diffusion.models.probe import WITHOUT_VALIDATION, LinearProbe, set_head
+from ssl_diffusion.models.probe import WITHOUT_VALIDATION, LinearProbe
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.storage import atomic_write_text
 
@@ -137,7 +137,7 @@ def classifier_of(job: Job, model: Model, *, fast: bool = False) -> Classifier |
         return None
     penalty = WITHOUT_VALIDATION if fast else None
     probe = frozen.probe(known, classes, len(names), seed=job.settings.seed, inverse_penalty=penalty)
-    asked = _with_head(frozen.model, probe) if frozen.model is not None else None
+    asked = frozen.model.with_linear_head(probe.weight, probe.bias) if frozen.model is not None else None
     return Classifier(frozen, asked, np.arange(len(names)), len(names), probe)
 
 
@@ -182,15 +182,6 @@ def _head_logits(frozen: EmbeddedPool, rows: NDArray[np.int64]) -> NDArray[np.fl
             z = torch.from_numpy(np.asarray(frozen.representation[rows[start : start + _BLOCK]])).to(device)
             parts.append(frozen.model.classify_representation(z).cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
-
-
-def _with_head(model: JointDiffusion, probe: LinearProbe) -> JointDiffusion:
-    """The same network with a probe as its head."""
-    made = JointDiffusion(replace(model.config, n_classes=len(probe.bias), head_width=0))
-    weights = {name: value for name, value in model.state_dict().items() if not name.startswith("head.")}
-    made.load_state_dict(weights, strict=False)
-    set_head(made, probe)
-    return made.to(next(model.parameters()).device).eval()
 
 
 def _train(job: Job) -> NDArray[np.int64]:

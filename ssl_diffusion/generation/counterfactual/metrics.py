@@ -26,7 +26,6 @@ Means over the valid ones (medians where it says so):
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
@@ -34,15 +33,13 @@ from ssl_diffusion.errors import DataError
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
 from ssl_diffusion.generation.counterfactual.search import patch_side
 from ssl_diffusion.generation.quality import frechet_distance
-from ssl_diffusion.generation.sampling import sampling_mode
+from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.models.joint import JointDiffusion
-from ssl_diffusion.models.pixels import to_floats
 
 __all__ = ["METRICS_VERSION", "counterfactual_metrics", "insertion_areas", "nearest_agreement", "redundancy", "split_frechet"]
 
 METRICS_VERSION = 2
 _COUT_STEPS = 50
-_BATCH = 512
 
 Extractor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -109,7 +106,7 @@ def redundancy(model: JointDiffusion, result: CounterfactualResult, *, values: b
     for i, (original, found) in enumerate(zip(result.original, result.counterfactual, strict=True)):
         changed = np.unique(part[found != original])
         tries = np.where(part[None] == changed[:, None, None, None], original[None], found[None])
-        p = _probabilities(model, tries)
+        p = predict_probabilities(model, tries)
         shares[i] = (p.argmax(axis=1) == result.target[i]).mean() if len(changed) else 0.0
     return shares
 
@@ -125,7 +122,7 @@ def insertion_areas(model: JointDiffusion, result: CounterfactualResult) -> NDAr
         steps = np.repeat(flat[None], _COUT_STEPS + 1, axis=0)
         for j, count in enumerate(np.linspace(0, len(order), _COUT_STEPS + 1).round().astype(int)):
             steps[j][:, order[:count]] = end[:, order[:count]]
-        p = _probabilities(model, steps.reshape(-1, *original.shape))
+        p = predict_probabilities(model, steps.reshape(-1, *original.shape))
         areas[i] = [np.trapezoid(p[:, k], dx=1 / _COUT_STEPS) for k in (result.target[i], result.source[i])]
     return areas
 
@@ -140,7 +137,7 @@ def nearest_agreement(
     """Share of the y nearest reference images, by features or pixels, that the model takes for the target; (m,), in [0, 1]."""
     assert result.counterfactual is not None
     features = features or _pixels
-    classes = _probabilities(model, reference).argmax(axis=1)
+    classes = predict_probabilities(model, reference).argmax(axis=1)
     near = NearestNeighbors(n_neighbors=min(y, len(reference))).fit(features(reference))
     found = near.kneighbors(features(result.counterfactual), return_distance=False)
     agreement: NDArray[np.float64] = (classes[found] == result.target[:, None]).mean(axis=1)
@@ -156,12 +153,3 @@ def split_frechet(original: NDArray[np.float32], counterfactual: NDArray[np.floa
 
 def _pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return images.reshape(len(images), -1).astype(np.float32)
-
-
-def _probabilities(model: JointDiffusion, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    with sampling_mode(model, "fp32") as device:
-        parts = [
-            model.classify(to_floats(images[i : i + _BATCH], device)).softmax(dim=1).cpu()
-            for i in range(0, len(images), _BATCH)
-        ]
-    return torch.cat(parts).numpy() if parts else np.zeros((0, model.config.n_classes), dtype=np.float32)

@@ -34,7 +34,8 @@ from torch.nn import functional
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, Pairs, make_pairs
 from ssl_diffusion.generation.guidance import Guidance
-from ssl_diffusion.generation.sampling import DDIM, NoiseStream, integrate, sampling_mode
+from ssl_diffusion.generation.sampling import DDIM, NoiseStream, integrate
+from ssl_diffusion.inference.predict import evaluating, predict_logits
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import rounded, to_bytes, to_floats
@@ -89,8 +90,6 @@ def explain(
 
 def check_images(model: JointDiffusion, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Logits of the images, if they can be explained; else the errors of :func:`explain`."""
-    from ssl_diffusion.inference.predict import predict_logits
-
     if model.config.n_classes < 2:
         raise RunError(f"a counterfactual needs a model of at least two classes, not {model.config.n_classes}")
     if images.dtype != np.uint8 or images.ndim != 4:
@@ -175,7 +174,7 @@ class _Search:
         self.seconds = np.zeros(m)
 
     def run(self) -> CounterfactualResult:
-        with sampling_mode(self.model, "fp32") as device:
+        with evaluating(self.model, "fp32", gradients=True) as device:
             for level, scales in ATTEMPTS:
                 for rows in self._chunks(np.flatnonzero(~self.success)):
                     self._attempt(rows, level, scales, device)
