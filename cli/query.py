@@ -95,6 +95,8 @@ def strategies(as_json: JsonOption = False) -> None:
     with output.running():
         from ssl_diffusion.acquisition import strategies_frame
         from ssl_diffusion.acquisition.names import VARIANTS
+        from ssl_diffusion.acquisition.registry import PLUGINS
+        from ssl_diffusion.machine import load_plugins
 
         frame = strategies_frame()
         rows = frame.to_dict(orient="records")
@@ -107,4 +109,6 @@ def strategies(as_json: JsonOption = False) -> None:
             lines += [f"{row['name']}  ({needs}; {row['cost']})", f"    {row['when']}", f"    {row['reference']}"]
         lines += ["", "variants, as in margin:diverse:", *(f"    {name}: {words}" for name, (words, _) in VARIANTS.items())]
         variants = {name: words for name, (words, _) in VARIANTS.items()}
-        output.result({"strategies": rows, "variants": variants}, "\n".join(lines))
+        broken = dict(load_plugins(PLUGINS))
+        lines += [f"\nnot loaded: {sentence}" for sentence in broken.values()]
+        output.result({"strategies": rows, "variants": variants, "broken": broken}, "\n".join(lines))

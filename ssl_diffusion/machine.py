@@ -1,16 +1,19 @@
-"""What this machine can do, and how to use it: processor features, precision, threads."""
+"""What this machine can do, and how to use it: processor features, precision, threads, installed plug-ins."""
 
 import json
+import logging
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution, version
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, distribution, entry_points, version
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from ssl_diffusion.errors import RecipeError, nearest_names
+from ssl_diffusion.errors import RecipeError, SSLDError, nearest_names
 
 __all__ = [
     "Device",
@@ -18,12 +21,15 @@ __all__ = [
     "bind_threads",
     "describe_machine",
     "has_fast_bf16",
+    "load_plugins",
     "package_versions",
     "resolve_accelerator",
     "resolve_precision",
     "source_commit",
     "usable_cores",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 def usable_cores() -> int:
@@ -199,3 +205,29 @@ def _git_commit(folder: Path) -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+@lru_cache
+def load_plugins(group: str) -> Mapping[str, str]:
+    """Import what installed distributions offer under a group of entry points; once a process.
+
+    An entry point names a module, or something in one; what the module offers registers itself on import. One that cannot be
+    imported is reported in the log and breaks nothing else.
+
+    Args:
+        group: Group of entry points, such as "ssld.strategies".
+
+    Returns:
+        Broken entry points by name: one sentence that names the distribution and says what is wrong.
+    """
+    broken = {}
+    for entry in entry_points(group=group):
+        try:
+            entry.load()
+        except (Exception, SystemExit) as error:  # a stranger's module may raise anything
+            owner = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "a distribution without a name"
+            reason = " ".join(str(error).split())
+            what = reason if isinstance(error, SSLDError) else f"{type(error).__name__}: {reason}"
+            broken[entry.name] = f"{owner} offers {entry.name!r} as {entry.value}, which cannot be loaded ({what})"
+            _log.warning("%s: repair or remove that distribution", broken[entry.name])
+    return broken

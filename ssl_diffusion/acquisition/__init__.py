@@ -6,7 +6,15 @@
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.query import QueryBatch, choose, query
-from ssl_diffusion.acquisition.registry import STRATEGIES, Choice, Strategy, get_strategy, strategies_frame
+from ssl_diffusion.acquisition.registry import (
+    STRATEGIES,
+    Choice,
+    Strategy,
+    get_strategy,
+    register_batch,
+    register_score,
+    strategies_frame,
+)
 from ssl_diffusion.acquisition.strategies import boundary, coverage, gradient, uncertainty
 
 __all__ = [
@@ -21,6 +29,8 @@ __all__ = [
     "get_strategy",
     "gradient",
     "query",
+    "register_batch",
+    "register_score",
     "strategies_frame",
     "uncertainty",
 ]

@@ -2,6 +2,9 @@
 
 A *score* gives every candidate a utility (higher = label it sooner) and leaves the choice to the batch builder: the best ones,
 or a draw in proportion to them. A *batch* strategy chooses a batch as a whole, because its samples have to differ.
+
+Distributions offer strategies of their own by entry points of the group "ssld.strategies", which are imported when a name is
+not known or all names are listed. The tests of :class:`ssl_diffusion.testing.StrategyContract` are there for each to inherit.
 """
 
 from collections.abc import Callable
@@ -14,8 +17,20 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.errors import SSLDError, nearest_names
+from ssl_diffusion.machine import load_plugins
 
-__all__ = ["STRATEGIES", "Choice", "Strategy", "batch", "get_strategy", "score", "strategies_frame"]
+__all__ = [
+    "PLUGINS",
+    "STRATEGIES",
+    "Choice",
+    "Strategy",
+    "get_strategy",
+    "register_batch",
+    "register_score",
+    "strategies_frame",
+]
+
+PLUGINS = "ssld.strategies"
 
 
 @dataclass(frozen=True)
@@ -66,34 +81,68 @@ class Strategy:
 STRATEGIES: dict[str, Strategy] = {}
 
 
-def score(name: str, *, needs: str, cost: str, when: str, reference: str) -> Callable[[Score], Score]:
-    """Register a function as a score, see :class:`Strategy`."""
+def register_score(name: str, *, needs: str, cost: str, when: str, reference: str) -> Callable[[Score], Score]:
+    """Register a function as a score under a name; see :class:`Strategy` for the arguments.
+
+    Raises:
+        SSLDError: If the name is taken or cannot be a name, or `needs` is neither "images" nor "labels".
+
+    Example:
+        >>> @register_score("tail", needs="labels", cost="one pass", when="rare classes", reference="this example")
+        ... def tail(c: Candidates) -> NDArray[np.float64]:
+        ...     return 1 - c.p.max(axis=1)
+    """
 
     def register(function: Score) -> Score:
-        STRATEGIES[name] = Strategy(name, needs, cost, when, reference, score=function)
+        _add(Strategy(name, needs, cost, when, reference, score=function))
         return function
 
     return register
 
 
-def batch(name: str, *, needs: str, cost: str, when: str, reference: str) -> Callable[[BatchStrategy], BatchStrategy]:
-    """Register a function as a batch strategy, see :class:`Strategy`."""
+def register_batch(name: str, *, needs: str, cost: str, when: str, reference: str) -> Callable[[BatchStrategy], BatchStrategy]:
+    """Register a function as a batch strategy under a name; arguments and errors as :func:`register_score`."""
 
     def register(function: BatchStrategy) -> BatchStrategy:
-        STRATEGIES[name] = Strategy(name, needs, cost, when, reference, batch=function)
+        _add(Strategy(name, needs, cost, when, reference, batch=function))
         return function
 
     return register
+
+
+def _add(strategy: Strategy) -> None:
+    name = strategy.name
+    if name == "auto" or not name or any(c in ":," or c.isspace() for c in name):
+        raise SSLDError(f"a strategy cannot be called {name!r}: choose a word without colon, comma or space, other than auto")
+    if strategy.needs not in ("images", "labels"):
+        raise SSLDError(f"the strategy {name!r} needs images or labels, not {strategy.needs!r}")
+    # The same function may register again: a cell of a notebook is run twice.
+    if name in STRATEGIES and _home(STRATEGIES[name]) != _home(strategy):
+        raise SSLDError(f"the strategy name {name!r} is taken by {_home(STRATEGIES[name])}: choose another")
+    STRATEGIES[name] = strategy
+
+
+def _home(strategy: Strategy) -> str:
+    function = strategy.score or strategy.batch
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', '?')}"
 
 
 def get_strategy(name: str) -> Strategy:
-    """A strategy by name; raises :class:`SSLDError` with the nearest names if there is none."""
+    """A strategy by name, of this package or of an installed plug-in.
+
+    Raises:
+        SSLDError: If there is none, with the nearest names; or if the plug-in that offers it cannot be loaded.
+    """
     if name not in STRATEGIES:
-        raise SSLDError(f"no strategy {name!r}; {nearest_names(name, STRATEGIES)}")
+        broken = load_plugins(PLUGINS)
+        if name not in STRATEGIES:
+            why = broken.get(name) or nearest_names(name, STRATEGIES)
+            raise SSLDError(f"no strategy {name!r}; {why}")
     return STRATEGIES[name]
 
 
 def strategies_frame() -> pd.DataFrame:
-    """One row a strategy: name, needs, cost, when, reference."""
+    """One row a strategy, those of plug-ins included: name, needs, cost, when, reference."""
+    load_plugins(PLUGINS)
     columns = ("name", "needs", "cost", "when", "reference")
     return pd.DataFrame([{c: getattr(s, c) for c in columns} for s in STRATEGIES.values()])

@@ -10,11 +10,13 @@ import lazy_loader
 if TYPE_CHECKING:
     from ssl_diffusion.testing.base import check as check
     from ssl_diffusion.testing.sources import ImageSourceContract as ImageSourceContract
+    from ssl_diffusion.testing.strategies import StrategyContract as StrategyContract
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "base": ["check"],
         "sources": ["ImageSourceContract"],
+        "strategies": ["StrategyContract"],
     },
 )

@@ -1,5 +1,6 @@
 """Every strategy keeps the contract; scores against values worked out by hand; batches against brute force."""
 
+import copy
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from support.toys import GaussianDenoiser, LinearModel
+from scipy.stats import spearmanr
 
-from ssl_diffusion.acquisition import STRATEGIES, Candidates, choose, query, strategies_frame
+from ssl_diffusion.acquisition import STRATEGIES, Candidates, choose, query
 from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.acquisition.selection import best, diverse, in_proportion
 from ssl_diffusion.acquisition.strategies.gradient import gradient_norms
@@ -20,86 +19,14 @@ from ssl_diffusion.errors import DataError, SSLDError
 from ssl_diffusion.inference import projection as scanning
 from ssl_diffusion.inference.embed import scan_images
 from ssl_diffusion.inference.run import load_run
+from ssl_diffusion.testing.strategies import known_distances
+from ssl_diffusion.testing.strategies import noise_candidates as candidates
 
 BOUNDARY = {"linear", "deepfool", "counterfactual"}
 LOOKS_AT_IMAGES = BOUNDARY | {"bald", "latent-mix"}
-SHAPE = (1, 3, 4)
-VARIED = [
-    "margin:top",
-    "margin:sampled",
-    "margin:diverse",
-    "entropy:power",
-    "counterfactual:top",
-    "badge:diverse",
-    "probcover:power",
-]
 
 
-def model() -> LinearModel:
-    generator = torch.Generator().manual_seed(0)
-    weight, bias = torch.randn(3, 12, generator=generator), torch.zeros(3)
-    return LinearModel(weight, bias, SHAPE, GaussianDenoiser(torch.zeros(12), torch.eye(12), torch.ones(12)))
-
-
-def candidates(n: int = 40, m: int = 4, seed: int = 0, copies: float = 0.0) -> Candidates:
-    """Images of noise as a linear model sees them; a share of them are copies of the first."""
-    rng = np.random.default_rng([seed, n])
-    images = rng.integers(0, 256, (n + m, *SHAPE), dtype=np.uint8)
-    images[: int(copies * n)] = images[0]
-    linear = model()
-    x = torch.from_numpy(images).float() / 127.5 - 1
-    with torch.no_grad():
-        p = linear.classify(x).softmax(dim=1).numpy()
-    z = x.flatten(1).numpy()
-    return Candidates(
-        representation=z[:n],
-        probabilities=p[:n],
-        labeled_representation=z[n:],
-        labeled_classes=np.arange(m) % 3,
-        n_classes=3,
-        rng=np.random.default_rng(seed),
-        images=lambda rows: images[rows],
-        labeled_images=images[n:],
-        model=linear,  # type: ignore[arg-type]
-    )
-
-
-# ---- the contract, of every strategy
-
-
-@pytest.mark.parametrize("name", [*STRATEGIES, *VARIED])
-@settings(deadline=None, max_examples=6)
-@given(n=st.integers(1, 12), m=st.integers(0, 5), seed=st.integers(0, 100), copies=st.sampled_from([0.0, 0.3, 1.0]))
-def test_a_batch_is_what_was_asked_for(name: str, n: int, m: int, seed: int, copies: float) -> None:
-    c = candidates(30, m, seed, copies)
-    before = c.representation.copy()
-    choice = choose(name, c, n)
-    assert len(set(choice.picks.tolist())) == n
-    assert np.isfinite(choice.utilities).all()
-    assert ((choice.probabilities > 0) & (choice.probabilities <= 1 + 1e-9)).all()
-    np.testing.assert_array_equal(c.representation, before)
-    again = choose(name, candidates(30, m, seed, copies), n)
-    np.testing.assert_array_equal(again.picks, choice.picks)
-    np.testing.assert_array_equal(again.utilities, choice.utilities)
-
-
-@pytest.mark.parametrize("name", [*STRATEGIES, *VARIED])
-def test_the_pool_may_run_out(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        choice = choose(name, candidates(5), 8)
-    assert sorted(choice.picks.tolist()) == [0, 1, 2, 3, 4]
-    assert "only 5 samples are left, 8 were asked for" in caplog.text
-
-
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_without_a_classifier_coverage_works_and_the_others_say_so(name: str) -> None:
-    c = candidates(20, 0)
-    blind = Candidates(c.representation, None, c.labeled_representation, c.labeled_classes, 0, np.random.default_rng(0))
-    if STRATEGIES[name].needs == "images":
-        assert len(choose(name, blind, 3).picks) == 3
-    else:
-        with pytest.raises(SSLDError, match="needs a classifier"):
-            choose(name, blind, 3)
+# ---- what is said where something is missing
 
 
 @pytest.mark.parametrize("name", sorted(LOOKS_AT_IMAGES))
@@ -109,10 +36,10 @@ def test_what_looks_at_images_says_so_without(name: str) -> None:
         choose(name, Candidates(c.representation, c.probabilities, c.labeled_representation, c.labeled_classes, 3), 3)
 
 
-def test_every_strategy_is_described() -> None:
-    frame = strategies_frame()
-    assert set(frame["name"]) == set(STRATEGIES)
-    assert (frame.drop(columns="name").map(len) > 0).all(axis=None)
+def test_a_batch_larger_than_the_pool_warns(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert len(choose("margin", candidates(5), 8).picks) == 5
+    assert "only 5 samples are left, 8 were asked for" in caplog.text
 
 
 # ---- scores
@@ -137,7 +64,8 @@ def test_one_class_only_has_no_uncertainty(name: str) -> None:
 
 def test_gradient_norms_are_those_of_autograd() -> None:
     c = candidates(6)
-    linear = model()
+    assert c.model is not None
+    linear = copy.deepcopy(c.model)
     for i, z in enumerate(torch.from_numpy(c.representation)):
         linear.zero_grad()
         logits = linear.classify_representation(z[None])
@@ -183,7 +111,8 @@ def test_probcover_is_the_greedy_cover_of_brute_force() -> None:
 
 def test_bald_is_zero_where_noise_changes_nothing() -> None:
     c = candidates(12)
-    linear = model()
+    assert c.model is not None
+    linear = copy.deepcopy(c.model)
     with torch.no_grad():
         linear.weight.zero_()
         linear.bias[:] = torch.tensor([2.0, 0.0, 0.0])
@@ -204,15 +133,20 @@ def test_latent_mix_takes_what_changes_first() -> None:
     assert choice.utilities[choice.picks].min() >= np.sort(choice.utilities)[-5]
 
 
-def test_boundary_batches_prefer_what_is_near_the_boundary() -> None:
-    c = candidates(60)
-    for name in sorted(BOUNDARY):
-        choice = choose(name, c, 5)
-        looked_at = choice.utilities > 0
-        assert looked_at.sum() == 25  # a shortlist of five batches
-        assert choice.utilities[choice.picks].mean() > 0
-        top = choice.picks[0]
-        assert choice.utilities[top] == choice.utilities.max()
+@pytest.mark.parametrize("name", sorted(BOUNDARY))
+def test_boundary_batches_rank_by_the_distance_to_the_boundary(name: str) -> None:
+    c, distance = known_distances(60)
+    choice = choose(name, c, 5)
+    looked_at = np.flatnonzero(choice.utilities)
+    # A shortlist of five batches, which are the nearest 25: with two classes the margin falls with the distance.
+    assert sorted(looked_at.tolist()) == sorted(np.argsort(distance)[:25].tolist())
+    apart = np.diff(np.sort(distance[looked_at])) > 0
+    ranked = looked_at[np.argsort(-choice.utilities[looked_at], kind="stable")]
+    assert spearmanr(choice.utilities[looked_at], distance[looked_at]).statistic < -0.99
+    assert distance[ranked[0]] == distance.min()
+    assert distance[ranked[-1]] > np.median(distance[looked_at])
+    assert choice.picks[0] == ranked[0]
+    assert apart.sum() > 15  # not a ranking of copies
 
 
 # ---- selection

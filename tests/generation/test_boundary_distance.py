@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.toys import GaussianDenoiser, LinearModel
 
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.generation.boundary_distance import deepfool_distance, linear_distance
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
+from ssl_diffusion.testing.toys import GaussianDenoiser, LinearModel
 
 SHAPE = (1, 3, 4)
 METHODS = [linear_distance, deepfool_distance]

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.toys import GaussianDenoiser, LinearModel
 
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.generation.boundary_distance import linear_distance
@@ -17,6 +16,7 @@ from ssl_diffusion.generation.counterfactual.metrics import (
     split_frechet,
 )
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
+from ssl_diffusion.testing.toys import GaussianDenoiser, LinearModel
 
 SHAPE = (1, 2, 2)
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from support.toys import GaussianDenoiser, LinearModel
 from torch import Tensor
 
 from ssl_diffusion.errors import SSLDError
@@ -14,6 +13,7 @@ from ssl_diffusion.generation.sampling import SAMPLERS, NoiseStream, integrate, 
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.noise import DDPM, EDM
 from ssl_diffusion.models.unet import UNetConfig
+from ssl_diffusion.testing.toys import GaussianDenoiser, LinearModel
 
 MEAN = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
 ROTATION = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64))[0]

@@ -5,7 +5,6 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from support.toys import GaussianDenoiser, LinearModel
 
 from ssl_diffusion.data.labels import choose_labeled
 from ssl_diffusion.data.pool import Pool
@@ -14,6 +13,7 @@ from ssl_diffusion.generation.counterfactual.result import CounterfactualResult,
 from ssl_diffusion.generation.counterfactual.search import explain, patch_side
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.pixels import to_bytes
+from ssl_diffusion.testing.toys import GaussianDenoiser, LinearModel
 from ssl_diffusion.training.fit import fit_model
 from ssl_diffusion.training.recipe import load_recipe
 

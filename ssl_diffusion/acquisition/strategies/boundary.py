@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
-from ssl_diffusion.acquisition.registry import Choice, batch
+from ssl_diffusion.acquisition.registry import Choice, register_batch
 from ssl_diffusion.acquisition.selection import diverse, shortlist
 from ssl_diffusion.acquisition.strategies.uncertainty import margin
 from ssl_diffusion.generation.boundary_distance import deepfool_distance, linear_distance
@@ -21,7 +21,7 @@ from ssl_diffusion.models.joint import JointDiffusion
 __all__ = ["counterfactual", "deepfool", "linear"]
 
 
-@batch(
+@register_batch(
     "linear",
     needs="labels",
     cost="one encoder pass over a shortlist of five batches",
@@ -33,7 +33,7 @@ def linear(c: Candidates, n: int) -> Choice:
     return _funnel(c, n, lambda model, images: linear_distance(model, images, "nearest").distance_representation)
 
 
-@batch(
+@register_batch(
     "deepfool",
     needs="labels",
     cost="several forward and backward passes over a shortlist of five batches",
@@ -45,7 +45,7 @@ def deepfool(c: Candidates, n: int) -> Choice:
     return _funnel(c, n, lambda model, images: _censored(deepfool_distance(model, images, "runner-up")))
 
 
-@batch(
+@register_batch(
     "counterfactual",
     needs="labels",
     cost="about 70 passes over a shortlist of five batches",

@@ -11,7 +11,7 @@ from sklearn.metrics import pairwise_distances_argmin_min, pairwise_distances_ch
 from sklearn.neighbors import NearestNeighbors
 
 from ssl_diffusion.acquisition.candidates import Candidates
-from ssl_diffusion.acquisition.registry import Choice, batch
+from ssl_diffusion.acquisition.registry import Choice, register_batch
 from ssl_diffusion.acquisition.selection import squared_distances
 from ssl_diffusion.storage import IN_MEMORY, allocate
 
@@ -22,7 +22,7 @@ _PURE, _PROBED = 0.95, 2000
 _REFERENCES, _COVERED = 2000, 10_000
 
 
-@batch(
+@register_batch(
     "coreset",
     needs="images",
     cost="n passes over the representations",
@@ -51,7 +51,7 @@ def coreset(c: Candidates, n: int) -> Choice:
     return Choice(np.array(picks), utilities, np.ones(n), notes)
 
 
-@batch(
+@register_batch(
     "typiclust",
     needs="images",
     cost="k-means and nearest neighbours on the representations",
@@ -92,7 +92,7 @@ def typiclust(c: Candidates, n: int) -> Choice:
     return Choice(np.array(picks), typicality, np.ones(n), tuple(notes))
 
 
-@batch(
+@register_batch(
     "probcover",
     needs="images",
     cost="distances between all representations, of at most 10,000 candidates",

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 
 from ssl_diffusion.acquisition.candidates import Candidates
-from ssl_diffusion.acquisition.registry import Choice, batch
+from ssl_diffusion.acquisition.registry import Choice, register_batch
 from ssl_diffusion.acquisition.selection import spread_out, squared_distances
 from ssl_diffusion.inference.predict import evaluating
 from ssl_diffusion.models.pixels import to_floats
@@ -17,7 +17,7 @@ _SHARES = tuple(0.025 * 2**i for i in range(8))
 _BATCH = 256
 
 
-@batch(
+@register_batch(
     "badge",
     needs="labels",
     cost="one encoder pass over the pool, n passes over the representations",
@@ -55,7 +55,7 @@ def _squared(a: NDArray[np.float64], z: NDArray[np.float32], norm: NDArray[np.fl
     return distance.clip(0)
 
 
-@batch(
+@register_batch(
     "latent-mix",
     needs="labels",
     cost="two encoder passes over the pool",

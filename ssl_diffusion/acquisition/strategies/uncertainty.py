@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
-from ssl_diffusion.acquisition.registry import Choice, batch, score
+from ssl_diffusion.acquisition.registry import Choice, register_batch, register_score
 from ssl_diffusion.acquisition.selection import in_proportion
 from ssl_diffusion.generation.sampling import NoiseStream
 from ssl_diffusion.inference.predict import evaluating
@@ -17,7 +17,7 @@ _ONE_PASS = "one encoder pass over the pool"
 _DRAWS, _BATCH = 5, 256
 
 
-@batch(
+@register_batch(
     "random",
     needs="images",
     cost="none",
@@ -29,7 +29,7 @@ def random(c: Candidates, n: int) -> Choice:
     return in_proportion(np.ones(len(c)), n, 1.0, c.rng)
 
 
-@score(
+@register_score(
     "least-confidence",
     needs="labels",
     cost=_ONE_PASS,
@@ -43,7 +43,7 @@ def least_confidence(c: Candidates) -> NDArray[np.float64]:
     return u
 
 
-@score(
+@register_score(
     "margin",
     needs="labels",
     cost=_ONE_PASS,
@@ -59,7 +59,7 @@ def margin(c: Candidates) -> NDArray[np.float64]:
     return u
 
 
-@score(
+@register_score(
     "entropy",
     needs="labels",
     cost=_ONE_PASS,
@@ -74,7 +74,7 @@ def entropy(c: Candidates) -> NDArray[np.float64]:
     return u
 
 
-@score(
+@register_score(
     "bald",
     needs="labels",
     cost="five encoder passes over the pool",

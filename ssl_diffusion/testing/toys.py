@@ -18,6 +18,7 @@ class GaussianDenoiser:
         self.mean, self.basis, self.variances = mean.flatten(), basis, variances
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        """Mean of the clean images given a noised one."""
         apart = x.flatten(1).to(self.mean) - self.mean
         shrunk = (apart @ self.basis) * (self.variances / (self.variances + sigma**2))
         return (self.mean + shrunk @ self.basis.T).view(x.shape).to(x.dtype)
@@ -34,13 +35,17 @@ class LinearModel(nn.Module):
         self.config = JointConfig(unet=UNetConfig(in_channels=shape[0]), n_classes=len(bias), image_shape=shape)
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """See :meth:`JointDiffusion.denoise`."""
         return self.denoiser(x, float(sigma))
 
     def representation(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        """The image itself, (n, C * H * W)."""
         return x.flatten(1)
 
     def classify_representation(self, z: Tensor) -> Tensor:
+        """Logits, (n, K)."""
         return z @ self.weight.T + self.bias
 
     def classify(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        """Logits of images, (n, K)."""
         return self.classify_representation(self.representation(x, sigma))
