@@ -27,7 +27,7 @@ def test_the_report_names_its_features_and_is_repeatable(tiny_run: Path, tmp_pat
     assert one["n_real"] == 1437
     measures = {"fd", "kid", "precision", "recall", "density", "coverage", "guided_fd", "class_hit"}
     assert measures <= set(one)
-    assert {p.name for p in (tmp_path / "g").iterdir()} == {"generation.csv", "samples.png"}
+    assert {p.name for p in (tmp_path / "g").iterdir()} == {"generation.csv", "samples.png", ".ssld-outputs.json"}
     assert pd.read_csv(tmp_path / "g" / "generation.csv")["fd"][0] == pytest.approx(one["fd"])
 
 

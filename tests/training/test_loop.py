@@ -46,9 +46,9 @@ def test_a_pretrained_encoder_learns_more_slowly_than_the_head_and_the_more_so_w
     rate = {"steps": 1, "batch_size": 4, "labeled_batch_size": 4, "learning_rate": 1e-3, "warmup": 0.0}
     settings = TrainingSettings(**rate, encoder_lr=0.5, encoder_lr_labels=reference)  # type: ignore[arg-type]
     job = make_job(settings)
-    fresh = {n: t for n, t in build_model(batches.config, seed=5).state_dict().items() if not n.startswith("head.")}
+    fresh = {n: t for n, t in build_model(job.config, seed=5).state_dict().items() if not n.startswith("head.")}
     for initial, expected in ((fresh, share), (None, 1.0)):
-        start = build_model(batches.config, settings.seed, initial).state_dict()
+        start = build_model(job.config, settings.seed, initial).state_dict()
         end = train(replace(job, initial=initial)).raw
         moved = {name: float((end[name] - start[name]).abs().max()) for name in end}
         assert moved["unet.out.2.bias"] == pytest.approx(1e-3 * expected, rel=0.02)
@@ -119,9 +119,9 @@ def test_validation_labels_do_not_train(tiny_recipe: Recipe, digits_pool: Pool, 
 @pytest.mark.parametrize(("objective", "left_alone"), [("labels-only", "decoder"), ("denoise-only", "head")])
 def test_parts_without_a_loss_keep_their_weights(objective: str, left_alone: str) -> None:
     job = make_job(objective=objective)
-    fresh, result = build_model(batches.config, batches.settings.seed), train(job)
-    trained = build_model(batches.config, 1, result.raw)
-    averaged = build_model(batches.config, 1, result.ema)
+    fresh, result = build_model(job.config, job.settings.seed), train(job)
+    trained = build_model(job.config, 1, result.raw)
+    averaged = build_model(job.config, 1, result.ema)
     for part, parameters in fresh.parameter_groups().items():
         for i, p in enumerate(parameters):
             for model in (trained, averaged):
@@ -176,7 +176,7 @@ def test_average_by_hand(tmp_path: Path) -> None:
     result = train(job, look)
     states.append(load_tensors(path)[0])
     assert len(states) == 6
-    average = {name: t.double() for name, t in build_model(batches.config, settings.seed).state_dict().items()}
+    average = {name: t.double() for name, t in build_model(job.config, settings.seed).state_dict().items()}
     for step, state in enumerate(states):
         beta = min(1 / 3, (1 + step) / (10 + step))
         for name in average:
