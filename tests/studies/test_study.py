@@ -288,7 +288,7 @@ def test_folders_that_are_something_else(settings: StudySettings, options: FitOp
     (tmp_path / "letter.txt").write_text("hello")
     with pytest.raises(RunError, match="not empty and no study"):
         run_study(settings, tmp_path, options=options)
-    with pytest.raises(RunError, match="no study in"):
+    with pytest.raises(RunError, match="no study to resume in"):
         run_study(None, tmp_path / "none", resume=True, options=options)
     with pytest.raises(RunError, match="no engine 'spark'"):
         run_study(settings, tmp_path / "new", engine="spark", options=options)
