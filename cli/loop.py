@@ -176,12 +176,15 @@ def fit(
     pretrain: Annotated[bool, typer.Option("--pretrain", help="Only pretrain, without labels.")] = False,
     threads: Annotated[int, typer.Option(help="Processor threads; 0 is all cores.", min=0)] = 0,
     cache_dir: Annotated[Path | None, typer.Option(help="Cache of denoisers. Default: ~/.cache/ssld.")] = None,
+    progress_every: Annotated[float, typer.Option(help="Seconds between lines of progress in a log.", hidden=True)] = 30.0,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Fit a model to the labels there are; it then is what the next round asks."""
+    """Fit a model to the labels so far; it becomes the current model."""
     output = Output(as_json, quiet)
     with output.running():
+        if output.bars is not None:
+            output.bars.every = progress_every
         from ssl_diffusion.annotation.loop.job import open_job
         from ssl_diffusion.machine import bind_threads
 

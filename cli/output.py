@@ -43,9 +43,13 @@ class ProgressBars:
     """Progress on stderr: bars in a terminal, elsewhere (files, pipes, CI) a line every half minute.
 
     Made when first needed, also in a process that was spawned, so it can be pickled.
+
+    Args:
+        every: Seconds between lines.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every: float = 30.0) -> None:
+        self.every = every
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._began: dict[str, float] = {}
@@ -86,7 +90,7 @@ class ProgressBars:
         if first == now:
             self._first_done = update.done
             self._last_line = now
-        elif now - self._last_line > 30:
+        elif now - self._last_line > self.every:
             self._last_line = now
             rate = (update.done - self._first_done) / (now - first)
             left = (update.total - update.done) / max(rate, 1e-9)

@@ -130,6 +130,7 @@ def fit_run(
     *,
     overwrite: bool = False,
     seconds: float | None = None,
+    pool: Pool | None = None,
     options: FitOptions | None = None,
 ) -> Path:
     """Fit a recipe into a run folder and return it.
@@ -140,6 +141,8 @@ def fit_run(
         overwrite: replace a run that is there already.
         seconds: how long the fit may take; the steps of the recipe are then those that fit
             (:func:`ssl_diffusion.training.plan_for_time`). None takes the recipe's.
+        pool: Images and labels that `recipe.data` names, where the caller holds them already; None reads them. Later commands
+            on the run read what `recipe.data` names, so the two must agree.
         options: see :class:`FitOptions`.
 
     Raises:
@@ -152,7 +155,7 @@ def fit_run(
     objective = recipe.training.objective
     if out is not None:  # before the work of reading images
         RunFolder(out).check_free(overwrite, input_paths(recipe.data))
-    pool = load_pool(recipe.data, cache_dir=options.cache_dir, max_memory=options.max_memory, progress=options.progress)
+    pool = _load(recipe, options) if pool is None else pool
     for note in pool.notes:
         _log.info("%s", note)
     labeled = None
@@ -179,12 +182,15 @@ def fit_run(
     return folder.path
 
 
-def resume_run(path: Path, requested: Recipe | None = None, *, options: FitOptions | None = None) -> Path:
+def resume_run(
+    path: Path, requested: Recipe | None = None, *, pool: Pool | None = None, options: FitOptions | None = None
+) -> Path:
     """Continue an unfinished run.
 
     Args:
         path: the run folder.
         requested: settings the caller believes the run to have; a difference is refused. None takes the run's own.
+        pool: Images and labels of the run, where the caller holds them already; None reads what its recipe names.
         options: see :class:`FitOptions`.
 
     Raises:
@@ -203,7 +209,7 @@ def resume_run(path: Path, requested: Recipe | None = None, *, options: FitOptio
         recipe = replace(recipe, compute=requested.compute)
     if folder.finished:
         raise RunError(f"{path} is finished; use --overwrite to fit it again, or --out to fit another run")
-    pool = load_pool(recipe.data, cache_dir=options.cache_dir, max_memory=options.max_memory, progress=options.progress)
+    pool = _load(recipe, options) if pool is None else pool
     fingerprint = pool.fingerprint()
     folder.check_pool(pool, fingerprint)
     try:
@@ -212,6 +218,10 @@ def resume_run(path: Path, requested: Recipe | None = None, *, options: FitOptio
         raise RunError(f"the labels are not those that {path} was started with: {error}") from error
     _complete(folder, recipe, pool, labeled, fingerprint, options)
     return path
+
+
+def _load(recipe: Recipe, options: FitOptions) -> Pool:
+    return load_pool(recipe.data, cache_dir=options.cache_dir, max_memory=options.max_memory, progress=options.progress)
 
 
 def _complete(

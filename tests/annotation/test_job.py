@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.annotation_jobs import N, answer, asked, make_job, photos, status, truth
-from support.commands import files, ok, refused, write_digits
+from support.commands import files, ok, refused, ssld, write_digits
+from support.jobs import same
 
 from ssl_diffusion.annotation.loop.current_model import classifier_of, present_model
-from ssl_diffusion.annotation.loop.fits import Background, fit_job
+from ssl_diffusion.annotation.loop.fits import Background, FitState, fit_job
 from ssl_diffusion.annotation.loop.job import Job, open_job
 from ssl_diffusion.annotation.loop.rounds import next_round, rerank
 from ssl_diffusion.annotation.loop.status import drawn_estimate, labels_per_hour
@@ -21,8 +22,12 @@ from ssl_diffusion.annotation.loop.stopping import advice, progress_of
 from ssl_diffusion.annotation.store import queries, queue
 from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import DataError, RunError
+from ssl_diffusion.errors import DataError, Interrupted, RunError
 from ssl_diffusion.inference.run import load_run
+from ssl_diffusion.models.weights import load_tensors
+from ssl_diffusion.training.denoiser_cache import DenoiserCache
+from ssl_diffusion.training.fit import FitOptions, fit_run
+from ssl_diffusion.training.recipe import load_recipe
 
 
 @pytest.fixture
@@ -207,16 +212,66 @@ def test_a_fit_that_was_killed_is_continued(job: Job, digits_pool: Pool, monkeyp
     assert status(job)["model"] == "joint model 002"
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_a_fit_takes_the_pixels_of_the_job_and_is_the_run_of_its_table(
+    tmp_path: Path, digits_pool: Pool, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    write_digits(data / "train", digits_pool, range(40))
+    write_digits(data / "test", digits_pool, range(40, 60))
+    ok("loop", "init", tmp_path / "job", "--data", data, "--set", "model.stem=1", *tiny)
+    job = open_job(tmp_path / "job")
+    positions, classes = queries.labels(job.store, "pool")
+    for id_ in job.store.ids[positions[classes == np.bincount(classes).argmax()][:2]]:
+        job.store.unlabel(str(id_), Actor("data"))
+    cache = DenoiserCache(tmp_path / "cache")
+    data.rename(tmp_path / "unplugged")
+    with monkeypatch.context() as patch:
+
+        def interrupted(*_: object, **__: object) -> None:
+            raise Interrupted("stopped")
+
+        patch.setattr("ssl_diffusion.training.fit.train", interrupted)
+        with pytest.raises(Interrupted):
+            fit_job(job, options=FitOptions(cache=cache))
+    assert fit_job(job, options=FitOptions(cache=cache)) == "001"  # resumed, also without any file
+    (tmp_path / "unplugged").rename(data)
+    path = job.path / "models" / "001"
+    again = fit_run(load_recipe(path / "recipe.toml"), tmp_path / "again", options=FitOptions(cache=None))
+    assert same(*(load_tensors(run / "model.safetensors")[0] for run in (path, again)))
+    assert (path / "labeled.csv").read_text() == (again / "labeled.csv").read_text()
+    assert json.loads((path / "pool.json").read_text()) == json.loads((again / "pool.json").read_text())
+    assert json.loads(ok("evaluate", path, "--json").stdout)["n"] == 20
+    ok("query", path, "--strategy", "random", "--n", 1, "--out", tmp_path / "batch.csv")
+    # Files that are changed since are reported; the model is that of the old pixels.
+    shutil.copy(job.image_file(int(positions[0])), job.image_file(int(positions[-1])))
+    assert "have changed since" in ssld("evaluate", path, "--json").stderr
+
+
+def test_a_test_split_with_a_class_that_training_lacks_is_refused(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> None:
+    write_digits(tmp_path / "data" / "train", digits_pool, range(40))
+    write_digits(tmp_path / "data" / "test", digits_pool, range(40, 60))
+    ok("loop", "init", tmp_path / "job", "--data", tmp_path / "data", *tiny)
+    job = open_job(tmp_path / "job")
+    threes = [str(job.store.ids[i]) for i, k in zip(*queries.labels(job.store, "pool"), strict=True) if k == 3]
+    for id_ in threes:
+        job.store.unlabel(id_, Actor("data"))
+    with pytest.raises(DataError, match="images of '3', but no sample for training"):
+        fit_job(job)
+    assert not list((job.path / "models").glob("*.csv"))
+
+
 def test_a_fit_in_the_background_that_fails_is_said_and_harms_nothing(job: Job) -> None:
     fits = Background(job)
-    assert fits.state() == {"state": "none", "seconds": 0.0, "said": ""}
+    assert fits.state() == FitState()
     assert fits.start()
     assert not fits.start()
     assert fits.process is not None
     fits.process.wait(timeout=120)
     found = fits.state()
-    assert found["state"] == "failed"
-    assert "labels of 0 classes" in str(found["said"])
+    assert found.state == "failed"
+    assert found.message.startswith(str(job.path.resolve()))
+    assert "labels of 0 classes" in found.message
     assert not (job.path / "model.json").exists()
     assert asked(job)
 

@@ -1,11 +1,11 @@
-"""Fits of a job: an ordinary run on the labels there are, which then becomes the present model.
+"""Fits of a job: an ordinary run on the labels so far, which then becomes the current model.
 
-What is fitted to is written down first (`models/NNN.csv`), so that the run can be made again with `ssld fit`. A fit that was
-stopped is continued by the next one if the labels are still the same.
+A fit trains on the pixels in `images.npy`, so no image file is decoded again. What it is fitted to is first written to
+`models/NNN.csv`, which the recipe of the run names: `ssld fit`, `ssld evaluate` and `ssld query` use that file and the image
+files. An interrupted fit is resumed by the next one if the labels are still the same.
 """
 
 import json
-import logging
 import shutil
 import signal
 import subprocess
@@ -13,43 +13,46 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ssl_diffusion.annotation.loop.current_model import folder_of, label_digest, publish, training_labels
-from ssl_diffusion.annotation.loop.job import Job, open_job
-from ssl_diffusion.annotation.store.queries import labels
-from ssl_diffusion.errors import DataError, SSLDError
-from ssl_diffusion.machine import bind_threads
-from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store import queries
+from ssl_diffusion.data.labels import label_name
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.errors import DataError
 from ssl_diffusion.storage import atomic_write_text, default_cache_dir
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.fit import FitOptions, fit_run, resume_run
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.run_folder import RunFolder
 
-__all__ = ["Background", "fit_job"]
+__all__ = ["Background", "FitState", "fit_job"]
 
-_log = logging.getLogger(__name__)
-_TELL_EVERY = 2.0  # seconds
+_PROGRESS_EVERY = 2  # seconds between lines of fit.log
 
 
 def fit_job(job: Job, *, pretrain: bool = False, options: FitOptions | None = None) -> str:
-    """Fit a model to the labels of a job and make it the present one; returns its name.
+    """Fit a model to the labels of a job and make it the current one.
 
-    Labels of the audit are left out, those of the test split measure the run.
+    Labels of the audit set are left out; labels of the test split only measure the run.
 
     Args:
-        job: the job.
-        pretrain: only pretrain, without labels.
-        options: see :class:`~ssl_diffusion.training.FitOptions`; without a cache the user's is taken.
+        job: Job whose images and labels are used.
+        pretrain: Whether to pretrain only, without labels.
+        options: See :class:`~ssl_diffusion.training.FitOptions`; without a cache the user's cache is used.
+
+    Returns:
+        Name of the run below `models/`.
 
     Raises:
-        DataError: if there are labels of fewer than two classes.
-        RunError: if another process is fitting.
-        Interrupted: on Ctrl-C; the next fit continues if the labels are the same.
+        DataError: If the labels have fewer than two classes, or the test split has a class without a training label.
+        RunError: If another process is fitting.
+        Interrupted: On Ctrl-C; the next fit resumes if the labels are the same.
     """
     options = options or FitOptions()
     options = replace(options, cache=options.cache or DenoiserCache(default_cache_dir()))
@@ -60,24 +63,44 @@ def fit_job(job: Job, *, pretrain: bool = False, options: FitOptions | None = No
         digest = None if pretrain else label_digest(known, classes)
         name = _unfinished(job, digest) or _next_name(job)
         folder = RunFolder(folder_of(job, name))
-        if folder.path.exists() and not folder.finished and (folder.path / "pool.json").exists():
-            resume_run(folder.path, options=options)
-        elif not folder.finished:
-            table = job.folder("models") / f"{name}.csv"
-            _write_table(job, table, set() if pretrain else set(known.tolist()))
-            atomic_write_text(table.with_suffix(".json"), json.dumps({"labels": digest, "n": 0 if pretrain else len(known)}))
-            fit_run(_recipe(job, table, pretrain), folder.path, overwrite=folder.path.exists(), options=options)
+        if not folder.finished:
+            pool = _pool(job, name, *((known[:0], classes[:0]) if pretrain else (known, classes)))
+            if (folder.path / "pool.json").exists():
+                resume_run(folder.path, pool=pool, options=options)
+            else:
+                table = job.folder("models") / f"{name}.csv"
+                _write_table(pool, table)
+                n = 0 if pretrain else len(known)
+                atomic_write_text(table.with_suffix(".json"), json.dumps({"labels": digest, "n": n}))
+                recipe = _recipe(job, table, pretrain)
+                fit_run(recipe, folder.path, overwrite=folder.path.exists(), pool=pool, options=options)
         publish(job, name, digest, options.progress)
     return name
 
 
-@dataclass
-class Background:
-    """A fit in a process of its own, so that labeling never waits; what becomes of it is in a file.
+@dataclass(frozen=True)
+class FitState:
+    """Progress of a background fit.
 
     Attributes:
-        job: the job.
-        process: the process that was started last, if any.
+        state: Whether a fit was started here, and how it is going.
+        seconds: Seconds since the start of the fit.
+        message: Last line of its log.
+    """
+
+    state: Literal["none", "running", "done", "failed"] = "none"
+    seconds: float = 0.0
+    message: str = ""
+
+
+@dataclass
+class Background:
+    """A fit in its own process (`ssld loop fit`), so that labeling never waits; its output goes to `fit.log`.
+
+    Attributes:
+        job: Job to fit.
+        process: Process that was started last, if any.
+        began: Time of that start, in seconds since 1970.
     """
 
     job: Job
@@ -86,15 +109,15 @@ class Background:
 
     @property
     def log(self) -> Path:
-        """What the process says."""
+        """File with the output of the process."""
         return self.job.path / "fit.log"
 
     def start(self, *, pretrain: bool = False) -> bool:
-        """Start a fit unless one is running; returns whether it was started."""
+        """Start a fit unless one started here is running; returns whether it was started."""
         if self.running:
             return False
-        command = [sys.executable, "-P", "-m", "ssl_diffusion.annotation.loop.fits", str(self.job.path.resolve())]
-        command += ["--pretrain"] if pretrain else []
+        command = [sys.executable, "-P", "-m", "ssl_diffusion.cli", "loop", "fit", str(self.job.path.resolve())]
+        command += ["--threads", "1", "--progress-every", str(_PROGRESS_EVERY), *(["--pretrain"] if pretrain else [])]
         if nice := shutil.which("nice"):  # labeling comes first
             command = [nice, "-n", "10", *command]
         with self.log.open("wb") as log:
@@ -106,20 +129,21 @@ class Background:
 
     @property
     def running(self) -> bool:
-        """Whether a fit that was started here is under way."""
+        """Whether a fit started here is running."""
         return self.process is not None and self.process.poll() is None
 
-    def state(self) -> dict[str, Any]:
-        """What to show: state ("none", "running", "done" or "failed"), seconds, and the last line of what it said."""
+    def state(self) -> FitState:
+        """Progress of the last fit."""
         if self.process is None:
-            return {"state": "none", "seconds": 0.0, "said": ""}
+            return FitState()
         code = self.process.poll()
-        text = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        state = "running" if code is None else "done" if code == 0 else "failed"
-        return {"state": state, "seconds": round(time.time() - self.began, 1), "said": text[-1] if text else ""}
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        message = lines[-1].removeprefix("ssld: error: ") if lines else ""
+        state: Literal["running", "done", "failed"] = "running" if code is None else "done" if code == 0 else "failed"
+        return FitState(state, round(time.time() - self.began, 1), message)
 
     def stop(self) -> None:
-        """Interrupt a fit as Ctrl-C does: its state is saved, and the next fit continues."""
+        """Interrupt a fit as Ctrl-C does: its state is saved, and the next fit resumes it."""
         if self.process is not None and self.running:
             self.process.send_signal(signal.SIGINT)
             try:
@@ -135,7 +159,7 @@ def _next_name(job: Job) -> str:
 
 
 def _unfinished(job: Job, digest: str | None) -> str | None:
-    """The last fit, if it was to the same labels and has not become a model."""
+    """Name of the last fit if it had the same labels and has not become the current model."""
     for note in sorted(job.folder("models").glob("*.json"), reverse=True):
         try:
             same = json.loads(note.read_text(encoding="utf-8"))["labels"] == digest
@@ -147,16 +171,40 @@ def _unfinished(job: Job, digest: str | None) -> str | None:
     return None
 
 
-def _write_table(job: Job, path: Path, known: set[int]) -> None:
-    """All samples with the labels that may be used."""
-    names, ids = job.store.classes, job.store.ids
-    test = set(job.store.of_role("test").tolist())
-    label = {p: names[k] for p, k in zip(*(values.tolist() for values in labels(job.store)), strict=True)}
-    usable = known | test if known else set()
+def _pool(job: Job, name: str, known: NDArray[np.int64], classes: NDArray[np.int64]) -> Pool:
+    """All images of a job with the labels that a run may use; no labels at all without training labels.
+
+    Args:
+        job: Job with the images.
+        name: Name of the run; the pool has the name that reading its table would give.
+        known: Positions of the training labels, (n,).
+        classes: Class numbers of the job, (n,).
+    """
+    store = job.store
+    tested, tested_classes = queries.labels(store, "test") if len(known) else (known, classes)
+    if unknown := sorted({store.classes[k] for k in set(tested_classes.tolist()) - set(classes.tolist())}):
+        raise DataError(
+            f"the test split of {job.path} has images of {', '.join(map(repr, unknown))}, but no sample for training has "
+            "such a label: label one of each first"
+        )
+    names = store.classes
+    used = sorted(np.unique(classes).tolist(), key=lambda k: names[k])  # as a run sorts the classes of a table
+    number = np.full(len(names), -1, dtype=np.int64)
+    number[used] = np.arange(len(used))
+    # Copy on write: torch takes only arrays that may be written to, and the file stays as it is.
+    images: NDArray[np.uint8] = np.load(job.path / "images.npy", mmap_mode="c")
+    labels, is_test = np.full(len(images), -1, dtype=np.int64), np.zeros(len(images), dtype=np.bool_)
+    labels[known], labels[tested] = number[classes], number[tested_classes]
+    is_test[store.of_role("test")] = True
+    return Pool(name, images, store.ids, labels, tuple(names[k] for k in used), is_test)
+
+
+def _write_table(pool: Pool, path: Path) -> None:
+    """Write the samples of a pool as a table that `ssld fit` reads."""
     rows = {
-        "path": ids,
-        "label": [label.get(i, "") if i in usable else "" for i in range(len(ids))],
-        "split": ["test" if i in test else "train" for i in range(len(ids))],
+        "path": pool.ids,
+        "label": [label_name(label, pool.classes) for label in pool.labels],
+        "split": np.where(pool.is_test, "test", "train"),
     }
     atomic_write_text(path, pd.DataFrame(rows).to_csv(index=False))
 
@@ -174,33 +222,3 @@ def _recipe(job: Job, table: Path, pretrain: bool) -> Recipe:
     labeled = replace(recipe.labels, budget=-1, allow_missing_classes=True)
     recipe = replace(recipe, data=data, labels=labeled).with_setting("training.seed", settings.seed)
     return recipe.with_setting("training.objective", "denoise-only") if pretrain else recipe
-
-
-def _teller() -> ProgressCallback:
-    """Progress as lines of a log, one every two seconds at most."""
-    last = 0.0
-
-    def tell(update: ProgressUpdate) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last > _TELL_EVERY:
-            last = now
-            _log.info("%s %.0f %%", update.task, 100 * update.done / max(1, update.total))
-
-    return tell
-
-
-def _main(arguments: list[str]) -> int:
-    """What runs in the process of :class:`Background`: JOB [--pretrain]."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    bind_threads(1)
-    try:
-        fit_job(open_job(Path(arguments[0])), pretrain="--pretrain" in arguments, options=FitOptions(progress=_teller()))
-    except SSLDError as error:
-        _log.error("%s", error)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))

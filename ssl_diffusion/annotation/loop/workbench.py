@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ class Workbench:
         """What the page shows beside the sample: how the job stands, the curve of the audit, the fit, what went wrong."""
         table = progress_of(self.job)
         curve = table.dropna(subset=["audit_accuracy"])[["labels", "audit_accuracy", "audit_low", "audit_high"]]
-        more = {"curve": curve.to_numpy().round(4).tolist(), "fit": self.fits.state(), "problem": self.problem}
+        more = {"curve": curve.to_numpy().round(4).tolist(), "fit": asdict(self.fits.state()), "problem": self.problem}
         return job_status(self.job, seen=(self._model, self._classifier)).to_dict() | more
 
     # -- in the background --------------------------------------------------------------------------------------------

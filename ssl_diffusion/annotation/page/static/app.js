@@ -227,7 +227,7 @@ async function state() {
   $("model").textContent = s.model;
   $("fit").disabled = s.fit.state === "running";
   const fits = { none: "", running: `being fitted for ${Math.round(s.fit.seconds)} s`, done: "the fit is done", failed: "the fit failed: " };
-  $("fit-state").textContent = fits[s.fit.state] + (s.fit.state === "failed" ? s.fit.said : "");
+  $("fit-state").textContent = fits[s.fit.state] + (s.fit.state === "failed" ? s.fit.message : "");
   const lines = [...(s.problem ? [s.problem] : []), ...s.advice];
   $("advice-title").hidden = !lines.length;
   $("advice").replaceChildren(...lines.map((line) => element("li", line)));
