@@ -346,7 +346,7 @@ def test_what_cannot_be_made_or_chosen_leaves_nothing(job: Job, tmp_path: Path, 
     assert "does not exist" in refused("loop", "init", tmp_path / "new", "--data", tmp_path / "nothing")
     assert "leaves none" in refused("loop", "init", tmp_path / "new", "--data", data, "--audit", N)
     assert "did you mean margin" in refused("loop", "init", tmp_path / "new", "--data", data, "--strategy", "margn")
-    assert "not the name of a class" in refused("loop", "init", tmp_path / "new", "--data", data, "--classes", "cat,,dog")
+    assert "not a valid class name" in refused("loop", "init", tmp_path / "new", "--data", data, "--classes", "cat,,dog")
     assert "is not a job folder" in refused("loop", "next", tmp_path)
     assert "labels of two classes" in refused("loop", "next", job.path, "--strategy", "margin")
     assert "label samples of two or more first" in refused("loop", "fit", job.path)

@@ -17,6 +17,7 @@ from support.annotation_faults import IDS, batch
 from support.stores import postgresql_server
 
 from ssl_diffusion.annotation.store import queries, queue, schema
+from ssl_diffusion.annotation.store.state import read_state
 from ssl_diffusion.annotation.store.store import Action, Actor, Store
 from ssl_diffusion.annotation.store.votes import Status, Vote, status_of
 from ssl_diffusion.errors import DataError, SSLDError
@@ -99,7 +100,7 @@ def test_unknown_samples_and_classes_change_nothing(store: Store) -> None:
         store.apply([Action("paint", "0.png", ANN)])
     assert queries.history(store) == []
     for name in ("", " cat", "a\nb"):
-        with pytest.raises(DataError, match="not the name of a class"):
+        with pytest.raises(DataError, match="not a valid class name"):
             store.add_classes([name])
     store.add_classes(["cat", "fox"])
     assert store.classes == ("cat", "dog", "emu", "fox")
@@ -147,12 +148,45 @@ def test_a_sample_can_ask_for_more_votes(url: str) -> None:
     assert store.label("0.png", "dog", EVE) == Status("labeled", 1, 3)
     assert store.label("0.png", "emu", EVE, final=True) == Status("labeled", 2, 3)
     store.label("1.png", "cat", ANN)
-    store.ask_for("1.png", 1)
+    store.require_votes("1.png", 1)
     assert queries.labels(store)[0].tolist() == [0, 1]
     with pytest.raises(DataError, match="one vote or more"):
-        store.ask_for("1.png", 0)
+        store.require_votes("1.png", 0)
     queries.check(store)
     store.close()
+
+
+def test_of_two_final_decisions_by_different_people_the_later_wins(store: Store) -> None:
+    # The names are in the reverse of the order of time, so that no order by name passes for it.
+    for label, by in (("cat", EVE), ("dog", BOB), ("emu", ANN)):
+        store.label("0.png", label, by, final=True)
+        assert queries.listing(store)[0]["label"] == label
+    store.label("0.png", "cat", BOB, final=True)  # said again, it is the latest
+    store.require_votes("0.png", 3)  # the status is computed again from the votes
+    assert [row["label"] for row in queries.listing(store)] == ["cat"]
+    assert votes(store)["0.png"] == {"eve": "cat", "ann": "emu", "bob": "cat"}
+    queries.check(store)
+
+
+def test_a_state_is_what_the_single_queries_say(store: Store) -> None:
+    store.add_samples(["audit.png"], "audit")
+    queue.add_round(store, batch())
+    store.label("audit.png", "dog", ANN)
+    store.label("1.png", "emu", ANN)
+    store.skip("2.png", ANN)
+    store.flag("1.png", BOB)
+    store.flag("3.png", BOB)
+    found = read_state(store)
+    assert found.classes == store.classes
+    assert found.counts == queries.counts(store) == {
+        "samples": 7, "open": 4, "partial": 0, "labeled": 2, "disputed": 0, "skipped": 1, "flagged": 2
+    }  # fmt: skip
+    assert found.last_round == queue.last_round(store)
+    assert found.waiting.tolist() == queue.pending(store).tolist() == [0, 3, 4, 5]
+    for role in ("pool", "audit", "test"):
+        for ours, theirs in zip(found.labels_of(role), queries.labels(store, role), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert [values.tolist() for values in found.training] == [[1], [2]]
 
 
 def test_annotators_get_different_samples_in_the_order_of_the_round(store: Store) -> None:
@@ -168,7 +202,7 @@ def test_annotators_get_different_samples_in_the_order_of_the_round(store: Store
     queue.release(store, "other")
     assert [item.id for item in queue.lease(store, "eve", "third", 9)] == IDS[2:4]
     assert queue.pending(store).tolist() == [1, 2, 3, 4, 5]
-    with pytest.raises(DataError, match="one sample or more"):
+    with pytest.raises(DataError, match="lease one sample or more"):
         queue.lease(store, "ann", "tab", 0)
 
 

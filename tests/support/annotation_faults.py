@@ -19,8 +19,8 @@ IDS = [f"{i}.png" for i in range(6)]
 
 def batch() -> queue.RoundBatch:
     """All samples."""
-    asked = [queue.QueueEntry(i, "", i + 1) for i in range(len(IDS))]
-    return queue.RoundBatch("random", "", 0, "none", len(IDS), asked)
+    entries = [queue.QueueEntry(i, "", i + 1) for i in range(len(IDS))]
+    return queue.RoundBatch("random", "", 0, "none", len(IDS), entries)
 
 
 SESSION = (

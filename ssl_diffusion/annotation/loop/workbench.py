@@ -23,7 +23,7 @@ from ssl_diffusion.annotation.loop.status import fitted_labels, job_status
 from ssl_diffusion.annotation.loop.stopping import progress_of
 from ssl_diffusion.annotation.store import queries, queue
 from ssl_diffusion.annotation.store.statements import known_of
-from ssl_diffusion.annotation.store.store import Action, Actor
+from ssl_diffusion.annotation.store.store import Action, Actor, Verb
 from ssl_diffusion.errors import SSLDError
 
 __all__ = ["Workbench"]
@@ -88,7 +88,7 @@ class Workbench:
         self._look_ahead()
         return items[0]
 
-    def said(self, id_: str, verb: str, by: Actor, label: str | None = None, *, final: bool = False) -> str:
+    def said(self, id_: str, verb: Verb, by: Actor, label: str | None = None, *, final: bool = False) -> str:
         """Keep what an annotator says; returns how the sample stands. It is on disk when this returns."""
         (stands,) = self.job.store.apply([Action(verb, id_, by, label, final and verb == "label")])
         if verb in ("label", "un-label"):
@@ -103,7 +103,7 @@ class Workbench:
 
     def undo(self, annotator: str, holder: str) -> str | None:
         """Take back the last label or skip of an annotator and hand the sample out again; its id, or None if there is none."""
-        last = queries.last_said(self.job.store, annotator)
+        last = queries.last_voted(self.job.store, annotator)
         if last is None:
             return None
         self.said(last, "un-label", Actor(annotator, "page"))

@@ -17,7 +17,7 @@ from ssl_diffusion.annotation.access import Guard
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.workbench import Workbench
 from ssl_diffusion.annotation.store import queries, queue
-from ssl_diffusion.annotation.store.store import Actor
+from ssl_diffusion.annotation.store.store import Actor, Verb
 from ssl_diffusion.data.pictures import shown_image, to_pil
 from ssl_diffusion.errors import SSLDError
 
@@ -39,11 +39,18 @@ class Saying(Who):
     """What an annotator says of a sample."""
 
     id: str = Field(min_length=1, max_length=1000)
-    verb: str
+    verb: Verb
     label: str | None = None
     final: bool = False
     seconds: float | None = Field(default=None, ge=0, le=86400)
     token: str = _NAME
+
+
+class Taking(Who):
+    """A sample to open, whoever else has it."""
+
+    id: str = Field(min_length=1, max_length=1000)
+    status: str
 
 
 class NewClass(BaseModel):
@@ -129,9 +136,9 @@ def make_app(
         return {"sample": None if id_ is None else _sample(id_, "taken back", "open")}
 
     @app.post("/api/take")
-    def take(what: Saying) -> dict[str, Any]:
+    def take(what: Taking) -> dict[str, Any]:
         queue.take(job.store, what.id, what.annotator, what.holder)
-        return {"sample": _sample(what.id, "looked at again", what.verb)}
+        return {"sample": _sample(what.id, "looked at again", what.status)}
 
     @app.post("/api/fit")
     def fit() -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The tables of a job's store, and how a database is opened: SQLite in the job folder, or PostgreSQL for larger teams.
+"""Tables of a job's store, and opening its database: SQLite in the job folder, or PostgreSQL for larger teams.
 
-What happened is in `events`, which only grows: who did what to which sample, when, and what the model thought then. `votes`,
-`current` and `leases` say how things stand; they are changed in the transaction that adds the event, and could be made again
-from the events (:func:`ssl_diffusion.annotation.store.votes.replay`).
+`events` is append-only: who did what to which sample, when, and what the model predicted then. `votes` and `current` are the
+view of it; they change in the transaction that adds the event and can be rebuilt from the events
+(:func:`ssl_diffusion.annotation.store.votes.replay`). `leases` is not part of the view: it says who is labeling what.
 
 A sample is a row of `samples`; its position there is its row in the arrays of the job and never leaves the package.
 Migrations are Alembic's (`migrations/`); a store of a newer version is refused.
@@ -54,8 +54,8 @@ __all__ = [
     "writing",
 ]
 
-_BUSY = 30.0  # seconds that a writer waits for another one
-_LOCK = 7302  # of PostgreSQL, held by the one that writes
+_BUSY = 30.0  # seconds that a writer waits for another
+_LOCK = 7302  # advisory lock of PostgreSQL that every writer takes
 
 metadata = MetaData(
     naming_convention={
@@ -84,7 +84,7 @@ samples = Table(
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("id", String, nullable=False, unique=True),
     Column("role", String, nullable=False),  # pool, audit or test
-    Column("wanted", Integer),  # votes asked for; NULL is the job's
+    Column("wanted", Integer),  # votes required; NULL takes the job's setting
     Index("ix_samples_role", "role"),
 )
 
@@ -97,7 +97,7 @@ rounds = Table(
     Column("reason", String, nullable=False),
     Column("seed", Integer, nullable=False),
     Column("model", String, nullable=False),
-    Column("n_open", Integer, nullable=False),  # samples among which it was drawn
+    Column("n_open", Integer, nullable=False),  # samples that could have been drawn
 )
 
 batch = Table(
@@ -105,11 +105,11 @@ batch = Table(
     metadata,
     Column("round", ForeignKey("rounds.number"), primary_key=True),
     _position(primary_key=True),
-    Column("draw", Integer),  # number of the draw, from 1; NULL for a sample of the audit set
-    Column("place", Float, nullable=False),  # order of asking, smaller first
+    Column("draw", Integer),  # rank of the draw, from 1; NULL for samples that no strategy drew
+    Column("place", Float, nullable=False),  # order of the queue, smaller first
     Column("utility", Float),
-    Column("probability", Float),  # with which it was drawn, given those before it
-    Column("predicted", ForeignKey("classes.number")),  # by the model that drew it
+    Column("probability", Float),  # of the draw, given the earlier draws
+    Column("predicted", ForeignKey("classes.number")),  # class predicted by the model that chose
     Column("note", String, nullable=False),
     Index("ix_batch_place", "round", "place"),
 )
@@ -123,13 +123,13 @@ events = Table(
     _position(),
     Column("annotator", String, nullable=False),
     Column("class", ForeignKey("classes.number")),
-    Column("final", Boolean, nullable=False),  # a decision that settles the sample
+    Column("final", Boolean, nullable=False),  # overrides the votes of others
     Column("source", String, nullable=False),  # page, import, label-studio, ...
-    Column("seconds", Float),  # that the annotator took
+    Column("seconds", Float),  # time that the annotator took
     Column("model", String),
     Column("utility", Float),
     Column("probability", Float),
-    Column("token", String, unique=True),  # a request that is sent twice has one effect
+    Column("token", String, unique=True),  # of a request: sent twice, it has one effect
     Index("ix_events_position", "position"),
     Index("ix_events_kind", "kind"),
 )
@@ -166,10 +166,10 @@ leases = Table(
 
 
 def open_store(url: str) -> Engine:
-    """Connect to a database by its URL; the tables are not touched (:func:`upgrade`).
+    """Connect to a database by its URL; tables are created and migrated by :func:`upgrade`.
 
     Raises:
-        SSLDError: if the URL is not one of SQLite or PostgreSQL, a driver is missing, or the server does not answer.
+        SSLDError: If the URL is not of SQLite or PostgreSQL, a driver is missing, or the server does not answer.
     """
     try:
         parsed = make_url(url)
@@ -195,10 +195,10 @@ def open_store(url: str) -> Engine:
 
 
 def upgrade(engine: Engine) -> None:
-    """Create the tables, or bring those of an older version up to date, in one transaction.
+    """Create the tables, or migrate those of an older version, in one transaction.
 
     Raises:
-        SSLDError: if the store was written by a newer version.
+        SSLDError: If the store was written by a newer version, or the database has tables of another program.
     """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
@@ -210,17 +210,17 @@ def upgrade(engine: Engine) -> None:
         known = {revision.revision for revision in script.walk_revisions()}
         if found is not None and found not in known:
             raise SSLDError(
-                f"the store is of version {found}, which is newer than this program ({script.get_current_head()}): update ssld"
+                f"the store has version {found}, which is newer than this program ({script.get_current_head()}): update ssld"
             )
         if found is None and inspect(connection).has_table("samples"):
-            raise SSLDError("the database has tables of another program: name an empty one")
+            raise SSLDError("the database has tables of another program: use an empty one")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that writes; one at a time, whatever the number of processes."""
+    """A write transaction; one at a time across all processes."""
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
@@ -228,16 +228,16 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 def _configure(connection: sqlite3.Connection, _record: object) -> None:
-    # Transactions are begun by us: the driver would begin them late, and as readers.
+    # Transactions are begun in _begin: the driver would begin them late, and as readers.
     connection.isolation_level = None
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA journal_mode = WAL")
-    # FULL: what was acknowledged survives a power failure, too.
+    # FULL: what was acknowledged also survives a power failure.
     connection.execute("PRAGMA synchronous = FULL")
 
 
 def _begin(connection: Connection) -> None:
-    # A transaction that reads first and writes later could fail where another writer was faster.
+    # A transaction that reads first and writes later could fail because another writer was faster.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 

@@ -1,4 +1,4 @@
-"""Reading and writing rows of the store by position, in statements that databases take."""
+"""SQL statements that read and write rows of the store by position, split into parts that databases accept."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Column, Connection, Table, and_, delete, func, insert, select
 
-from ssl_diffusion.annotation.store import schema as t
+from ssl_diffusion.annotation.store import schema
 from ssl_diffusion.annotation.store.votes import Status, Vote, status_of
 from ssl_diffusion.errors import DataError
 
@@ -21,20 +21,20 @@ __all__ = [
     "parts",
     "positions_of",
     "replace_votes",
-    "settle",
-    "stands",
+    "status_from",
     "votes_of",
     "wanted_of",
+    "write_status",
 ]
 
-_MANY = 1000  # rows of one statement; SQLite takes 32,766 values
+_MANY = 1000  # rows in one statement; SQLite accepts 32,766 values
 _T = TypeVar("_T")
 Votes = Mapping[str, tuple[Vote, int]]
-"""By annotator: the vote and the number of its event."""
+"""The vote and the number of its event, by annotator."""
 
 
 def parts(values: Iterable[_T]) -> Iterator[list[_T]]:
-    """Values in lists short enough for one statement."""
+    """Split values into lists short enough for one statement."""
     rest = iter(values)
     while part := list(islice(rest, _MANY)):
         yield part
@@ -47,16 +47,17 @@ def insert_rows(connection: Connection, table: Table, rows: Iterable[dict[str, A
 
 
 def next_number(connection: Connection, column: "Column[int]", first: int = 1) -> int:
-    """One more than the largest; the caller writes, so nobody else takes it."""
+    """The next free number; the caller holds the write transaction, so no one else can take it."""
     number: int = connection.execute(select(func.coalesce(func.max(column), first - 1))).scalar_one() + 1
     return number
 
 
 def known_of(connection: Connection, ids: Iterable[str]) -> dict[str, int]:
-    """Positions by id, of those that are samples."""
+    """Positions by id; unknown ids are left out."""
     found: dict[str, int] = {}
     for part in parts(dict.fromkeys(ids)):
-        found |= dict(connection.execute(select(t.samples.c.id, t.samples.c.position).where(t.samples.c.id.in_(part))).all())
+        query = select(schema.samples.c.id, schema.samples.c.position).where(schema.samples.c.id.in_(part))
+        found |= dict(connection.execute(query).all())
     return found
 
 
@@ -64,7 +65,7 @@ def positions_of(connection: Connection, ids: Sequence[str]) -> NDArray[np.int64
     """Positions of samples by id, (n,).
 
     Raises:
-        DataError: naming the first id that is not in the job.
+        DataError: If an id is not in the job; names the first.
     """
     found = known_of(connection, ids)
     unknown = [name for name in ids if name not in found]
@@ -75,10 +76,10 @@ def positions_of(connection: Connection, ids: Sequence[str]) -> NDArray[np.int64
 
 
 def votes_of(connection: Connection, positions: Iterable[int]) -> dict[int, dict[str, tuple[Vote, int]]]:
-    """Votes by position and annotator, in order of time, each with the number of its event."""
+    """Votes by position and annotator, oldest first, each with the number of its event."""
     votes: dict[int, dict[str, tuple[Vote, int]]] = {position: {} for position in positions}
     for part in parts(list(votes)):
-        query = select(t.votes).where(t.votes.c.position.in_(part)).order_by(t.votes.c.event)
+        query = select(schema.votes).where(schema.votes.c.position.in_(part)).order_by(schema.votes.c.event)
         for position, annotator, label, final, number in connection.execute(query):
             votes[position][annotator] = (Vote(label, final), number)
     return votes
@@ -88,59 +89,63 @@ def flags_of(connection: Connection, positions: Iterable[int]) -> dict[int, bool
     """Whether each is flagged."""
     flags = dict.fromkeys(positions, False)
     for part in parts(list(flags)):
-        query = select(t.current.c.position).where(t.current.c.position.in_(part), t.current.c.flagged)
+        query = select(schema.current.c.position).where(schema.current.c.position.in_(part), schema.current.c.flagged)
         flags |= dict.fromkeys(connection.execute(query).scalars(), True)
     return flags
 
 
 def wanted_of(connection: Connection, positions: Iterable[int], default: int) -> dict[int, int]:
-    """Votes that each is asked for."""
+    """Number of votes that each sample requires."""
     wanted = dict.fromkeys(positions, default)
     for part in parts(list(wanted)):
-        rows = t.samples.c.position.in_(part) & t.samples.c.wanted.is_not(None)
-        wanted |= dict(connection.execute(select(t.samples.c.position, t.samples.c.wanted).where(rows)).all())
+        rows = schema.samples.c.position.in_(part) & schema.samples.c.wanted.is_not(None)
+        wanted |= dict(connection.execute(select(schema.samples.c.position, schema.samples.c.wanted).where(rows)).all())
     return wanted
 
 
 def replace_votes(connection: Connection, pairs: Iterable[tuple[int, str]], votes: Mapping[int, Votes]) -> None:
-    """Write the votes of these positions and annotators; those that are not there any more are removed."""
+    """Write the votes of these positions and annotators; votes that are no longer in `votes` are removed."""
     rows = []
     pairs = list(pairs)
     there = votes_of(connection, [position for position, _ in pairs])
     for position, annotator in pairs:
         if annotator in there[position]:
-            own = and_(t.votes.c.position == position, t.votes.c.annotator == annotator)
-            connection.execute(delete(t.votes).where(own))
+            own = and_(schema.votes.c.position == position, schema.votes.c.annotator == annotator)
+            connection.execute(delete(schema.votes).where(own))
         if (vote := votes[position].get(annotator)) is not None:
             now = {"class": vote[0].label, "final": vote[0].final, "event": vote[1]}
             rows.append({"position": position, "annotator": annotator, **now})
-    insert_rows(connection, t.votes, rows)
+    insert_rows(connection, schema.votes, rows)
 
 
 def end_leases(connection: Connection, pairs: Iterable[tuple[int, str]]) -> None:
-    """These annotators are not at these samples any more."""
+    """End the leases that these annotators hold on these samples."""
     pairs = list(pairs)
     held: set[tuple[int, str]] = set()
     for part in parts([position for position, _ in pairs]):
-        found = connection.execute(select(t.leases.c.position, t.leases.c.annotator).where(t.leases.c.position.in_(part)))
+        found = connection.execute(
+            select(schema.leases.c.position, schema.leases.c.annotator).where(schema.leases.c.position.in_(part))
+        )
         held |= {(row.position, row.annotator) for row in found}
     for position, annotator in held.intersection(pairs):
-        connection.execute(delete(t.leases).where(and_(t.leases.c.position == position, t.leases.c.annotator == annotator)))
+        connection.execute(
+            delete(schema.leases).where(and_(schema.leases.c.position == position, schema.leases.c.annotator == annotator))
+        )
 
 
-def stands(votes: Votes, wanted: int) -> Status:
-    """How a sample with these votes stands."""
+def status_from(votes: Votes, wanted: int) -> Status:
+    """Status of a sample with these votes, taken in the order of their events."""
     return status_of((vote for vote, _ in sorted(votes.values(), key=lambda pair: pair[1])), wanted)
 
 
-def settle(connection: Connection, votes: Mapping[int, Votes], flags: Mapping[int, bool], agreement: int) -> None:
-    """Write how samples stand."""
+def write_status(connection: Connection, votes: Mapping[int, Votes], flags: Mapping[int, bool], agreement: int) -> None:
+    """Write the status of samples with these votes and flags."""
     wanted = wanted_of(connection, votes, agreement)
     rows = []
     for position, own in votes.items():
-        now = stands(own, wanted[position])
+        now = status_from(own, wanted[position])
         row = {"position": position, "status": now.status, "class": now.label, "votes": now.votes}
         rows.append(row | {"flagged": flags[position]})
     for part in parts(rows):
-        connection.execute(delete(t.current).where(t.current.c.position.in_([row["position"] for row in part])))
-        connection.execute(insert(t.current), part)
+        connection.execute(delete(schema.current).where(schema.current.c.position.in_([row["position"] for row in part])))
+        connection.execute(insert(schema.current), part)

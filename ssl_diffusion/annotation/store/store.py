@@ -1,40 +1,50 @@
-"""What is known of a job's samples: who said what, and how things stand. Durable: what a call acknowledged is on disk.
+"""Durable store of annotations: every event, and the current status of each sample. When a call returns, it is on disk.
 
-The verbs are :meth:`Store.label` (also used to correct), :meth:`~Store.skip`, :meth:`~Store.unlabel` and :meth:`~Store.flag`.
-Each adds an event and changes the view in one transaction; several at once (:meth:`Store.apply`) are all done, or none.
+The verbs are :meth:`Store.label` (also for corrections), :meth:`~Store.skip`, :meth:`~Store.unlabel` and :meth:`~Store.flag`.
+Each adds an event and changes the view in one transaction; :meth:`Store.apply` does several, all or none.
 """
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, select, update
 
-from ssl_diffusion.annotation.store import schema as t
-from ssl_diffusion.annotation.store import statements as r
-from ssl_diffusion.annotation.store.votes import Status, Vote
+from ssl_diffusion.annotation.store import schema, statements
+from ssl_diffusion.annotation.store.votes import VOTE_KINDS, Status, Vote
 from ssl_diffusion.errors import DataError, nearest_names
 
-__all__ = ["Action", "Actor", "Store"]
+__all__ = ["Action", "Actor", "Store", "Verb"]
 
+Verb = Literal["label", "skip", "un-label", "flag", "un-flag"]
 
-_SAID = ("labeled", "corrected", "skipped")
+# What a verb makes of an annotator's vote: (vote before, class number of a label, whether it is final) -> (vote after, kind of
+# the event), or None if there is nothing to do.
+_Change = Callable[[Vote | None, int | None, bool], tuple[Vote | None, str] | None]
+_CHANGES: dict[Verb, _Change] = {
+    "label": lambda before, label, final: (Vote(label, final), "corrected" if _names_class(before) else "labeled"),
+    "skip": lambda _before, _label, _final: (Vote(None), "skipped"),
+    "un-label": lambda before, _label, _final: (None, "un-labeled") if before is not None else None,
+    "flag": lambda before, _label, _final: (before, "flagged"),
+    "un-flag": lambda before, _label, _final: (before, "un-flagged"),
+}
+_FLAGS = {"flagged": True, "un-flagged": False}
 
 
 @dataclass(frozen=True)
 class Actor:
-    """Who does something, and how.
+    """Who acts, and by which way.
 
     Attributes:
-        annotator: a name.
-        source: where from: "page", "import", "label-studio", "api".
-        seconds: that it took; None if unknown.
-        token: of the request; what is sent again with the same token has no second effect. None if it cannot be sent twice.
+        annotator: Name of the annotator.
+        source: Origin of the action: "page", "import", "label-studio", "api".
+        seconds: Time that the annotator took; None if unknown.
+        token: Token of the request: a second action with the same token has no effect. None if it cannot be sent twice.
     """
 
     annotator: str
@@ -45,17 +55,17 @@ class Actor:
 
 @dataclass(frozen=True)
 class Action:
-    """One verb: see :class:`Store`.
+    """One change to a sample; see :class:`Store`.
 
     Attributes:
-        verb: "label", "skip", "un-label", "flag" or "un-flag".
-        id: sample id.
-        by: who.
-        label: class name, for "label".
-        final: whether it settles the sample, whatever others say.
+        verb: What to do.
+        id: Sample id.
+        by: Who does it.
+        label: Class name, for "label".
+        final: Whether the label overrides the votes of others.
     """
 
-    verb: str
+    verb: Verb
     id: str
     by: Actor
     label: str | None = None
@@ -64,7 +74,7 @@ class Action:
 
 @dataclass(frozen=True)
 class _Samples:
-    """Ids and roles by position, and positions in the order of ids."""
+    """Ids and roles by position, and positions in the order of their ids."""
 
     ids: NDArray[np.str_]
     roles: NDArray[np.str_]
@@ -72,38 +82,40 @@ class _Samples:
 
 
 class Store:
-    """The store of a job.
+    """Store of a job.
 
     Args:
-        url: of the database, see :func:`ssl_diffusion.annotation.store.schema.open_store`.
-        agreement: votes that a sample needs, where nothing else is said of it.
+        url: URL of the database, see :func:`ssl_diffusion.annotation.store.schema.open_store`.
+        agreement: Votes that a sample requires, unless it has its own number (:meth:`require_votes`).
 
     Raises:
-        SSLDError: if the database cannot be opened, or is of a newer version.
+        SSLDError: If the database cannot be opened, or is of a newer version.
     """
 
     def __init__(self, url: str, agreement: int = 1) -> None:
         self.agreement = agreement
-        self.engine = t.open_store(url)
-        t.upgrade(self.engine)
+        self.engine = schema.open_store(url)
+        schema.upgrade(self.engine)
         self._writing = threading.Lock()
         self._samples: _Samples | None = None
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close all connections to the database."""
         self.engine.dispose()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that only reads."""
+        """A transaction that only reads: all its statements see the store at one moment."""
         with self.engine.connect() as connection:
+            if connection.dialect.name == "postgresql":  # a transaction of SQLite is that by itself
+                connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that writes; one at a time."""
-        # Threads queue here: of those that SQLite lets wait, each sleeps and tries again, and some never get their turn.
-        with self._writing, t.writing(self.engine) as connection:
+        """A write transaction; one at a time."""
+        # Threads queue here: SQLite lets each waiter sleep and try again, and some would never get their turn.
+        with self._writing, schema.writing(self.engine) as connection:
             yield connection
 
     # -- samples and classes ------------------------------------------------------------------------------------------
@@ -114,36 +126,36 @@ class Store:
         return self._known.ids
 
     def add_samples(self, ids: Sequence[str], roles: Sequence[str] | str = "pool") -> None:
-        """Add samples after those that are there.
+        """Append samples.
 
         Args:
-            ids: new, distinct ids.
-            roles: of each, or of all: "pool", "audit" or "test".
+            ids: New, distinct ids.
+            roles: Role of each, or of all: "pool", "audit" or "test".
         """
         each = [roles] * len(ids) if isinstance(roles, str) else list(roles)
         with self.writing() as connection:
-            first = r.next_number(connection, t.samples.c.position, 0)
+            first = statements.next_number(connection, schema.samples.c.position, 0)
             rows = (
                 {"position": first + i, "id": name, "role": role} for i, (name, role) in enumerate(zip(ids, each, strict=True))
             )
-            r.insert_rows(connection, t.samples, rows)
+            statements.insert_rows(connection, schema.samples, rows)
         self._samples = None
 
     def positions(self, ids: Iterable[str]) -> NDArray[np.int64]:
         """Positions of samples by id, (n,).
 
         Raises:
-            DataError: naming the first id that is not in the job.
+            DataError: If an id is not in the job; names the first.
         """
         with self.reading() as connection:
-            return r.positions_of(connection, list(ids))
+            return statements.positions_of(connection, list(ids))
 
     def of_role(self, role: str) -> NDArray[np.int64]:
         """Positions of the samples with a role, increasing."""
         return np.flatnonzero(self._known.roles == role)
 
     def by_id(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Distinct positions in the order of their ids, so that what is drawn from them does not depend on how files lie."""
+        """Sort distinct positions by their ids, so that draws from them do not depend on the order of files."""
         order = self._known.order
         wanted = np.zeros(len(order), dtype=bool)
         wanted[positions] = True
@@ -151,136 +163,143 @@ class Store:
 
     @property
     def _known(self) -> "_Samples":
-        """What never changes of samples, read once."""
+        """Ids and roles, which never change, read once."""
         if self._samples is None:
             with self.reading() as connection:
-                query = select(t.samples.c.id, t.samples.c.role).order_by(t.samples.c.position)
+                query = select(schema.samples.c.id, schema.samples.c.role).order_by(schema.samples.c.position)
                 rows = connection.execute(query).all()
             ids, roles = (np.array([row[i] for row in rows], dtype=np.str_) for i in (0, 1))
             sorted_ = bool((ids[:-1] <= ids[1:]).all())
             self._samples = _Samples(ids, roles, np.arange(len(ids)) if sorted_ else np.argsort(ids, kind="stable"))
         return self._samples
 
-    def ask_for(self, id_: str, votes: int | None) -> None:
-        """Ask for several annotators' votes on a sample; None asks for as many as of the others."""
+    def require_votes(self, id_: str, votes: int | None) -> None:
+        """Set the number of votes that a sample requires; None takes that of the job.
+
+        Raises:
+            DataError: If there is no such sample, or the number is not positive.
+        """
         if votes is not None and votes < 1:
-            raise DataError(f"a sample needs one vote or more, not {votes}")
+            raise DataError(f"a sample requires one vote or more, not {votes}")
         with self.writing() as connection:
-            (position,) = r.positions_of(connection, [id_]).tolist()
-            connection.execute(update(t.samples).where(t.samples.c.position == position).values(wanted=votes))
-            r.settle(connection, r.votes_of(connection, [position]), r.flags_of(connection, [position]), self.agreement)
+            (position,) = statements.positions_of(connection, [id_]).tolist()
+            connection.execute(update(schema.samples).where(schema.samples.c.position == position).values(wanted=votes))
+            statements.write_status(
+                connection,
+                statements.votes_of(connection, [position]),
+                statements.flags_of(connection, [position]),
+                self.agreement,
+            )
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names by number."""
         with self.reading() as connection:
-            return tuple(connection.execute(select(t.classes.c.name).order_by(t.classes.c.number)).scalars())
+            return tuple(connection.execute(select(schema.classes.c.name).order_by(schema.classes.c.number)).scalars())
 
     def add_classes(self, names: Iterable[str]) -> None:
-        """Add classes after those that are there; known ones are left as they are.
+        """Append classes; known ones keep their number.
 
         Raises:
-            DataError: if a name is empty, or has spaces around it or characters that are not printed.
+            DataError: If a name is empty, or has spaces around it or unprintable characters.
         """
         wanted = list(dict.fromkeys(names))
         for name in wanted:
             if not name or name != name.strip() or not name.isprintable():
-                raise DataError(f"{name!r} is not the name of a class: use printable characters, without spaces around them")
+                raise DataError(f"{name!r} is not a valid class name: use printable characters, without spaces around them")
         with self.writing() as connection:
-            known = list(connection.execute(select(t.classes.c.name)).scalars())
+            known = list(connection.execute(select(schema.classes.c.name)).scalars())
             new = [name for name in wanted if name not in known]
             if new:
                 rows = [{"number": len(known) + i, "name": name} for i, name in enumerate(new)]
-                r.insert_rows(connection, t.classes, rows)
+                statements.insert_rows(connection, schema.classes, rows)
 
     # -- verbs --------------------------------------------------------------------------------------------------------
 
     def label(self, id_: str, label: str, by: Actor, *, final: bool = False) -> Status:
-        """Say what a sample shows, or correct what the same annotator said before.
+        """Label a sample, or correct an earlier label by the same annotator.
+
+        Args:
+            id_: Sample id.
+            label: Class name.
+            by: Who labels.
+            final: Whether the label overrides the votes of others.
 
         Raises:
-            DataError: if there is no such sample or class.
+            DataError: If there is no such sample or class.
         """
         return self.apply([Action("label", id_, by, label, final)])[0]
 
     def skip(self, id_: str, by: Actor) -> Status:
-        """Say that one cannot tell; the sample is not shown again to the same annotator."""
+        """Vote for no class; the sample is not shown to the same annotator again."""
         return self.apply([Action("skip", id_, by)])[0]
 
     def unlabel(self, id_: str, by: Actor) -> Status:
-        """Take back what the annotator said."""
+        """Withdraw the vote of an annotator; without one nothing happens."""
         return self.apply([Action("un-label", id_, by)])[0]
 
     def flag(self, id_: str, by: Actor, on: bool = True) -> Status:
-        """Mark a sample for a second look, or take the mark back."""
+        """Mark a sample for a second look, or remove the mark."""
         return self.apply([Action("flag" if on else "un-flag", id_, by)])[0]
 
     def apply(self, actions: Sequence[Action]) -> list[Status]:
-        """Do several things in one transaction: all, or none.
+        """Apply several actions in one transaction: all, or none.
 
         Returns:
-            How the sample of each action stands after all of them.
+            Status of the sample of each action after all of them.
 
         Raises:
-            DataError: if there is no such sample, class or verb; nothing is done then.
+            DataError: If a sample, class or verb does not exist.
         """
-        actions = list(actions)
         with self.writing() as connection:
-            numbers = {name: k for k, name in connection.execute(select(t.classes.c.number, t.classes.c.name))}
-            where = r.positions_of(connection, [a.id for a in actions]).tolist()
-            seen = _seen(connection, [a.by.token for a in actions if a.by.token is not None])
-            votes = r.votes_of(connection, where)
-            flags = r.flags_of(connection, where)
-            at, now = r.next_number(connection, t.events.c.number), time.time()
-            rows: list[dict[str, Any]] = []
-            for position, action in zip(where, actions, strict=True):
-                if action.by.token is not None and action.by.token in seen:
+            numbers = {name: k for k, name in connection.execute(select(schema.classes.c.number, schema.classes.c.name))}
+            positions = statements.positions_of(connection, [action.id for action in actions]).tolist()
+            used = _used_tokens(connection, [action.by.token for action in actions if action.by.token is not None])
+            votes = statements.votes_of(connection, positions)
+            flags = statements.flags_of(connection, positions)
+            first, now = statements.next_number(connection, schema.events.c.number), time.time()
+            events: list[dict[str, Any]] = []
+            for position, action in zip(positions, actions, strict=True):
+                by = action.by
+                if by.token in used:
                     continue
-                if action.by.token is not None:
-                    seen.add(action.by.token)
-                own = votes[position]
-                before = own.pop(action.by.annotator, None)
-                number = at + len(rows)
-                if action.verb == "label":
-                    number_of_class = _class_number(action.label, numbers)
-                    own[action.by.annotator] = (Vote(number_of_class, action.final), number)
-                    kind = "labeled" if before is None or before[0].label is None else "corrected"
-                elif action.verb == "skip":
-                    own[action.by.annotator] = (Vote(None), number)
-                    kind = "skipped"
-                elif action.verb == "un-label":
-                    if before is None:
-                        continue
-                    kind = "un-labeled"
-                elif action.verb in ("flag", "un-flag"):
-                    if before is not None:
-                        own[action.by.annotator] = before
-                    flags[position] = action.verb == "flag"
-                    kind = "flagged" if flags[position] else "un-flagged"
+                if by.token is not None:
+                    used.add(by.token)
+                before = votes[position].get(by.annotator)
+                label = _class_number(action.label, numbers) if action.verb == "label" else None
+                change = _change_of(action.verb)(before[0] if before is not None else None, label, action.final)
+                if change is None:
+                    continue
+                vote, kind = change
+                number = first + len(events)
+                if kind in _FLAGS:
+                    flags[position] = _FLAGS[kind]
+                elif vote is None:
+                    del votes[position][by.annotator]
                 else:
-                    raise DataError(f"there is no verb {action.verb!r}")
-                vote = own.get(action.by.annotator)
-                rows.append(
-                    {
-                        "number": number,
-                        "at": now,
-                        "kind": kind,
-                        "position": position,
-                        "annotator": action.by.annotator,
-                        "class": vote[0].label if vote is not None and action.verb == "label" else None,
-                        "final": action.final,
-                        "source": action.by.source,
-                        "seconds": action.by.seconds,
-                        "token": action.by.token,
-                    }
-                )
-            r.insert_rows(connection, t.events, rows)
-            r.replace_votes(connection, dict.fromkeys((row["position"], row["annotator"]) for row in rows), votes)
-            r.end_leases(connection, [(row["position"], row["annotator"]) for row in rows if row["kind"] in _SAID])
-            touched = dict.fromkeys(row["position"] for row in rows)
-            r.settle(connection, {p: votes[p] for p in touched}, flags, self.agreement)
-            wanted = r.wanted_of(connection, where, self.agreement)
-            return [r.stands(votes[p], wanted[p]) for p in where]
+                    votes[position][by.annotator] = (vote, number)
+                event = {"number": number, "at": now, "kind": kind, "position": position, "annotator": by.annotator}
+                what = {"class": label, "final": action.final, "source": by.source, "seconds": by.seconds, "token": by.token}
+                events.append(event | what)
+            voters = [(event["position"], event["annotator"]) for event in events if event["kind"] in VOTE_KINDS]
+            statements.insert_rows(connection, schema.events, events)
+            pairs = dict.fromkeys((event["position"], event["annotator"]) for event in events)
+            statements.replace_votes(connection, pairs, votes)
+            statements.end_leases(connection, voters)
+            changed = dict.fromkeys(event["position"] for event in events)
+            statements.write_status(connection, {p: votes[p] for p in changed}, flags, self.agreement)
+            wanted = statements.wanted_of(connection, positions, self.agreement)
+            return [statements.status_from(votes[p], wanted[p]) for p in positions]
+
+
+def _names_class(vote: Vote | None) -> bool:
+    return vote is not None and vote.label is not None
+
+
+def _change_of(verb: Verb) -> _Change:
+    if verb not in _CHANGES:
+        raise DataError(f"there is no verb {verb!r}; {nearest_names(verb, _CHANGES)}")
+    return _CHANGES[verb]
 
 
 def _class_number(name: str | None, numbers: Mapping[str, int]) -> int:
@@ -289,9 +308,9 @@ def _class_number(name: str | None, numbers: Mapping[str, int]) -> int:
     return numbers[name]
 
 
-def _seen(connection: Connection, tokens: list[str]) -> set[str]:
-    """Those of the tokens that were used."""
+def _used_tokens(connection: Connection, tokens: list[str]) -> set[str]:
+    """The tokens among these that an event has."""
     seen: set[str] = set()
-    for part in r.parts(tokens):
-        seen |= set(connection.execute(select(t.events.c.token).where(t.events.c.token.in_(part))).scalars())
+    for part in statements.parts(tokens):
+        seen |= set(connection.execute(select(schema.events.c.token).where(schema.events.c.token.in_(part))).scalars())
     return seen

@@ -1,28 +1,29 @@
-"""How a sample stands, from what happened to it: the rules of agreement, and the view made again from the events."""
+"""Status of a sample from its votes, and the view rebuilt from the events."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["KINDS", "Status", "Vote", "replay", "status_of"]
+__all__ = ["KINDS", "VOTE_KINDS", "Status", "Vote", "replay", "status_of"]
 
-# kind: what it does to the annotator's vote
+# Kind of an event: what it does to the annotator's vote.
 KINDS = {
-    "queried": "nothing: the sample was chosen to be labeled",
-    "shown": "nothing: the annotator was given the sample",
+    "queried": "nothing: the sample was chosen for a round",
+    "shown": "nothing: the annotator was shown the sample",
     "labeled": "sets it",
     "corrected": "replaces it",
     "skipped": "sets it to no class",
-    "un-labeled": "takes it back",
+    "un-labeled": "withdraws it",
     "flagged": "nothing: the sample is marked for a second look",
-    "un-flagged": "nothing: the mark is taken back",
+    "un-flagged": "nothing: the mark is removed",
 }
+VOTE_KINDS = ("labeled", "corrected", "skipped")  # events that set a vote
 
 
 @dataclass(frozen=True)
 class Vote:
-    """What one annotator says of a sample: a class number, None for a skip; final decides against all others."""
+    """Vote of one annotator on a sample: a class number, or None for a skip; a final vote overrides all others."""
 
     label: int | None
     final: bool = False
@@ -30,13 +31,13 @@ class Vote:
 
 @dataclass(frozen=True)
 class Status:
-    """How a sample stands.
+    """Status of a sample.
 
     Attributes:
-        status: "open" (nobody has said anything), "partial" (fewer votes than asked for), "labeled", "disputed" (as many votes
-            as asked for, and a tie), or "skipped" (as many skips as votes were asked for).
-        label: class number, where it is labeled.
-        votes: classes that were named.
+        status: "open" (no vote), "partial" (fewer votes than required), "labeled", "disputed" (enough votes, but a tie), or
+            "skipped" (as many skips as votes are required).
+        label: Class number of a labeled sample, else None.
+        votes: Number of votes that name a class.
     """
 
     status: str = "open"
@@ -45,11 +46,11 @@ class Status:
 
 
 def status_of(votes: Iterable[Vote], wanted: int) -> Status:
-    """Majority of the votes once there are as many as asked for; the last final one decides alone.
+    """Status by majority once enough annotators have voted; the last final vote decides alone.
 
     Args:
-        votes: of all annotators, in order of time.
-        wanted: how many are asked for.
+        votes: Votes of all annotators, oldest first.
+        wanted: Number of votes required.
     """
     votes = list(votes)
     named = [vote.label for vote in votes if vote.label is not None]
@@ -67,19 +68,22 @@ def status_of(votes: Iterable[Vote], wanted: int) -> Status:
 
 
 def replay(events: Iterable[Mapping[str, Any]], wanted: Mapping[int, int]) -> dict[int, tuple[Status, bool, dict[str, Vote]]]:
-    """How every sample stands after these events, and whether it is flagged, and its votes by annotator.
+    """Rebuild the view from events.
 
     Args:
-        events: rows of the table, in order.
-        wanted: votes asked for, by position.
+        events: Rows of the table `events`, oldest first.
+        wanted: Number of votes required, by position.
+
+    Returns:
+        Status, flag, and votes by annotator (oldest first) of every sample with an event, by position.
     """
     votes: dict[int, dict[str, Vote]] = {}
     flagged: dict[int, bool] = {}
     for row in events:
         position, kind = row["position"], row["kind"]
         own = votes.setdefault(position, {})
-        if kind in ("labeled", "corrected", "skipped", "un-labeled"):
-            own.pop(row["annotator"], None)  # a vote that is set again is the latest
+        if kind in (*VOTE_KINDS, "un-labeled"):
+            own.pop(row["annotator"], None)  # a vote that is set again counts as the latest
         if kind in ("labeled", "corrected"):
             own[row["annotator"]] = Vote(row["class"], bool(row["final"]))
         elif kind == "skipped":

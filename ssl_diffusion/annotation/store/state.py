@@ -1,0 +1,71 @@
+"""State of a store at one moment, read once for everything that answers one request."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+
+from ssl_diffusion.annotation.store import schema
+from ssl_diffusion.annotation.store.queries import counts_in
+from ssl_diffusion.annotation.store.queue import last_round_in, pending_in
+from ssl_diffusion.annotation.store.store import Store
+
+__all__ = ["StoreState", "read_state"]
+
+Labels = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Positions, increasing, and class numbers, both (n,)."""
+
+
+@dataclass(frozen=True)
+class StoreState:
+    """State of a store, as one transaction saw it.
+
+    Attributes:
+        classes: Class names by number.
+        labels: All labeled samples.
+        roles: Their roles ("pool", "audit" or "test"), (n,).
+        counts: Number of samples, see :func:`ssl_diffusion.annotation.store.queries.counts`.
+        last_round: The last round (columns of `rounds`); None before the first.
+        waiting: Positions in the queue that need votes, in order, (m,).
+    """
+
+    classes: tuple[str, ...]
+    labels: Labels
+    roles: NDArray[np.str_]
+    counts: dict[str, int]
+    last_round: dict[str, Any] | None
+    waiting: NDArray[np.int64]
+
+    def labels_of(self, role: str) -> Labels:
+        """Labeled samples with a role; "pool" is what models are trained on."""
+        chosen = self.roles == role
+        return self.labels[0][chosen], self.labels[1][chosen]
+
+    @property
+    def training(self) -> Labels:
+        """Labeled samples that models are trained on."""
+        return self.labels_of("pool")
+
+
+def read_state(store: Store) -> StoreState:
+    """Read the state of a store in one transaction."""
+    n, current, samples = len(store.ids), schema.current.c, schema.samples.c
+    labeled = (
+        select(current.position, current["class"], samples.role)
+        .join(schema.samples, samples.position == current.position)
+        .where(current.status == "labeled")
+        .order_by(current.position)
+    )
+    with store.reading() as connection:
+        rows = connection.execute(labeled).all()
+        numbers = np.array([(row[0], row[1]) for row in rows], dtype=np.int64).reshape(-1, 2)
+        return StoreState(
+            classes=tuple(connection.execute(select(schema.classes.c.name).order_by(schema.classes.c.number)).scalars()),
+            labels=(numbers[:, 0], numbers[:, 1]),
+            roles=np.array([row[2] for row in rows], dtype=np.str_),
+            counts=counts_in(connection, n),
+            last_round=last_round_in(connection),
+            waiting=pending_in(connection),
+        )

@@ -1,0 +1,157 @@
+"""Leases against a model of them: two annotators, one with two tabs, who lease, wait, label, undo and review in any order."""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store.store import Actor, Store
+from ssl_diffusion.annotation.store.votes import Status, Vote, status_of
+
+IDS = [f"{i}.png" for i in range(5)]
+CLASSES = ["cat", "dog"]
+HOLDERS = {"ann 1": "ann", "ann 2": "ann", "bob 1": "bob"}
+holders, ids = st.sampled_from(sorted(HOLDERS)), st.sampled_from(IDS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def empty(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A store without votes, which every run copies."""
+    path = tmp_path_factory.mktemp("empty") / "job.db"
+    store = Store(f"sqlite:///{path}")
+    store.add_samples(IDS)
+    store.add_classes(CLASSES)
+    store.close()
+    Leases.empty = path
+
+
+class Leases(RuleBasedStateMachine):
+    """Votes and leases as dictionaries beside the store."""
+
+    empty: Path
+
+    @initialize(agreement=st.integers(1, 2))
+    def begin(self, agreement: int) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        shutil.copy(self.empty, self.folder / "job.db")
+        self.store = Store(f"sqlite:///{self.folder}/job.db", agreement)
+        self.now = 1000.0
+        queue.time = SimpleNamespace(time=lambda: self.now)  # type: ignore[assignment]
+        self.agreement = agreement
+        self.votes: dict[str, dict[str, Vote]] = {id_: {} for id_ in IDS}  # in order of time
+        self.last: dict[str, list[str]] = {"ann": [], "bob": []}  # samples by their votes, the latest at the end
+        self.leases: dict[tuple[str, str], float] = {}
+        self.queue: list[str] = []
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            queue.time = time
+            queries.check(self.store)
+            self.store.close()
+            shutil.rmtree(self.folder)
+
+    def status(self, id_: str) -> Status:
+        return status_of(self.votes[id_].values(), self.agreement)
+
+    def free(self, id_: str, holder: str) -> bool:
+        """Whether a sample of the queue may be given to a holder."""
+        who, status = HOLDERS[holder], self.status(id_)
+        if status.status in ("labeled", "skipped") or who in self.votes[id_]:
+            return False
+        others = [h for i, h in self.leases if i == id_ and h != holder]
+        lacking = max(self.agreement - status.votes, 1 if status.status == "disputed" else 0)
+        return len(others) < lacking and all(HOLDERS[h] != who for h in others)
+
+    def vote(self, id_: str, who: str, vote: Vote | None) -> None:
+        self.votes[id_].pop(who, None)
+        self.last[who] = [i for i in self.last[who] if i != id_]
+        if vote is not None:
+            self.votes[id_][who] = vote
+            self.last[who].append(id_)
+            self.leases = {(i, h): t for (i, h), t in self.leases.items() if i != id_ or HOLDERS[h] != who}
+
+    def give(self, holder: str, given: list[str]) -> None:
+        self.leases = {key: until for key, until in self.leases.items() if key[1] != holder}
+        self.leases |= {(id_, holder): self.now + queue.LEASE for id_ in given}
+
+    @rule(order=st.permutations(IDS), n=st.integers(1, len(IDS)))
+    def new_round(self, order: list[str], n: int) -> None:
+        self.queue = order[:n]
+        entries = [queue.QueueEntry(IDS.index(id_), "", k) for k, id_ in enumerate(self.queue, start=1)]
+        queue.add_round(self.store, queue.RoundBatch("random", "", 0, "none", len(IDS), entries))
+
+    @rule(order=st.permutations(IDS))
+    def reorder(self, order: list[str]) -> None:
+        self.queue = [id_ for id_ in order if id_ in self.queue]
+        queue.reorder(self.store, self.store.positions(self.queue))
+
+    @rule(holder=holders, n=st.integers(1, 3))
+    def lease(self, holder: str, n: int) -> None:
+        self.leases = {key: until for key, until in self.leases.items() if until > self.now}
+        mine = {i for i, h in self.leases if h == holder and HOLDERS[holder] not in self.votes[i]}
+        free = [id_ for id_ in self.queue if self.free(id_, holder)]
+        kept, fresh = [i for i in free if i in mine], [i for i in free if i not in mine][:n]
+        first = mine - set(kept)  # of an earlier round, or taken out of turn: in any order
+        items = queue.lease(self.store, HOLDERS[holder], holder, n)
+        given = [item.id for item in items]
+        assert set(given[: len(first)]) <= first
+        assert given[len(first) :] == (kept + fresh)[: max(0, n - len(first))]
+        assert len(given) == min(n, len(first) + len(kept) + len(fresh))
+        assert [item.status for item in items] == [self.status(id_).status for id_ in given]
+        self.give(holder, given)
+
+    @rule(holder=holders)
+    def release(self, holder: str) -> None:
+        queue.release(self.store, holder)
+        self.give(holder, [])
+
+    @rule(holder=holders, id_=ids)
+    def review(self, holder: str, id_: str) -> None:
+        queue.take(self.store, id_, HOLDERS[holder], holder)
+        self.give(holder, [id_])
+
+    @rule(fraction=st.sampled_from([0.5, 1.0]))
+    def wait(self, fraction: float) -> None:
+        self.now += fraction * queue.LEASE
+
+    @rule(holder=holders, id_=ids, label=st.sampled_from([0, 1, None]), final=st.booleans())
+    def answer(self, holder: str, id_: str, label: int | None, final: bool) -> None:
+        who = HOLDERS[holder]
+        self.vote(id_, who, Vote(label, final and label is not None))
+        if label is None:
+            found = self.store.skip(id_, Actor(who))
+        else:
+            found = self.store.label(id_, CLASSES[label], Actor(who), final=final)
+        assert found == self.status(id_)
+
+    @rule(holder=holders)
+    def answer_what_is_in_hand(self, holder: str) -> None:
+        for id_ in sorted(i for i, h in self.leases if h == holder):
+            self.answer(holder, id_, 0, False)
+
+    @rule(holder=holders)
+    def undo(self, holder: str) -> None:
+        who = HOLDERS[holder]
+        assert queries.last_voted(self.store, who) == (self.last[who][-1] if self.last[who] else None)
+        if self.last[who]:
+            id_ = self.last[who][-1]
+            self.store.unlabel(id_, Actor(who))
+            self.vote(id_, who, None)
+            self.review(holder, id_)
+
+    @invariant()
+    def pending_are_the_samples_of_the_queue_without_a_decision(self) -> None:
+        if hasattr(self, "store"):
+            waiting = [id_ for id_ in self.queue if self.status(id_).status not in ("labeled", "skipped")]
+            assert self.store.ids[queue.pending(self.store)].tolist() == waiting
+
+
+Leases.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestLeases = Leases.TestCase
