@@ -114,7 +114,8 @@ class Leases(RuleBasedStateMachine):
 
     @rule(holder=holders, id_=ids)
     def review(self, holder: str, id_: str) -> None:
-        queue.take(self.store, id_, HOLDERS[holder], holder)
+        item = queue.take(self.store, id_, HOLDERS[holder], holder)
+        assert (item.id, item.status) == (id_, self.status(id_).status)
         self.give(holder, [id_])
 
     @rule(fraction=st.sampled_from([0.5, 1.0]))

@@ -143,7 +143,7 @@ def test_disputes_and_flags_can_be_reviewed_and_settled(page: Page, job: Job) ->
     rows = {row["id"]: row for row in page.client.get("/api/review").json()["samples"]}
     assert rows["0000.png"]["votes"] == {"ann": "3", "bob": "4"}
     assert set(rows) == {"0000.png", "0001.png"}
-    taken = page.post("/api/take", **ME, id="0000.png", verb="disputed", token="t")
+    taken = page.post("/api/take", **ME, id="0000.png")
     assert taken["sample"]["status"] == "disputed"
     assert page.say("0000.png", "label", label="3", final=True) == "labeled"
 
@@ -214,7 +214,7 @@ def test_writes_need_the_page(page: Page, job: Job) -> None:
     ):
         assert client.post("/api/say", json=bad, headers=page.headers).status_code == 422
     answer = client.post("/api/say", json={**body, "verb": "paint"}, headers=page.headers)
-    assert (answer.status_code, answer.json()["error"]) == (400, "there is no verb 'paint'")
+    assert answer.status_code == 422
     assert queries.counts(job.store)["labeled"] == 0
 
 

@@ -50,7 +50,6 @@ class Taking(Who):
     """A sample to open, whoever else has it."""
 
     id: str = Field(min_length=1, max_length=1000)
-    status: str
 
 
 class NewClass(BaseModel):
@@ -137,8 +136,8 @@ def make_app(
 
     @app.post("/api/take")
     def take(what: Taking) -> dict[str, Any]:
-        queue.take(job.store, what.id, what.annotator, what.holder)
-        return {"sample": _sample(what.id, "looked at again", what.status)}
+        item = queue.take(job.store, what.id, what.annotator, what.holder)
+        return {"sample": _sample(item.id, "under review", item.status)}
 
     @app.post("/api/fit")
     def fit() -> dict[str, Any]:

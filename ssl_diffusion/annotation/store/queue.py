@@ -239,7 +239,7 @@ def release(store: Store, holder: str) -> None:
         connection.execute(delete(schema.leases).where(schema.leases.c.holder == holder))
 
 
-def take(store: Store, id_: str, annotator: str, holder: str, seconds: float = LEASE) -> None:
+def take(store: Store, id_: str, annotator: str, holder: str, seconds: float = LEASE) -> LeasedSample:
     """Lease one sample, in the queue or not and whoever else has it: to correct it, or to settle a dispute.
 
     Args:
@@ -257,6 +257,8 @@ def take(store: Store, id_: str, annotator: str, holder: str, seconds: float = L
         connection.execute(delete(schema.leases).where(schema.leases.c.holder == holder))
         row = {"position": position, "holder": holder, "annotator": annotator, "until": time.time() + seconds}
         statements.insert_rows(connection, schema.leases, [row])
+        status = select(schema.current.c.status).where(schema.current.c.position == position)
+        return LeasedSample(position, id_, "", connection.execute(status).scalar_one_or_none() or "open")
 
 
 def _has_vote(position: "ColumnElement[int]", annotator: str) -> "Exists":

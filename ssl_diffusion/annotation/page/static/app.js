@@ -243,7 +243,7 @@ async function review(n) {
     const button = element("button", `${row.id}  ${votes}${row.flagged ? " · flagged" : ""}`);
     button.type = "button";
     button.addEventListener("click", () => once(async () => {
-      const body = { annotator: who(), holder, id: row.id, status: row.status };
+      const body = { annotator: who(), holder, id: row.id };
       const { sample: found } = await call("/api/take", body);
       show({ ...found, settling: true });
       flagged = row.flagged;
