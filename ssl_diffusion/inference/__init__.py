@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from ssl_diffusion.inference.backbone_features import pool_features as pool_features
     from ssl_diffusion.inference.embed import scan_images as scan_images
     from ssl_diffusion.inference.embed import store_of as store_of
     from ssl_diffusion.inference.embed import write_representation as write_representation
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "backbone_features": ["pool_features"],
         "run": ["Run", "load_run"],
         "predict": ["by_batches", "evaluating", "predict_logits", "predict_probabilities", "probabilities", "represent"],
         "predict_files": ["collect_images", "predict_files"],

@@ -5,6 +5,13 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from ssl_diffusion.models.backbones.base import Backbone as Backbone
+    from ssl_diffusion.models.backbones.base import fit_images as fit_images
+    from ssl_diffusion.models.backbones.precomputed import PrecomputedBackbone as PrecomputedBackbone
+    from ssl_diffusion.models.backbones.registry import backbone_names as backbone_names
+    from ssl_diffusion.models.backbones.registry import load_backbone as load_backbone
+    from ssl_diffusion.models.backbones.registry import register_backbone as register_backbone
+    from ssl_diffusion.models.backbones.torchvision import TorchvisionBackbone as TorchvisionBackbone
     from ssl_diffusion.models.build import build_model as build_model
     from ssl_diffusion.models.build import count_parameters as count_parameters
     from ssl_diffusion.models.joint import JointConfig as JointConfig
@@ -31,6 +38,10 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "backbones.base": ["Backbone", "fit_images"],
+        "backbones.registry": ["backbone_names", "load_backbone", "register_backbone"],
+        "backbones.precomputed": ["PrecomputedBackbone"],
+        "backbones.torchvision": ["TorchvisionBackbone"],
         "noise": ["Coefficients", "DDPM", "EDM", "Parameterisation", "target"],
         "unet": ["Features", "UNet", "UNetConfig", "sinusoidal_embedding"],
         "joint": ["JointConfig", "JointDiffusion"],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from ssl_diffusion.testing.backbones import BackboneContract as BackboneContract
     from ssl_diffusion.testing.base import check as check
     from ssl_diffusion.testing.sources import ImageSourceContract as ImageSourceContract
     from ssl_diffusion.testing.strategies import StrategyContract as StrategyContract
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "backbones": ["BackboneContract"],
         "base": ["check"],
         "sources": ["ImageSourceContract"],
         "strategies": ["StrategyContract"],

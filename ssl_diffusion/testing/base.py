@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 from ssl_diffusion.errors import SSLDError
 
-__all__ = ["check", "raises"]
+__all__ = ["check", "raises", "random_state"]
 
 
 def check(contract: object) -> int:
@@ -42,3 +44,10 @@ def raises(kind: type[SSLDError], words: str = "") -> Iterator[None]:
             raise AssertionError(f"the error does not mention {words!r}: {error}") from error
     else:
         raise AssertionError(f"no {kind.__name__} was raised" + (f" about {words!r}" if words else ""))
+
+
+def random_state() -> tuple[bytes, bytes]:
+    """The global random states of numpy and torch, to be compared."""
+    import torch  # slow to import
+
+    return repr(np.random.get_state(legacy=False)).encode(), torch.get_rng_state().numpy().tobytes()

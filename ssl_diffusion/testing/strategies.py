@@ -14,7 +14,7 @@ from ssl_diffusion.acquisition.registry import Choice, Strategy
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.inference.projection import ProjectedRows
 from ssl_diffusion.models.joint import JointDiffusion
-from ssl_diffusion.testing.base import raises
+from ssl_diffusion.testing.base import raises, random_state
 from ssl_diffusion.testing.toys import GaussianDenoiser, LinearModel
 
 __all__ = ["StrategyContract", "known_distances", "noise_candidates"]
@@ -54,12 +54,12 @@ class StrategyContract:
             copies: Fraction of the candidates that are copies of the first.
         """
         c = noise_candidates(30, m, seed, copies)
-        before, state = _contents(c), _random_state()
+        before, state = _contents(c), random_state()
         choice = self._choose(c, n)
         _check_choice(choice, n, 30)
         for name, values in _contents(c).items():
             np.testing.assert_array_equal(values, before[name], f"the strategy changed {name}")
-        assert _random_state() == state, "the strategy draws from the global random state; candidates.rng is there for that"
+        assert random_state() == state, "the strategy draws from the global random state; candidates.rng is there for that"
         again = self._choose(noise_candidates(30, m, seed, copies), n)
         np.testing.assert_array_equal(again.picks, choice.picks, "the same seed gave another batch")
         np.testing.assert_array_equal(again.utilities, choice.utilities, "the same seed gave other utilities")
@@ -225,7 +225,3 @@ def _contents(c: Candidates) -> dict[str, np.ndarray[Any, Any]]:
         "the model's mode": np.array(c.model.training),
         **weights,
     }
-
-
-def _random_state() -> tuple[bytes, bytes]:
-    return repr(np.random.get_state(legacy=False)).encode(), torch.get_rng_state().numpy().tobytes()

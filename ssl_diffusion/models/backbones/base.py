@@ -1,0 +1,88 @@
+"""What a backbone is: a frozen network that turns images into features, or features of its own by sample id."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.models.pixels import to_floats
+
+__all__ = ["Backbone", "fit_images"]
+
+
+class Backbone(nn.Module, ABC):
+    """A frozen network that turns images into features; a subclass sets the attributes and implements :meth:`features`.
+
+    One of your own inherits the tests of :class:`ssl_diffusion.testing.BackboneContract` and is registered with
+    :func:`~ssl_diffusion.models.register_backbone`.
+
+    Attributes:
+        identity: One line that differs wherever features would: name, digest of the weights, input size. Features are cached
+            under it.
+        n_features: Number of features, F.
+        input_size: Side in pixels that images are best read at. None: any.
+        differentiable: Whether gradients run through :meth:`features`, as the search for counterfactuals needs them.
+        by_id: Whether features are looked up by sample id, and no image is read.
+    """
+
+    identity: str
+    n_features: int
+    input_size: int | None = None
+    differentiable: bool = True
+    by_id: bool = False
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """Features of images, (B, F).
+
+        Args:
+            x: Images in [-1, 1], float (B, C, H, W), of 1 or 3 channels and of any size (:func:`fit_images`).
+        """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See :meth:`features`."""
+        return self.features(x)
+
+    def embed(self, ids: Sequence[str] | NDArray[np.str_], images: NDArray[np.uint8] | None) -> NDArray[np.float32]:
+        """Features of samples, float32 (n, F), in evaluation mode and without gradients.
+
+        Args:
+            ids: Sample ids, (n,).
+            images: Their images, uint8 (n, C, H, W); may be None where features are looked up by id.
+        """
+        if images is None:
+            raise SSLDError(f"the backbone {self.identity} reads images, and none were given")
+        weight = next(self.parameters(), next(self.buffers(), torch.zeros(0)))
+        training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                z: NDArray[np.float32] = self.features(to_floats(images, weight.device)).float().cpu().numpy()
+                return z
+        finally:
+            self.train(training)
+
+
+def fit_images(x: Tensor, *, channels: int | None = None, size: int | None = None) -> Tensor:
+    """Images as a network wants them, with gradients; gray images are repeated in every channel.
+
+    Args:
+        x: Images, float (B, C, H, W).
+        channels: Number of channels. None: as they are.
+        size: Side in pixels that other sizes are resized to (bilinear, antialiased, without keeping the aspect ratio).
+            None: as they are.
+
+    Raises:
+        SSLDError: If images have neither 1 nor `channels` channels.
+    """
+    if channels is not None and x.shape[1] != channels:
+        if x.shape[1] != 1:
+            raise SSLDError(f"the backbone reads images of 1 or {channels} channels, not {x.shape[1]}")
+        x = x.expand(-1, channels, -1, -1)
+    if size is not None and tuple(x.shape[2:]) != (size, size):
+        x = nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
+    return x
