@@ -1,72 +1,68 @@
-"""`ssld explain`: what would have to change for another class."""
+"""`ssld explain`: the smallest changes that make the classifier predict another class."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from ssl_diffusion.cli.output import AcceleratorOption, JsonOption, Output, PrecisionOption, QuietOption, ThreadsOption
+
+from .command import RUN, RunContext, command
+from .options import OverwriteOption, SeedOption
 
 __all__ = ["explain"]
 
+_SHOWN = 10  # counterfactuals in the text for people
 
+
+@command(RUN, threads=0)
 def explain(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    id_: Annotated[list[str] | None, typer.Option("--id", help="Sample to explain; may be given several times.")] = None,
-    ids: Annotated[Path | None, typer.Option(help="CSV file with a column id: samples to explain.")] = None,
-    target: Annotated[str, typer.Option(help="A class, runner-up, or nearest (of all classes).")] = "runner-up",
-    all_targets: Annotated[bool, typer.Option("--all-targets", help="A counterfactual for every other class.")] = False,
+    context: RunContext,
+    id_: Annotated[list[str] | None, typer.Option("--id", help="Sample to explain. May be repeated.")] = None,
+    ids: Annotated[Path | None, typer.Option(help="CSV file with a column id: the samples to explain.")] = None,
+    target: Annotated[
+        str, typer.Option(help="Target class: a name, runner-up, or nearest (the closest of all classes).")
+    ] = "runner-up",
+    all_targets: Annotated[bool, typer.Option("--all-targets", help="Search a counterfactual for every other class.")] = False,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("explained"),
     confidence: Annotated[
-        float, typer.Option(help="Least probability of the target class; 0 is where it just becomes the largest.", min=0)
+        float, typer.Option(help="Least probability of the target class, below 1; 0 stops where it becomes the largest.", min=0)
     ] = 0.0,
-    revert: Annotated[bool, typer.Option("--revert/--no-revert", help="Take back changes that are not needed.")] = True,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.", min=0)] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace explanations that are there.")] = False,
+    revert: Annotated[bool, typer.Option("--revert/--no-revert", help="Undo changes that are not needed.")] = True,
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
     batch_size: Annotated[int, typer.Option(help="Counterfactuals per batch.", min=1)] = 128,
-    accelerator: AcceleratorOption = "auto",
-    precision: PrecisionOption = "auto",
-    threads: ThreadsOption = 0,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
-    """Search the smallest change of each image that makes the classifier say something else; writes pictures and a CSV."""
-    output = Output(as_json, quiet)
-    with output.running():
-        from ssl_diffusion.machine import bind_threads
+    """Search the smallest change of each image that changes its predicted class; writes pictures and a CSV file."""
+    from ssl_diffusion.data.tables import read_table
+    from ssl_diffusion.errors import SSLDError
+    from ssl_diffusion.generation.gallery import write_explanations
+    from ssl_diffusion.training.run_pool import load_run_pool
 
-        bind_threads(threads)
-        from ssl_diffusion.data.tables import read_table
-        from ssl_diffusion.errors import SSLDError
-        from ssl_diffusion.generation.gallery import write_explanations
-        from ssl_diffusion.inference.run import load_run
-        from ssl_diffusion.training.run_pool import load_run_pool
-
-        model = load_run(run, accelerator, precision)
-        chosen = list(id_ or []) + (read_table(ids).column("id") if ids is not None else [])
-        if not chosen:
-            raise SSLDError("name samples to explain, with --id or --ids")
-        if all_targets and target != "runner-up":
-            raise SSLDError("--target is for one class and --all-targets for all: choose one of them")
-        pool = load_run_pool(model, progress=output.bars)
-        frame, result = write_explanations(
-            model,
-            pool,
-            chosen,
-            out,
-            target="all" if all_targets else target,
-            confidence=confidence,
-            revert=revert,
-            seed=seed,
-            batch_size=batch_size,
-            overwrite=overwrite,
-            progress=output.bars,
-        )
-        lines = [
-            f"{row['id']}   {row['source']} -> {row['target']}   RMS {row['distance_pixel']:.4f}"
-            + ("" if row["success"] else "   (class not changed; a lower bound)")
-            for row in frame.head(10).to_dict(orient="records")
-        ]
-        lines += [f"... and {len(frame) - 10} more"] if len(frame) > 10 else []
-        lines.append(f"{int(result.success.sum())} of {len(frame)} changed class; pictures: {out / 'sheet.png'}")
-        values = {"out": str(out), "counterfactuals": frame.to_dict(orient="records")}
-        output.result(values, "\n".join(lines))
+    run, output = context.run, context.output
+    chosen = list(id_ or []) + (read_table(ids).column("id") if ids is not None else [])
+    if not chosen:
+        raise SSLDError("no samples to explain: name them with --id or --ids")
+    if all_targets and target != "runner-up":
+        raise SSLDError("--target names one class and --all-targets means all: give only one of them")
+    pool = load_run_pool(run, progress=output.bars)
+    frame, result = write_explanations(
+        run,
+        pool,
+        chosen,
+        out,
+        target="all" if all_targets else target,
+        confidence=confidence,
+        revert=revert,
+        seed=seed,
+        batch_size=batch_size,
+        overwrite=overwrite,
+        progress=output.bars,
+    )
+    lines = [
+        f"{row['id']}   {row['source']} -> {row['target']}   RMS {row['distance_pixel']:.4f}"
+        + ("" if row["success"] else "   (class not changed; a lower bound)")
+        for row in frame.head(_SHOWN).to_dict(orient="records")
+    ]
+    lines += [f"... and {len(frame) - _SHOWN} more"] if len(frame) > _SHOWN else []
+    lines.append(f"{int(result.success.sum())} of {len(frame)} changed class; pictures: {out / 'sheet.png'}")
+    values = {"out": str(out), "counterfactuals": frame.to_dict(orient="records")}
+    output.result(values, "\n".join(lines))

@@ -1,158 +1,189 @@
 """`ssld fit`: train a run, or continue one."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
-from ssl_diffusion.cli.output import JsonOption, Output, QuietOption
+
+from .command import NOTHING, Context, command
+from .options import ACCELERATOR, CACHE_DIR, DATASET, IMAGE_ROOT, OVERWRITE, PRECISION, SETTINGS, THREADS
+from .output import Output
 
 if TYPE_CHECKING:
     from ssl_diffusion.training.recipe import Recipe
 
 __all__ = ["fit"]
 
-_DATA = "Data"
-_LABELS = "Labels"
-_TRAINING = "Training"
-_COMPUTE = "Compute"
-_RUN = "Run folder"
-
-# Command-line options that override one setting of the recipe, and which.
-_SETTINGS = {
-    "dataset": "data.dataset",
-    "image_column": "data.image_column",
-    "label_column": "data.label_column",
-    "label_columns": "data.label_columns",
-    "separator": "data.separator",
-    "multilabel": "data.multilabel",
-    "size": "data.size",
-    "test_fraction": "data.test_fraction",
-    "skip_bad": "data.skip_bad",
-    "data_dir": "data.data_dir",
-    "labeled": "labels.budget",
-    "choice": "labels.choice",
-    "val_fraction": "labels.val_fraction",
-    "allow_missing_classes": "labels.allow_missing_classes",
-    "objective": "training.objective",
-    "consistency": "training.consistency",
-    "steps": "training.steps",
-    "pretrain_steps": "pretraining.steps",
-    "seed": "training.seed",
-    "flip": "augmentation.flip",
-    "accelerator": "compute.accelerator",
-    "devices": "compute.devices",
-    "precision": "compute.precision",
-    "threads": "compute.threads",
-}
+# Settings of a recipe by their keys, "section.name"; None where the command line says nothing.
+Settings = dict[str, object]
 
 
-def fit(
-    dataset: Annotated[
-        str | None, typer.Option(help="Named data set; see `ssld datasets`. Default: fashion-mnist.", rich_help_panel=_DATA)
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder with one folder a class, or a CSV file that lists images.", rich_help_panel=_DATA),
-    ] = None,
-    image_root: Annotated[
-        Path | None,
-        typer.Option(help="Folder that the paths of a CSV file are relative to. Default: its own.", rich_help_panel=_DATA),
-    ] = None,
-    image_column: Annotated[str | None, typer.Option(help="CSV column with image paths.", rich_help_panel=_DATA)] = None,
-    label_column: Annotated[str | None, typer.Option(help="CSV column with labels.", rich_help_panel=_DATA)] = None,
-    label_columns: Annotated[
-        str | None, typer.Option(help="CSV columns with 0/1 labels, comma-separated (multi-label).", rich_help_panel=_DATA)
-    ] = None,
-    multilabel: Annotated[
-        bool | None, typer.Option("--multilabel", help="An image may have several labels or none.", rich_help_panel=_DATA)
-    ] = None,
-    separator: Annotated[
-        str | None, typer.Option(help="Between the labels of one cell (multi-label). Default: |", rich_help_panel=_DATA)
-    ] = None,
-    size: Annotated[int | None, typer.Option(help="Resize images to SIZE x SIZE pixels.", rich_help_panel=_DATA)] = None,
+@dataclass(frozen=True)
+class DataOptions:
+    """Options that change [data]."""
+
+    panel: ClassVar[str] = "Data"
+
+    dataset: Annotated[str | None, DATASET] = None
+    data: Annotated[Path | None, typer.Option(help="Folder with one folder per class, or a CSV file that lists images.")] = None
+    image_root: Annotated[Path | None, IMAGE_ROOT] = None
+    image_column: Annotated[str | None, typer.Option(help="CSV column with image paths.")] = None
+    label_column: Annotated[str | None, typer.Option(help="CSV column with labels.")] = None
+    label_columns: Annotated[str | None, typer.Option(help="CSV columns with 0/1 labels, comma-separated (multi-label).")] = (
+        None
+    )
+    multilabel: Annotated[bool | None, typer.Option("--multilabel", help="Images may have several labels, or none.")] = None
+    separator: Annotated[str | None, typer.Option(help="Separator of the labels in one cell (multi-label). Default: |")] = None
+    size: Annotated[
+        int | None, typer.Option(help="Resize images to SIZE x SIZE pixels; 0 keeps their most common size.", min=0)
+    ] = None
     test_fraction: Annotated[
-        float | None, typer.Option(help="Hold out this share of the labeled images as test split.", rich_help_panel=_DATA)
-    ] = None,
+        float | None, typer.Option(help="Fraction of the labeled images to hold out as the test split.", min=0, max=0.9)
+    ] = None
     skip_bad: Annotated[
-        bool | None,
-        typer.Option("--skip-bad", help="Leave out unreadable images; lists them in skipped.csv.", rich_help_panel=_DATA),
-    ] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Where files of named data sets are.", rich_help_panel=_DATA)] = None,
+        bool | None, typer.Option("--skip-bad", help="Skip unreadable images, and list them in skipped.csv.")
+    ] = None
+    data_dir: Annotated[str | None, typer.Option(help="Folder with the files of named data sets.")] = None
     max_memory: Annotated[
-        float | None,
-        typer.Option(help="GiB of images beyond which the pool is memory-mapped. Default: 4.", rich_help_panel=_DATA),
-    ] = None,
+        float, typer.Option(help="GiB of images above which the pool is memory-mapped instead of held in memory.", min=0)
+    ] = 4.0
+
+    def settings(self) -> Settings:
+        """The settings of the recipe that these options change."""
+        changed: Settings = {
+            "data.dataset": self.dataset,
+            "data.image_column": self.image_column,
+            "data.label_column": self.label_column,
+            "data.label_columns": self.label_columns,
+            "data.separator": self.separator,
+            "data.multilabel": self.multilabel,
+            "data.size": self.size,
+            "data.test_fraction": self.test_fraction,
+            "data.skip_bad": self.skip_bad,
+            "data.data_dir": self.data_dir,
+        }
+        if self.data is not None:
+            changed |= {"data.path": str(self.data.resolve()), "data.dataset": ""}
+        elif self.dataset is not None:
+            changed["data.path"] = ""
+        if self.image_root is not None:
+            changed["data.image_root"] = str(self.image_root.resolve())
+        return changed
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """Options that change [labels]."""
+
+    panel: ClassVar[str] = "Labels"
+
     labeled: Annotated[
-        int | None, typer.Option(help="Labeled budget, validation included. Default: every label.", rich_help_panel=_LABELS)
-    ] = None,
-    choice: Annotated[
-        str | None, typer.Option(help="How the budget is drawn: balanced (default) or uniform.", rich_help_panel=_LABELS)
-    ] = None,
+        int | None, typer.Option(help="Number of labels to use, validation included. Default: -1, every label.", min=-1)
+    ] = None
+    choice: Annotated[str | None, typer.Option(help="How the labels to use are sampled: balanced (default) or uniform.")] = None
     val_fraction: Annotated[
-        float | None, typer.Option(help="Share of the budget that only validates. Default: 0.", rich_help_panel=_LABELS)
-    ] = None,
+        float | None, typer.Option(help="Fraction of these labels used only for validation. Default: 0.", min=0, max=0.9)
+    ] = None
     allow_missing_classes: Annotated[
-        bool | None, typer.Option("--allow-missing-classes", help="Go on if a class has no label.", rich_help_panel=_LABELS)
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="Recipe name (see `ssld recipes`) or TOML file.", rich_help_panel=_TRAINING)
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Another recipe of the data set: quick, thorough or paper.", rich_help_panel=_TRAINING)
-    ] = None,
+        bool | None, typer.Option("--allow-missing-classes", help="Train even if some class has no label.")
+    ] = None
+
+    def settings(self) -> Settings:
+        """The settings of the recipe that these options change."""
+        return {
+            "labels.budget": self.labeled,
+            "labels.choice": self.choice,
+            "labels.val_fraction": self.val_fraction,
+            "labels.allow_missing_classes": self.allow_missing_classes,
+        }
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The recipe to start from, and options that change [pretraining], [training], [augmentation] or any other section."""
+
+    panel: ClassVar[str] = "Training"
+
+    recipe: Annotated[str | None, typer.Option(help="Recipe name (see `ssld recipes`) or TOML file.")] = None
+    preset: Annotated[str | None, typer.Option(help="Variant of the data set's recipe: quick, thorough or paper.")] = None
     objective: Annotated[
         str | None,
         typer.Option(
-            help="joint (default), labels-only, probe (logistic regression on the pretrained denoiser) or denoise-only.",
-            rich_help_panel=_TRAINING,
+            help="joint (default), labels-only, probe (logistic regression on the pretrained denoiser) or denoise-only."
         ),
-    ] = None,
+    ] = None
     consistency: Annotated[
-        str | None,
-        typer.Option(help="match: pseudo-labels on unlabeled images, too. Default: none.", rich_help_panel=_TRAINING),
-    ] = None,
+        str | None, typer.Option(help="Consistency loss on unlabeled images: none (default) or match (pseudo-labels).")
+    ] = None
     duration: Annotated[
-        str | None,
-        typer.Option(
-            "--time", help="How long the fit may take (90s, 10m, 1.5h): chooses the steps.", rich_help_panel=_TRAINING
-        ),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps after pretraining.", rich_help_panel=_TRAINING)] = None,
-    pretrain_steps: Annotated[
-        int | None, typer.Option(help="Steps of the label-free pretraining; 0 leaves it out.", rich_help_panel=_TRAINING)
-    ] = None,
+        str | None, typer.Option("--time", help="Time available to the fit (90s, 10m, 1.5h): determines the steps.")
+    ] = None
+    steps: Annotated[int | None, typer.Option(help="Training steps after pretraining.", min=0)] = None
+    pretrain_steps: Annotated[int | None, typer.Option(help="Steps of the label-free pretraining; 0 skips it.", min=0)] = None
     seed: Annotated[
-        int | None, typer.Option(help="Seed of the labeled budget and of training.", rich_help_panel=_TRAINING)
-    ] = None,
-    flip: Annotated[
-        str | None, typer.Option(help="Mirror images: on, off, or auto (by data set).", rich_help_panel=_TRAINING)
-    ] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Any recipe setting: section.name=value.", rich_help_panel=_TRAINING)
-    ] = None,
-    accelerator: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=_COMPUTE)] = None,
-    devices: Annotated[int | None, typer.Option(help="Devices (ranks) to train on.", min=1, rich_help_panel=_COMPUTE)] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, bf16 or fp32.", rich_help_panel=_COMPUTE)] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Processor threads. Default: all cores.", min=0, rich_help_panel=_COMPUTE)
-    ] = None,
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Cache of downloads and denoisers. Default: ~/.cache/ssld.", rich_help_panel=_COMPUTE)
-    ] = None,
+        int | None, typer.Option(help="Random seed of the choice of labels and of training. Default: 0.", min=0)
+    ] = None
+    flip: Annotated[str | None, typer.Option(help="Horizontal flips: on, off, or auto (depends on the data set).")] = None
+    overrides: Annotated[list[str] | None, SETTINGS] = None
+
+    def settings(self) -> Settings:
+        """The settings of the recipe that these options change, apart from --set."""
+        return {
+            "training.objective": self.objective,
+            "training.consistency": self.consistency,
+            "training.steps": self.steps,
+            "pretraining.steps": self.pretrain_steps,
+            "training.seed": self.seed,
+            "augmentation.flip": self.flip,
+        }
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """Options that change [compute], and the cache."""
+
+    panel: ClassVar[str] = "Compute"
+
+    accelerator: Annotated[str | None, ACCELERATOR] = None
+    devices: Annotated[int | None, typer.Option(help="Number of devices (ranks) to train on.", min=1, max=1024)] = None
+    precision: Annotated[str | None, PRECISION] = None
+    threads: Annotated[int | None, THREADS] = None
+    cache_dir: Annotated[Path | None, CACHE_DIR] = None
     no_cache: Annotated[
-        bool,
-        typer.Option("--no-cache", help="Pretrain afresh; neither read nor write cached denoisers.", rich_help_panel=_COMPUTE),
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: runs/DATASET-LABELS-sSEED.", rich_help_panel=_RUN)
-    ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue this run folder.", rich_help_panel=_RUN)] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a run in the same folder.", rich_help_panel=_RUN)
-    ] = False,
-    checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.", rich_help_panel=_RUN)] = 60.0,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+        bool, typer.Option("--no-cache", help="Pretrain from scratch; neither read nor write cached denoisers.")
+    ] = False
+
+    def settings(self) -> Settings:
+        """The settings of the recipe that these options change."""
+        return {
+            "compute.accelerator": self.accelerator,
+            "compute.devices": self.devices,
+            "compute.precision": self.precision,
+            "compute.threads": self.threads,
+        }
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """Where the run is written."""
+
+    panel: ClassVar[str] = "Run folder"
+
+    out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/DATASET-LABELS-sSEED.")] = None
+    resume: Annotated[Path | None, typer.Option(help="Run folder to continue.")] = None
+    overwrite: Annotated[bool, OVERWRITE] = False
+    checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.", min=0)] = 60.0
+
+
+@command(NOTHING)
+def fit(
+    context: Context,
+    data: DataOptions,
+    labels: LabelOptions,
+    training: TrainingOptions,
+    compute: ComputeOptions,
+    folder: FolderOptions,
 ) -> None:
     """Train on all images, classify with few labels; writes a run folder.
 
@@ -168,18 +199,6 @@ def fit(
 
       ssld fit --resume runs/fashion-mnist-4000-s0
     """
-    options = dict(locals())
-    output = Output(as_json, quiet)
-    with output.running():
-        from ssl_diffusion.machine import bind_threads
-
-        if (devices or 1) == 1:
-            bind_threads(threads or 0)
-        path = _fit(options, output)
-        _print_result(path, output, cached=not no_cache)
-
-
-def _fit(options: dict[str, Any], output: Output) -> Path:
     import torch
 
     from ssl_diffusion.errors import RecipeError
@@ -189,63 +208,60 @@ def _fit(options: dict[str, Any], output: Output) -> Path:
     from ssl_diffusion.training.planning import parse_duration
     from ssl_diffusion.training.run_folder import RunFolder
 
-    if options["threads"]:
-        torch.set_num_threads(options["threads"])
-    cache_dir = options["cache_dir"] or default_cache_dir()
-    max_memory = options["max_memory"]
-    fit_options = FitOptions(
-        cache=None if options["no_cache"] else DenoiserCache(cache_dir),
+    if compute.threads:
+        torch.set_num_threads(compute.threads)
+    cache_dir = compute.cache_dir or default_cache_dir()
+    options = FitOptions(
+        cache=None if compute.no_cache else DenoiserCache(cache_dir),
         cache_dir=cache_dir,
-        checkpoint_every=options["checkpoint_every"],
-        max_memory=int((4 if max_memory is None else max_memory) * 2**30),
-        progress=output.bars,
+        checkpoint_every=folder.checkpoint_every,
+        max_memory=int(data.max_memory * 2**30),
+        progress=context.output.bars,
     )
-    if options["resume"] is not None:
-        if options["out"] or options["overwrite"]:
-            raise RecipeError("--resume continues a run where it is: leave out --out and --overwrite")
-        if options["duration"] or options["preset"]:
+    settings = data.settings() | labels.settings() | training.settings() | compute.settings()
+    if folder.resume is not None:
+        if folder.out or folder.overwrite:
+            raise RecipeError("--resume continues a run in its own folder: leave out --out and --overwrite")
+        if training.duration or training.preset:
             raise RecipeError("--resume continues a run with its own steps and recipe: leave out --time and --preset")
-        folder = RunFolder(options["resume"])
-        requested = _with_settings(folder.recipe(), options) if folder.path.is_dir() else None
-        return resume_run(options["resume"], requested, options=fit_options)
-    seconds = parse_duration(options["duration"]) if options["duration"] is not None else None
-    if seconds is not None and (options["steps"] is not None or options["pretrain_steps"] is not None):
-        raise RecipeError("--time chooses the steps: leave out --steps and --pretrain-steps")
-    recipe = _with_settings(_base_recipe(options), options)
-    return fit_run(recipe, options["out"], overwrite=options["overwrite"], seconds=seconds, options=fit_options)
+        existing = RunFolder(folder.resume)
+        recipe = _changed(existing.recipe(), settings, training) if existing.path.is_dir() else None
+        path = resume_run(folder.resume, recipe, options=options)
+    else:
+        seconds = parse_duration(training.duration) if training.duration is not None else None
+        if seconds is not None and (training.steps is not None or training.pretrain_steps is not None):
+            raise RecipeError("--time determines the steps: leave out --steps and --pretrain-steps")
+        recipe = _changed(_base_recipe(data, training), settings, training)
+        path = fit_run(recipe, folder.out, overwrite=folder.overwrite, seconds=seconds, options=options)
+    _print_result(path, context.output, cached=not compute.no_cache)
 
 
-def _base_recipe(options: dict[str, Any]) -> "Recipe":
-    """The recipe that was named, else the one of the data set, else the one for images of one's own."""
+def _base_recipe(data: DataOptions, training: TrainingOptions) -> "Recipe":
+    """The named recipe; else that of the named data set, or the one for users' own images."""
     from ssl_diffusion.errors import RecipeError
     from ssl_diffusion.training.recipe import load_recipe, recipe_for
 
-    if options["dataset"] and options["data"]:
+    if data.dataset and data.data:
         raise RecipeError("give either --dataset or --data, not both")
-    if options["recipe"] and options["preset"]:
+    if training.recipe and training.preset:
         raise RecipeError("give either --recipe or --preset, not both")
-    if options["recipe"]:
-        return load_recipe(options["recipe"])
+    if training.recipe:
+        return load_recipe(training.recipe)
     name = "images"
-    if not options["data"]:
+    if not data.data:
         from ssl_diffusion.data.published.datasets import dataset_info
 
-        name = options["dataset"] or "fashion-mnist"
-        dataset_info(name)  # an unknown data set is named before an unknown recipe
-    return load_recipe(recipe_for(name, options["preset"]))
+        name = data.dataset or "fashion-mnist"
+        dataset_info(name)  # an unknown data set is reported before an unknown recipe
+    return load_recipe(recipe_for(name, training.preset))
 
 
-def _with_settings(recipe: "Recipe", options: dict[str, Any]) -> "Recipe":
-    for option, key in _SETTINGS.items():
-        if options[option] is not None:
-            recipe = recipe.with_setting(key, options[option], f"--{option.replace('_', '-')}")
-    if options["data"] is not None:
-        recipe = recipe.with_setting("data.path", options["data"].resolve()).with_setting("data.dataset", "")
-    elif options["dataset"] is not None:
-        recipe = recipe.with_setting("data.path", "")
-    if options["image_root"] is not None:
-        recipe = recipe.with_setting("data.image_root", options["image_root"].resolve())
-    return recipe.with_overrides(options["setting"] or []).checked("command line")
+def _changed(recipe: "Recipe", settings: Settings, training: TrainingOptions) -> "Recipe":
+    """A recipe with the settings that the command line gives; --set comes last."""
+    for key, value in settings.items():
+        if value is not None:
+            recipe = recipe.with_setting(key, value, "command line")
+    return recipe.with_overrides(training.overrides or []).checked("command line")
 
 
 def _print_result(path: Path, output: Output, *, cached: bool) -> None:

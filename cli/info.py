@@ -1,89 +1,86 @@
-"""`ssld recipes`, `ssld datasets`, `ssld doctor`: what there is, and what this machine can do."""
+"""`ssld recipes`, `ssld datasets`, `ssld doctor`: what is available, and what this machine can do."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
-from ssl_diffusion.cli.output import JsonOption, Output, QuietOption
+
+from .command import NOTHING, Context, command
 
 __all__ = ["datasets", "doctor", "recipes"]
 
 
+@command(NOTHING)
 def recipes(
-    name: str | None = typer.Argument(None, help="Print this recipe as TOML."),
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    context: Context,
+    name: Annotated[str | None, typer.Argument(help="Recipe to print as TOML.")] = None,
 ) -> None:
     """List the recipes, or print one."""
-    output = Output(as_json, quiet)
-    with output.running():
-        from ssl_diffusion.training.recipe import load_recipe, recipe_names
+    from ssl_diffusion.training.recipe import load_recipe, recipe_names
 
-        if name is not None:
-            recipe = load_recipe(name)
-            output.result(recipe.to_dict(), recipe.to_toml().rstrip())
-            return
-        found = [load_recipe(each) for each in recipe_names()]
-        rows = [{"name": r.name, "dataset": r.data.dataset or "your images", "description": r.description} for r in found]
-        output.result({"recipes": rows}, _table(rows))
+    if name is not None:
+        recipe = load_recipe(name)
+        context.output.result(recipe.to_dict(), recipe.to_toml().rstrip())
+        return
+    found = [load_recipe(each) for each in recipe_names()]
+    rows = [{"name": r.name, "dataset": r.data.dataset or "your images", "description": r.description} for r in found]
+    context.output.result({"recipes": rows}, _table(rows))
 
 
-def datasets(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """List the data sets known by name, and whether they are on this machine."""
-    output = Output(as_json, quiet)
-    with output.running():
-        from ssl_diffusion.data.published.catalog import DATASETS
-        from ssl_diffusion.data.published.datasets import find_dataset
+@command(NOTHING)
+def datasets(context: Context) -> None:
+    """List the named data sets, and whether they are on this machine."""
+    from ssl_diffusion.data.published.catalog import DATASETS
+    from ssl_diffusion.data.published.datasets import find_dataset
 
-        rows = [
-            {
-                "name": name,
-                "images": f"{d.n_train + d.n_unlabeled:,} + {d.n_test:,} test",
-                "size": f"{d.size}x{d.size}x{d.channels}",
-                "classes": len(d.classes),
-                "download": "here already" if find_dataset(name) else d.download,
-                "source": d.source,
-            }
-            for name, d in DATASETS.items()
-        ]
-        output.result({"datasets": rows}, _table(rows))
-
-
-def doctor(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """Say what this machine can do: cores, bf16, GPUs, data sets found, cache, versions."""
-    output = Output(as_json, quiet)
-    with output.running():
-        from dataclasses import asdict
-
-        from ssl_diffusion.data.published.catalog import DATASETS
-        from ssl_diffusion.data.published.datasets import find_dataset
-        from ssl_diffusion.machine import Device, describe_machine, source_commit
-        from ssl_diffusion.storage import default_cache_dir
-
-        machine = describe_machine()
-        device = Device.resolve()
-        found = [name for name in DATASETS if find_dataset(name)]
-        values = {
-            **asdict(machine),
-            **asdict(device),
-            "datasets_found": found,
-            "cache": str(default_cache_dir()),
-            "commit": source_commit(),
+    rows = [
+        {
+            "name": name,
+            "images": f"{d.n_train + d.n_unlabeled:,} + {d.n_test:,} test",
+            "size": f"{d.size}x{d.size}x{d.channels}",
+            "classes": len(d.classes),
+            "download": "here already" if find_dataset(name) else d.download,
+            "source": d.source,
         }
-        rows = [
-            ("processor", f"{machine.processor}, {machine.cores} cores, {machine.memory_gib} GiB"),
-            ("bf16", "computed in hardware" if machine.bf16 else "not in hardware; fp32 is used"),
-            ("GPUs", ", ".join(machine.gpus) or "none"),
-            ("trains on", f"{device.accelerator} in {device.precision}"),
-            ("data here", ", ".join(found)),
-            ("cache", values["cache"]),
-            ("versions", ", ".join(f"{k} {v}" for k, v in machine.versions.items())),
-            ("commit", values["commit"] or "unknown (not installed from a git checkout)"),
-        ]
-        output.result(values, "\n".join(f"{key:<10} {value}" for key, value in rows))
+        for name, d in DATASETS.items()
+    ]
+    context.output.result({"datasets": rows}, _table(rows))
+
+
+@command(NOTHING)
+def doctor(context: Context) -> None:
+    """Show what this machine can do: cores, bf16, GPUs, data sets found, cache, versions."""
+    from dataclasses import asdict
+
+    from ssl_diffusion.data.published.catalog import DATASETS
+    from ssl_diffusion.data.published.datasets import find_dataset
+    from ssl_diffusion.machine import Device, describe_machine, source_commit
+    from ssl_diffusion.storage import default_cache_dir
+
+    machine = describe_machine()
+    device = Device.resolve()
+    found = [name for name in DATASETS if find_dataset(name)]
+    values = {
+        **asdict(machine),
+        **asdict(device),
+        "datasets_found": found,
+        "cache": str(default_cache_dir()),
+        "commit": source_commit(),
+    }
+    rows = [
+        ("processor", f"{machine.processor}, {machine.cores} cores, {machine.memory_gib} GiB"),
+        ("bf16", "supported in hardware" if machine.bf16 else "not supported in hardware; fp32 is used"),
+        ("GPUs", ", ".join(machine.gpus) or "none"),
+        ("trains on", f"{device.accelerator} in {device.precision}"),
+        ("data found", ", ".join(found)),
+        ("cache", values["cache"]),
+        ("versions", ", ".join(f"{k} {v}" for k, v in machine.versions.items())),
+        ("commit", values["commit"] or "unknown (not installed from a git checkout)"),
+    ]
+    context.output.result(values, "\n".join(f"{key:<10} {value}" for key, value in rows))
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    """Rows of equal keys as left-aligned columns."""
+    """Rows with the same keys as left-aligned columns."""
     header = list(rows[0])
     lines = [header, *([str(row[key]) for key in header] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]

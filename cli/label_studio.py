@@ -1,11 +1,13 @@
-"""`ssld loop push`, `pull` and `backend`: a team that labels in Label Studio."""
+"""`ssld loop push`, `pull` and `backend`: annotators who work in Label Studio."""
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ssl_diffusion.cli.loop import JobArgument
-from ssl_diffusion.cli.output import JsonOption, Output, QuietOption, needing
+
+from .command import JOB, JobContext, command
+from .options import ImportOptions, ServerOptions
+from .output import needing
 
 if TYPE_CHECKING:
     from ssl_diffusion.annotation.label_studio.client import LabelStudio
@@ -13,120 +15,109 @@ if TYPE_CHECKING:
 
 __all__ = ["backend", "pull", "push"]
 
-UrlOption = Annotated[
-    str | None,
-    typer.Option("--label-studio", help="Address, as http://localhost:8080. Default: as the last time."),
-]
-ProjectOption = Annotated[int | None, typer.Option(help="Number of the project. Default: as the last time.", min=1)]
-KeyOption = Annotated[
-    str,
-    typer.Option("--api-key", envvar="LABEL_STUDIO_API_KEY", help="Access token of a Label Studio user.", show_envvar=True),
-]
 PrefixOption = Annotated[
     str | None,
-    typer.Option(help="What comes before an id in the address of an image. Default: images are put into the tasks."),
+    typer.Option(help="Text before an id in the address of an image. Default: images are embedded in the tasks."),
 ]
-BlindOption = Annotated[bool, typer.Option("--blind", help="Do not show what the model thinks.")]
 
 
-def push(
-    job: JobArgument,
-    api_key: KeyOption,
-    url: UrlOption = None,
-    project: ProjectOption = None,
-    image_prefix: PrefixOption = None,
-    blind: BlindOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Make the queue of a job the queue of a Label Studio project."""
-    output = Output(as_json, quiet)
-    with output.running():
-        opened, server, number = _opened(job, url, project, api_key)
-        with server:
-            from ssl_diffusion.annotation.label_studio import sync
+@dataclass(frozen=True)
+class ProjectOptions:
+    """The Label Studio project of a job."""
 
-            done = sync.push(opened, server, number, image_prefix=image_prefix, blind=blind)
-            sync.remember(opened, server.url, number)
-        values = {"new": done.new, "ordered": done.ordered, "version": done.version, "notes": list(done.notes)}
-        lines = [f"{done.ordered} tasks in order as {done.version}, {done.new} of them new", *done.notes]
-        output.result(values, "\n".join(lines))
+    api_key: Annotated[
+        str,
+        typer.Option("--api-key", envvar="LABEL_STUDIO_API_KEY", help="Access token of a Label Studio user.", show_envvar=True),
+    ]
+    url: Annotated[
+        str | None,
+        typer.Option("--label-studio", help="Server address, such as http://localhost:8080. Default: the one used last."),
+    ] = None
+    project: Annotated[int | None, typer.Option(help="Project number. Default: the one used last.", min=1)] = None
 
+    def open(self, job: "Job") -> "tuple[LabelStudio, int]":
+        """The server and the project's number; what is not given is what the job used last.
 
-def pull(
-    job: JobArgument,
-    api_key: KeyOption,
-    url: UrlOption = None,
-    project: ProjectOption = None,
-    add_class: Annotated[bool, typer.Option("--add-class", help="Take classes that the job does not have.")] = False,
-    final: Annotated[bool, typer.Option("--final", help="These labels settle samples, whatever others say.")] = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Take over what the annotators of a Label Studio project said; what they deleted is taken back."""
-    output = Output(as_json, quiet)
-    with output.running():
-        opened, server, number = _opened(job, url, project, api_key)
-        with server:
-            from ssl_diffusion.annotation.label_studio import sync
-
-            done = sync.pull(opened, server, number, add_class=add_class, final=final)
-            sync.remember(opened, server.url, number)
-        values = {"labeled": done.imported.labeled, "skipped": done.imported.skipped, "taken_back": done.taken_back}
-        text = f"{done.imported.labeled} labels and {done.imported.skipped} skips taken over, {done.taken_back} taken back"
-        output.result(values, text)
-
-
-def backend(
-    job: JobArgument,
-    api_key: KeyOption,
-    url: UrlOption = None,
-    project: ProjectOption = None,
-    port: Annotated[int, typer.Option(help="Of the model.", min=1, max=65535)] = 9090,
-    host: Annotated[str, typer.Option(help="Address to listen on; any other than this machine needs --token.")] = "127.0.0.1",
-    token: Annotated[
-        str | None, typer.Option(envvar="SSLD_TOKEN", help="Password that Label Studio sends, 16 characters or more.")
-    ] = None,
-    image_prefix: PrefixOption = None,
-    blind: BlindOption = False,
-    refit_every: Annotated[int | None, typer.Option(help="New labels after which a fit starts. Default: the job's.")] = None,
-    threads: Annotated[int, typer.Option(help="Processor threads; 0 is all cores.", min=0)] = 1,
-    quiet: QuietOption = False,
-) -> None:
-    """Serve the model of a job to Label Studio and follow its project; Ctrl-C ends it."""
-    output = Output(False, quiet)
-    with output.running():
-        import logging
-
-        from ssl_diffusion.machine import bind_threads
+        Raises:
+            SSLDError: If nothing is given, and the job has not been used with a project before.
+        """
+        from ssl_diffusion.errors import SSLDError
 
         with needing("annotate"):
-            import uvicorn
-
-            from ssl_diffusion.annotation.label_studio.backend import Backend, make_backend
-        opened, server, number = _opened(job, url, project, api_key)
-        with server:
-            bind_threads(threads)
-            logging.basicConfig(level=logging.WARNING, format="%(message)s")
-            with opened.alone("serve"):
-                made = Backend(opened, server, number, blind=blind, image_prefix=image_prefix, refit_every=refit_every)
-                app = make_backend(made, host=host, token=token)
-                server.project(number)
-                typer.echo(f"model           http://{host}:{port}   (Ctrl-C ends it)", err=True)
-                uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
+            from ssl_diffusion.annotation.label_studio.client import LabelStudio
+            from ssl_diffusion.annotation.label_studio.sync import remembered
+        before = remembered(job)
+        url, project = self.url or before[0], self.project or before[1]
+        if not url or not project:
+            raise SSLDError(
+                f"{job.path} has no Label Studio project yet: give --label-studio URL --project NUMBER once; it is remembered"
+            )
+        return LabelStudio(url, self.api_key), project
 
 
-def _opened(path: Path, url: str | None, project: int | None, api_key: str) -> "tuple[Job, LabelStudio, int]":
-    """The job, the server and the project: what is not given is as the last time."""
-    from ssl_diffusion.annotation.loop.job import open_job
-    from ssl_diffusion.errors import SSLDError
+@command(JOB)
+def push(
+    context: JobContext,
+    at: ProjectOptions,
+    image_prefix: PrefixOption = None,
+    blind: Annotated[bool, typer.Option("--blind", help="Hide the model's predictions from annotators.")] = False,
+) -> None:
+    """Push the queue of a job to a Label Studio project."""
+    server, project = at.open(context.job)
+    with server:
+        from ssl_diffusion.annotation.label_studio import sync
+
+        done = sync.push(context.job, server, project, image_prefix=image_prefix, blind=blind)
+        sync.remember(context.job, server.url, project)
+    values = {"new": done.new, "ordered": done.ordered, "version": done.version, "notes": list(done.notes)}
+    lines = [f"{done.ordered} tasks in order, as version {done.version}; {done.new} of them are new", *done.notes]
+    context.output.result(values, "\n".join(lines))
+
+
+@command(JOB)
+def pull(context: JobContext, at: ProjectOptions, options: ImportOptions) -> None:
+    """Import the annotations of a Label Studio project; annotations deleted there are withdrawn here."""
+    server, project = at.open(context.job)
+    with server:
+        from ssl_diffusion.annotation.label_studio import sync
+
+        done = sync.pull(context.job, server, project, add_class=options.add_class, final=options.final)
+        sync.remember(context.job, server.url, project)
+    found = done.imported
+    values = {"labeled": found.labeled, "skipped": found.skipped, "taken_back": done.taken_back}
+    text = f"{found.labeled} labels and {found.skipped} skips imported, {done.taken_back} withdrawn"
+    context.output.result(values, text)
+
+
+@command(JOB, threads=1)
+def backend(
+    context: JobContext,
+    at: ProjectOptions,
+    server: ServerOptions,
+    port: Annotated[int, typer.Option(help="Port of the model server.", min=1, max=65535)] = 9090,
+    image_prefix: PrefixOption = None,
+) -> None:
+    """Serve the model of a job to Label Studio, and follow its project, until Ctrl-C."""
+    import logging
 
     with needing("annotate"):
-        from ssl_diffusion.annotation.label_studio.client import LabelStudio
-        from ssl_diffusion.annotation.label_studio.sync import remembered
-    job = open_job(path)
-    before = remembered(job)
-    url, project = url or before[0], project or before[1]
-    if not url or not project:
-        raise SSLDError(f"which project is {path} for? Say --label-studio URL --project NUMBER; later commands remember it")
-    return job, LabelStudio(url, api_key), project
+        import uvicorn
+
+        from ssl_diffusion.annotation.label_studio.backend import Backend, make_backend
+    studio, project = at.open(context.job)
+    with studio:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        with context.job.alone("serve"):
+            made = Backend(
+                context.job,
+                studio,
+                project,
+                blind=server.blind,
+                image_prefix=image_prefix,
+                refit_every=server.refit_every,
+            )
+            app = make_backend(made, host=server.host, token=server.token)
+            studio.project(project)
+            url = server.url(port)
+            context.output.result({"url": url}, f"model server   {url}   (stop with Ctrl-C)")
+            uvicorn.run(app, host=server.host, port=port, log_level="warning", access_log=False)

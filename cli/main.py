@@ -1,13 +1,16 @@
 """`ssld`: the entry point and the table of commands."""
 
 import typer
-from ssl_diffusion.cli import evaluate, explain, fit, info, label_studio, loop, predict, query, sample, study
+
+from . import evaluate, explain, fit, info, label_studio, loop, predict, query, sample, study
 
 __all__ = ["app", "run"]
 
+_HELP = "Semi-supervised and active learning on one joint diffusion model: many images, few labels."
+
 app = typer.Typer(
     name="ssld",
-    help="Semi-supervised and active learning on one joint diffusion model: many images, few labels.",
+    help=_HELP,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -22,10 +25,21 @@ app.command("explain")(explain.explain)
 app.command("query")(query.query)
 app.command("strategies")(query.strategies)
 app.command("study")(study.study)
-loop.app.command("push")(label_studio.push)
-loop.app.command("pull")(label_studio.pull)
-loop.app.command("backend")(label_studio.backend)
-app.add_typer(loop.app, name="loop")
+
+_loop = typer.Typer(help="Annotation jobs: label what the model asks for, on a page or in Label Studio.", no_args_is_help=True)
+_loop.command("init")(loop.init)
+_loop.command("next")(loop.next_)
+_loop.command("import")(loop.import_)
+_loop.command("export")(loop.export)
+_loop.command("fit")(loop.fit)
+_loop.command("status")(loop.status)
+_loop.command("serve")(loop.serve)
+_loop.command("move")(loop.move)
+_loop.command("push")(label_studio.push)
+_loop.command("pull")(label_studio.pull)
+_loop.command("backend")(label_studio.backend)
+app.add_typer(_loop, name="loop")
+
 app.command("recipes")(info.recipes)
 app.command("datasets")(info.datasets)
 app.command("doctor")(info.doctor)
@@ -39,11 +53,11 @@ def _version(value: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback()
+@app.callback(help=_HELP)
 def main(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit."),
 ) -> None:
-    """Semi-supervised and active learning on one joint diffusion model: many images, few labels."""
+    """Options of the program itself."""
 
 
 def run() -> None:

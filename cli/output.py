@@ -1,4 +1,4 @@
-"""What every command shares: `--json`, `--quiet`, logs, progress bars, and errors as one sentence with exit code 2.
+"""How commands talk to their users: results, log messages, progress bars, and errors as one sentence with exit code 2.
 
 Results go to standard output (as one JSON object with `--json`), everything else to standard error.
 """
@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
     from ssl_diffusion.progress import ProgressUpdate
 
-__all__ = ["AcceleratorOption", "JsonOption", "Output", "PrecisionOption", "QuietOption", "ThreadsOption", "needing"]
-
-AcceleratorOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-PrecisionOption = Annotated[str, typer.Option(help="auto, bf16 or fp32.")]
-ThreadsOption = Annotated[int, typer.Option(help="Processor threads; 0 is all cores.", min=0)]
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no log lines.")]
+__all__ = ["Output", "needing"]
 
 
 @contextmanager
 def needing(extra: str) -> Iterator[None]:
-    """Imports of packages that an extra brings; where they are missing the user is told which."""
+    """Context in which a missing package is reported as the extra of `ssld` that installs it.
+
+    Args:
+        extra: Name of the extra.
+
+    Raises:
+        SSLDError: If an import fails.
+    """
     from ssl_diffusion.errors import SSLDError
 
     try:
@@ -40,9 +40,9 @@ def needing(extra: str) -> Iterator[None]:
 
 
 class ProgressBars:
-    """Progress on stderr: bars in a terminal, elsewhere (files, pipes, CI) a line every half minute.
+    """Progress on stderr: bars in a terminal; elsewhere (files, pipes, CI) one line now and then.
 
-    Made when first needed, also in a process that was spawned, so it can be pickled.
+    The bars are created on first use, so that the object can be pickled and sent to a spawned process.
 
     Args:
         every: Seconds between lines.
@@ -64,7 +64,7 @@ class ProgressBars:
             self._line(update)
 
     def close(self) -> None:
-        """Leave the bars as they are and give the terminal back."""
+        """Stop drawing and leave the bars as they are."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -94,8 +94,8 @@ class ProgressBars:
             self._last_line = now
             rate = (update.done - self._first_done) / (now - first)
             left = (update.total - update.done) / max(rate, 1e-9)
-            share = update.done / update.total
-            line = f"{update.task} {share:.0%}, {rate:,.0f} {update.unit}/s, {left / 60:.1f} min left   {update.info}"
+            fraction = update.done / update.total
+            line = f"{update.task} {fraction:.0%}, {rate:,.0f} {update.unit}/s, {left / 60:.1f} min left   {update.info}"
             typer.echo(line.rstrip(), err=True)
 
 
@@ -117,8 +117,8 @@ class Output:
     """How one invocation talks to its user.
 
     Args:
-        as_json: print the result as one JSON object.
-        quiet: print only the result.
+        as_json: Whether to print the result as one JSON object.
+        quiet: Whether to print only the result.
     """
 
     def __init__(self, as_json: bool, quiet: bool) -> None:
@@ -127,7 +127,12 @@ class Output:
         self.bars = None if quiet else ProgressBars()
 
     def result(self, values: dict[str, Any], text: str) -> None:
-        """Print the result: `values` with --json, `text` without."""
+        """Print the result.
+
+        Args:
+            values: Result in JSON types (anything else is written as text), printed with --json.
+            text: Result for people, printed without.
+        """
         if self.bars is not None:
             self.bars.close()
         if self.as_json:
@@ -137,7 +142,7 @@ class Output:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Run a command's work: set up logging, turn deliberate errors into one sentence on stderr and an exit code."""
+        """Context of a command's work: sets up logging, and turns errors of the library into a sentence and an exit code."""
         from ssl_diffusion.errors import Interrupted, SSLDError
 
         _configure_logging(self.quiet)
@@ -168,7 +173,7 @@ def _configure_logging(quiet: bool) -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("ssl_diffusion")
     logger.handlers = [handler]
-    # On the handler, as the log file of a run wants the lines that the terminal does not show.
+    # The level is the handler's, because the log file of a run also records what the terminal does not show.
     handler.setLevel(logging.ERROR if quiet else logging.INFO)
     logger.setLevel(logging.INFO)
     logger.propagate = False

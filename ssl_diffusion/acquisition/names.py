@@ -14,7 +14,7 @@ from ssl_diffusion.acquisition.registry import Choice, Strategy, get_strategy
 from ssl_diffusion.acquisition.selection import best, diverse, finite, in_proportion, shortlist, with_chance
 from ssl_diffusion.errors import SSLDError, nearest_names
 
-__all__ = ["VARIANTS", "get_variant", "strategy_for"]
+__all__ = ["AUTO_RULE", "VARIANTS", "get_variant", "strategy_for"]
 
 
 def _top(c: Candidates, found: Choice, n: int) -> Choice:
@@ -79,6 +79,11 @@ _FEW_LABELS = 2
 
 # A counterfactual costs about 70 passes, and five batches of them are searched: of more, hours on a processor.
 _LARGE_BATCH = 250
+
+AUTO_RULE = (
+    f"typiclust below {_FEW_LABELS} labels per class, then counterfactual; "
+    f"margin:diverse for batches of more than {_LARGE_BATCH}"
+)
 
 
 def strategy_for(name: str, n_labeled: int, n_classes: int, n: int = 1) -> tuple[Strategy, str]:

@@ -288,12 +288,12 @@ def test_a_server_that_is_not_there_is_said(job: Job) -> None:
 def test_the_project_is_asked_for_once(job: Job) -> None:
     asked(job)
     for command in ("push", "pull", "backend"):
-        assert "which project is" in refused("loop", command, job.path, "--api-key", TOKEN)
+        assert "has no Label Studio project yet" in refused("loop", command, job.path, "--api-key", TOKEN)
     remember(job, "http://127.0.0.1:1", 7)
     assert remembered(job) == ("http://127.0.0.1:1", 7)
     assert "http://127.0.0.1:1 cannot be reached" in refused("loop", "pull", job.path, "--api-key", TOKEN)
     (job.path / "label-studio.json").write_text("[]")
-    assert "which project is" in refused("loop", "pull", job.path, "--api-key", TOKEN)
+    assert "has no Label Studio project yet" in refused("loop", "pull", job.path, "--api-key", TOKEN)
 
 
 def test_nothing_to_push_is_said(job: Job) -> None:

@@ -60,8 +60,8 @@ def test_time_chooses_the_steps(tmp_path: Path, tiny: list[str], monkeypatch: py
     ("arguments", "message"),
     [
         (["--time", "soon"], "a time is given as 90s, 10m, 1.5h or 1h30m, not 'soon'"),
-        (["--time", "10m", "--steps", "5"], "--time chooses the steps: leave out --steps"),
-        (["--time", "10m", "--pretrain-steps", "5"], "--time chooses the steps: leave out --steps"),
+        (["--time", "10m", "--steps", "5"], "--time determines the steps: leave out --steps"),
+        (["--time", "10m", "--pretrain-steps", "5"], "--time determines the steps: leave out --steps"),
         (["--preset", "paper"], "no preset 'paper' for digits; it has none"),
         (["--preset", "quick", "--recipe", "digits"], "either --recipe or --preset, not both"),
         (["--consistency", "mach"], "training.consistency cannot be 'mach'; did you mean match"),

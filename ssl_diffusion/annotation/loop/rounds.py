@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.storage import atomic_write_text
 
-__all__ = ["Round", "next_round", "rerank"]
+__all__ = ["Round", "next_round", "rerank", "round_file"]
 
 _AUDIT_SHARE = 0.2  # of a round, while the audit has samples without a label
 
@@ -137,8 +138,13 @@ def next_round(
         queue.add_round(job.store, queue.RoundBatch(chosen.name, reason, seed, model.words, len(open_), asked))
         record(job, number, model.words, len(known), classifier, audit_estimate(job, classifier))
         made = Round(number, chosen.name, reason, model.words, batch, tuple(ids[audit]), tuple(ids[carried]))
-        atomic_write_text(job.folder("batches") / f"round-{number:03d}.csv", made.to_frame().to_csv(index=False))
+        atomic_write_text(round_file(job, number), made.to_frame().to_csv(index=False))
     return made
+
+
+def round_file(job: Job, number: int) -> Path:
+    """CSV file with the samples of a round, see :meth:`Round.to_frame`."""
+    return job.folder("batches") / f"round-{number:03d}.csv"
 
 
 def rerank(job: Job, classifier: Classifier | None = None) -> bool:

@@ -1,0 +1,71 @@
+"""Options that several commands share: each has one name and one help text."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "ACCELERATOR",
+    "CACHE_DIR",
+    "DATASET",
+    "IMAGE_ROOT",
+    "OVERWRITE",
+    "PRECISION",
+    "SETTINGS",
+    "SKIP_BAD",
+    "THREADS",
+    "ImportOptions",
+    "JsonOption",
+    "OverwriteOption",
+    "QuietOption",
+    "SeedOption",
+    "ServerOptions",
+    "ThreadsOption",
+]
+
+ACCELERATOR = typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")
+PRECISION = typer.Option(help="Numeric precision: auto, bf16 or fp32.")
+THREADS = typer.Option(help="Processor threads; 0 uses all cores.", min=0)
+DATASET = typer.Option(help="Named data set; see `ssld datasets`. Default: fashion-mnist.")
+SETTINGS = typer.Option("--set", help="Recipe setting to change: section.name=value. May be repeated.")
+CACHE_DIR = typer.Option(help="Cache folder of downloads and denoisers. Default: ~/.cache/ssld.")
+IMAGE_ROOT = typer.Option(help="Folder that paths in the CSV file are relative to. Default: the folder of the CSV file.")
+SKIP_BAD = typer.Option("--skip-bad", help="Skip unreadable images.")
+OVERWRITE = typer.Option("--overwrite", help="Replace an earlier output in the same place.")
+
+ThreadsOption = Annotated[int, THREADS]
+OverwriteOption = Annotated[bool, OVERWRITE]
+SeedOption = Annotated[int, typer.Option(help="Random seed.", min=0)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars and no log messages.")]
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How a job is served, whether to a browser or to Label Studio."""
+
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any address that other machines can reach needs --token.")
+    ] = "127.0.0.1"
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="SSLD_TOKEN", help="Secret that clients must send, at least 16 characters.", show_envvar=True),
+    ] = None
+    blind: Annotated[bool, typer.Option("--blind", help="Hide the model's predictions from annotators.")] = False
+    refit_every: Annotated[
+        int | None, typer.Option(help="New labels that start a refit; 0: never. Default: the job's.", min=0)
+    ] = None
+
+    def url(self, port: int) -> str:
+        """Address of a server on a port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{port}/"
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What labels from elsewhere may change in a job."""
+
+    add_class: Annotated[bool, typer.Option("--add-class", help="Add classes that the job does not have.")] = False
+    final: Annotated[bool, typer.Option("--final", help="Make these labels final, whatever other annotators say.")] = False
