@@ -2,7 +2,9 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -33,14 +35,49 @@ def command_lines() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), command_lines())
 def test_commands_parse(page: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "as the page says")
-    group = typer.main.get_command(app)
-    name, *arguments = shlex.split(line)
-    command = group.commands[name]  # type: ignore[attr-defined]
+    command, arguments = command_of(line)
+    params = command.make_context(command.name, list(arguments), parent=None).params
+    said = values_of(command, arguments)
+    assert set(said) <= set(params)
+    for name, words in said.items():
+        value = params[name]
+        if isinstance(value, list | tuple):
+            assert [str(each) for each in value] == [str(type(each)(word)) for each, word in zip(value, words, strict=True)]
+        else:
+            (word,) = words
+            assert value == (word if isinstance(word, bool) else type(value)(word))
+
+
+def command_of(line: str) -> tuple[Any, list[str]]:
+    """The command that a line calls, and its arguments."""
+    command: Any = typer.main.get_command(app)
+    words = shlex.split(line)
     while hasattr(command, "commands"):
-        name, *arguments = arguments
-        command = command.commands[name]
-    context = command.make_context(name, arguments, parent=None)
-    assert context.params is not None
+        command = command.commands[words.pop(0)]
+    return command, words
+
+
+def values_of(command: Any, arguments: Sequence[str]) -> dict[str, list[str | bool]]:
+    """What arguments say, read without the program's parser: parameter names and the words given for them."""
+    options = {name: (option, True) for option in command.params for name in option.opts if name.startswith("-")}
+    options |= {name: (option, False) for option in command.params for name in option.secondary_opts}
+    found: dict[str, list[str | bool]] = {}
+    positional: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word in options:
+            option, switched_on = options[word]
+            found.setdefault(option.name, []).append(switched_on if option.is_flag else next(words))
+        else:
+            assert not word.startswith("-"), word
+            positional.append(word)
+    for argument in (p for p in command.params if p.param_type_name == "argument"):
+        taken = positional if argument.nargs == -1 else positional[:1]
+        positional = positional[len(taken) :]
+        if taken:
+            found[argument.name] = list(taken)
+    assert not positional
+    return found
 
 
 def test_an_unknown_option_would_be_noticed() -> None:

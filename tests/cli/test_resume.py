@@ -13,20 +13,28 @@ from support.commands import CPU, files, ok, refused
 from ssl_diffusion.models.weights import load_tensors
 
 
-@pytest.mark.usefixtures("no_pictures")
-def test_resumed_run_ends_like_the_uninterrupted_one(unfinished: Path, run: Path) -> None:
-    ok("fit", "--resume", unfinished, "--no-cache", *CPU)
-    first, second = (load_tensors(path / "model.safetensors")[0] for path in (run, unfinished))
+def assert_same_result(run: Path, other: Path) -> None:
+    """Both runs have the same weights, bit for bit, and the same figures."""
+    first, second = (load_tensors(path / "model.safetensors")[0] for path in (run, other))
     assert first.keys() == second.keys()
     assert all(t.equal(second[name]) for name, t in first.items())
-    then, now = (json.loads((path / "metrics.json").read_text()) for path in (run, unfinished))
+    then, now = (json.loads((path / "metrics.json").read_text()) for path in (run, other))
     for name in ("test_accuracy", "test_nll", "test_ece", "val_accuracy", "images_seen"):
         assert now[name] == then[name]
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_the_same_settings_may_be_repeated_on_resume(unfinished: Path, tiny: list[str]) -> None:
-    ok("fit", "--resume", unfinished, "--dataset", "digits", "--labeled", 20, "--val-fraction", 0.5, *tiny)
+def test_resumed_run_ends_like_the_uninterrupted_one(unfinished: Path, run: Path) -> None:
+    ok("fit", "--resume", unfinished, "--no-cache", *CPU)
+    assert_same_result(run, unfinished)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_same_settings_may_be_repeated_on_resume(unfinished: Path, run: Path, tiny: list[str]) -> None:
+    recipe = (unfinished / "recipe.toml").read_bytes()
+    ok("fit", "--resume", unfinished, "--dataset", "digits", "--labeled", 20, "--val-fraction", 0.5, "--no-cache", *tiny)
+    assert_same_result(run, unfinished)
+    assert (unfinished / "recipe.toml").read_bytes() == recipe
 
 
 def test_finished_run_is_not_resumed(run: Path) -> None:

@@ -294,7 +294,7 @@ def test_folders_that_are_something_else(settings: StudySettings, options: FitOp
         run_study(settings, tmp_path / "new", engine="spark", options=options)
     with pytest.raises(RunError, match="one worker or more"):
         run_study(settings, tmp_path / "new", workers=0, options=options)
-    for arguments, message in ((["--budgets", "10,x"], "whole numbers"), ([], "Give --out")):
+    for arguments, message in ((["--budgets", "10,x"], "whole numbers"), ([], "give --out")):
         result = ssld("study", *arguments, *(["--out", tmp_path / "new"] if arguments else []))
         assert result.exit_code == 2
         assert message in result.output
