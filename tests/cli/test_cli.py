@@ -263,7 +263,7 @@ print(heavy)
 def test_public_names_are_found_on_first_use() -> None:
     for name in ssl_diffusion.__all__:
         assert getattr(ssl_diffusion, name).__name__ == name
-    with pytest.raises(AttributeError, match="attribute '?nothing"):
+    with pytest.raises(AttributeError, match=r"attribute '?nothing"):
         ssl_diffusion.nothing  # noqa: B018
 
 
