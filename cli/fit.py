@@ -258,10 +258,8 @@ def _base_recipe(data: DataOptions, training: TrainingOptions) -> "Recipe":
 
 def _changed(recipe: "Recipe", settings: Settings, training: TrainingOptions) -> "Recipe":
     """A recipe with the settings that the command line gives; --set comes last."""
-    for key, value in settings.items():
-        if value is not None:
-            recipe = recipe.with_setting(key, value, "command line")
-    return recipe.with_overrides(training.overrides or []).checked("command line")
+    given = {key: value for key, value in settings.items() if value is not None}
+    return recipe.with_settings(given, "command line").with_overrides(training.overrides or [])
 
 
 def _print_result(path: Path, output: Output, *, cached: bool) -> None:

@@ -50,15 +50,12 @@ def init(
 
       ssld loop init job/ --data photos/ --classes cat,dog --audit 100 --pretrain
     """
-    from dataclasses import replace
-
     from ssl_diffusion.annotation.loop.job import create_job
     from ssl_diffusion.annotation.loop.settings import JobSettings
     from ssl_diffusion.training.recipe import load_recipe
 
     base = load_recipe(recipe)
-    described = replace(
-        base.data,
+    described = base.data.replace(
         dataset="",
         path=str(data.resolve()),
         image_root=str(image_root.resolve()) if image_root is not None else "",
@@ -67,7 +64,7 @@ def init(
         test_fraction=test_fraction,
     )
     settings = JobSettings(
-        recipe=replace(base, data=described).with_overrides(overrides or []).checked("command line"),
+        recipe=base.replace(data=described).with_overrides(overrides or []),
         store=store,
         agreement=agreement,
         audit=audit,

@@ -62,8 +62,7 @@ class DesignOptions:
         recipe = study.recipe
         if self.dataset is not None:
             recipe = recipe.with_setting("data.dataset", self.dataset, "command line")
-        return replace(
-            study,
+        return study.replace(
             recipe=recipe.with_overrides(self.overrides or []),
             strategies=study.strategies if self.strategies is None else _words(self.strategies),
             budgets=study.budgets if self.budgets is None else _numbers(self.budgets),

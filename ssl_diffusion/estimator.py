@@ -262,29 +262,30 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         for parameter, keys in _SETTINGS.items():
             if (value := getattr(self, parameter)) is not None:
                 for key in keys:
-                    recipe = recipe.with_setting(key, value, parameter).checked(parameter)
+                    recipe = recipe.with_setting(key, value, parameter)
         if self.flip is not None and not isinstance(self.flip, bool | np.bool_):
             raise TypeError(f"flip must be True, False or None, not {self.flip!r}")
         if self.flip is not None:
-            recipe = recipe.with_setting("augmentation.flip", "on" if self.flip else "off")
+            recipe = recipe.with_setting("augmentation.flip", "on" if self.flip else "off", "flip")
         kind = dataset_info(recipe.data.dataset).augmentation if recipe.data.dataset else "digits"
         if self.augmentation != "auto":
-            recipe = recipe.with_setting("augmentation.policy", self.augmentation, "augmentation").checked("augmentation")
+            recipe = recipe.with_setting("augmentation.policy", self.augmentation, "augmentation")
         elif isinstance(self.image_shape, str):
             kind = "none"
         elif recipe.augmentation.policy == "auto" and not recipe.data.dataset:
             recipe = recipe.with_setting("augmentation.labeled", "weak")
         seed = _seed(self.random_state)
-        recipe = recipe.with_setting("training.seed", seed)
+        recipe = recipe.with_setting("training.seed", seed, "random_state")
         if self.settings is not None and not isinstance(self.settings, Mapping):
             raise TypeError(f"settings must be a dict of section.name: value, not {self.settings!r}")
-        for key, value in (self.settings or {}).items():
-            if str(key).partition(".")[0] in ("data", "labels"):
+        changes = {str(key): value for key, value in (self.settings or {}).items()}
+        for key in changes:
+            if key.partition(".")[0] in ("data", "labels"):
                 raise ValueError(f"settings: {key!r} cannot be set here, images and labels are the X and y of fit")
-            recipe = recipe.with_setting(str(key), value, "settings")
+        recipe = recipe.with_settings(changes, "settings")
         if recipe.training.objective == "denoise-only":
             raise ValueError("objective must be 'joint', 'probe' or 'labels-only' for a classifier, not 'denoise-only'")
-        return recipe.checked("settings"), kind
+        return recipe, kind
 
     def read_images(self, X: ArrayLike) -> NDArray[np.uint8]:
         """The images as the fitted model sees them: 8 bits, uint8 (n, C, H, W)."""

@@ -1,33 +1,53 @@
 """Settings of the sections [data] and [labels] of a recipe."""
 
-from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ssl_diffusion.settings import Settings
 
 __all__ = ["DataSettings", "LabelSettings"]
 
+_Fraction = Annotated[float, Field(ge=0, le=0.9)]
 
-@dataclass(frozen=True)
-class DataSettings:
-    """Where the images come from: `dataset` (a name), or `path`: a folder, or a CSV file of paths relative to `image_root`."""
+
+class DataSettings(Settings):
+    """Where the images come from: either `dataset` or `path`."""
 
     dataset: str = ""
+    """Name of a published data set."""
     path: str = ""
+    """Folder of images, or CSV file that lists them."""
     image_root: str = ""
+    """Folder that the paths in a CSV file are relative to; "" is the file's own."""
     image_column: str = ""
+    """Column of the paths; "" finds it by its usual name."""
     label_column: str = ""
+    """Column of the labels; "" finds it by its usual name."""
     label_columns: tuple[str, ...] = ()
+    """Columns of 0 and 1, one for each class."""
     separator: str = "|"
+    """Text between the labels of an image that has several."""
     multilabel: bool = False
-    size: int = 0
-    test_fraction: float = 0.0
+    """Whether an image may have several labels."""
+    size: Annotated[int, Field(ge=0, le=65_536)] = 0
+    """Side of the squares that images are scaled to, in pixels; 0 keeps the most common size."""
+    test_fraction: _Fraction = 0.0
+    """Fraction of the labeled samples that is held out for testing."""
     skip_bad: bool = False
+    """Whether images that cannot be read are left out; otherwise they are errors."""
     data_dir: str = ""
+    """Folder where published data sets are looked for first."""
 
 
-@dataclass(frozen=True)
-class LabelSettings:
-    """The labeled budget; `budget` -1 takes every label there is."""
+class LabelSettings(Settings):
+    """The labeled budget."""
 
-    budget: int = -1
-    choice: str = "balanced"
-    val_fraction: float = 0.0
+    budget: Annotated[int, Field(ge=-1, le=1_000_000_000)] = -1
+    """Number of labels that are used; -1 takes all."""
+    choice: Literal["balanced", "uniform"] = "balanced"
+    """Way of drawing them: as many of each class as possible, or all alike."""
+    val_fraction: _Fraction = 0.0
+    """Fraction of them that is kept for validation."""
     allow_missing_classes: bool = False
+    """Whether a class may be left without a label."""

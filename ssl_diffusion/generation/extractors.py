@@ -71,8 +71,7 @@ def labels_only_extractor(
     if labeled is None:
         raise RunError(f"{run.path} has no labels to train an extractor with: name a run with classes with --extractor")
     recipe = folder.recipe().with_setting("training.objective", "labels-only").with_setting("training.consistency", "none")
-    facts = recipe.to_dict() | {"compute": None, "name": None, "description": None}
-    identity = json.dumps([facts, pool.fingerprint(), labeled.train], sort_keys=True, default=vars)
+    identity = json.dumps([recipe.identity(), pool.fingerprint(), labeled.train], sort_keys=True, default=vars)
     key = hashlib.sha256(identity.encode()).hexdigest()[:24]
     path = (cache_dir or default_cache_dir()) / "extractors" / f"{key}.safetensors"
     model = _load(path)

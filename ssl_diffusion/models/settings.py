@@ -1,32 +1,62 @@
 """Settings of the section [model] of a recipe: architecture and noise."""
 
-from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ssl_diffusion.settings import Settings
 
 __all__ = ["ModelSettings"]
 
+_Count = Annotated[int, Field(ge=1, le=1024)]
+_Dropout = Annotated[float, Field(ge=0, le=0.99)]
 
-@dataclass(frozen=True)
-class ModelSettings:
-    """Architecture and noise; see :class:`ssl_diffusion.models.UNetConfig` and :class:`ssl_diffusion.models.JointConfig`.
 
-    `decoder_blocks` 0 means one more than `blocks`; `head_width` -1 means half of the representation.
-    """
+class ModelSettings(Settings):
+    """Architecture and noise of a :class:`ssl_diffusion.models.JointDiffusion`."""
 
-    channels: int = 64
-    multipliers: tuple[int, ...] = (1, 2)
-    blocks: int = 2
-    decoder_blocks: int = 0
-    attention: tuple[int, ...] = ()
-    heads: int = 4
-    groups: int = 32
-    dropout: float = 0.0
-    stem: int = 1
-    parameterisation: str = "edm"
-    p_mean: float = -1.2
-    p_std: float = 1.2
-    ddpm_steps: int = 1000
-    pool_maps: str = "levels"
-    pool_grids: tuple[int, ...] = (1,)
-    read_sigma: float = 0.0
-    head_width: int = -1
-    head_dropout: float = 0.0
+    channels: Annotated[int, Field(ge=4, le=4096)] = 64
+    """Width of the first level."""
+    multipliers: Annotated[tuple[_Count, ...], Field(min_length=1, max_length=16)] = (1, 2)
+    """Width of each level as a multiple of `channels`; one number for each level."""
+    blocks: Annotated[int, Field(ge=1, le=64)] = 2
+    """Residual blocks in each encoder level."""
+    decoder_blocks: Annotated[int, Field(ge=0, le=65)] = 0
+    """Residual blocks in each decoder level, at most `blocks` + 1; 0 means `blocks` + 1."""
+    attention: Annotated[tuple[Annotated[int, Field(ge=0, le=15)], ...], Field(max_length=16)] = ()
+    """Levels (0 is the finest) whose blocks are followed by self-attention; the middle always is."""
+    heads: Annotated[int, Field(ge=1, le=4096)] = 4
+    """Attention heads."""
+    groups: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Groups of every group normalisation; the largest common divisor with the width is used."""
+    dropout: _Dropout = 0.0
+    """Dropout inside residual blocks."""
+    stem: Annotated[int, Field(ge=1, le=8)] = 1
+    """Pixel-unshuffle factor: 2 turns (C, H, W) into (4C, H/2, W/2) before the first convolution."""
+    parameterisation: Literal["edm", "ddpm"] = "edm"
+    """Noise levels, preconditioning and loss weight (:mod:`ssl_diffusion.models.noise`)."""
+    p_mean: Annotated[float, Field(ge=-20, le=20)] = -1.2
+    """Mean of ln sigma during training (edm)."""
+    p_std: Annotated[float, Field(ge=0, le=20)] = 1.2
+    """Standard deviation of ln sigma during training (edm)."""
+    ddpm_steps: Annotated[int, Field(ge=21, le=1_000_000)] = 1000
+    """Length of the linear schedule (ddpm)."""
+    pool_maps: Literal["levels", "blocks"] = "levels"
+    """Maps of the representation: "levels" pools the last map of every level and the middle one; "blocks" pools the maps of
+    all blocks, as the official code does."""
+    pool_grids: Annotated[tuple[_Count, ...], Field(min_length=1, max_length=16)] = (1,)
+    """Grids of the representation: each map is average-pooled to g x g cells for every g listed; 1 is global pooling."""
+    read_sigma: Annotated[float, Field(ge=0, le=80)] = 0.0
+    """Smallest nominal noise level at which images are read for classification."""
+    head_width: Annotated[int, Field(ge=-1, le=65_536)] = -1
+    """Hidden units of the head; -1 is half of the representation, 0 a linear head."""
+    head_dropout: _Dropout = 0.0
+    """Dropout before each of the head's linear layers."""
+
+    @model_validator(mode="after")
+    def _check_levels(self) -> Self:
+        if any(level >= len(self.multipliers) for level in self.attention):
+            raise ValueError(f"attention names a level that {len(self.multipliers)} multipliers do not have")
+        if self.decoder_blocks > self.blocks + 1:
+            raise ValueError(f"decoder_blocks must be in [0, {self.blocks + 1}], not {self.decoder_blocks}")
+        return self

@@ -23,6 +23,7 @@ from ssl_diffusion.inference.embed import write_representation
 from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.inference.predict import predict_logits, probabilities
 from ssl_diffusion.machine import Device
+from ssl_diffusion.settings import LARGEST_SEED
 from ssl_diffusion.studies.settings import StudySettings
 from ssl_diffusion.training.fit import FitOptions, fit_model
 from ssl_diffusion.training.recipe import Recipe
@@ -129,7 +130,9 @@ class _Joint:
             # Another stream of batches in every round, and fewer steps.
             t = recipe.training
             steps = max(1, round(self.share * t.steps))
-            recipe = replace(recipe, training=replace(t, steps=steps, seed=t.seed + 1_000_003 * self.rounds))
+            recipe = recipe.replace(
+                training=t.replace(steps=steps, seed=(t.seed + 1_000_003 * self.rounds) % (LARGEST_SEED + 1))
+            )
         fitted = fit_model(recipe, pool, labeled, start=start, options=self.shared.options)
         self.rounds += 1
         self.weights = fitted.ema

@@ -10,85 +10,100 @@ A study file is a recipe with a section of its own, or names a recipe and what i
     refits = ["probe"]
 """
 
-import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-import tomli_w
+from pydantic import Field, field_validator, model_validator
 
 from ssl_diffusion.acquisition.adapters.from_activeml import foreign_strategy, is_foreign
-from ssl_diffusion.errors import RecipeError, SSLDError, nearest_names
-from ssl_diffusion.training.recipe import Recipe, convert, load_recipe
+from ssl_diffusion.acquisition.names import strategy_for
+from ssl_diffusion.errors import RecipeError, SSLDError
+from ssl_diffusion.settings import LARGEST_SEED, Seed, read_toml
+from ssl_diffusion.training.recipe import Recipe, SettingsWithRecipe, load_recipe
 
-__all__ = ["REFITS", "StudySettings", "load_study"]
+__all__ = ["REFITS", "RefitName", "StudySettings", "load_study"]
+
+RefitName = Literal["probe", "warm", "scratch", "self-training"]
+
+_Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 # name: what it is, in words
-REFITS = {
+REFITS: dict[str, str] = {
     "probe": "logistic regression on the frozen representation of the denoiser",
-    "warm": "joint training that goes on from the weights of the round before",
+    "warm": "joint training that continues from the weights of the round before",
     "scratch": "joint training from the cached denoiser",
     "self-training": "scikit-learn's SelfTraining around logistic regression on the frozen representation",
 }
 
 
-@dataclass(frozen=True)
-class StudySettings:
-    """Settings of a study.
+class StudySettings(SettingsWithRecipe):
+    """Settings of a study; its recipe says what data and model are, its labeled budget and seed are the trials' own."""
 
-    Args:
-        recipe: data and model; the labels of its own budget are not used, and its seed is replaced by the trial's.
-        strategies: names of acquisition strategies, also with variants ("margin:diverse"); "activeml:CLASS" is a strategy of
-            scikit-activeml on the representation.
-        budgets: labels at which a model is refitted and tested, increasing; the first is the starting set.
-        seeds: trials of each strategy: seeds first_seed, first_seed + 1, ...
-        first_seed: see seeds.
-        refits: of :data:`REFITS`; each makes trials of its own.
-        cold_start: strategies that need no labels choose the starting set themselves, on the denoiser's representation; the
-            others start from a random set of the seed, as all do without it.
-        warm_steps: training steps of a warm refit, as a share of the recipe's.
-        baseline: strategy that the others are compared with.
-    """
+    section: ClassVar[str] = "study"
 
-    recipe: Recipe = field(default_factory=Recipe)
-    strategies: tuple[str, ...] = ("random", "auto")
-    budgets: tuple[int, ...] = (10, 20, 40, 80, 160)
-    seeds: int = 10
-    first_seed: int = 0
-    refits: tuple[str, ...] = ("probe",)
+    strategies: Annotated[tuple[str, ...], Field(min_length=1, max_length=100)] = ("random", "auto")
+    """Acquisition strategies, also with variants ("margin:diverse"); "activeml:CLASS" is a strategy of scikit-activeml on the
+    representation."""
+    budgets: Annotated[tuple[_Count, ...], Field(min_length=2, max_length=1000)] = (10, 20, 40, 80, 160)
+    """Numbers of labels at which a model is refitted and tested, increasing; the first is the size of the starting set."""
+    seeds: Annotated[int, Field(ge=1, le=100_000)] = 10
+    """Number of trials of each strategy; their seeds are first_seed, first_seed + 1, ..."""
+    first_seed: Seed = 0
+    """Seed of the first trial."""
+    refits: Annotated[tuple[RefitName, ...], Field(min_length=1, max_length=4)] = ("probe",)
+    """Ways to refit, see :data:`REFITS`; each makes trials of its own."""
     cold_start: bool = True
-    warm_steps: float = 0.3
+    """Whether strategies that need no labels choose the starting set themselves, on the denoiser's representation; the others
+    start from a random set of the seed, as all do without it."""
+    warm_steps: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Training steps of a warm refit, as a fraction of the recipe's."""
     baseline: str = "random"
+    """Strategy that the others are compared with."""
 
-    def __post_init__(self) -> None:
-        from ssl_diffusion.acquisition.names import strategy_for
+    @field_validator("strategies", "refits")
+    @classmethod
+    def _check_distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if double := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{double[0]!r} is named twice; name it once")
+        return names
 
-        for name in self.strategies:
-            if is_foreign(name):
-                foreign_strategy(name)
-            elif name != "auto":
-                strategy_for(name, 0, 0)
-        _distinct("strategies", self.strategies)
-        _distinct("refits", self.refits)
-        if unknown := [r for r in self.refits if r not in REFITS]:
-            raise SSLDError(f"no way to refit {unknown[0]!r}; {nearest_names(unknown[0], REFITS)}")
+    @field_validator("strategies")
+    @classmethod
+    def _check_strategies(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            try:
+                if is_foreign(name):
+                    foreign_strategy(name)
+                else:
+                    strategy_for(name, 0, 0)
+            except SSLDError as error:
+                raise ValueError(str(error)) from None
+        return names
+
+    @field_validator("budgets")
+    @classmethod
+    def _check_budgets(cls, budgets: tuple[int, ...]) -> tuple[int, ...]:
+        if any(b <= a for a, b in pairwise(budgets)):
+            raise ValueError(f"numbers of labels must be in increasing order, not {list(budgets)}")
+        return budgets
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
         if self.baseline not in self.strategies:
-            raise RecipeError(f"the baseline {self.baseline!r} is not among the strategies {', '.join(self.strategies)}")
-        if len(self.budgets) < 2 or any(b <= a for a, b in zip((0, *self.budgets), self.budgets, strict=False)):
-            raise RecipeError(f"budgets are two or more numbers of labels in increasing order, not {list(self.budgets)}")
-        if self.seeds < 1 or self.first_seed < 0:
-            raise RecipeError(f"a study needs one seed or more, from 0 on, not {self.seeds} from {self.first_seed}")
-        if not 0 < self.warm_steps <= 1:
-            raise RecipeError(f"warm_steps is a share in (0, 1], not {self.warm_steps}")
+            raise ValueError(f"baseline {self.baseline!r} is not among the strategies {', '.join(self.strategies)}")
+        if self.first_seed + self.seeds - 1 > LARGEST_SEED:
+            raise ValueError(f"first_seed is too large for {self.seeds} seeds; the last one may be {LARGEST_SEED}")
+        return self
 
-    def to_dict(self) -> dict[str, Any]:
-        """Nested plain values for TOML: the recipe's sections, and "study"."""
-        own = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k != "recipe"}
-        return {**self.recipe.to_dict(), "study": own}
-
-    def to_toml(self) -> str:
-        """The study as the text of a TOML file."""
-        return tomli_w.dumps(self.to_dict())
+    @classmethod
+    def _recipe(cls, base: Any, values: Mapping[str, Any], source: str) -> Recipe:
+        if base is None:
+            return Recipe.from_dict(values, source)
+        if not isinstance(base, str):
+            raise RecipeError(f"{source}: study.recipe is the name of a recipe or a file, not {base!r}")
+        return load_recipe(base).updated(values, source)
 
     def differences(self, other: "StudySettings") -> list[str]:
         """Settings in which two studies differ, as "section.name: mine -> other's"."""
@@ -102,40 +117,7 @@ def load_study(path: Path) -> StudySettings:
 
     Raises:
         RecipeError: if it cannot be read, or a setting is unknown, of the wrong type or out of range.
-        SSLDError: if a strategy does not exist.
     """
     if not path.is_file():
         raise RecipeError(f"no study file {path}")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} cannot be read as text in UTF-8: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path} is not valid TOML: {error}") from None
-    own = values.pop("study", {})
-    if not isinstance(own, dict):
-        raise RecipeError(f"{path}: study is a section, not {own!r}")
-    base = own.pop("recipe", None)
-    kinds = {f.name: f.type for f in fields(StudySettings) if f.name != "recipe"}
-    settings: dict[str, Any] = {}
-    for key, value in own.items():
-        if key not in kinds:
-            raise RecipeError(f"{path}: no setting study.{key}; {nearest_names(key, [*kinds, 'recipe'])}")
-        settings[key] = convert(value, kinds[key], f"{path}: study.{key}")
-    if base is None:
-        return StudySettings(recipe=Recipe.from_dict(values, str(path)), **settings)
-    recipe = load_recipe(str(base))
-    for section, table in values.items():
-        if not isinstance(table, dict):
-            raise RecipeError(f"{path}: {section} is a section, not {table!r}")
-        for key, value in table.items():
-            recipe = recipe.with_setting(f"{section}.{key}", value, str(path))
-    return StudySettings(recipe=recipe, **settings)
-
-
-def _distinct(what: str, names: tuple[str, ...]) -> None:
-    if not names:
-        raise RecipeError(f"{what} is empty; name one or more")
-    double = {name for name in names if names.count(name) > 1}
-    if double:
-        raise RecipeError(f"{what} names {sorted(double)[0]!r} twice")
+    return StudySettings.from_dict(read_toml(path), str(path))

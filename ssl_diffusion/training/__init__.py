@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ssl_diffusion.training.planning import parse_duration as parse_duration
     from ssl_diffusion.training.planning import plan_for_time as plan_for_time
     from ssl_diffusion.training.recipe import Recipe as Recipe
-    from ssl_diffusion.training.recipe import convert as convert
     from ssl_diffusion.training.recipe import load_recipe as load_recipe
     from ssl_diffusion.training.recipe import recipe_for as recipe_for
     from ssl_diffusion.training.recipe import recipe_names as recipe_names
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "recipe": ["Recipe", "convert", "load_recipe", "recipe_for", "recipe_names"],
+        "recipe": ["Recipe", "load_recipe", "recipe_for", "recipe_names"],
         "settings": ["AugmentationSettings", "ComputeSettings", "PhaseSettings", "TrainingSettings"],
         "fit": ["FitOptions", "fit_model", "fit_run", "resume_run"],
         "result": ["Fitted", "TrainingResult"],

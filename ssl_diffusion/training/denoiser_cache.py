@@ -8,7 +8,7 @@ next fit continues.
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def denoiser_key(fingerprint: str, config: JointConfig, settings: PhaseSettings,
     network = config.to_dict()
     for head_only in ("n_classes", "pool_maps", "pool_grids", "read_sigma", "head_noise", "head_width", "head_dropout"):
         del network[head_only]
-    identity = [_VERSION, fingerprint, network, asdict(settings), flip]
+    identity = [_VERSION, fingerprint, network, settings.to_dict(), flip]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 

@@ -113,7 +113,7 @@ def fit_model(
             result = _untrained(recipe)
             result.seconds = time.monotonic() - began
             return Fitted(config, initial, {}, history, facts, result)
-    identity = _digest([recipe.to_dict() | {"compute": None, "name": None, "description": None}, fingerprint, labeled])
+    identity = _digest([recipe.identity(), fingerprint, labeled])
     job = replace(
         job,
         initial=initial,
@@ -169,7 +169,7 @@ def fit_run(
             val_fraction=labels.val_fraction,
             allow_missing_classes=labels.allow_missing_classes,
         )
-        recipe = replace(recipe, labels=replace(labels, budget=len(labeled)))
+        recipe = recipe.replace(labels=labels.replace(budget=len(labeled)))
     name = default_run_name(pool.name, len(labeled) if labeled else 0, recipe.training)
     folder = RunFolder(out if out is not None else Path("runs") / name)
     folder.check_free(overwrite, input_paths(recipe.data))
@@ -206,7 +206,7 @@ def resume_run(
             raise RunError(
                 f"{path} was started with other settings: {'; '.join(differences)}; leave them out, or start another run"
             )
-        recipe = replace(recipe, compute=requested.compute)
+        recipe = recipe.replace(compute=requested.compute)
     if folder.finished:
         raise RunError(f"{path} is finished; use --overwrite to fit it again, or --out to fit another run")
     pool = _load(recipe, options) if pool is None else pool
@@ -298,8 +298,8 @@ def _resolve(recipe: Recipe, pool: Pool) -> Recipe:
     a = recipe.augmentation
     kind = pool.augmentation if a.policy == "auto" else a.policy
     flip = a.flip if a.flip != "auto" else ("on" if policy(kind, "weak").flip else "off")
-    data = replace(recipe.data, path=str(Path(recipe.data.path).resolve())) if recipe.data.path else recipe.data
-    return replace(recipe, data=data, augmentation=replace(a, policy=kind, flip=flip))
+    data = recipe.data.replace(path=str(Path(recipe.data.path).resolve())) if recipe.data.path else recipe.data
+    return recipe.replace(data=data, augmentation=a.replace(policy=kind, flip=flip))
 
 
 def _digest(values: list[Any]) -> str:

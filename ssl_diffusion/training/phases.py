@@ -89,7 +89,7 @@ def pretraining_job(recipe: Recipe, training: Phase, fingerprint: str) -> Phase 
         return None
     settings = recipe.pretraining
     identity, family = (
-        denoiser_key(fingerprint, training.config, s, training.flip) for s in (settings, replace(settings, steps=0))
+        denoiser_key(fingerprint, training.config, s, training.flip) for s in (settings, settings.replace(steps=0))
     )
     return replace(
         training,

@@ -85,9 +85,9 @@ def plan_for_time(
         least = math.ceil(seconds - left + per_step + per_pretraining_step)
         raise RecipeError(f"{seconds:g} s are too short: reading, measuring, one step and the evaluation take {least} s")
     if trains:
-        recipe = replace(recipe, training=replace(recipe.training, steps=steps))
+        recipe = recipe.replace(training=recipe.training.replace(steps=steps))
     if pretraining is not None:
-        recipe = replace(recipe, pretraining=replace(recipe.pretraining, steps=pretraining_steps))
+        recipe = recipe.replace(pretraining=recipe.pretraining.replace(steps=pretraining_steps))
     _log.info(
         "%g s: %d pretraining steps of %.0f ms, %d training steps of %.0f ms, %.0f s to evaluate",
         seconds,
@@ -103,7 +103,7 @@ def plan_for_time(
 def _seconds_per_step(job: Phase) -> float:
     """Of the training loop as it is. The first steps, in which kernels are chosen, are left out; so are the slowest and the
     fastest, as other programs come and go."""
-    history = train(replace(job, settings=replace(job.settings, steps=_WARM_UP + _TIMED))).history
+    history = train(replace(job, settings=job.settings.replace(steps=_WARM_UP + _TIMED))).history
     steps = np.sort(np.diff([row["seconds"] for row in history])[_WARM_UP - 1 :])
     return max(1e-4, float(steps[_TIMED // 4 : -_TIMED // 4].mean()))
 

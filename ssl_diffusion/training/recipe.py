@@ -4,159 +4,78 @@ A recipe has the sections below. `recipes/NAME.toml` holds the defaults of a dat
 settings (`--set training.steps=500`), and the run folder keeps the resolved recipe, from which the run can be repeated.
 """
 
-import tomllib
-import types
-import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import tomli_w
+from pydantic import Field
 
 from ssl_diffusion.data.settings import DataSettings, LabelSettings
 from ssl_diffusion.errors import RecipeError, nearest_names
 from ssl_diffusion.models.settings import ModelSettings
+from ssl_diffusion.settings import Settings, parse_toml, read_toml
 from ssl_diffusion.training.settings import AugmentationSettings, ComputeSettings, PhaseSettings, TrainingSettings
 
-__all__ = ["Recipe", "convert", "load_recipe", "recipe_for", "recipe_names"]
+__all__ = ["Recipe", "SettingsWithRecipe", "load_recipe", "recipe_for", "recipe_names"]
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """All settings of a run."""
 
     name: str = "custom"
+    """Name of the recipe."""
     description: str = ""
-    data: DataSettings = field(default_factory=DataSettings)
-    labels: LabelSettings = field(default_factory=LabelSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
-    pretraining: PhaseSettings = field(default_factory=PhaseSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    compute: ComputeSettings = field(default_factory=ComputeSettings)
+    """What it is for."""
+    data: DataSettings = Field(default_factory=DataSettings)
+    labels: LabelSettings = Field(default_factory=LabelSettings)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    augmentation: AugmentationSettings = Field(default_factory=AugmentationSettings)
+    pretraining: PhaseSettings = Field(default_factory=PhaseSettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    compute: ComputeSettings = Field(default_factory=ComputeSettings)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str = "recipe") -> "Recipe":
-        """Build a recipe from nested mappings; unknown keys and wrong types raise :class:`RecipeError`."""
-        recipe = cls()
-        for section, content in values.items():
-            if isinstance(content, Mapping):
-                for key, value in content.items():
-                    recipe = recipe.with_setting(f"{section}.{key}", value, source)
-            else:
-                recipe = recipe.with_setting(section, content, source)
-        return recipe.checked(source)
+    def updated(self, values: Mapping[str, Any], source: str = "") -> "Recipe":
+        """A copy with other values where `values` (nested, as for :meth:`from_dict`) has some.
 
-    def with_setting(self, key: str, value: Any, source: str = "recipe") -> "Recipe":
-        """A copy with one setting changed; `key` is "section.name", text values are converted to the setting's type."""
-        section, _, name = key.partition(".")
-        if not name:
-            if section not in ("name", "description"):
-                raise RecipeError(f"{source}: unknown setting {key!r}; {nearest_names(key, _all_keys())}")
-            text: dict[str, Any] = {section: str(value)}
-            return replace(self, **text)
-        part = getattr(self, section, None) if section in _SECTIONS else None
-        types_by_name = typing.get_type_hints(type(part)) if part is not None else {}
-        if name not in types_by_name:
-            raise RecipeError(f"{source}: unknown setting {key!r}; {nearest_names(key, _all_keys())}")
-        converted = convert(value, types_by_name[name], f"{source}: {key}")
-        changed: dict[str, Any] = {section: replace(part, **{name: converted})}  # type: ignore[type-var]
-        return replace(self, **changed)
+        Raises:
+            RecipeError: if a setting is unknown, of the wrong type or out of range; it names `source`.
+        """
+        merged: dict[str, Any] = self.to_dict()
+        for key, value in values.items():
+            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+            merged[key] = {**merged[key], **value} if both else value
+        return self.from_dict(merged, source)
+
+    def with_settings(self, changes: Mapping[str, Any], source: str = "") -> "Recipe":
+        """A copy with settings changed, all at once; keys are "section.name", texts are read as the setting's type.
+
+        Raises:
+            RecipeError: if a setting is unknown, of the wrong type or out of range; it names `source`.
+        """
+        nested: dict[str, Any] = {}
+        for key, value in changes.items():
+            section, dot, name = key.partition(".")
+            if not dot:
+                nested[section] = value
+            elif isinstance(part := nested.setdefault(section, {}), dict):
+                part[name] = value
+        return self.updated(nested, source)
+
+    def with_setting(self, key: str, value: Any, source: str = "") -> "Recipe":
+        """A copy with one setting changed, see :meth:`with_settings`."""
+        return self.with_settings({key: value}, source)
 
     def with_overrides(self, assignments: Iterable[str]) -> "Recipe":
-        """A copy with "section.name=value" texts applied."""
-        recipe = self
+        """A copy with "section.name=value" texts applied; of two for one setting the later holds."""
+        changes = {}
         for text in assignments:
             key, equals, value = text.partition("=")
             if not equals:
                 raise RecipeError(f"a setting is given as section.name=value, not {text!r}")
-            recipe = recipe.with_setting(key.strip(), value.strip(), "--set")
-        return recipe.checked("--set")
-
-    def checked(self, source: str) -> "Recipe":
-        """Itself, if every value is in range; else :class:`RecipeError`."""
-        from ssl_diffusion.training.augment import POLICIES
-        from ssl_diffusion.training.objective import OBJECTIVES
-
-        m, t, a = self.model, self.training, self.augmentation
-        choices: list[tuple[str, str, Iterable[str]]] = [
-            ("training.objective", t.objective, (*OBJECTIVES, "probe")),
-            ("training.head_start", t.head_start, ("zero", "probe")),
-            ("training.consistency", t.consistency, ("none", "match")),
-            ("model.parameterisation", m.parameterisation, ("edm", "ddpm")),
-            ("model.pool_maps", m.pool_maps, ("levels", "blocks")),
-            ("labels.choice", self.labels.choice, ("balanced", "uniform")),
-            ("augmentation.policy", a.policy, ("auto", *POLICIES)),
-            ("augmentation.flip", a.flip, ("auto", "on", "off")),
-            ("augmentation.labeled", a.labeled, ("none", "weak", "strong")),
-            ("compute.precision", self.compute.precision, ("auto", "fp32", "bf16")),
-            ("compute.accelerator", self.compute.accelerator, ("auto", "cpu", "cuda", "gpu", "mps")),
-        ]
-        for key, text, known in choices:
-            if text not in known:
-                raise RecipeError(f"{source}: {key} cannot be {text!r}; {nearest_names(text, known)}")
-        inf = float("inf")
-        ranges: list[tuple[str, float, float, float]] = [
-            ("training.labeled_batch_size", t.labeled_batch_size, 1, inf),
-            ("training.unlabeled_batch_size", t.unlabeled_batch_size, 1, inf),
-            ("training.consistency_threshold", t.consistency_threshold, 0, 1),
-            ("training.classification_weight", t.classification_weight, 0, 1e6),
-            ("training.encoder_lr", t.encoder_lr, 0, 1e6),
-            ("training.encoder_lr_labels", t.encoder_lr_labels, 0, inf),
-            ("training.label_smoothing", t.label_smoothing, 0, 0.99),
-            ("training.head_noise", t.head_noise, 0, 80),
-            ("labels.budget", self.labels.budget, -1, inf),
-            ("labels.val_fraction", self.labels.val_fraction, 0, 0.9),
-            ("data.size", self.data.size, 0, 65_536),
-            ("data.test_fraction", self.data.test_fraction, 0, 0.9),
-            ("compute.devices", self.compute.devices, 1, 1024),
-            ("compute.threads", self.compute.threads, 0, 65_536),
-            ("model.channels", m.channels, 4, 4096),
-            ("model.blocks", m.blocks, 1, 64),
-            ("model.heads", m.heads, 1, 4096),
-            ("model.groups", m.groups, 1, 4096),
-            ("model.dropout", m.dropout, 0, 0.99),
-            ("model.head_dropout", m.head_dropout, 0, 0.99),
-            ("model.head_width", m.head_width, -1, 65_536),
-            ("model.read_sigma", m.read_sigma, 0, 80),
-            ("model.stem", m.stem, 1, 8),
-            ("model.p_mean", m.p_mean, -20, 20),
-            ("model.p_std", m.p_std, 0, 20),
-            ("model.ddpm_steps", m.ddpm_steps, 21, 1_000_000),
-        ]
-        for phase, settings in (("pretraining", self.pretraining), ("training", t)):
-            ranges += [
-                (f"{phase}.steps", settings.steps, 0, inf),
-                (f"{phase}.batch_size", settings.batch_size, 1, inf),
-                (f"{phase}.learning_rate", settings.learning_rate, 1e-9, 10),
-                (f"{phase}.warmup", settings.warmup, 0, 1),
-                (f"{phase}.weight_decay", settings.weight_decay, 0, 1e6),
-                (f"{phase}.clip", settings.clip, 1e-9, inf),
-                (f"{phase}.ema", settings.ema, 0, 1),
-                (f"{phase}.seed", settings.seed, 0, 2**63 - 1),
-            ]
-        for key, numbers, least in (
-            ("multipliers", m.multipliers, 1),
-            ("pool_grids", m.pool_grids, 1),
-            ("attention", m.attention, 0),
-        ):
-            if not numbers and key != "attention":
-                raise RecipeError(f"{source}: model.{key} is empty; it needs one whole number or more")
-            ranges += [(f"model.{key}", number, least, 1024) for number in numbers]
-        for key, value, low, high in ranges:
-            if not low <= value <= high:
-                raise RecipeError(f"{source}: {key} must be in [{low:g}, {high:g}], not {value:g}")
-        if any(level >= len(m.multipliers) for level in m.attention):
-            raise RecipeError(f"{source}: model.attention names a level that {len(m.multipliers)} multipliers do not have")
-        if not 0 <= m.decoder_blocks <= m.blocks + 1:
-            raise RecipeError(f"{source}: model.decoder_blocks must be in 0..{m.blocks + 1}, not {m.decoder_blocks}")
-        return self
-
-    def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, ready for TOML and JSON; :meth:`from_dict` reverses it."""
-        return {k: _plain(v) for k, v in asdict(self).items()}
+            changes[key.strip()] = value.strip()
+        return self.with_settings(changes, "--set") if changes else self
 
     def to_toml(self) -> str:
         """The recipe as the text of a TOML file."""
@@ -166,19 +85,58 @@ class Recipe:
         """Write the recipe as TOML."""
         path.write_text(self.to_toml(), encoding="utf-8")
 
+    def identity(self) -> dict[str, Any]:
+        """The settings that results depend on, as plain values: all but the name, the description and [compute]."""
+        return self.to_dict() | {"compute": None, "name": None, "description": None}
+
     def differences(self, other: "Recipe") -> list[str]:
-        """Settings in which two recipes differ, as "section.name: mine -> other's"; how and where they compute left out."""
-        mine, theirs = self.to_dict(), other.to_dict()
+        """Settings in which two recipes differ, as "section.name: mine -> other's"; names and [compute] are left out."""
+        mine, theirs = self.identity(), other.identity()
         return [
             f"{section}.{key}: {value!r} -> {theirs[section][key]!r}"
-            for section in _SECTIONS
-            if section != "compute"
-            for key, value in mine[section].items()
+            for section, values in mine.items()
+            if values is not None
+            for key, value in values.items()
             if value != theirs[section][key]
         ]
 
 
-_SECTIONS = tuple(f.name for f in fields(Recipe) if f.name not in ("name", "description"))
+class SettingsWithRecipe(Settings):
+    """Settings that share a file with a recipe: they are the section :attr:`section`, the recipe's sections stand beside it."""
+
+    section: ClassVar[str]
+
+    recipe: Recipe = Field(default_factory=Recipe)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "") -> Self:
+        """Settings from nested mappings, as TOML has them; see :meth:`Settings.from_dict`."""
+        if not isinstance(values, Mapping):
+            return super().from_dict(values, source)
+        own = values.get(cls.section, {})
+        if not isinstance(own, Mapping):
+            raise RecipeError(f"{source}: {cls.section} is a section, not {own!r}")
+        beside = {key: value for key, value in values.items() if key != cls.section}
+        return super().from_dict({**own, "recipe": cls._recipe(own.get("recipe"), beside, source)}, source)
+
+    @classmethod
+    def _recipe(cls, base: Any, values: Mapping[str, Any], source: str) -> Recipe:
+        """The recipe of a file, from the key `recipe` in the section and what stands beside the section."""
+        if base is not None:
+            raise RecipeError(
+                f"{source}: unknown setting '{cls.section}.recipe'; {nearest_names('recipe', cls.setting_names())}"
+            )
+        return Recipe.from_dict(values, source)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values: the recipe's sections, then :attr:`section`."""
+        own = super().to_dict()
+        del own["recipe"]
+        return {**self.recipe.to_dict(), self.section: own}
+
+    def to_toml(self) -> str:
+        """The settings and the recipe as the text of a TOML file."""
+        return tomli_w.dumps(self.to_dict())
 
 
 def recipe_names() -> list[str]:
@@ -212,68 +170,17 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         RecipeError: if there is no such recipe, the file is not TOML, or a setting is unknown or out of range.
     """
     path = Path(name_or_path)
-    if path.suffix == ".toml" or path.is_file():
-        if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # a name that is too long for a file
+        there = False
+    if path.suffix == ".toml" or there:
+        if not there:
             raise RecipeError(f"no recipe file {path}")
-        source = str(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path} cannot be read as text in UTF-8: {error}") from None
-    else:
-        known = recipe_names()
-        if str(name_or_path) not in known:
-            raise RecipeError(f"no recipe {str(name_or_path)!r}; {nearest_names(str(name_or_path), known)}")
-        source = f"recipe {name_or_path}"
-        text = resources.files("ssl_diffusion.recipes").joinpath(f"{name_or_path}.toml").read_text(encoding="utf-8")
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{source} is not valid TOML: {error}") from None
-    return Recipe.from_dict(values, source)
-
-
-def _all_keys() -> list[str]:
-    defaults = Recipe()
-    return ["name", "description", *(f"{s}.{f.name}" for s in _SECTIONS for f in fields(getattr(defaults, s)))]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def convert(value: Any, wanted: Any, where: str) -> Any:
-    """`value` (from TOML, or text from the command line) as the type `wanted`."""
-    origin = typing.get_origin(wanted)
-    if origin is tuple:
-        item = typing.get_args(wanted)[0]
-        parts = value
-        if isinstance(value, str):
-            parts = [p.strip() for p in value.replace("[", "").replace("]", "").split(",") if p.strip()]
-        if not isinstance(parts, list | tuple):
-            raise RecipeError(f"{where} is a list, not {value!r}")
-        return tuple(convert(p, item, where) for p in parts)
-    if origin is types.UnionType:
-        raise TypeError(f"{where}: union types are not used in recipes")
-    if wanted is bool:
-        if isinstance(value, bool):
-            return value
-        if str(value).lower() in ("true", "false"):
-            return str(value).lower() == "true"
-        raise RecipeError(f"{where} is true or false, not {value!r}")
-    if wanted is str:
-        return str(value)
-    if isinstance(value, bool):
-        raise RecipeError(f"{where} is a number, not {value!r}")
-    try:
-        if wanted is int and (isinstance(value, int) or str(value).isdecimal()):
-            return int(value)  # not by way of float, which would round large seeds
-        number = float(value)
-        if wanted is int and number != int(number):
-            raise ValueError
-        return wanted(number)
-    except (TypeError, ValueError, OverflowError):
-        kind = "whole number" if wanted is int else "number"
-        raise RecipeError(f"{where} is a {kind}, not {value!r}") from None
+        return Recipe.from_dict(read_toml(path), str(path))
+    known = recipe_names()
+    if str(name_or_path) not in known:
+        raise RecipeError(f"no recipe {str(name_or_path)!r}; {nearest_names(str(name_or_path), known)}")
+    text = resources.files("ssl_diffusion.recipes").joinpath(f"{name_or_path}.toml").read_text(encoding="utf-8")
+    source = f"recipe {name_or_path}"
+    return Recipe.from_dict(parse_toml(text, source), source)

@@ -1,84 +1,97 @@
-"""Settings of the sections [augmentation], [pretraining], [training] and [compute] of a recipe."""
+"""Settings of the sections [augmentation], [pretraining], [training] and [compute] of a recipe.
 
-from dataclasses import dataclass
+The names of policies and objectives are written out here, so that reading a recipe imports neither the augmentations nor the
+losses, and with them torch; a test holds them against the registries.
+"""
 
-__all__ = ["AugmentationSettings", "ComputeSettings", "PhaseSettings", "TrainingSettings"]
+from typing import Annotated, Literal
 
+from pydantic import Field
 
-@dataclass(frozen=True)
-class AugmentationSettings:
-    """`policy` "auto" is the data set's own; `flip` is "auto", "on" or "off"; `labeled` is "none", "weak" or "strong"."""
+from ssl_diffusion.settings import Seed, Settings
 
-    policy: str = "auto"
-    flip: str = "auto"
-    labeled: str = "strong"
+__all__ = ["AugmentationSettings", "ComputeSettings", "ObjectiveName", "PhaseSettings", "PolicyName", "TrainingSettings"]
 
+PolicyName = Literal["none", "digits", "fashion", "photo"]
+ObjectiveName = Literal["joint", "labels-only", "denoise-only", "probe"]
 
-@dataclass(frozen=True)
-class PhaseSettings:
-    """Optimisation of one phase; used as it is for `[pretraining]`, the denoise-only phase that is cached.
-
-    Args:
-        steps:         optimiser steps
-        batch_size:    images of the denoising loss in one step, over all ranks
-        learning_rate: peak, after a linear warm-up and before a cosine to zero
-        warmup:        share of the steps
-        weight_decay:  AdamW, on weight matrices only
-        clip:          largest gradient norm
-        ema:           horizon of the weights' moving average, share of the steps
-        seed:          of this phase's draws
-    """
-
-    steps: int = 1000
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    ema: float = 0.05
-    seed: int = 0
+_Steps = Annotated[int, Field(ge=0, le=1_000_000_000)]
+_BatchSize = Annotated[int, Field(ge=1, le=1_000_000)]
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
-@dataclass(frozen=True)
+class AugmentationSettings(Settings):
+    """Random changes of training images."""
+
+    policy: Literal["auto", PolicyName] = "auto"
+    """Kind of images; "auto" is the data set's own."""
+    flip: Literal["auto", "on", "off"] = "auto"
+    """Mirroring left-right; "auto" is the policy's own."""
+    labeled: Literal["none", "weak", "strong"] = "strong"
+    """Strength for labeled images."""
+
+
+class PhaseSettings(Settings):
+    """Optimisation of one phase; used as it is for [pretraining], the denoise-only phase that is cached."""
+
+    steps: _Steps = 1000
+    """Optimiser steps."""
+    batch_size: _BatchSize = 128
+    """Images of the denoising loss in one step, over all ranks."""
+    learning_rate: Annotated[float, Field(ge=1e-9, le=10)] = 1e-3
+    """Peak learning rate, after a linear warm-up and before a cosine to zero."""
+    warmup: _Fraction = 0.05
+    """Fraction of the steps in which the learning rate rises."""
+    weight_decay: _Weight = 0.0
+    """Decay of AdamW, on weight matrices only."""
+    clip: Annotated[float, Field(ge=1e-9, le=1e9)] = 1.0
+    """Largest gradient norm."""
+    ema: _Fraction = 0.05
+    """Horizon of the weights' moving average, as a fraction of the steps."""
+    seed: Seed = 0
+    """Seed of the phase's draws."""
+
+
 class TrainingSettings(PhaseSettings):
-    """The phase after pretraining, under `objective`.
+    """The phase after pretraining, under `objective`."""
 
-    Args:
-        objective:             "joint", "labels-only", "probe" (only the head, by logistic regression) or "denoise-only"
-        labeled_batch_size:    labeled images in one step, over all ranks
-        classification_weight: lambda, weight of the classification loss
-        encoder_lr:            learning rate of a pretrained encoder and decoder relative to the head's
-        encoder_lr_labels:     number of labels from which on `encoder_lr` holds; with fewer it is lower in proportion, as
-                               few labels are learned by heart before they have taught the encoder anything
-        label_smoothing:       share of the target spread over all classes
-        head_noise:            half of the labeled images get noise up to this level, so that the head serves guidance too
-        head_start:            "probe" starts a linear head of a pretrained model from logistic regression on its frozen
-                               representation; "zero" from nothing
-        consistency:           "match" adds pseudo-labels (:mod:`ssl_diffusion.training.consistency`); "none"
-        unlabeled_batch_size:  unlabeled images in one step of the consistency term, over all ranks
-        consistency_threshold: fixed threshold of the pseudo-labels; 0 adapts it
-        consistency_alignment: align pseudo-labels to the class shares of the labels
-    """
-
-    objective: str = "joint"
-    labeled_batch_size: int = 64
-    classification_weight: float = 1.0
-    encoder_lr: float = 1.0
-    encoder_lr_labels: int = 0
-    label_smoothing: float = 0.0
-    head_noise: float = 0.3
-    head_start: str = "zero"
-    consistency: str = "none"
-    unlabeled_batch_size: int = 64
-    consistency_threshold: float = 0.0
+    objective: ObjectiveName = "joint"
+    """Objective; "probe" fits only the head, by logistic regression."""
+    labeled_batch_size: _BatchSize = 64
+    """Labeled images in one step, over all ranks."""
+    classification_weight: _Weight = 1.0
+    """Weight lambda of the classification loss."""
+    encoder_lr: _Weight = 1.0
+    """Learning rate of a pretrained encoder and decoder relative to the head's."""
+    encoder_lr_labels: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    """Number of labels from which on `encoder_lr` holds; with fewer it is lower in proportion, because few labels are
+    memorised before they have taught the encoder anything."""
+    label_smoothing: Annotated[float, Field(ge=0, le=0.99)] = 0.0
+    """Fraction of the target that is spread over all classes."""
+    head_noise: Annotated[float, Field(ge=0, le=80)] = 0.3
+    """Largest noise level that half of the labeled images get, so that the head serves guidance too."""
+    head_start: Literal["zero", "probe"] = "zero"
+    """First weights of the head; "probe" starts a linear head of a pretrained model from logistic regression on its frozen
+    representation."""
+    consistency: Literal["none", "match"] = "none"
+    """Term for images without labels; "match" adds pseudo-labels (:mod:`ssl_diffusion.training.consistency`)."""
+    unlabeled_batch_size: _BatchSize = 64
+    """Unlabeled images of the consistency term in one step, over all ranks."""
+    consistency_threshold: _Fraction = 0.0
+    """Fixed threshold of the pseudo-labels; 0 adapts it."""
     consistency_alignment: bool = True
+    """Whether pseudo-labels are aligned to the class frequencies of the labels."""
 
 
-@dataclass(frozen=True)
-class ComputeSettings:
-    """What to run on; `precision` "auto" is bf16 where the processor computes in it, `threads` 0 is all cores."""
+class ComputeSettings(Settings):
+    """What to run on; results depend on it only by rounding."""
 
-    accelerator: str = "auto"
-    devices: int = 1
-    precision: str = "auto"
-    threads: int = 0
+    accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
+    """Kind of processor; "auto" is the fastest there is."""
+    devices: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Number of devices."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Number format; "auto" is bf16 where the processor computes in it."""
+    threads: Annotated[int, Field(ge=0, le=65_536)] = 0
+    """Processor threads; 0 is all cores."""

@@ -49,7 +49,7 @@ def made_up(trial: Trial, pool: Pool) -> TrialResult:
 
 @pytest.fixture
 def study(tiny_recipe: Recipe, tmp_path: Path, digits_pool: Pool) -> StudyFolder:
-    settings = StudySettings(tiny_recipe, tuple(ACCURACY), budgets=BUDGETS, seeds=6)
+    settings = StudySettings(recipe=tiny_recipe, strategies=tuple(ACCURACY), budgets=BUDGETS, seeds=6)
     folder = StudyFolder(tmp_path / "study")
     folder.path.mkdir()
     folder.settings_file.write_text(settings.to_toml(), encoding="utf-8")
@@ -253,7 +253,7 @@ def test_what_cannot_be_reported(study: StudyFolder, tmp_path: Path, tiny_recipe
     assert "no study folder" in result.output
     empty = tmp_path / "empty"
     empty.mkdir()
-    (empty / "study.toml").write_text(StudySettings(tiny_recipe).to_toml(), encoding="utf-8")
+    (empty / "study.toml").write_text(StudySettings(recipe=tiny_recipe).to_toml(), encoding="utf-8")
     with pytest.raises(RunError, match=r"no trial of .* is complete"):
         write_report(empty)
     assert ssld("study", "report", study.path, study.path).exit_code == 2

@@ -35,7 +35,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> FitOptions:
 
 @pytest.fixture
 def settings(tiny_recipe: Recipe) -> StudySettings:
-    return StudySettings(tiny_recipe, ("random", "margin", "typiclust"), budgets=(10, 20), seeds=2)
+    return StudySettings(recipe=tiny_recipe, strategies=("random", "margin", "typiclust"), budgets=(10, 20), seeds=2)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_strategies_of_a_seed_start_alike_and_seeds_differ(study: StudyFolder) -
 
 
 def test_same_start_for_all_without_the_cold_start(settings: StudySettings, options: FitOptions, tmp_path: Path) -> None:
-    study = run_study(replace(settings, cold_start=False, seeds=1), tmp_path / "study", options=options)
+    study = run_study(settings.replace(cold_start=False, seeds=1), tmp_path / "study", options=options)
     _, picks, _ = study.results()
     assert picks[picks["n_labeled"] == 10].groupby("strategy")["id"].apply(tuple).nunique() == 1
 
@@ -84,7 +84,7 @@ def test_same_start_for_all_without_the_cold_start(settings: StudySettings, opti
 def test_the_other_ways_to_refit(settings: StudySettings, options: FitOptions, tmp_path: Path) -> None:
     refits = ("warm", "scratch", "self-training")
     names = ("random", "margin", "activeml:UncertaintySampling")
-    study = run_study(replace(settings, strategies=names, refits=refits, seeds=1), tmp_path / "study", options=options)
+    study = run_study(settings.replace(strategies=names, refits=refits, seeds=1), tmp_path / "study", options=options)
     rounds, _, missing = study.results()
     assert not missing, [study.failure(t) for t in missing]
     assert rounds.groupby("refit")["n_labeled"].count().to_dict() == dict.fromkeys(refits, 6)
@@ -95,7 +95,7 @@ def test_the_other_ways_to_refit(settings: StudySettings, options: FitOptions, t
 
 
 def test_a_trial_does_not_depend_on_what_ran_before(study: StudyFolder, settings: StudySettings, options: FitOptions) -> None:
-    alone = run_study(replace(settings, strategies=("random", "typiclust")), study.path.with_name("alone"), options=options)
+    alone = run_study(settings.replace(strategies=("random", "typiclust")), study.path.with_name("alone"), options=options)
     whole = rounds_of(study)
     expected = whole[whole["strategy"] != "margin"].reset_index(drop=True)
     pd.testing.assert_frame_equal(rounds_of(alone), expected)
@@ -242,7 +242,7 @@ def test_a_study_file(tmp_path: Path, settings: StudySettings) -> None:
     assert load_study(path).recipe == load_recipe("digits").with_setting("pretraining.steps", 7)
     assert load_study(path).seeds == 3
     path.write_text('[study]\nstrategy = ["random"]\n', encoding="utf-8")
-    with pytest.raises(RecipeError, match=r"no setting study.strategy; did you mean strategies"):
+    with pytest.raises(RecipeError, match=r"unknown setting 'study.strategy'; did you mean study.strategies"):
         load_study(path)
     path.write_text("study = 3\n", encoding="utf-8")
     with pytest.raises(RecipeError, match="study is a section"):
@@ -259,20 +259,20 @@ def test_a_study_file(tmp_path: Path, settings: StudySettings) -> None:
     [
         ({"strategies": ("random", "magrin")}, "no strategy 'magrin'; did you mean margin"),
         ({"strategies": ("random", "activeml:UncertaintySamplin")}, "did you mean UncertaintySampling"),
-        ({"strategies": ()}, "strategies is empty"),
-        ({"strategies": ("random", "random")}, "names 'random' twice"),
-        ({"strategies": ("margin",)}, "the baseline 'random' is not among"),
+        ({"strategies": ()}, "study.strategies needs 1 to 100 entries, not 0"),
+        ({"strategies": ("random", "random")}, "study.strategies: 'random' is named twice"),
+        ({"strategies": ("margin",)}, "study.baseline 'random' is not among"),
         ({"budgets": (20, 10)}, "increasing order"),
-        ({"budgets": (10,)}, "two or more"),
-        ({"budgets": (0, 10)}, "increasing order"),
-        ({"seeds": 0}, "one seed or more"),
+        ({"budgets": (10,)}, "study.budgets needs 2 to 1000 entries, not 1"),
+        ({"budgets": (0, 10)}, "study.budgets must be in"),
+        ({"seeds": 0}, "study.seeds must be in"),
         ({"refits": ("prob",)}, "did you mean probe"),
-        ({"warm_steps": 0.0}, "share in"),
+        ({"warm_steps": 0.0}, r"study.warm_steps must be in \(0, 1\], not 0.0"),
     ],
 )
 def test_settings_that_make_no_sense(settings: StudySettings, changes: dict[str, object], message: str) -> None:
     with pytest.raises(SSLDError, match=message):
-        replace(settings, **changes)  # type: ignore[arg-type]
+        settings.replace(**changes)  # type: ignore[arg-type]
 
 
 def test_pools_that_cannot_be_studied(small_pool: Pool, settings: StudySettings, options: FitOptions, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_pools_that_cannot_be_studied(small_pool: Pool, settings: StudySettings,
     with pytest.raises(DataError, match="needs a test split with labels"):
         eligible_positions(replace(small_pool, is_test=np.zeros(60, dtype=bool)))
     with pytest.raises(DataError, match="a budget of 9999 labels is larger than the 1437"):
-        run_study(replace(settings, budgets=(10, 9999)), tmp_path / "study", options=options)
+        run_study(settings.replace(budgets=(10, 9999)), tmp_path / "study", options=options)
     assert not (tmp_path / "study").exists()
 
 
@@ -302,7 +302,7 @@ def test_folders_that_are_something_else(settings: StudySettings, options: FitOp
 
 
 def test_trials_come_seed_by_seed(settings: StudySettings) -> None:
-    names = [t.name for t in trials_of(replace(settings, refits=("probe", "warm")))]
+    names = [t.name for t in trials_of(settings.replace(refits=("probe", "warm")))]
     assert names[:4] == ["probe-random-s0", "probe-margin-s0", "probe-typiclust-s0", "probe-random-s1"]
     assert names[6].startswith("warm")
 

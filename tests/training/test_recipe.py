@@ -1,7 +1,6 @@
 """Recipes: what a file or the command line may say, and what is answered when it says something else."""
 
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ recipes = st.builds(
     data=st.builds(DataSettings, path=text, label_columns=st.lists(text, max_size=3).map(tuple), skip_bad=st.booleans()),
     labels=st.builds(LabelSettings, budget=st.integers(-1, 10**6), val_fraction=st.floats(0, 0.9)),
     model=st.builds(ModelSettings, multipliers=st.lists(st.integers(1, 8), min_size=1, max_size=4).map(tuple)),
-    pretraining=st.builds(PhaseSettings, learning_rate=st.floats(1e-9, 10), seed=st.integers(0, 2**62)),
+    pretraining=st.builds(PhaseSettings, learning_rate=st.floats(1e-9, 10), seed=st.integers(0, 2**32 - 1)),
     training=st.builds(TrainingSettings, steps=st.integers(0, 10**9), objective=st.sampled_from(["joint", "labels-only"])),
 )
 
@@ -55,10 +54,10 @@ def test_recipe_survives_toml(tmp_path_factory: pytest.TempPathFactory, recipe: 
         ({"training": {"step": 5}}, "unknown setting 'training.step'; did you mean .*training.steps"),
         ({"trainning": {"steps": 5}}, "unknown setting 'trainning.steps'; did you mean .*training.steps"),
         ({"steps": 5}, "unknown setting 'steps'"),
-        ({"data": "digits"}, "unknown setting 'data'"),
+        ({"data": "digits"}, "data is a section, not 'digits'"),
         ({"training": {"steps": "many"}}, "training.steps is a whole number, not 'many'"),
         ({"training": {"steps": 1.5}}, "training.steps is a whole number, not 1.5"),
-        ({"training": {"steps": True}}, "training.steps is a number, not True"),
+        ({"training": {"steps": True}}, "training.steps is a whole number, not True"),
         ({"training": {"learning_rate": "fast"}}, "training.learning_rate is a number, not 'fast'"),
         ({"training": {"steps": [5]}}, "training.steps is a whole number"),
         ({"data": {"skip_bad": 1}}, "data.skip_bad is true or false, not 1"),
@@ -67,14 +66,22 @@ def test_recipe_survives_toml(tmp_path_factory: pytest.TempPathFactory, recipe: 
         ({"training": {"objective": "jiont"}}, "training.objective cannot be 'jiont'; did you mean joint"),
         ({"augmentation": {"policy": "digit"}}, "augmentation.policy cannot be 'digit'; did you mean digits"),
         ({"augmentation": {"flip": "yes"}}, "augmentation.flip cannot be 'yes'; known: auto, off, on"),
+        ({"augmentation": {"flip": 1}}, "augmentation.flip cannot be 1; known: auto, off, on"),
         ({"compute": {"precision": "fp16"}}, "compute.precision cannot be 'fp16'; did you mean"),
         ({"model": {"parameterisation": "vp"}}, "model.parameterisation"),
         ({"model": {"pool_maps": "level"}}, "model.pool_maps cannot be 'level'; did you mean levels"),
         ({"model": {"read_sigma": -1}}, "model.read_sigma must be in"),
-        ({"training": {"steps": -1}}, r"training.steps must be in \[0, inf\], not -1"),
+        ({"training": {"steps": -1}}, r"training.steps must be in \[0, 1000000000\], not -1"),
         ({"training": {"batch_size": 0}}, "training.batch_size must be in"),
         ({"training": {"learning_rate": float("nan")}}, "training.learning_rate must be in"),
+        ({"training": {"learning_rate": float("inf")}}, "training.learning_rate must be in"),
+        ({"training": {"clip": 10**400}}, "training.clip must be in"),
         ({"training": {"seed": -1}}, "training.seed must be in"),
+        ({"pretraining": {"seed": 2**32}}, r"pretraining.seed must be in \[0, 4294967295\], not 4294967296"),
+        ({"data": {"path": True}}, "data.path is text, not True"),
+        ({"data": {"path": "a\udcff"}}, "data.path: .* cannot be written in UTF-8"),
+        ({"training": 5}, "training is a section, not 5"),
+        ({"trainning": {}}, "unknown setting 'trainning'"),
         ({"training": {"label_smoothing": 1.0}}, "training.label_smoothing must be in"),
         ({"training": {"warmup": 1.5}}, "training.warmup must be in"),
         ({"pretraining": {"ema": -0.1}}, "pretraining.ema must be in"),
@@ -96,7 +103,7 @@ def test_recipe_survives_toml(tmp_path_factory: pytest.TempPathFactory, recipe: 
         ({"model": {"pool_grids": [0]}}, "model.pool_grids"),
         ({"model": {"attention": [2]}}, "model.attention names a level that 2 multipliers do not have"),
         ({"model": {"attention": [-1]}}, "model.attention"),
-        ({"model": {"decoder_blocks": 4}}, r"model.decoder_blocks must be in 0..3, not 4"),
+        ({"model": {"decoder_blocks": 4}}, r"model.decoder_blocks must be in \[0, 3\], not 4"),
     ],
 )
 def test_wrong_settings_are_named(values: dict[str, object], message: str) -> None:
@@ -117,7 +124,8 @@ def test_wrong_settings_are_named(values: dict[str, object], message: str) -> No
         ("model.attention=", ()),
         ("data.label_columns=red,green", ("red", "green")),
         ("data.separator==", "="),
-        ("training.seed=9007199254740993", 9007199254740993),
+        ("training.seed=4294967295", 4294967295),
+        ("data.path=1.50", "1.50"),
     ],
 )
 def test_overrides_are_converted_to_the_type_of_the_setting(assignment: str, value: object) -> None:
@@ -152,11 +160,8 @@ def test_wrong_overrides_are_named(assignment: str, message: str) -> None:
 
 def test_differences_name_both_values_and_leave_out_where_it_computes() -> None:
     mine = Recipe()
-    theirs = replace(
-        mine.with_overrides(["training.steps=7", "model.multipliers=1,2,4", "compute.precision=fp32", "compute.devices=2"]),
-        name="other",
-        description="another",
-    )
+    changes = ["training.steps=7", "model.multipliers=1,2,4", "compute.precision=fp32", "compute.devices=2"]
+    theirs = mine.with_overrides(changes).replace(name="other", description="another")
     assert mine.differences(theirs) == ["model.multipliers: [1, 2] -> [1, 2, 4]", "training.steps: 1000 -> 7"]
     assert mine.differences(mine) == []
 

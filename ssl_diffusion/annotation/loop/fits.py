@@ -211,14 +211,13 @@ def _write_table(pool: Pool, path: Path) -> None:
 
 def _recipe(job: Job, table: Path, pretrain: bool) -> Recipe:
     recipe, settings = job.settings.recipe, job.settings
-    data = replace(
-        recipe.data,
+    data = recipe.data.replace(
         path=str(table.resolve()),
         image_root=str(job.image_root.resolve()),
         image_column="path",
         label_column="label",
         test_fraction=0.0,
     )
-    labeled = replace(recipe.labels, budget=-1, allow_missing_classes=True)
-    recipe = replace(recipe, data=data, labels=labeled).with_setting("training.seed", settings.seed)
+    labeled = recipe.labels.replace(budget=-1, allow_missing_classes=True)
+    recipe = recipe.replace(data=data, labels=labeled).with_setting("training.seed", settings.seed)
     return recipe.with_setting("training.objective", "denoise-only") if pretrain else recipe

@@ -18,7 +18,6 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -197,9 +196,7 @@ def move_images(job: Job, data: Path, image_root: Path | None = None) -> None:
     """
     recipe = job.settings.recipe
     root = str(image_root.resolve()) if image_root is not None else ""
-    settings = replace(
-        job.settings, recipe=replace(recipe, data=replace(recipe.data, path=str(data.resolve()), image_root=root))
-    )
+    settings = job.settings.replace(recipe=recipe.replace(data=recipe.data.replace(path=str(data.resolve()), image_root=root)))
     there = root_of(settings)
     missing = [str(id_) for id_ in job.store.ids if not (there / str(id_)).is_file()]
     if missing:

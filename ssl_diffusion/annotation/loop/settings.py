@@ -1,54 +1,51 @@
 """Settings of an annotation job: the recipe of its fits, and the section [job]."""
 
-import tomllib
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Annotated, ClassVar
 
-import tomli_w
+from pydantic import Field, field_validator
 
 from ssl_diffusion.acquisition.names import strategy_for
-from ssl_diffusion.errors import RecipeError
-from ssl_diffusion.training.recipe import Recipe, convert
+from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.settings import Seed, read_toml
+from ssl_diffusion.training.recipe import SettingsWithRecipe
 
 __all__ = ["JobSettings"]
 
+_AtLeastOne = Annotated[int, Field(ge=1, le=1_000_000_000)]
+_Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
-@dataclass(frozen=True)
-class JobSettings:
-    """Settings of a job.
 
-    Args:
-        recipe: the images, and how models are fitted to them.
-        store: URL of the database; "" is SQLite in the job folder.
-        agreement: annotators that a sample needs.
-        audit: samples, drawn by chance, whose labels measure the models and train none.
-        batch: samples that a round asks for.
-        strategy: that chooses them.
-        budget: labels that are wanted in all; 0 is no limit.
-        refit_every: new labels after which the server fits a model; 0 leaves that to the user.
-        seed: of the audit's draw, of rounds and of fits.
-    """
+class JobSettings(SettingsWithRecipe):
+    """Settings of a job; its recipe says what the images are and how models are fitted to them."""
 
-    recipe: Recipe = field(default_factory=Recipe)
+    section: ClassVar[str] = "job"
+
     store: str = ""
-    agreement: int = 1
-    audit: int = 0
-    batch: int = 50
+    """URL of the database; "" is SQLite in the job folder."""
+    agreement: _AtLeastOne = 1
+    """Number of annotators that a sample needs."""
+    audit: _Count = 0
+    """Number of samples, drawn at random, whose labels measure the models and train none."""
+    batch: _AtLeastOne = 50
+    """Number of samples that a round asks for."""
     strategy: str = "auto"
-    budget: int = 0
-    refit_every: int = 0
-    seed: int = 0
+    """Acquisition strategy that chooses them."""
+    budget: _Count = 0
+    """Number of labels that are wanted in all; 0 is no limit."""
+    refit_every: _Count = 0
+    """Number of new labels after which the server fits a model; 0 leaves that to the user."""
+    seed: Seed = 0
+    """Seed of the audit's draw, of rounds and of fits."""
 
-    def __post_init__(self) -> None:
-        strategy_for(self.strategy, 0, 0)
-        for name, least in (("agreement", 1), ("audit", 0), ("batch", 1), ("budget", 0), ("refit_every", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise RecipeError(f"job.{name} is {least} or more, not {getattr(self, name)}")
-
-    def to_toml(self) -> str:
-        """The settings as the text of a TOML file."""
-        own = {k: v for k, v in asdict(self).items() if k != "recipe"}
-        return tomli_w.dumps({**self.recipe.to_dict(), "job": own})
+    @field_validator("strategy")
+    @classmethod
+    def _check_strategy(cls, name: str) -> str:
+        try:
+            strategy_for(name, 0, 0)
+        except SSLDError as error:
+            raise ValueError(str(error)) from None
+        return name
 
     @classmethod
     def load(cls, path: Path) -> "JobSettings":
@@ -57,13 +54,4 @@ class JobSettings:
         Raises:
             RecipeError: if it cannot be read, or a setting is unknown, of the wrong type or out of range.
         """
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise RecipeError(f"{path} cannot be read ({error})") from None
-        own = values.pop("job", {})
-        kinds = {f.name: f.type for f in fields(cls) if f.name != "recipe"}
-        if unknown := sorted(set(own) - set(kinds)):
-            raise RecipeError(f"{path}: no setting job.{unknown[0]}; known: {', '.join(kinds)}")
-        settings = {key: convert(value, kinds[key], f"{path}: job.{key}") for key, value in own.items()}
-        return cls(recipe=Recipe.from_dict(values, str(path)), **settings)
+        return cls.from_dict(read_toml(path), str(path))

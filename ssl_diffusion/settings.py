@@ -1,0 +1,253 @@
+"""Settings: what a file or the command line may say, with types and ranges beside the fields, and errors as one sentence.
+
+A class of settings is a frozen pydantic model without coercion. Values that come from TOML or from text are read by
+:func:`_read` where their meaning is plain ("1e3" and 1000.0 are a whole number, "1,2" is a list of two); what is still of the
+wrong type, out of range or unknown raises :class:`~ssl_diffusion.errors.RecipeError`.
+"""
+
+import contextlib
+import math
+import numbers
+import os
+import reprlib
+import tomllib
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from ssl_diffusion.errors import RecipeError, nearest_names
+
+__all__ = ["LARGEST_SEED", "Seed", "Settings", "parse_toml", "read_toml"]
+
+# Largest seed of a recipe, study or job: NumPy's legacy generators, and so scikit-learn's splitters, take no larger one.
+LARGEST_SEED = 2**32 - 1
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+
+_TYPES = {
+    "int_type": "is a whole number",
+    "float_type": "is a number",
+    "bool_type": "is true or false",
+    "string_type": "is text",
+    "tuple_type": "is a list",
+    "model_type": "is a section",
+    "model_attributes_type": "is a section",
+}
+_LENGTHS = ("min_length", "max_length")
+_RANGES = {"greater_than_equal", "less_than_equal", "greater_than", "less_than", "finite_number"}
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, without unknown keys, NaN or infinity; errors are :class:`RecipeError`."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, hide_input_in_errors=True
+    )
+
+    # Section of a file that holds these settings; the parts of a field that is settings itself stand beside that section.
+    section: ClassVar[str] = ""
+
+    def __init__(self, /, **values: Any) -> None:
+        with _sentences(type(self), ""):
+            super().__init__(**values)
+
+    # As pydantic's own: nested settings are validated in place, so that an error knows the whole way to its field.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "") -> Self:
+        """Settings from nested mappings, as TOML and JSON have them.
+
+        Args:
+            values: Values by field; fields that are left out keep their defaults.
+            source: What an error names as the origin: a file, an option.
+
+        Raises:
+            RecipeError: if a setting is unknown, of the wrong type or out of range.
+        """
+        with _sentences(cls, source):
+            return cls.model_validate(dict(values) if isinstance(values, Mapping) else values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, ready for TOML and JSON; :meth:`from_dict` reverses it."""
+        return self.model_dump(mode="json")
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed; raises :class:`RecipeError` as the constructor does."""
+        return type(self)(**{**dict(self), **changes})
+
+    @classmethod
+    def setting_names(cls) -> list[str]:
+        """Names of all settings, as "section.name"."""
+        found = []
+        for name, info in cls.model_fields.items():
+            inner = _settings_in(info.annotation)
+            if inner is None:
+                found.append(_joined(cls.section, name))
+            else:
+                found += [key if cls.section else _joined(name, key) for key in inner.setting_names()]
+        return found
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_field(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        return _read(value, cls.model_fields[info.field_name].annotation)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        RecipeError: if the file cannot be read, or is not TOML in UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path} cannot be read as text in UTF-8: {error}") from None
+    return parse_toml(text, str(path))
+
+
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """The content of a TOML text; errors name `source`."""
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: also whole numbers of thousands of digits
+        raise RecipeError(f"{source} is not valid TOML: {error}") from None
+
+
+def _read(value: Any, kind: Any) -> Any:
+    """`value` as the type `kind` where its meaning is plain; else as it is, for pydantic to refuse."""
+    if typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.replace("[", "").replace("]", "").split(",") if part.strip()]
+        return tuple(_read(part, typing.get_args(kind)[0]) for part in value) if isinstance(value, list | tuple) else value
+    if kind is bool:
+        return {"true": True, "false": False}.get(str(value).lower(), value)
+    if kind is str:
+        return _text(value)
+    if kind in (int, float) and isinstance(value, str | numbers.Real) and not isinstance(value, bool):
+        return _number(value, kind)
+    if _settings_in(kind) is not None and isinstance(value, Mapping):
+        return dict(value)
+    return value
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, os.PathLike) or (isinstance(value, int | float) and not isinstance(value, bool)):
+        value = str(value)
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError(f"{_shown(value)} cannot be written in UTF-8; choose another name")
+    return value
+
+
+def _number(value: Any, kind: type) -> Any:
+    number: int | float
+    try:
+        number = int(value) if isinstance(value, str | numbers.Integral) else float(value)
+    except ValueError:
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+    if kind is int:  # not by way of float, which would round large numbers
+        return int(number) if isinstance(number, int) or number.is_integer() else value
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+
+
+@contextlib.contextmanager
+def _sentences(kind: type[Settings], source: str) -> Iterator[None]:
+    """Turns a :class:`ValidationError` into a :class:`RecipeError` that names `source` and the first wrong setting."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        said = _sentence(kind, first["loc"], first["type"], first["input"], first.get("ctx", {}).get("error") or first["msg"])
+        raise RecipeError(f"{source}: {said}" if source else said) from None
+
+
+def _sentence(kind: type[Settings], loc: tuple[int | str, ...], error: str, value: Any, message: object) -> str:
+    key, field, metadata = _place(kind, loc)
+    if error == "extra_forbidden":
+        if isinstance(value, Mapping) and value:
+            key = f"{key}.{next(iter(value))}"
+        return f"unknown setting {_shown(key)}; {_nearest(key, kind.setting_names())}"
+    if error == "value_error" and (inner := _settings_in(field)) is not None:  # a check of several fields names the first
+        return _joined(inner.section or key, str(message))
+    key = key or str(loc[-1] if loc else "what is given")
+    if error in _TYPES:
+        return f"{key} {_TYPES[error]}, not {_shown(value)}"
+    if error == "literal_error":
+        return f"{key} cannot be {_shown(value)}; {_nearest(value, typing.get_args(field))}"
+    if error in _RANGES:
+        return f"{key} must be in {_range(metadata)}, not {_shown(value)}"
+    if error in ("too_short", "too_long"):
+        low, high = (next((n for m in metadata if (n := getattr(m, name, None)) is not None), None) for name in _LENGTHS)
+        return f"{key} needs {low or 0} to {high} entries, not {len(value)}"
+    return f"{key}: {message}"
+
+
+def _place(kind: type[Settings], loc: tuple[int | str, ...]) -> tuple[str, Any, list[Any]]:
+    """The place of an error: its key as a user writes it, the type of the field there, and the field's constraints."""
+    key, field, metadata = "", kind, []  # type: str, Any, list[Any]
+    for step in loc:
+        settings = _settings_in(field)
+        if settings is not None:
+            info = settings.model_fields.get(str(step))
+            field, metadata = (info.annotation, info.metadata) if info is not None else (None, [])
+            if not settings.section:
+                key = _joined(key, str(step))
+            elif _settings_in(field) is None:
+                key = _joined(settings.section, str(step))
+        elif typing.get_origin(field) is tuple:
+            field, metadata = typing.get_args(field)[0], []
+            if typing.get_origin(field) is Annotated:
+                field, *found = typing.get_args(field)
+                metadata = [each for info in found for each in info.metadata]
+    return key, field, metadata
+
+
+def _range(metadata: list[Any]) -> str:
+    """Constraints as an interval: "[0, 1]", "(0, inf)"."""
+    low, high = "(-inf", "inf)"
+    for each in metadata:
+        for name, bracket in (("ge", "["), ("gt", "(")):
+            if (bound := getattr(each, name, None)) is not None:
+                low = f"{bracket}{bound:.10g}"
+        for name, bracket in (("le", "]"), ("lt", ")")):
+            if (bound := getattr(each, name, None)) is not None:
+                high = f"{bound:.10g}{bracket}"
+    return f"{low}, {high}"
+
+
+def _settings_in(kind: Any) -> type[Settings] | None:
+    return kind if isinstance(kind, type) and issubclass(kind, Settings) else None
+
+
+def _joined(section: str, name: str) -> str:
+    return f"{section}.{name}" if section else name
+
+
+def _nearest(value: Any, known: Iterable[str]) -> str:
+    return nearest_names(value[:80] if isinstance(value, str) else "", known)
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, cut if it is long."""
+    try:
+        return _short.repr(value)
+    except ValueError:  # whole numbers of thousands of digits have no text
+        return "a number of thousands of digits"
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 80
+_short.maxlist = _short.maxtuple = _short.maxdict = 10
