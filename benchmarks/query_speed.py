@@ -94,7 +94,7 @@ def activeml(path: Path, strategy: str) -> Callable[[], Any]:
     from skactiveml.base import SkactivemlClassifier
     from skactiveml.pool import Badge, UncertaintySampling
 
-    from ssl_diffusion.inference.embed import scan_images
+    from ssl_diffusion.inference.embedding import embed as read
 
     run, pool, _, known = load(path, "fp32")
 
@@ -106,8 +106,8 @@ def activeml(path: Path, strategy: str) -> Callable[[], Any]:
         def predict_proba(self, X: Any, embed: bool = False) -> Any:
             images = X.reshape(-1, *run.image_shape)
             if embed:
-                z, p = scan_images(run.model, images.astype(np.uint8), np.arange(len(images)))
-                return p, z
+                found = read(run.model, images.astype(np.uint8))
+                return found.probabilities, found.representation
             parts = []
             with torch.inference_mode():
                 for i in range(0, len(images), BATCH):

@@ -12,20 +12,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ssl_diffusion.acquisition.candidates import Candidates, candidates_of
+from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.names import get_variant, strategy_for
 from ssl_diffusion.acquisition.pool_map import Overview, overview
 from ssl_diffusion.acquisition.registry import Choice, Strategy
 from ssl_diffusion.acquisition.selection import best, in_proportion
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, SSLDError
-from ssl_diffusion.inference.embed import store_of
-from ssl_diffusion.inference.embedding_store import digests
+from ssl_diffusion.inference.embedded_pool import EmbeddedPool
+from ssl_diffusion.inference.embedding_store import digests, store_of
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.training.run_folder import RunFolder
 
-__all__ = ["QueryBatch", "choose", "described", "query"]
+__all__ = ["QueryBatch", "choose", "query"]
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +57,40 @@ class QueryBatch:
     reason: str
     seed: int
     overview: Overview | None = None
+
+    @classmethod
+    def from_choice(
+        cls,
+        choice: Choice,
+        candidates: Candidates,
+        ids: NDArray[np.str_],
+        classes: tuple[str, ...],
+        strategy: str,
+        reason: str,
+        seed: int,
+    ) -> "QueryBatch":
+        """What was chosen, by id, and what the model predicts for it.
+
+        Args:
+            choice: Choice of a strategy.
+            candidates: Candidates that it chose from.
+            ids: Ids of the candidates, (N,).
+            classes: Names of the columns of their probabilities.
+            strategy: Name of the strategy.
+            reason: One sentence: why this strategy.
+            seed: Random seed of the draws.
+        """
+        return cls(
+            ids=ids[choice.picks],
+            utilities=choice.utilities[choice.picks],
+            probabilities=choice.probabilities,
+            predictions=_named(classes, candidates.probabilities, choice.picks, 1),
+            runners_up=_named(classes, candidates.probabilities, choice.picks, 2),
+            notes=choice.notes,
+            strategy=strategy,
+            reason=reason,
+            seed=seed,
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -92,7 +126,7 @@ class QueryBatch:
 
 
 def query(
-    model: Run,
+    run: Run,
     pool: Pool,
     n: int = 100,
     strategy: str = "auto",
@@ -130,9 +164,9 @@ def query(
     """
     if n < 1:
         raise DataError(f"a query is for one sample or more, not {n}")
-    if pool.image_shape != model.image_shape:
-        raise DataError(f"images have shape {pool.image_shape}, but {model.path} was made for {model.image_shape}")
-    known = _labeled_positions(model, pool, labeled)
+    if pool.image_shape != run.image_shape:
+        raise DataError(f"images have shape {pool.image_shape}, but {run.path} was made for {run.image_shape}")
+    known = _labeled_positions(run, pool, labeled)
     open_ = np.setdiff1d(pool.train, known)
     if not len(open_):
         raise DataError(f"every sample of {pool.name!r} has a label: nothing is left to choose")
@@ -140,55 +174,23 @@ def query(
     known = known[np.argsort(pool.ids[known], kind="stable")]
     if dedupe:
         open_ = _without_copies(pool, open_, known)
-    k = len(model.classes) if not model.multilabel else 0
+    k = len(run.classes) if not run.multilabel else 0
     classes = pool.labels[known] if not pool.multilabel else np.zeros(len(known), dtype=np.int64)
     chosen, reason = strategy_for(strategy, len(known), k, n)
-    candidates = candidates_of(
-        model.model,
+    embedded = EmbeddedPool.read(
+        run.model,
         pool.images,
-        open_,
-        known,
-        classes,
-        n_classes=k,
-        precision=model.precision,
-        rng=np.random.default_rng(random_state),
+        np.concatenate([open_, known]),
+        classify=k > 0,
+        precision=run.precision,
+        store=store_of(run) if keep_scores else None,
         progress=progress,
-        store=store_of(model) if keep_scores else None,
     )
+    at, rng = np.arange(len(embedded.images)), np.random.default_rng(random_state)
+    candidates = Candidates.of(embedded, at[: len(open_)], at[len(open_) :], classes, k, rng, model=run.model)
     choice = choose(chosen, candidates, n, power=power)
-    batch = described(choice, candidates, pool.ids[open_], model.classes, chosen.name, reason, random_state)
+    batch = QueryBatch.from_choice(choice, candidates, pool.ids[open_], run.classes, chosen.name, reason, random_state)
     return replace(batch, overview=overview(candidates, choice, map_by)) if map_by is not None else batch
-
-
-def described(
-    choice: Choice,
-    candidates: Candidates,
-    ids: NDArray[np.str_],
-    classes: tuple[str, ...],
-    strategy: str,
-    reason: str,
-    seed: int,
-) -> QueryBatch:
-    """What was chosen, by id, and what the model thinks of it.
-
-    Args:
-        choice: of a strategy.
-        candidates: that it chose from.
-        ids: of the candidates, (N,).
-        classes: names of the columns of their probabilities.
-        strategy, reason, seed: see :class:`QueryBatch`.
-    """
-    return QueryBatch(
-        ids=ids[choice.picks],
-        utilities=choice.utilities[choice.picks],
-        probabilities=choice.probabilities,
-        predictions=_named(classes, candidates.probabilities, choice.picks, 1),
-        runners_up=_named(classes, candidates.probabilities, choice.picks, 2),
-        notes=choice.notes,
-        strategy=strategy,
-        reason=reason,
-        seed=seed,
-    )
 
 
 def choose(strategy: Strategy | str, candidates: Candidates, n: int, *, power: float | None = None) -> Choice:
@@ -253,8 +255,8 @@ def _without_copies(pool: Pool, open_: NDArray[np.int64], known: NDArray[np.int6
     return kept
 
 
-def _labeled_positions(model: Run, pool: Pool, labeled: Iterable[str] | None) -> NDArray[np.int64]:
+def _labeled_positions(run: Run, pool: Pool, labeled: Iterable[str] | None) -> NDArray[np.int64]:
     if labeled is not None:
         return pool.positions(labeled)
-    own = RunFolder(model.path).labeled(pool)
+    own = RunFolder(run.path).labeled(pool)
     return pool.positions([*own.train, *own.val]) if own is not None else np.zeros(0, dtype=np.int64)

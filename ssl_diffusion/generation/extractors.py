@@ -99,16 +99,9 @@ def inception_extractor(weights: Path) -> Extractor:
         network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(weights))
     except Exception as error:  # torch.load and load_state_dict have many of them
         raise RunError(f"{weights} does not hold the weights of torch-fidelity's Inception V3 ({error})") from error
-    network.eval()
 
     def features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(images), 64):
-                batch = torch.from_numpy(np.ascontiguousarray(images[start : start + 64]))
-                parts.append(network(batch[:, :3].expand(-1, 3, -1, -1) if batch.shape[1] < 3 else batch[:, :3])[0].float())
-        values: NDArray[np.float32] = torch.cat(parts).numpy()
-        return values
+        return by_batches(network, lambda network, x, _: network(x)[0].float(), images, batch_size=64, tensor=_colours)
 
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
     return Extractor(f"inception-{digest}", features, inception=True)
@@ -119,7 +112,7 @@ def _of_model(model: JointDiffusion, kind: str) -> Extractor:
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
 
-    def channel_means(x: Tensor) -> Tensor:
+    def channel_means(model: JointDiffusion, x: Tensor, _: NDArray[np.int64]) -> Tensor:
         return model.pool_features(model.encode(x, model.read_level(0.0)), (1,))
 
     return Extractor(
@@ -127,6 +120,12 @@ def _of_model(model: JointDiffusion, kind: str) -> Extractor:
         lambda images: by_batches(model, channel_means, images, task="features"),
         (lambda images: predict_logits(model, images)) if model.config.n_classes else None,
     )
+
+
+def _colours(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Three channels of 8 bits, as Inception reads them: gray images are repeated, a fourth channel is left out."""
+    batch = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    return batch[:, :3].expand(-1, 3, -1, -1) if batch.shape[1] < 3 else batch[:, :3]
 
 
 def _load(path: Path) -> JointDiffusion | None:

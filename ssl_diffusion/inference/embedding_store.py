@@ -1,38 +1,47 @@
-"""What the encoder said of an image is kept beside the model that said it, so that a second query costs only the selection.
+"""What a model makes of images is kept, so that it is computed once.
 
-A store is a folder inside the run folder, `scores/`, of parts that are written beside and renamed: what a killed query had
-finished is kept, queries at the same time do not disturb each other, and the folder may be deleted at any time. An image is
-known by the digest of its bytes, not by its place or name; what another model said (the digest of its file is in the name of
-the folder) is deleted when the present one is first asked.
+A store keeps it in one of two forms:
+
+* parts, for queries: projected representations and class probabilities by the digest of the image's bytes, not by its place
+  or name. Parts are written beside and renamed: what a killed query had finished is kept, queries at the same time do not
+  disturb each other, and the folder may be deleted at any time. Those of another model are deleted when the present one first
+  adds some. :func:`store_of` is the store of a run, its folder `scores/`.
+* whole files, for annotation jobs and studies: the unprojected representations of all images, in their order, as one
+  memory-mapped array.
 """
 
 import hashlib
 import logging
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_diffusion.storage import IN_MEMORY, allocate
+from ssl_diffusion.inference.projection import DIMENSIONS
+from ssl_diffusion.inference.run import Run
+from ssl_diffusion.storage import IN_MEMORY, allocate, atomic_write_text, create_array
 
-__all__ = ["EmbeddingStore", "Embeddings", "digests"]
+__all__ = ["EmbeddingStore", "Embeddings", "digests", "store_of"]
 
 _log = logging.getLogger(__name__)
 
 _KEY = np.dtype("S16")
 _BLOCK = 8192
 _FILES = ("keys", "representation", "probabilities")
+_FOLDER = re.compile("[0-9a-f]{24}")
 
 
 class Embeddings:
     """Embeddings of N images.
 
     Attributes:
-        representation: float32 (N, F); memory-mapped where it is large.
-        probabilities: class probabilities, float32 (N, K); K is 0 for models without classes.
+        representation: Representations, float32 (N, F); memory-mapped where they are large.
+        probabilities: Class probabilities, float32 (N, K); K is 0 where there are none.
     """
 
     def __init__(self, n: int, n_features: int, n_classes: int) -> None:
@@ -41,19 +50,27 @@ class Embeddings:
 
 
 class EmbeddingStore:
-    """Embeddings by the digest of the image.
+    """Embeddings in a folder.
 
     Args:
-        folder: of the store; created when something is kept.
-        identity: of what makes the scores: model, precision and the like. Embeddings of other identities are deleted.
+        folder: Folder of the store; created when something is kept.
+        identity: What the embeddings were made by: model, precision and the like. Those of another identity are not used.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
-        self._root = folder
+        self._root, self._identity = folder, identity
         self._folder = folder / hashlib.sha256(identity.encode()).hexdigest()[:24]
 
     def fill(self, keys: NDArray[np.bytes_], scores: Embeddings) -> NDArray[np.int64]:
-        """Copy what is known of the images with these digests, (N,), into their rows; returns the rows that are not known."""
+        """Copy what is known of images into their rows.
+
+        Args:
+            keys: Digests of the images, (N,); see :func:`digests`.
+            scores: Embeddings to fill, of N images.
+
+        Returns:
+            Rows of which nothing is known, int64 (n,); they are left as they were.
+        """
         unknown = np.arange(len(keys))
         for part, representation, probabilities in self._parts():
             if representation.shape[1:] != scores.representation.shape[1:] or not len(part):
@@ -69,10 +86,16 @@ class EmbeddingStore:
         return unknown
 
     def keep(self, keys: NDArray[np.bytes_], representation: NDArray[np.float32], probabilities: NDArray[np.float32]) -> None:
-        """Add a part; where the folder cannot be written, say so in the log and go on."""
+        """Add a part; where the folder cannot be written, this is logged and nothing is kept.
+
+        Args:
+            keys: Digests of the images, (n,).
+            representation: Representations, float32 (n, F).
+            probabilities: Class probabilities, float32 (n, K).
+        """
         try:
             if not self._folder.exists():
-                shutil.rmtree(self._root, ignore_errors=True)
+                self._delete_others()
             self._folder.mkdir(parents=True, exist_ok=True)
             made = Path(tempfile.mkdtemp(prefix=".part-", dir=self._folder))
             for name, values in zip(_FILES, (keys, representation, probabilities), strict=True):
@@ -81,6 +104,58 @@ class EmbeddingStore:
             made.rename(made.with_name(made.name.removeprefix(".")))
         except OSError as error:
             _log.info("scores are not kept: %s", error)
+
+    def whole(self, name: str, shape: tuple[int, int], fill: Callable[[NDArray[np.float32]], None]) -> NDArray[np.float32]:
+        """Representations of all images in one file, which is computed if it is not there.
+
+        The file is `NAME.npy` in the folder of the store, beside it `NAME.txt` with the identity of the store. A file of
+        another identity or shape, or one that is damaged, is made again. It is written beside its place and renamed, so that
+        it is complete or not there.
+
+        Args:
+            name: Name of the file.
+            shape: Numbers of images and features, (N, F).
+            fill: Function that computes the representations into an array, float32 (N, F).
+
+        Returns:
+            Representations, float32 (N, F), memory-mapped and read-only.
+
+        Raises:
+            DataError: If the file cannot be created or the disk is too full.
+        """
+        path, note = self._root / f"{name}.npy", self._root / f"{name}.txt"
+        if (found := self._opened(path, note, shape)) is not None:
+            return found
+        self._root.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{name}.{uuid.uuid4().hex[:8]}.partial.npy")
+        try:
+            made = create_array(partial, shape, np.float32)
+            fill(made)
+            made.flush()
+            note.unlink(missing_ok=True)  # it belongs to the file that is replaced
+            partial.replace(path)
+            atomic_write_text(note, self._identity + "\n")
+        finally:
+            partial.unlink(missing_ok=True)
+        values: NDArray[np.float32] = np.load(path, mmap_mode="r")
+        return values
+
+    def _opened(self, path: Path, note: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+        try:
+            if note.read_text(encoding="utf-8") != self._identity + "\n":
+                return None
+            values: NDArray[np.float32] = np.load(path, mmap_mode="r")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError) as error:
+            _log.info("%s is damaged and is made again: %s", path, error)
+            return None
+        return values if values.shape == shape and values.dtype == np.float32 else None
+
+    def _delete_others(self) -> None:
+        for folder in self._root.glob("*"):
+            if _FOLDER.fullmatch(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _parts(self) -> Iterator[tuple[NDArray[np.bytes_], NDArray[np.float32], NDArray[np.float32]]]:
         for folder in sorted(self._folder.glob("part-*")):
@@ -95,5 +170,11 @@ class EmbeddingStore:
 
 
 def digests(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.bytes_]:
-    """Digest of each image's bytes, (n,)."""
+    """Digests of the bytes of images, (n,)."""
     return np.fromiter((hashlib.blake2b(x.tobytes(), digest_size=16).digest() for x in images), dtype=_KEY)
+
+
+def store_of(run: Run) -> EmbeddingStore:
+    """The store in the folder of a run, for what its present model makes of images."""
+    device = next(run.model.parameters()).device.type
+    return EmbeddingStore(run.path / "scores", f"1 {run.digest()} {run.precision} {device} {DIMENSIONS}")

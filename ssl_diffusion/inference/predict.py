@@ -1,23 +1,34 @@
-r"""Predictions and how good they are: accuracy, negative log-likelihood, calibration, confusion.
-
-* `nll`: mean of :math:`-\ln p(y \mid x)`; for multi-label data the binary cross-entropy, averaged over the classes.
-* `ece`: expected calibration error with 15 equally wide bins of confidence (Guo et al. 2017, arXiv 1706.04599, eq. 3).
-* multi-label accuracy is the share of right single decisions at probability 1/2.
-"""
+"""A model reads images batch by batch: its predictions and representations."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ssl_diffusion.inference.rows import Rows
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
-__all__ = ["by_batches", "evaluating", "predict_logits", "predict_probabilities", "probabilities", "represent"]
+__all__ = [
+    "BatchFunction",
+    "Model",
+    "by_batches",
+    "evaluating",
+    "map_batches",
+    "predict_logits",
+    "predict_probabilities",
+    "probabilities",
+    "represent",
+]
+
+Model = TypeVar("Model", bound=nn.Module)
+# Of a model, a batch on its device and the numbers of its rows, int64 (B,): tensors (B, ...) of a type that NumPy has.
+BatchFunction = Callable[[Model, Tensor, NDArray[np.int64]], tuple[Tensor, ...]]
 
 
 @contextmanager
@@ -51,9 +62,82 @@ def evaluating(model: nn.Module, precision: str, gradients: bool = False) -> Ite
             p.requires_grad_(True)
 
 
+def map_batches(
+    model: Model,
+    function: BatchFunction[Model],
+    data: Rows,
+    rows: NDArray[np.int64] | None = None,
+    *,
+    precision: str = "fp32",
+    batch_size: int = 256,
+    gradients: bool = False,
+    tensor: Callable[[NDArray[Any], torch.device], Tensor] = to_floats,
+) -> Iterator[tuple[NDArray[np.int64], tuple[NDArray[Any], ...]]]:
+    """Apply a function of a model to rows of data, batch by batch: the one loop in which a model reads many images.
+
+    Args:
+        model: Network; in evaluation mode while a batch is read, and as it was in between.
+        function: Function of the model, a batch and the numbers of its rows.
+        data: Images, uint8 (N, C, H, W), or whatever `tensor` takes.
+        rows: Numbers of the rows to read, int64 (n,); None reads all of them.
+        precision: "fp32", or "bf16" for autocast.
+        batch_size: Rows in a batch.
+        gradients: Whether the function may record gradients with respect to its inputs; see :func:`evaluating`.
+        tensor: Conversion of a batch to a tensor on a device; images become floats in [-1, 1].
+
+    Yields:
+        Numbers of the rows of a batch, int64 (B,), and the results of the function as arrays (B, ...).
+    """
+    rows = np.arange(len(data)) if rows is None else rows
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        with evaluating(model, precision, gradients) as device:
+            values = tuple(value.cpu().numpy() for value in function(model, tensor(data[part], device), part))
+        yield part, values  # outside, so that no mode of torch is left on while the caller works
+
+
+def by_batches(
+    model: Model,
+    function: Callable[[Model, Tensor, NDArray[np.int64]], Tensor],
+    data: Rows,
+    *,
+    precision: str = "fp32",
+    batch_size: int = 256,
+    gradients: bool = False,
+    tensor: Callable[[NDArray[Any], torch.device], Tensor] = to_floats,
+    empty: tuple[int, ...] = (0,),
+    progress: ProgressCallback | None = None,
+    task: str = "images",
+) -> NDArray[Any]:
+    """One result of a function of a model for all rows of data, (N, ...).
+
+    Args:
+        model: See :func:`map_batches`, as for all arguments that are not listed here.
+        function: Function with one tensor as result.
+        empty: Shape of the result where there are no rows.
+        progress: Callback for the number of rows read.
+        task: Name of the task in progress updates.
+    """
+    parts, done = [np.zeros(empty, dtype=np.float32)] if not len(data) else [], 0
+    for rows, (values,) in map_batches(
+        model,
+        lambda model, x, rows: (function(model, x, rows),),
+        data,
+        precision=precision,
+        batch_size=batch_size,
+        gradients=gradients,
+        tensor=tensor,
+    ):
+        parts.append(values)
+        done += len(rows)
+        if progress is not None:
+            progress(ProgressUpdate(task, done, len(data)))
+    return np.concatenate(parts)
+
+
 def predict_logits(
     model: JointDiffusion,
-    images: NDArray[np.uint8],
+    images: Rows,
     *,
     precision: str = "fp32",
     batch_size: int = 256,
@@ -61,12 +145,21 @@ def predict_logits(
     task: str = "predict",
 ) -> NDArray[np.float32]:
     """Class logits of uint8 images (n, C, H, W): float32, (n, K); runs the encoder only, at the smallest noise level."""
-    return by_batches(model, model.classify, images, precision=precision, batch_size=batch_size, progress=progress, task=task)
+    return by_batches(
+        model,
+        lambda model, x, _: model.classify(x),
+        images,
+        precision=precision,
+        batch_size=batch_size,
+        empty=(0, model.config.n_classes),
+        progress=progress,
+        task=task,
+    )
 
 
 def represent(
     model: JointDiffusion,
-    images: NDArray[np.uint8],
+    images: Rows,
     *,
     precision: str = "fp32",
     batch_size: int = 256,
@@ -74,7 +167,14 @@ def represent(
 ) -> NDArray[np.float32]:
     """Representations of uint8 images (n, C, H, W): float32, (n, F)."""
     return by_batches(
-        model, model.representation, images, precision=precision, batch_size=batch_size, progress=progress, task="represent"
+        model,
+        lambda model, x, _: model.representation(x),
+        images,
+        precision=precision,
+        batch_size=batch_size,
+        empty=(0, model.n_features),
+        progress=progress,
+        task="represent",
     )
 
 
@@ -84,30 +184,10 @@ def probabilities(logits: NDArray[np.float32], multilabel: bool) -> NDArray[np.f
     return (tensor.sigmoid() if multilabel else tensor.softmax(dim=1)).numpy()
 
 
-def predict_probabilities(model: JointDiffusion, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Class probabilities of uint8 images (n, C, H, W), one class each, (n, K), in fp32, as searches for counterfactuals have
-    them: at the boundary rounding decides which class comes first.
+def predict_probabilities(model: JointDiffusion, images: Rows) -> NDArray[np.float32]:
+    """Class probabilities of uint8 images (n, C, H, W) that have one class each, float32 (n, K).
+
+    They are computed in fp32, as searches for counterfactuals compute them: at the boundary rounding decides which class
+    comes first.
     """
-    if not len(images):
-        return np.zeros((0, model.config.n_classes), dtype=np.float32)
     return probabilities(predict_logits(model, images), multilabel=False)
-
-
-def by_batches(
-    model: JointDiffusion,
-    function: Callable[[Tensor], Tensor],
-    images: NDArray[np.uint8],
-    *,
-    precision: str = "fp32",
-    batch_size: int = 256,
-    progress: ProgressCallback | None = None,
-    task: str = "images",
-) -> NDArray[np.float32]:
-    """A function of image tensors in [-1, 1], applied to uint8 images (n, C, H, W) batch by batch."""
-    parts = []
-    with evaluating(model, precision) as device:
-        for start in range(0, len(images), batch_size):
-            parts.append(function(to_floats(images[start : start + batch_size], device)).float().cpu())
-            if progress is not None:
-                progress(ProgressUpdate(task, min(start + batch_size, len(images)), len(images)))
-    return torch.cat(parts).numpy()

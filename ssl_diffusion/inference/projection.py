@@ -8,32 +8,33 @@ from numpy.typing import DTypeLike, NDArray
 
 from ssl_diffusion.storage import IN_MEMORY, allocate
 
-__all__ = ["DIMENSIONS", "ProjectedRows", "project"]
+__all__ = ["BLOCK", "DIMENSIONS", "ProjectedRows", "project", "projection_matrix"]
+
+DIMENSIONS = 512
+BLOCK = 2048  # rows that are projected at once
 
 
 def project(z: NDArray[np.float32]) -> NDArray[np.float32]:
     """Representations as strategies measure them, (n, F) to (n, 512), or as they are if they are no longer than that."""
-    projection = _projection(z.shape[1])
-    return z if projection is None else z @ projection
+    matrix = projection_matrix(z.shape[1])
+    return z if matrix is None else z @ matrix
 
 
 @lru_cache(maxsize=2)
-def _projection(n_features: int) -> NDArray[np.float32] | None:
+def projection_matrix(n_features: int) -> NDArray[np.float32] | None:
+    """Random projection of representations of F features, float32 (F, 512); None if they are no longer than 512."""
     if n_features <= DIMENSIONS:
         return None
     drawn = np.random.default_rng(n_features).standard_normal((n_features, DIMENSIONS), dtype=np.float32)
     return drawn / np.float32(np.sqrt(DIMENSIONS))
 
 
-DIMENSIONS = 512
-
-
 class ProjectedRows:
-    """ProjectedRows of a large array, projected when they are asked for; `np.asarray` makes all of them.
+    """Rows of a large array, projected when they are asked for; `np.asarray` projects all of them.
 
     Args:
-        base: (N, F), may be memory-mapped.
-        at: which rows, (n,).
+        base: Representations, float32 (N, F); may be memory-mapped.
+        at: Numbers of the rows, int64 (n,).
     """
 
     def __init__(self, base: NDArray[np.float32], at: NDArray[np.int64]) -> None:
@@ -50,9 +51,6 @@ class ProjectedRows:
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.float32]:
         values = allocate(self.shape, np.float32, IN_MEMORY)
-        for start in range(0, len(self), _BLOCK):
-            values[start : start + _BLOCK] = self[start : start + _BLOCK]
+        for start in range(0, len(self), BLOCK):
+            values[start : start + BLOCK] = self[start : start + BLOCK]
         return values
-
-
-_BLOCK = 2048

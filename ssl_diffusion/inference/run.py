@@ -1,5 +1,6 @@
 """A fitted model, opened for inference."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ class Run:
     def model_file(self) -> Path:
         """File of the weights."""
         return self.path / _MODEL_FILE
+
+    def digest(self) -> str:
+        """SHA-256 of the file of the weights, hex."""
+        return hashlib.sha256(self.model_file.read_bytes()).hexdigest()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

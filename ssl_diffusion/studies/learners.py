@@ -6,7 +6,6 @@ every image is computed once, and strategies that need no labels choose the star
 
 import hashlib
 import json
-import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_diffusion.acquisition.candidates import Candidates, candidates_of
+from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.data.labels import LabeledSet
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.inference.embed import write_representation
 from ssl_diffusion.inference.embedded_pool import EmbeddedPool
+from ssl_diffusion.inference.embedding import embed_whole
+from ssl_diffusion.inference.embedding_store import EmbeddingStore
 from ssl_diffusion.inference.predict import predict_logits, probabilities
 from ssl_diffusion.machine import Device
 from ssl_diffusion.settings import LARGEST_SEED
@@ -68,10 +68,10 @@ def prepare(settings: StudySettings, pool: Pool, folder: Path, options: FitOptio
     """Pretrain the denoiser (or take it from the cache) and compute the representation of all images into a file, once.
 
     Args:
-        settings: of the study.
-        pool: its images.
-        folder: where the representation is kept; it is made again if it belongs to another denoiser.
-        options: the cache, and who is told of progress.
+        settings: Settings of the study.
+        pool: Images of the study.
+        folder: Folder in which the representation is kept; it is made again if it belongs to another denoiser.
+        options: Cache of denoisers and progress callback.
     """
     recipe = settings.recipe.with_setting("training.objective", "probe").with_setting("training.consistency", "none")
     start = LabeledSet(tuple(map(str, pool.ids[pool.train[:1]])))
@@ -81,14 +81,11 @@ def prepare(settings: StudySettings, pool: Pool, folder: Path, options: FitOptio
     assert fitted.pretraining is not None
     config = json.dumps(model.config.to_dict(), sort_keys=True, default=str)
     facts = f"{fitted.pretraining['key']} {hashlib.sha256(config.encode()).hexdigest()} {len(pool)}"
-    path, note = folder / "representation.npy", folder / "representation.txt"
-    if not (path.exists() and note.exists() and note.read_text() == facts):
-        note.unlink(missing_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial.npy")
-        write_representation(model, pool.images, partial, device.precision, options.progress)
-        partial.replace(path)
-        note.write_text(facts)
-    frozen = EmbeddedPool(pool.images, np.load(path, mmap_mode="r"), pool.train, model, device.precision)
+    store = EmbeddingStore(folder, facts)
+    representation = embed_whole(
+        model, pool.images, store, "representation", precision=device.precision, progress=options.progress
+    )
+    frozen = EmbeddedPool(pool.images, representation, pool.train, model, device.precision)
     return Shared(recipe, pool, frozen, replace(options, progress=None))
 
 
@@ -145,10 +142,11 @@ class _Joint:
         return predict_logits(self.model, pool.images[pool.test], precision=self.precision)
 
     def candidates(self, open_: NDArray[np.int64], known: NDArray[np.int64], rng: np.random.Generator) -> Candidates:
-        pool = self.shared.pool
-        k = len(pool.classes)
-        classes = pool.labels[known]
-        return candidates_of(self.model, pool.images, open_, known, classes, n_classes=k, precision=self.precision, rng=rng)
+        pool, n = self.shared.pool, len(open_)
+        both = np.concatenate([open_, known])
+        embedded = EmbeddedPool.read(self.model, pool.images, both, classify=True, precision=self.precision)
+        at, k = np.arange(len(both)), len(pool.classes)
+        return Candidates.of(embedded, at[:n], at[n:], pool.labels[known], k, rng, model=self.model)
 
 
 class _SelfTraining:

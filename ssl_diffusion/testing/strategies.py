@@ -103,7 +103,7 @@ class StrategyContract:
                 self._choose(blind, 3)
 
     def test_without_images_it_works_or_says_so(self) -> None:
-        """Where there are only representations, `looked_at` raises the error that the user sees."""
+        """Where there are only representations, `images_of` raises the error that the user sees."""
         c = replace(noise_candidates(20), images=None, labeled_images=None, model=None)
         try:
             choice = self._choose(c, 3)
@@ -192,7 +192,7 @@ def _seen(weight: torch.Tensor, images: np.ndarray[Any, np.dtype[np.uint8]], n: 
         labeled_classes=np.asarray(classes, dtype=np.int64),
         n_classes=len(weight),
         rng=np.random.default_rng(seed),
-        images=lambda rows: images[rows],
+        images=images[:n],
         labeled_images=images[n:],
         model=cast(JointDiffusion, model),
     )
@@ -220,7 +220,7 @@ def _contents(c: Candidates) -> dict[str, np.ndarray[Any, Any]]:
         "the class probabilities": c.p.copy(),
         "the labeled representation": c.labeled_representation.copy(),
         "the labeled classes": c.labeled_classes.copy(),
-        "the images": c.images(np.arange(len(c))).copy(),
+        "the images": c.images[np.arange(len(c))].copy(),
         "the labeled images": c.labeled_images.copy(),
         "the model's mode": np.array(c.model.training),
         **weights,

@@ -17,7 +17,8 @@ from ssl_diffusion.acquisition.strategies.gradient import gradient_norms
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, SSLDError
 from ssl_diffusion.inference import projection as scanning
-from ssl_diffusion.inference.embed import scan_images
+from ssl_diffusion.inference.embedding import embed
+from ssl_diffusion.inference.rows import SelectedRows
 from ssl_diffusion.inference.run import load_run
 from ssl_diffusion.testing.strategies import known_distances
 from ssl_diffusion.testing.strategies import noise_candidates as candidates
@@ -244,12 +245,15 @@ def test_copies_are_chosen_once_with_dedupe(tiny_run: Path, digits_pool: Pool) -
 def test_projected_representations_keep_distances(tiny_run: Path, digits_pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     run = load_run(tiny_run, "cpu", "fp32")
     positions = digits_pool.train[:40]
-    whole, p = scan_images(run.model, digits_pool.images, positions)
+    rows = SelectedRows(digits_pool.images, positions)
+    found = embed(run.model, rows)
+    whole, p = found.representation, found.probabilities
     assert whole.shape == (40, run.model.n_features)
     monkeypatch.setattr(scanning, "DIMENSIONS", 60)
-    scanning._projection.cache_clear()
-    few, q = scan_images(run.model, digits_pool.images, positions)
-    scanning._projection.cache_clear()
+    scanning.projection_matrix.cache_clear()
+    projected = embed(run.model, rows)
+    few, q = projected.representation, projected.probabilities
+    scanning.projection_matrix.cache_clear()
     assert few.shape == (40, 60)
     np.testing.assert_array_equal(p, q)
     np.testing.assert_allclose(p, run.predict_proba(digits_pool.images[positions]), atol=1e-5)

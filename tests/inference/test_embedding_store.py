@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition import query
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.inference import embed as scanning
-from ssl_diffusion.inference.embed import scan_images, store_of
-from ssl_diffusion.inference.embedding_store import Embeddings, EmbeddingStore, digests
+from ssl_diffusion.inference import embedding
+from ssl_diffusion.inference.embedding import embed, embed_whole
+from ssl_diffusion.inference.embedding_store import Embeddings, EmbeddingStore, digests, store_of
+from ssl_diffusion.inference.rows import SelectedRows
 from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.storage import allocate, create_array
@@ -36,6 +38,10 @@ def count_reads(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+def read(run: Run, images: NDArray[np.uint8], positions: NDArray[np.int64], store: EmbeddingStore | None = None) -> Embeddings:
+    return embed(run.model, SelectedRows(images, positions), store)
+
+
 def test_a_second_query_reads_nothing_and_chooses_the_same(
     run: Run, digits_pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,64 +58,64 @@ def test_a_second_query_reads_nothing_and_chooses_the_same(
 
 def test_only_what_is_new_is_read(run: Run, digits_pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     positions = digits_pool.train[:50]
-    scan_images(run.model, digits_pool.images, positions[:30], store=store_of(run))
+    read(run, digits_pool.images, positions[:30], store_of(run))
     reads = count_reads(run, monkeypatch)
-    z, p = scan_images(run.model, digits_pool.images, positions[::-1], store=store_of(run))
+    found = read(run, digits_pool.images, positions[::-1], store_of(run))
     assert sum(reads) == 20
-    whole, q = scan_images(run.model, digits_pool.images, positions[::-1])
-    np.testing.assert_allclose(z, whole, atol=1e-5)
-    np.testing.assert_allclose(p, q, atol=1e-5)
+    whole = read(run, digits_pool.images, positions[::-1])
+    np.testing.assert_allclose(found.representation, whole.representation, atol=1e-5)
+    np.testing.assert_allclose(found.probabilities, whole.probabilities, atol=1e-5)
 
 
 def test_another_image_under_the_same_id_is_read_again(run: Run, digits_pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     positions = digits_pool.train[:30]
-    scan_images(run.model, digits_pool.images, positions, store=store_of(run))
+    read(run, digits_pool.images, positions, store_of(run))
     images = digits_pool.images.copy()
     images[positions[3]] = 255 - images[positions[3]]
     changed = Pool("d", images, digits_pool.ids, digits_pool.labels, digits_pool.classes, digits_pool.is_test)
     reads = count_reads(run, monkeypatch)
-    z, _ = scan_images(run.model, changed.images, positions, store=store_of(run))
+    z = read(run, changed.images, positions, store_of(run)).representation
     assert reads == [1]
-    np.testing.assert_allclose(z, scan_images(run.model, changed.images, positions)[0], atol=1e-5)
+    np.testing.assert_allclose(z, read(run, changed.images, positions).representation, atol=1e-5)
 
 
 def test_scores_of_another_model_are_not_used_but_deleted(run: Run, digits_pool: Pool) -> None:
     positions = digits_pool.train[:20]
-    scan_images(run.model, digits_pool.images, positions, store=store_of(run))
+    read(run, digits_pool.images, positions, store_of(run))
     old = set((run.path / "scores").iterdir())
     with (run.path / "model.safetensors").open("ab") as file:
         file.write(b" ")
-    scan_images(run.model, digits_pool.images, positions, store=store_of(run))
+    read(run, digits_pool.images, positions, store_of(run))
     new = set((run.path / "scores").iterdir())
     assert len(new) == 1
     assert not new & old
 
 
 def test_what_a_stopped_query_had_read_is_kept(run: Run, digits_pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scanning, "_BATCH", 8)
-    monkeypatch.setattr(scanning, "_PART", 16)
+    monkeypatch.setattr(embedding, "_PART", 16)
+    images = SelectedRows(digits_pool.images, digits_pool.train[:80])
 
     def stop(update: ProgressUpdate) -> None:
         if update.done > 40:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        scan_images(run.model, digits_pool.images, digits_pool.train[:80], progress=stop, store=store_of(run))
+        embed(run.model, images, store_of(run), batch_size=8, progress=stop)
     reads = count_reads(run, monkeypatch)
-    scan_images(run.model, digits_pool.images, digits_pool.train[:80], store=store_of(run))
-    assert sum(reads) == 80 - 32
+    embed(run.model, images, store_of(run))
+    assert sum(reads) == 80 - 48
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "text"])
 def test_damaged_parts_are_passed_over(run: Run, digits_pool: Pool, damage: str) -> None:
     positions = digits_pool.train[:20]
-    z, _ = scan_images(run.model, digits_pool.images, positions, store=store_of(run))
+    z = read(run, digits_pool.images, positions, store_of(run)).representation
     (file,) = (run.path / "scores").glob("*/part-*/representation.npy")
     if damage == "missing":
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:200] if damage == "cut" else b"no array")
-    np.testing.assert_array_equal(scan_images(run.model, digits_pool.images, positions, store=store_of(run))[0], z)
+    np.testing.assert_array_equal(read(run, digits_pool.images, positions, store_of(run)).representation, z)
 
 
 def test_a_place_that_cannot_be_written_costs_only_the_cache(run: Run, digits_pool: Pool) -> None:
@@ -121,9 +127,9 @@ def test_copies_share_their_scores(run: Run, digits_pool: Pool, monkeypatch: pyt
     images = digits_pool.images.copy()
     images[digits_pool.train[1:9]] = images[digits_pool.train[0]]
     copied = Pool("d", images, digits_pool.ids, digits_pool.labels, digits_pool.classes, digits_pool.is_test)
-    scan_images(run.model, copied.images, digits_pool.train[:1], store=store_of(run))
+    read(run, copied.images, digits_pool.train[:1], store_of(run))
     reads = count_reads(run, monkeypatch)
-    z, _ = scan_images(run.model, copied.images, digits_pool.train[:9], store=store_of(run))
+    z = read(run, copied.images, digits_pool.train[:9], store_of(run)).representation
     assert reads == []
     assert (z == z[0]).all()
 
@@ -145,3 +151,86 @@ def test_an_empty_store_knows_nothing(tmp_path: Path) -> None:
     assert len(set(keys.tolist())) == 1
     scores = Embeddings(3, 5, 2)
     assert EmbeddingStore(tmp_path / "none", "x").fill(keys, scores).tolist() == [0, 1, 2]
+
+
+# ---- representations of all images in one file
+
+
+class Computed:
+    """Fills a file, and counts how often it had to."""
+
+    def __init__(self, value: float = 1.0) -> None:
+        self.value, self.times = value, 0
+
+    def __call__(self, out: NDArray[np.float32]) -> None:
+        self.times += 1
+        out[:] = self.value
+
+
+def test_a_whole_file_is_computed_once_and_memory_mapped(run: Run, digits_pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = EmbeddingStore(run.path / "kept", run.digest())
+    first = embed_whole(run.model, digits_pool.images, store, "all", batch_size=100)
+    reads = count_reads(run, monkeypatch)
+    second = embed_whole(run.model, digits_pool.images, store, "all")
+    assert reads == []
+    assert isinstance(second, np.memmap)
+    assert not second.flags.writeable
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, run.represent(digits_pool.images), atol=1e-5)
+    assert sorted(path.name for path in (run.path / "kept").iterdir()) == ["all.npy", "all.txt"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "missing", "no note", "other note", "folder"])
+def test_a_damaged_whole_file_is_made_again(tmp_path: Path, damage: str) -> None:
+    store, fill = EmbeddingStore(tmp_path, "model 1"), Computed()
+    store.whole("a", (5, 3), fill)
+    file, note = tmp_path / "a.npy", tmp_path / "a.txt"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "text":
+        file.write_text("no array")
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "no note":
+        note.unlink()
+    elif damage == "other note":
+        note.write_bytes(b"\xff")
+    else:
+        shutil.rmtree(tmp_path)
+    np.testing.assert_array_equal(store.whole("a", (5, 3), fill), np.ones((5, 3)))
+    store.whole("a", (5, 3), fill)
+    assert fill.times == 2
+
+
+def test_a_whole_file_of_other_images_or_of_another_model_is_made_again(tmp_path: Path) -> None:
+    EmbeddingStore(tmp_path, "model 1").whole("a", (5, 3), Computed(1))
+    assert EmbeddingStore(tmp_path, "model 1").whole("a", (6, 3), Computed(2)).tolist() == [[2] * 3] * 6
+    assert EmbeddingStore(tmp_path, "model 2").whole("a", (6, 3), Computed(3)).tolist() == [[3] * 3] * 6
+
+
+def test_a_whole_file_that_was_not_finished_leaves_nothing_and_what_was_there_stays(tmp_path: Path) -> None:
+    EmbeddingStore(tmp_path, "model 1").whole("a", (5, 3), Computed(1))
+
+    def stop(out: NDArray[np.float32]) -> None:
+        out[:] = 2
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        EmbeddingStore(tmp_path, "model 2").whole("a", (5, 3), stop)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "a.txt"]
+    fill = Computed()
+    EmbeddingStore(tmp_path, "model 1").whole("a", (5, 3), fill)
+    assert fill.times == 0
+
+
+def test_parts_of_other_models_are_deleted_and_nothing_else(tmp_path: Path) -> None:
+    keys, one = digests(np.zeros((1, 1, 2, 2), dtype=np.uint8)), np.ones((1, 2), dtype=np.float32)
+    EmbeddingStore(tmp_path, "model 1").whole("a", (5, 3), Computed())
+    (tmp_path / "mine").mkdir()
+    for identity in ("model 1", "model 2"):
+        EmbeddingStore(tmp_path, identity).keep(keys, one, one)
+    names = [path.name for path in tmp_path.iterdir()]
+    assert {"a.npy", "a.txt", "mine"} < set(names)
+    assert len(names) == 4

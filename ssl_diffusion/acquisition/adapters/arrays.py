@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssl_diffusion.acquisition.candidates import candidates_of
+from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.acquisition.query import choose
 from ssl_diffusion.acquisition.registry import Choice
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.estimator import JointDiffusionClassifier
+from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 
 __all__ = ["choose_rows"]
 
@@ -61,16 +62,11 @@ def choose_rows(
     rows = np.sort(rows)
     model = estimator.inference_model()
     k = len(estimator.classes_)
-    candidates_ = candidates_of(
-        model,
-        images,
-        rows,
-        known,
-        np.searchsorted(estimator.classes_, labels[known]).astype(np.int64),
-        n_classes=k,
-        rng=np.random.default_rng(random_state),
-    )
-    choice = choose(strategy_for(strategy, len(known), k, n)[0], candidates_, n, power=power)
+    embedded = EmbeddedPool.read(model, images, np.concatenate([rows, known]), classify=True)
+    at, rng = np.arange(len(embedded.images)), np.random.default_rng(random_state)
+    classes = np.searchsorted(estimator.classes_, labels[known]).astype(np.int64)
+    seen = Candidates.of(embedded, at[: len(rows)], at[len(rows) :], classes, k, rng, model=model)
+    choice = choose(strategy_for(strategy, len(known), k, n)[0], seen, n, power=power)
     utilities = np.full(len(images), np.nan)
     utilities[rows] = choice.utilities
     return Choice(rows[choice.picks], utilities, choice.probabilities, choice.notes)

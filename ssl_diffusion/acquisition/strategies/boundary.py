@@ -70,7 +70,7 @@ def _funnel(c: Candidates, n: int, distance: Distance) -> Choice:
     """Shortlist by margin, distances on it, and a diverse batch of it; candidates outside have utility 0."""
     rows = shortlist(margin(c), n, c.rng)
     utilities = np.zeros(len(c))
-    distances = distance(*c.looked_at(rows))
+    distances = distance(*c.images_of(rows))
     utilities[rows] = 1 / (1 + distances / max(float(np.median(distances)), 1e-12))
     choice = diverse(c.representation[rows], utilities, n, c.rng, rows)
     at = np.searchsorted(rows, choice.picks)

@@ -4,17 +4,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
+from torch import Tensor
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, register_batch
 from ssl_diffusion.acquisition.selection import spread_out, squared_distances
-from ssl_diffusion.inference.predict import evaluating
-from ssl_diffusion.models.pixels import to_floats
+from ssl_diffusion.inference.predict import by_batches, represent
+from ssl_diffusion.models.joint import JointDiffusion
 
 __all__ = ["badge", "gradient_norms", "latent_mix"]
 
-_SHARES = tuple(0.025 * 2**i for i in range(8))
-_BATCH = 256
+_FRACTIONS = tuple(0.025 * 2**i for i in range(8))
 
 
 @register_batch(
@@ -66,32 +66,29 @@ def latent_mix(c: Candidates, n: int) -> Choice:
     """Candidates whose prediction changes when a little of the mean of another class is mixed into their representation, along
     the gradient of the loss; of these, those nearest to n centres of k-means.
 
-    The share that is mixed in grows until n candidates have changed; utility is 1 / (1 + number of the share that did it), 0
-    for those that none did.
+    The fraction that is mixed in grows until n candidates have changed; utility is 1 / (1 + number of the fraction that did
+    it), 0 for those that none changed.
     """
     predicted = c.p.argmax(axis=1)
-    model, labeled = c.looked_at_labeled()
-    utilities = np.zeros(len(c))
-    with evaluating(model, "fp32", gradients=True) as device:
-        known = model.representation(to_floats(labeled, device)) if len(labeled) else None
-        classes = torch.from_numpy(c.labeled_classes).to(device)
-        anchors = [known[classes == k].mean(dim=0) for k in np.unique(c.labeled_classes).tolist()] if known is not None else []
-        for start in range(0, len(c), _BATCH):
-            rows = np.arange(start, min(start + _BATCH, len(c)))
-            z = model.representation(to_floats(c.looked_at(rows)[1], device))
-            y = torch.from_numpy(predicted[rows]).to(device)
-            with torch.enable_grad():
-                at = z.clone().requires_grad_()
-                loss = torch.nn.functional.cross_entropy(model.classify_representation(at), y, reduction="sum")
-                (g,) = torch.autograd.grad(loss, at)
-            g = g / g.norm(dim=1, keepdim=True).clamp(min=1e-20)
-            found = np.zeros(len(rows))
-            for number, share in enumerate(_SHARES):
-                for anchor in anchors or [z.mean(dim=0)]:
-                    step = share * (anchor - z).norm(dim=1, keepdim=True) * g
-                    changed = (model.classify_representation(z + step).argmax(dim=1) != y).cpu().numpy()
-                    found[changed & (found == 0)] = 1 / (1 + number)
-            utilities[rows] = found
+    model, images = c.all_images()
+    anchors = _class_means(model, c)
+
+    def first_change(model: JointDiffusion, x: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        z, y = model.representation(x), torch.from_numpy(predicted[rows]).to(x.device)
+        with torch.enable_grad():
+            at = z.clone().requires_grad_()
+            loss = torch.nn.functional.cross_entropy(model.classify_representation(at), y, reduction="sum")
+            (g,) = torch.autograd.grad(loss, at)
+        g = g / g.norm(dim=1, keepdim=True).clamp(min=1e-20)
+        found = torch.zeros(len(rows), dtype=torch.float64, device=x.device)
+        for number, fraction in enumerate(_FRACTIONS):
+            for anchor in anchors or [z.mean(dim=0)]:
+                step = fraction * (anchor - z).norm(dim=1, keepdim=True) * g
+                changed = model.classify_representation(z + step).argmax(dim=1) != y
+                found[changed & (found == 0)] = 1 / (1 + number)
+        return found
+
+    utilities = by_batches(model, first_change, images, gradients=True)
     level = np.sort(utilities)[::-1][n - 1]
     rows = np.flatnonzero(utilities >= level)
     x = c.representation[rows]
@@ -103,3 +100,13 @@ def latent_mix(c: Candidates, n: int) -> Choice:
         picks.append(int(rows[nearest]))
     order = np.argsort(-utilities[picks], kind="stable")
     return Choice(np.array(picks)[order], utilities, np.ones(n))
+
+
+def _class_means(model: JointDiffusion, c: Candidates) -> list[Tensor]:
+    """Mean representation of the labeled samples of each class that has any, (F,), on the device of the model."""
+    if c.labeled_images is None or not len(c.labeled_images):
+        return []
+    device = next(model.parameters()).device
+    z = torch.from_numpy(represent(model, c.labeled_images)).to(device)
+    classes = torch.from_numpy(c.labeled_classes).to(device)
+    return [z[classes == k].mean(dim=0) for k in np.unique(c.labeled_classes).tolist()]

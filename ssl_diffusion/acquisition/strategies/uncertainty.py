@@ -3,18 +3,19 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, register_batch, register_score
 from ssl_diffusion.acquisition.selection import in_proportion
 from ssl_diffusion.generation.sampling import NoiseStream
-from ssl_diffusion.inference.predict import evaluating
-from ssl_diffusion.models.pixels import to_floats
+from ssl_diffusion.inference.predict import by_batches
+from ssl_diffusion.models.joint import JointDiffusion
 
 __all__ = ["bald", "entropy", "least_confidence", "margin", "random"]
 
 _ONE_PASS = "one encoder pass over the pool"
-_DRAWS, _BATCH = 5, 256
+_DRAWS = 5
 
 
 @register_batch(
@@ -84,27 +85,25 @@ def entropy(c: Candidates) -> NDArray[np.float64]:
 def bald(c: Candidates) -> NDArray[np.float64]:
     """Entropy of the mean prediction minus mean entropy of the predictions, divided by ln K, over draws of noise.
 
-    NoiseStream levels are spread evenly up to the one that the head was trained with.
+    Noise levels are spread evenly up to the one that the head was trained with.
     """
     k = c.p.shape[1]
-    model, _ = c.looked_at(np.zeros(0, dtype=np.int64))
+    model, images = c.all_images()
     seeds = c.rng.integers(2**62, size=len(c)).tolist()
-    utilities = np.zeros(len(c))
-    with evaluating(model, "fp32") as device:
-        for start in range(0, len(c), _BATCH):
-            rows = np.arange(start, min(start + _BATCH, len(c)))
-            x = to_floats(c.looked_at(rows)[1], device)
-            noise = NoiseStream(seeds[start : start + _BATCH], tuple(x.shape[1:]))
-            draws = []
-            for i in range(1, _DRAWS + 1):
-                sigma = (model.config.head_noise or 0.1) * i / _DRAWS
-                draws.append(model.classify(x + sigma * noise.draw().to(device), sigma).softmax(dim=1))
-            p = torch.stack(draws).double()
-            information = _entropy(p.mean(dim=0)) - _entropy(p).mean(dim=0)
-            utilities[rows] = information.clamp(min=0).cpu().numpy() / np.log(max(2, k))
+
+    def information(model: JointDiffusion, x: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        noise = NoiseStream([seeds[i] for i in rows], tuple(x.shape[1:]))
+        draws = []
+        for i in range(1, _DRAWS + 1):
+            sigma = (model.config.head_noise or 0.1) * i / _DRAWS
+            draws.append(model.classify(x + sigma * noise.draw().to(x.device), sigma).softmax(dim=1))
+        p = torch.stack(draws).double()
+        return (_entropy(p.mean(dim=0)) - _entropy(p).mean(dim=0)).clamp(min=0)
+
+    utilities: NDArray[np.float64] = by_batches(model, information, images) / np.log(max(2, k))
     return utilities
 
 
-def _entropy(p: torch.Tensor) -> torch.Tensor:
-    entropies: torch.Tensor = torch.special.entr(p).sum(dim=-1)
+def _entropy(p: Tensor) -> Tensor:
+    entropies: Tensor = torch.special.entr(p).sum(dim=-1)
     return entropies

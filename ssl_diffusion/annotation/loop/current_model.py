@@ -6,18 +6,18 @@ learned by a probe on the representation: well under a second, so that what is a
 
 import hashlib
 import json
-import os
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
-from ssl_diffusion.inference.embed import write_representation
 from ssl_diffusion.inference.embedded_pool import EmbeddedPool
+from ssl_diffusion.inference.embedding import embed_whole
+from ssl_diffusion.inference.embedding_store import EmbeddingStore
 from ssl_diffusion.inference.predict import probabilities
 from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.models.joint import JointDiffusion
@@ -95,7 +95,7 @@ class Classifier:
         return p
 
     def _computed(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        logits = self.frozen.logits(self.probe, rows) if self.probe is not None else _head_logits(self.frozen, rows)
+        logits = self.frozen.logits(self.probe, rows)
         p = np.zeros((len(rows), self.n_classes), dtype=np.float32)
         p[:, self.numbers] = probabilities(logits, multilabel=False)
         return p
@@ -163,25 +163,9 @@ def label_digest(positions: NDArray[np.int64], classes: NDArray[np.int64]) -> st
 
 
 def _represented(job: Job, name: str, run: Run, progress: ProgressCallback | None) -> NDArray[np.float32]:
-    """The representation of all images by a run, (N, F), memory-mapped; computed once."""
-    path = job.path / "models" / f"{name}.npy"
-    if not path.exists():
-        partial = path.with_name(f".{name}.{os.getpid()}.partial.npy")
-        write_representation(run.model, job.images, partial, run.precision, progress)
-        partial.replace(path)
-    values: NDArray[np.float32] = np.load(path, mmap_mode="r")
-    return values
-
-
-def _head_logits(frozen: EmbeddedPool, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    assert frozen.model is not None
-    device = next(frozen.model.parameters()).device
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(rows), _BLOCK):
-            z = torch.from_numpy(np.asarray(frozen.representation[rows[start : start + _BLOCK]])).to(device)
-            parts.append(frozen.model.classify_representation(z).cpu().numpy())
-    return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
+    """The representation of all images by a run, float32 (N, F), memory-mapped; computed once."""
+    store = EmbeddingStore(job.path / "models", run.digest())
+    return embed_whole(run.model, job.images, store, name, precision=run.precision, progress=progress)
 
 
 def _train(job: Job) -> NDArray[np.int64]:
@@ -189,19 +173,18 @@ def _train(job: Job) -> NDArray[np.int64]:
 
 
 def _pixels(job: Job) -> NDArray[np.float32]:
-    """Principal components of the pixels, (N, 50) at most; computed once."""
-    path = job.path / "pixels.npy"
-    if not path.exists():
+    """Principal components of the pixels, float32 (N, 50) or fewer of them, memory-mapped; computed once."""
+    x, train = job.images, _train(job)
+    some = np.sort(np.random.default_rng(0).permutation(train)[:_FITTED])
+    n_components = min(_COMPONENTS, len(some), math.prod(x.shape[1:]))
+
+    def fill(out: NDArray[np.float32]) -> None:
         from sklearn.decomposition import PCA
 
-        x, train = job.images, _train(job)
-        some = np.sort(np.random.default_rng(0).permutation(train)[:_FITTED])
         flat = x[some].reshape(len(some), -1).astype(np.float32)
-        pca = PCA(min(_COMPONENTS, *flat.shape), svd_solver="randomized", random_state=0).fit(flat)
-        blocks = (x[i : i + _BLOCK] for i in range(0, len(x), _BLOCK))
-        parts = [pca.transform(block.reshape(len(block), -1).astype(np.float32)) for block in blocks]
-        partial = path.with_name(".pixels.partial.npy")
-        np.save(partial, np.concatenate(parts).astype(np.float32))
-        partial.replace(path)
-    values: NDArray[np.float32] = np.load(path, mmap_mode="r")
-    return values
+        pca = PCA(n_components, svd_solver="randomized", random_state=0).fit(flat)
+        for rows in (slice(i, i + _BLOCK) for i in range(0, len(x), _BLOCK)):
+            block = x[rows]
+            out[rows] = pca.transform(block.reshape(len(block), -1).astype(np.float32))
+
+    return EmbeddingStore(job.path, "principal components").whole("pixels", (len(x), n_components), fill)

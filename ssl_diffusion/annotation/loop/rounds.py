@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.names import strategy_for
-from ssl_diffusion.acquisition.query import QueryBatch, choose, described
+from ssl_diffusion.acquisition.query import QueryBatch, choose
 from ssl_diffusion.annotation.loop.current_model import (
     Classifier,
     Model,
@@ -131,7 +131,7 @@ def next_round(
             rng = np.random.default_rng(seed)
             candidates = Candidates.of(model.frozen, open_, known, classes, len(names), rng, p, with_head)
             choice = choose(chosen, candidates, max(1, min(len(open_), n - len(audit))))
-            batch = described(choice, candidates, ids[open_], names, chosen.name, reason, seed)
+            batch = QueryBatch.from_choice(choice, candidates, ids[open_], names, chosen.name, reason, seed)
         asked = [queue.QueueEntry(int(i), "left over from the last round") for i in carried]
         by_chance = [queue.QueueEntry(int(i), "chosen by chance, to measure the model") for i in audit]
         asked += _spread(_drawn(job, batch) if batch is not None else [], by_chance)

@@ -35,6 +35,7 @@ from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, Pairs, make_pairs
 from ssl_diffusion.generation.guidance import Guidance
 from ssl_diffusion.generation.sampling import DDIM, NoiseStream, integrate
+from ssl_diffusion.inference.embedding import embed
 from ssl_diffusion.inference.predict import evaluating, predict_logits
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.joint import JointDiffusion
@@ -96,8 +97,6 @@ def check_images(model: JointDiffusion, images: NDArray[np.uint8]) -> NDArray[np
         raise DataError(f"images are uint8 arrays (n, C, H, W), not {images.dtype} {images.shape}")
     if images.shape[1:] != tuple(model.config.image_shape):
         raise DataError(f"images have shape {images.shape[1:]}, but the model was made for {tuple(model.config.image_shape)}")
-    if not len(images):
-        return np.zeros((0, model.config.n_classes), dtype=np.float32)
     return predict_logits(model, images)
 
 
@@ -180,8 +179,10 @@ class _Search:
                     self._attempt(rows, level, scales, device)
             for rows in self._chunks(np.flatnonzero(self.success)):
                 self._refine(rows, device)
-            z, p = self._read(self.found, device)
-            z_original, _ = self._read(self.original, device)
+        found, original = (
+            embed(self.model, images, projected=False, batch_size=self.batch_size) for images in (self.found, self.original)
+        )
+        p, apart = found.probabilities, found.representation - original.representation
         self._report(final=True)
         every = np.arange(len(p))
         distance = _rms(self.found, self.original)
@@ -195,7 +196,7 @@ class _Search:
             p_source=p[every, self.pairs.source],
             p_target=p[every, self.pairs.target],
             distance_pixel=np.where(self.success, distance, self.bound),
-            distance_representation=np.linalg.norm(z - z_original, axis=1),
+            distance_representation=np.linalg.norm(apart, axis=1),
             noise_level=self.level,
             scale=self.scale,
             network_evaluations=self.evaluations,
@@ -291,16 +292,6 @@ class _Search:
         p, predicted = self.model.classify(rounded(x)).softmax(dim=1).max(dim=1)
         flipped: NDArray[np.bool_] = ((predicted == target) & (p >= self.confidence)).cpu().numpy()
         return flipped
-
-    def _read(self, images: NDArray[np.uint8], device: torch.device) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Representations and class probabilities."""
-        model, k = self.model, self.model.config.n_classes
-        z, p = np.zeros((len(images), model.n_features), dtype=np.float32), np.zeros((len(images), k), dtype=np.float32)
-        for rows in self._chunks(np.arange(len(images))):
-            part = model.representation(to_floats(images[rows], device))
-            z[rows] = part.cpu().numpy()
-            p[rows] = model.classify_representation(part).softmax(dim=1).cpu().numpy()
-        return z, p
 
     def _spend(self, rows: NDArray[np.int64], began: float) -> None:
         self.seconds[rows] += (time.perf_counter() - began) / len(rows)
