@@ -8,15 +8,13 @@ images the next time.
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ssl_diffusion.errors import RunError
+from ssl_diffusion.storage import atomic_file, atomic_folder, atomic_write_text, cannot_write
 
 __all__ = [
     "MANIFEST",
@@ -64,7 +62,7 @@ def check_output_file(out: Path, *, overwrite: bool = False, inputs: Sequence[Pa
                 f"{out} was not written by ssld, or was changed since, so it is not replaced; move it, or choose another --out"
             )
     except OSError as error:
-        raise _cannot_write(out, error) from error
+        raise cannot_write(out, error) from error
 
 
 def check_output_folder(out: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> None:
@@ -98,7 +96,7 @@ def check_output_folder(out: Path, *, overwrite: bool = False, inputs: Sequence[
                 "move them, or choose another --out"
             )
     except OSError as error:
-        raise _cannot_write(out, error) from error
+        raise cannot_write(out, error) from error
 
 
 def refuse_inputs(out: Path, inputs: Sequence[Path]) -> None:
@@ -125,20 +123,10 @@ def output_file(out: Path, *, overwrite: bool = False, inputs: Sequence[Path] = 
         RunError: If the place is taken or cannot be written.
     """
     check_output_file(out, overwrite=overwrite, inputs=inputs)
-    temporary = out.with_name(f".{os.getpid()}.{out.name}")  # the ending stays: it decides how pictures are written
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(out) as temporary:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
         facts = _facts(temporary)
-        os.replace(temporary, out)
-        _save_manifest(out.parent, {**_manifest(out.parent), out.name: facts})
-    except OSError as error:
-        raise _cannot_write(out, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    _save_manifest(out.parent, {**_manifest(out.parent), out.name: facts})
 
 
 def write_output(out: Path, text: str, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> None:
@@ -160,27 +148,11 @@ def output_folder(out: Path, *, overwrite: bool = False, inputs: Sequence[Path] 
         RunError: If the place is taken or cannot be written.
     """
     check_output_folder(out, overwrite=overwrite, inputs=inputs)
-    made: Path | None = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{out.name[:100]}-", dir=out.parent))
+    with atomic_folder(out, discard=_remove) as made:
         yield made
-        made.chmod(0o755)
         files = (path for path in sorted(made.rglob("*")) if path.is_file())
         _save_manifest(made, {path.relative_to(made).as_posix(): _facts(path) for path in files})
         check_output_folder(out, overwrite=overwrite, inputs=inputs)  # the work may have taken hours
-        if out.exists():
-            old = made.with_name(f"{made.name}-old")
-            out.rename(old)
-            made.rename(out)
-            _remove(old)
-        else:
-            made.rename(out)
-    except OSError as error:
-        raise _cannot_write(out, error) from error
-    finally:
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
 
 
 def _check_parent(out: Path) -> None:
@@ -203,9 +175,7 @@ def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _save_manifest(folder: Path, files: dict[str, dict[str, Any]]) -> None:
     text = json.dumps({"written by": "ssld", "files": files}, indent=1) + "\n"
-    temporary = folder / f"{MANIFEST}.{os.getpid()}"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, folder / MANIFEST)
+    atomic_write_text(folder / MANIFEST, text)
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -243,7 +213,3 @@ def _remove(folder: Path) -> None:
             path.rmdir()
     with suppress(OSError):
         folder.rmdir()
-
-
-def _cannot_write(out: Path, error: OSError) -> RunError:
-    return RunError(f"cannot write {out} ({error.strerror or error})")

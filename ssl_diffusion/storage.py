@@ -1,32 +1,183 @@
-"""Arrays that may be larger than memory: memory maps of files whose space is set aside first.
+"""Files and folders that are complete or absent, and arrays that may be larger than memory.
 
-Without that, a full disk would kill the process (SIGBUS) at some later write.
+A file or folder is written under a temporary name beside its target, flushed to the disk and renamed, so that whoever reads
+the target finds the old or the new content, whenever the writer dies. Temporary names start with :data:`TEMPORARY`.
+
+The space of a memory-mapped array is reserved before it is used: otherwise a full disk would kill the process (SIGBUS) at
+some later write.
 """
 
 import math
 import os
+import secrets
+import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ssl_diffusion.errors import CheckpointError, DataError
+from ssl_diffusion.errors import DataError, RunError
 
-__all__ = ["IN_MEMORY", "allocate", "atomic_write_text", "create_array", "default_cache_dir"]
+__all__ = [
+    "IN_MEMORY",
+    "TEMPORARY",
+    "allocate",
+    "atomic_file",
+    "atomic_folder",
+    "atomic_write_text",
+    "cannot_write",
+    "create_array",
+    "default_cache_dir",
+    "remove_temporary",
+]
 
 IN_MEMORY = 2**28  # bytes of an array that is not worth a file
+_MANY = 200  # files that are flushed one by one
+TEMPORARY = ".tmp"  # safetensors names its own temporary files like this, too
+
+
+@contextmanager
+def atomic_file(path: Path, mode: int | None = None) -> Iterator[Path]:
+    """Write a file atomically: the block gets an empty temporary file, which replaces `path` when the block ends.
+
+    If the block raises, the temporary file is removed and `path` stays as it was.
+
+    Args:
+        path: File to write; missing folders above it are created.
+        mode: Permission bits, such as 0o600; None follows the umask.
+
+    Yields:
+        Path of the temporary file, in the same folder and with the same suffix.
+
+    Raises:
+        RunError: If the file cannot be written, as on a full disk.
+
+    Example:
+        >>> with atomic_file(Path("scores.csv")) as temporary:
+        ...     frame.to_csv(temporary)
+    """
+    temporary = _beside(path, path.suffix)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(mode=0o666 if mode is None else mode, exist_ok=False)
+        permissions = temporary.stat().st_mode & 0o777
+        yield temporary
+        temporary.chmod(permissions)  # whatever the block made of it: safetensors creates files that only their owner may read
+        _flush(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def atomic_write_text(path: Path, text: str, mode: int | None = None) -> None:
+    """Write a UTF-8 text file atomically; see :func:`atomic_file`.
+
+    Raises:
+        RunError: If the file cannot be written.
+    """
+    with atomic_file(path, mode) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+@contextmanager
+def atomic_folder(path: Path, discard: Callable[[Path], object] | None = None) -> Iterator[Path]:
+    """Write a folder atomically: the block gets an empty temporary folder, which becomes `path` when the block ends.
+
+    If the block raises, the temporary folder is removed and `path` stays as it was.
+
+    Args:
+        path: Folder to write; missing folders above it are created.
+        discard: Function that removes the folder that was at `path` before, such as :func:`shutil.rmtree`; it is called with
+            that folder's new, temporary name. With None, `path` must be missing or empty.
+
+    Yields:
+        Path of the temporary folder, beside `path`.
+
+    Raises:
+        RunError: If the folder cannot be written, as on a full disk, or `path` is taken.
+
+    Example:
+        >>> with atomic_folder(Path("report")) as temporary:
+        ...     frame.to_csv(temporary / "scores.csv")
+    """
+    temporary = _beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        yield temporary
+        _flush(*(file for file in temporary.rglob("*") if file.is_file()))
+        if discard is not None and path.exists():
+            _exchange(temporary, path, discard)
+        else:
+            if path.exists():
+                path.rmdir()  # fails unless it is empty
+            temporary.rename(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(new: Path, path: Path, discard: Callable[[Path], object]) -> None:
+    """Put a folder in the place of another one, which goes back there if that fails."""
+    old = _beside(path)
+    path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    discard(old)
+
+
+def _beside(path: Path, suffix: str = "") -> Path:
+    """A temporary name in the folder of `path` that no other writer uses."""
+    return path.with_name(f"{TEMPORARY}-{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+
+
+def _flush(*files: Path) -> None:
+    """Wait until the content of files is on the disk."""
+    if len(files) > _MANY and hasattr(os, "sync"):
+        os.sync()  # thousands of files one by one would take minutes
+        return
+    for file in files:
+        with file.open("rb+") as opened:
+            os.fsync(opened.fileno())
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed writers left in a folder; only for folders that nobody else is writing to."""
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """The error that says that a file or folder could not be written, and why."""
+    return RunError(f"cannot write {path} ({error.strerror or error})")
 
 
 def allocate(shape: tuple[int, ...], dtype: DTypeLike = np.uint8, max_memory: int | None = None) -> NDArray[Any]:
-    """An uninitialised array; beyond `max_memory` bytes a memory map of a temporary file that vanishes with it.
+    """An uninitialised array; above `max_memory` bytes a memory map of a temporary file that vanishes with it.
 
     The file lies in $TMPDIR, else in /var/tmp (/tmp is often memory itself), else where :mod:`tempfile` puts it.
 
+    Args:
+        shape: Shape of the array.
+        dtype: Data type of its elements.
+        max_memory: Largest size in bytes that is kept in memory; None sets no limit.
+
     Raises:
-        DataError: if the file cannot be created or the disk is too full.
+        DataError: If the file cannot be created or the disk is too full.
     """
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     if max_memory is None or n_bytes <= max_memory or n_bytes == 0:
@@ -34,20 +185,25 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike = np.uint8, max_memory: in
     folder = "/var/tmp" if "TMPDIR" not in os.environ and os.access("/var/tmp", os.W_OK) else tempfile.gettempdir()
     try:
         with tempfile.TemporaryFile(dir=folder, prefix="ssld-") as file:
-            _set_aside(file.fileno(), n_bytes)
+            _reserve(file.fileno(), n_bytes)
             return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
     except OSError as error:
         raise DataError(
-            f"cannot set aside {n_bytes / 1e9:.1f} GB in {folder} ({error.strerror or error}): "
+            f"cannot reserve {n_bytes / 1e9:.1f} GB in {folder} ({error.strerror or error}): "
             "set TMPDIR to a folder with more space, or use smaller images"
         ) from error
 
 
 def create_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> "np.memmap[Any, np.dtype[Any]]":
-    """A new file for :func:`numpy.load` as a memory map to be written; its contents are undefined.
+    """Create a `.npy` file and open it as a writable memory map; its contents are undefined.
+
+    Args:
+        path: File to create.
+        shape: Shape of the array.
+        dtype: Data type of its elements.
 
     Raises:
-        DataError: if the file cannot be created or the disk is too full; it is not left behind.
+        DataError: If the file cannot be created or the disk is too full; no file is left behind.
     """
     kind = np.dtype(dtype)
     try:
@@ -56,38 +212,23 @@ def create_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> "np.me
                 file, {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
             )
             file.flush()
-            _set_aside(file.fileno(), file.tell() + math.prod(shape) * kind.itemsize)
+            _reserve(file.fileno(), file.tell() + math.prod(shape) * kind.itemsize)
         return np.lib.format.open_memmap(path, mode="r+")
     except OSError as error:
         path.unlink(missing_ok=True)
         n_bytes = math.prod(shape) * kind.itemsize
-        raise DataError(f"cannot set aside {n_bytes / 1e9:.3g} GB for {path} ({error.strerror or error})") from error
+        raise DataError(f"cannot reserve {n_bytes / 1e9:.3g} GB for {path} ({error.strerror or error})") from error
 
 
-def _set_aside(descriptor: int, n_bytes: int) -> None:
+def _reserve(descriptor: int, n_bytes: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, n_bytes)
     else:
         os.truncate(descriptor, n_bytes)
 
 
-def atomic_write_text(path: Path, text: str) -> None:
-    """Write a text file beside its target and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"cannot write {path} ({error})") from error
-
-
 def default_cache_dir() -> Path:
-    """Where downloads are kept: $SSLD_CACHE, else $XDG_CACHE_HOME/ssld, else ~/.cache/ssld."""
+    """Folder of downloads and cached denoisers: $SSLD_CACHE, else $XDG_CACHE_HOME/ssld, else ~/.cache/ssld."""
     if cache := os.environ.get("SSLD_CACHE"):
         return Path(cache).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ssld"

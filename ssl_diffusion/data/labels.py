@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError
+from ssl_diffusion.storage import atomic_write_text
 
 __all__ = ["LabeledSet", "choose_labeled", "hold_out_test", "label_name"]
 
@@ -31,14 +32,22 @@ class LabeledSet:
         return len(self.train) + len(self.val)
 
     def save(self, path: Path, pool: Pool) -> None:
-        """Write `labeled.csv`."""
+        """Write `labeled.csv`, atomically.
+
+        Args:
+            path: File to write.
+            pool: Pool that the samples belong to.
+
+        Raises:
+            RunError: If the file cannot be written.
+        """
         ids = [*self.train, *self.val]
         labels = [_label_name(pool, i) for i in pool.positions(ids)]
         roles = ["train"] * len(self.train) + ["val"] * len(self.val)
         # pandas leaves a carriage return unquoted, and would take it for the end of a line when it reads.
         unsafe = any("\r" in text for text in [*ids, *labels])
         frame = pd.DataFrame({"id": ids, "label": labels, "role": roles})
-        frame.to_csv(path, index=False, quoting=csv.QUOTE_ALL if unsafe else csv.QUOTE_MINIMAL)
+        atomic_write_text(path, frame.to_csv(index=False, quoting=csv.QUOTE_ALL if unsafe else csv.QUOTE_MINIMAL))
 
     @classmethod
     def load(cls, path: Path, pool: Pool) -> "LabeledSet":

@@ -17,7 +17,7 @@ from ssl_diffusion.errors import DataError, Interrupted, RunError
 from ssl_diffusion.machine import package_versions, source_commit
 from ssl_diffusion.outputs import refuse_inputs
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
-from ssl_diffusion.storage import atomic_write_text, default_cache_dir
+from ssl_diffusion.storage import atomic_write_text, default_cache_dir, remove_temporary
 from ssl_diffusion.studies.attempts import Outcome, StudyFolder, attempt
 from ssl_diffusion.studies.engines.local import local_outcomes
 from ssl_diffusion.studies.engines.ray import ray_outcomes
@@ -113,6 +113,7 @@ def run_study(
     if not missing:
         for left in out.glob("representation.*"):  # also of a process that was killed while it wrote
             left.unlink()
+        remove_temporary(out / "trials")
     return folder
 
 

@@ -1,7 +1,6 @@
 """One trial: a strategy, a seed and a way to refit, from the starting set to the largest budget; and its folder.
 
-A folder is written beside its place and renamed when the trial is complete, so that it is either whole or not there. A trial
-that failed leaves its traceback there instead.
+The folder is written atomically when the trial is complete. A trial that failed leaves its traceback there instead.
 """
 
 import json
@@ -23,7 +22,7 @@ from ssl_diffusion.acquisition.registry import Choice, Strategy
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.inference.metrics import classification_metrics
-from ssl_diffusion.storage import atomic_write_text
+from ssl_diffusion.storage import atomic_folder, atomic_write_text
 from ssl_diffusion.studies.learners import Learner, Shared, learner_of
 from ssl_diffusion.studies.settings import StudySettings
 
@@ -60,14 +59,10 @@ class TrialResult:
     picks: pd.DataFrame
 
     def save(self, folder: Path) -> None:
-        """Write the folder of the trial."""
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        self.rounds.to_csv(partial / "rounds.csv", index=False)
-        self.picks.to_csv(partial / "picks.csv", index=False)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        """Write the folder of the trial, atomically."""
+        with atomic_folder(folder, discard=shutil.rmtree) as temporary:
+            self.rounds.to_csv(temporary / "rounds.csv", index=False)
+            self.picks.to_csv(temporary / "picks.csv", index=False)
 
     @classmethod
     def load(cls, folder: Path, trial: Trial, budgets: tuple[int, ...]) -> "TrialResult | None":

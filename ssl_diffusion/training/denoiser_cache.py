@@ -67,7 +67,10 @@ class DenoiserCache:
 
     def steps_of(self, family: str) -> list[int]:
         """Lengths of the finished pretrainings of a family, see :func:`denoiser_key`."""
-        facts = [read_metadata(path) for path in sorted(self.folder.glob("*.safetensors")) if ".partial" not in path.name]
+        paths = [
+            path for path in sorted(self.folder.glob("*.safetensors")) if path.stem.isalnum()
+        ]  # neither partial nor temporary
+        facts = [read_metadata(path) for path in paths]
         return sorted(int(f["steps"]) for f in facts if f is not None and f.get("family") == family)
 
     def load(self, key: str) -> CachedDenoiser | None:

@@ -32,7 +32,7 @@ from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.weights import prefixed, save_tensors
 from ssl_diffusion.outputs import refuse_inputs
-from ssl_diffusion.storage import atomic_write_text
+from ssl_diffusion.storage import TEMPORARY, atomic_write_text, remove_temporary
 from ssl_diffusion.training.recipe import Recipe, load_recipe
 from ssl_diffusion.training.settings import TrainingSettings
 
@@ -95,7 +95,7 @@ class RunFolder:
     def _foreign(self) -> list[str]:
         """Names in the folder that no run writes."""
         names = sorted(item.name for item in self.path.iterdir())
-        return [name for name in names if name not in _OURS and not name.endswith(".tmp") and not name.startswith(".tmp")]
+        return [name for name in names if name not in _OURS and not name.startswith(TEMPORARY)]
 
     def create(self, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint: str) -> None:
         """Write what identifies the run, replacing an older run in the same place.
@@ -115,7 +115,8 @@ class RunFolder:
             if labeled is not None:
                 labeled.save(self.path / "labeled.csv", pool)
             if pool.skipped:
-                pd.DataFrame(pool.skipped, columns=["id", "reason"]).to_csv(self.path / "skipped.csv", index=False)
+                skipped = pd.DataFrame(pool.skipped, columns=["id", "reason"])
+                atomic_write_text(self.path / "skipped.csv", skipped.to_csv(index=False))
             facts = _pool_facts(pool, fingerprint) | {"labeled": _digest(labeled)}
             atomic_write_text(self.path / "pool.json", json.dumps(facts, indent=2) + "\n")
         except OSError as error:
@@ -185,9 +186,7 @@ class RunFolder:
         """Write metrics.json, which marks the run as finished, and drop the state for resuming and half-written files."""
         atomic_write_text(self.metrics, json.dumps(metrics, indent=2) + "\n")
         shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
-        for pattern in (".*.tmp", ".tmp*"):  # ours and those of safetensors, left by a process that was killed
-            for leftover in self.path.glob(pattern):
-                leftover.unlink(missing_ok=True)
+        remove_temporary(self.path)
 
 
 def model_metadata(config: JointConfig, pool: Pool, objective: str) -> dict[str, Any]:

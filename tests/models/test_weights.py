@@ -16,8 +16,7 @@ from safetensors.torch import save_file
 
 from ssl_diffusion.errors import CheckpointError
 from ssl_diffusion.models import weights
-from ssl_diffusion.models.weights import load_tensors, prefixed, save_tensors, with_prefix
-from ssl_diffusion.storage import atomic_write_text
+from ssl_diffusion.models.weights import load_tensors, prefixed, read_metadata, save_tensors, with_prefix
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "step": torch.tensor(7.0), "half": torch.ones(3, dtype=torch.bfloat16)}
 METADATA = {"steps": 3, "history": [{"loss": 0.25, "phase": "training"}], "name": "ünïcode"}
@@ -46,6 +45,24 @@ def test_views_and_tensors_that_need_gradients_can_be_saved(tmp_path: Path) -> N
     assert torch.equal(tensors["t"], base.T)
     assert torch.equal(tensors["row"], base[1])
     assert not tensors["p"].requires_grad
+
+
+def test_equal_tensors_and_metadata_are_equal_bytes(tmp_path: Path) -> None:
+    """A published model can be checked by the digest of its file."""
+    path, saved = tmp_path / "x.safetensors", set()
+    for _ in range(20):
+        save_tensors(path, TENSORS, METADATA)
+        saved.add(path.read_bytes())
+    assert len(saved) == 1
+
+
+def test_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """They had the format and the metadata in two keys, whose order was random."""
+    path = tmp_path / "x.safetensors"
+    save_file(TENSORS, path, metadata={"format": "ssld-1", "metadata": json.dumps(METADATA)})
+    tensors, metadata = load_tensors(path)
+    assert metadata == read_metadata(path) == METADATA
+    assert tensors.keys() == TENSORS.keys()
 
 
 def test_files_follow_the_umask(tmp_path: Path) -> None:
@@ -144,7 +161,7 @@ def write_unreadable(path: Path, kind: str) -> None:
     elif kind == "without our metadata":
         save_file(TENSORS, path, metadata={"format": "ssld-1"})
     elif kind == "metadata not json":
-        save_file(TENSORS, path, metadata={"format": "ssld-1", "metadata": "{"})
+        save_file(TENSORS, path, metadata={"ssld-1": "{"})
     elif kind == "missing":
         path.unlink()
     else:
@@ -177,6 +194,7 @@ def test_unreadable_files_raise_one_error_that_names_them(tmp_path: Path, monkey
     write_unreadable(path, kind)
     with pytest.raises(CheckpointError, match=r"x\.safetensors"):
         load_tensors(path)
+    assert read_metadata(path) is None or kind == "truncated"  # which the header alone does not show
     assert not (tmp_path / "exploded").exists()
 
 
@@ -184,14 +202,3 @@ def test_prefixes_are_undone() -> None:
     joined = {**prefixed("ema", TENSORS), **prefixed("emaline", TENSORS), **prefixed("raw", TENSORS)}
     assert with_prefix("ema", joined) == TENSORS
     assert len(joined) == 3 * len(TENSORS)
-
-
-def test_text_is_replaced_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "metrics.json"
-    atomic_write_text(path, json.dumps({"name": "ü"}))
-    assert json.loads(path.read_text(encoding="utf-8")) == {"name": "ü"}
-    monkeypatch.setattr(os, "replace", full_disk)
-    with pytest.raises(CheckpointError, match="cannot write"):
-        atomic_write_text(path, "{}")
-    assert json.loads(path.read_text(encoding="utf-8")) == {"name": "ü"}
-    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]

@@ -13,7 +13,6 @@ batches/             what every round asked for, as CSV files
 
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +32,7 @@ from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RecipeError, RunError
 from ssl_diffusion.outputs import refuse_inputs
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.storage import atomic_write_text
+from ssl_diffusion.storage import atomic_folder, atomic_write_text
 
 __all__ = ["Job", "create_job", "move_images", "open_job"]
 
@@ -115,7 +114,7 @@ class Job:
 
     def save_settings(self, settings: JobSettings) -> None:
         """Replace the settings."""
-        atomic_write_text(self.path / "job.toml", settings.to_toml())
+        atomic_write_text(self.path / "job.toml", settings.to_toml(), mode=0o600)  # the store's URL may hold a password
         self.settings = settings
 
 
@@ -148,25 +147,14 @@ def create_job(
     pool = load_pool(data, progress=progress)
     if settings.audit >= len(pool.train):
         raise DataError(f"an audit of {settings.audit} samples leaves none of {len(pool.train)} to learn from")
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        np.save(partial / "images.npy", pool.images)
-        (partial / "job.toml").write_text(settings.to_toml(), encoding="utf-8")
-        (partial / "job.toml").chmod(0o600)  # the store's URL may hold a password
-        job = Job(partial, settings)
+    with atomic_folder(path) as temporary:
+        np.save(temporary / "images.npy", pool.images)
+        job = Job(temporary, settings)
+        job.save_settings(settings)
         try:
             _fill(job.store, pool, settings, classes)
         finally:
             job.store.close()
-        if path.exists():
-            path.rmdir()
-        partial.rename(path)
-    except OSError as error:
-        raise RunError(f"cannot create the job {path} ({error})") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return Job(path, settings)
 
 
