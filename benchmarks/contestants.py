@@ -25,7 +25,7 @@ from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.training import loop
 from ssl_diffusion.training.augment import policy
 from ssl_diffusion.training.batches import BatchSampler, Phase, TrainingData
-from ssl_diffusion.training.objective import Objective, TrainingBatch
+from ssl_diffusion.training.objective import DenoisingBatch, LabeledBatch, Objective, TrainingBatch
 from ssl_diffusion.training.optimizer import make_optimizer
 from ssl_diffusion.training.settings import ComputeSettings, TrainingSettings
 
@@ -278,8 +278,7 @@ class LeverTrainer:
             if self.lever.shared_pass:
                 loss = self.objective(batch)["loss"]
             else:
-                labeled = TrainingBatch(labeled=batch.labeled, labels=batch.labels, labeled_sigma=batch.labeled_sigma)
-                denoising = TrainingBatch(clean=batch.clean, sigma=batch.sigma, eps=batch.eps)
+                labeled, denoising = TrainingBatch(labeled=batch.labeled), TrainingBatch(denoising=batch.denoising)
                 loss = self.objective(denoising)["loss"] + self.objective(labeled)["loss"]
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -294,7 +293,8 @@ class LeverTrainer:
         clean, _ = next(self.pool)
         images, labels = next(self.labeled)
         sigma = self.model.noise.draw(len(clean), self.generator)
-        return TrainingBatch(clean, sigma, torch.randn_like(clean), images, labels, torch.zeros(len(images)))
+        denoising = DenoisingBatch(clean, sigma, torch.randn_like(clean))
+        return TrainingBatch(denoising, LabeledBatch(images, labels, torch.zeros(len(images))))
 
 
 class Interleaver:

@@ -1,4 +1,4 @@
-"""One phase of training as data: what it trains on, how, and the batch of every step.
+"""One phase of training as data: its images, its settings, and the batch of every step.
 
 Every draw of step s comes from a generator seeded with (seed, phase, s), and the streams of images are functions of the
 number of images seen: a batch depends on the step alone, not on what was drawn before.
@@ -16,7 +16,7 @@ from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.noise import Parameterisation
 from ssl_diffusion.seeding import derive_seed
 from ssl_diffusion.training.augment import Augmentation, augment, mirror
-from ssl_diffusion.training.objective import TrainingBatch
+from ssl_diffusion.training.objective import DenoisingBatch, LabeledBatch, TrainingBatch, UnlabeledBatch
 from ssl_diffusion.training.settings import ComputeSettings, PhaseSettings, TrainingSettings
 
 __all__ = ["BatchSampler", "EndlessShuffle", "Phase", "TrainingData"]
@@ -24,12 +24,16 @@ __all__ = ["BatchSampler", "EndlessShuffle", "Phase", "TrainingData"]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What the loop may see: images (uint8, (N, C, H, W)), which of them are for training, and the labeled ones.
+    """Data of a phase. Images at other positions than `train` and `labeled` are never read, so that a memory-mapped pool needs
+    no copy without its test split.
 
-    `train` and `labeled` hold positions into `images`, int64; images at other positions are never read, so that a
-    memory-mapped pool needs no copy without its test split. `labels` are int64 (m,) or float32 (m, K) for multi-label data.
-    `hidden` are the labels of `train` as far as they are known, else -1: int64, aligned with `train`. They are not for
-    training: the history says with them how good the pseudo-labels were.
+    Args:
+        images:  images of the pool, uint8, (N, C, H, W)
+        train:   positions of the training images, int64, (n,)
+        labeled: positions of the images whose labels may be used, int64, (m,)
+        labels:  their classes, int64, (m,), or 0/1 for every class, float32, (m, K), for multi-label data
+        hidden:  classes of `train`, int64, (n,), -1 where unknown; not for training: they measure the pseudo-labels. None
+                 leaves those unmeasured
     """
 
     images: Tensor
@@ -41,22 +45,24 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase to run; picklable, so that ranks can be spawned.
+    """One phase of training; picklable, so that ranks can be spawned.
 
     Args:
-        name:             "pretraining" or "training"; part of the seed of every draw
-        objective:        see :data:`ssl_diffusion.training.objective.OBJECTIVES`
-        config:           model to build
-        initial:          weights to start from; the head may be missing. None starts from fresh weights
-        data, settings:   what to train on and how
+        name:             name, "pretraining" or "training"; part of the seed of every draw
+        objective:        key of :data:`ssl_diffusion.training.objective.OBJECTIVES`
+        config:           configuration of the model to build
+        initial:          weights to start from; the head may be missing. None starts from random weights
+        data:             images and labels
+        settings:         settings of the optimisation
         view:             augmentation of labeled images
-        weak, strong:     augmentations of unlabeled images for the consistency term
-        flip:             whether images of the denoising loss are mirrored at random
+        weak:             augmentation of unlabeled images that are pseudo-labeled
+        strong:           augmentation of unlabeled images that the pseudo-labels train
+        flip:             whether images of the denoising term are mirrored at random
         compute:          device, precision, ranks
         checkpoint:       file to save to and to continue from; None keeps nothing
         checkpoint_every: seconds between checkpoints
-        identity:         hash of all that determines the result; a checkpoint with another one is refused
-        family:           of a pretraining: hash of all but its length
+        identity:         hash of everything that determines the result; a checkpoint with another one is refused
+        family:           hash of everything but the number of steps; of a pretraining only
     """
 
     name: str
@@ -75,61 +81,101 @@ class Phase:
     identity: str = ""
     family: str = ""
 
+    @property
+    def supervision(self) -> TrainingSettings | None:
+        """Settings of the terms that use labels; None if the objective has none."""
+        s = self.settings
+        return s if isinstance(s, TrainingSettings) and self.objective != "denoise-only" else None
+
+    @property
+    def denoising_batch_size(self) -> int:
+        """Images of the denoising term in one step, over all ranks; 0 without that term."""
+        return 0 if self.objective == "labels-only" else self.settings.batch_size
+
+    @property
+    def labeled_batch_size(self) -> int:
+        """Labeled images in one step, over all ranks; 0 without the classification term."""
+        return 0 if self.supervision is None else self.supervision.labeled_batch_size
+
+    @property
+    def unlabeled_batch_size(self) -> int:
+        """Images of the consistency term in one step, over all ranks; 0 without that term."""
+        s = self.supervision
+        return 0 if s is None or s.consistency == "none" else s.unlabeled_batch_size
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Batch sizes of the terms that the phase has."""
+        return [size for size in (self.denoising_batch_size, self.labeled_batch_size, self.unlabeled_batch_size) if size]
+
+    @property
+    def images_per_step(self) -> int:
+        """Images that one step reads, over all ranks."""
+        return sum(self.batch_sizes)
+
+    @property
+    def head_noise(self) -> float:
+        """Largest noise level of the images to classify; 0 leaves them clean."""
+        return 0.0 if self.supervision is None else self.supervision.head_noise
+
 
 class BatchSampler:
     """Draws the global batch of a step (the same in every rank); everything random about a step happens here.
 
     Args:
-        job: what to draw from, and with which seed.
-        noise: where noise levels come from.
+        phase: Phase to draw for.
+        noise: Distribution of noise levels.
     """
 
-    def __init__(self, job: Phase, noise: Parameterisation) -> None:
-        self.job, self.noise = job, noise
-        s = job.settings
-        seed = derive_seed(s.seed, job.name, "stream")
-        labeled_size = s.labeled_batch_size if isinstance(s, TrainingSettings) else 0
-        self.n_denoise = 0 if job.objective == "labels-only" else s.batch_size
-        self.n_labeled = 0 if job.objective == "denoise-only" else labeled_size
-        self.images = EndlessShuffle(len(job.data.train), seed) if self.n_denoise else None
-        self.labeled = EndlessShuffle(len(job.data.labeled), seed + 1) if self.n_labeled else None
-        matches = self.n_labeled and isinstance(s, TrainingSettings) and s.consistency == "match"
-        self.n_unlabeled = s.unlabeled_batch_size if matches and isinstance(s, TrainingSettings) else 0
-        self.unlabeled = EndlessShuffle(len(job.data.train), seed + 2) if self.n_unlabeled else None
-        self.images_per_step = self.n_denoise + self.n_labeled + self.n_unlabeled
+    def __init__(self, phase: Phase, noise: Parameterisation) -> None:
+        self.phase, self.noise = phase, noise
+        seed = derive_seed(phase.settings.seed, phase.name, "stream")
+        n, m = len(phase.data.train), len(phase.data.labeled)
+        self._denoising = _Stream(n, phase.denoising_batch_size, seed) if phase.denoising_batch_size else None
+        self._labeled = _Stream(m, phase.labeled_batch_size, seed + 1) if phase.labeled_batch_size else None
+        self._unlabeled = _Stream(n, phase.unlabeled_batch_size, seed + 2) if phase.unlabeled_batch_size else None
 
     def __call__(self, step: int) -> TrainingBatch:
         """The batch of a step, on the CPU; a function of the step alone."""
-        job, data, batch = self.job, self.job.data, TrainingBatch()
-        generator = torch.Generator().manual_seed(derive_seed(job.settings.seed, job.name, step))
-        if self.images is not None:
-            index = torch.from_numpy(self.images.batch(step * self.n_denoise, self.n_denoise))
-            clean = data.images[data.train[index]].float() / 127.5 - 1
-            batch.clean = mirror(clean, generator) if job.flip else clean
-            batch.sigma = self.noise.draw(self.n_denoise, generator)
-            batch.eps = torch.randn(clean.shape, generator=generator)
-        if self.labeled is not None:
-            chosen = torch.from_numpy(self.labeled.batch(step * self.n_labeled, self.n_labeled))
-            view = augment(data.images[data.labeled[chosen]].float() / 255, job.view, generator) * 2 - 1
-            batch.labels = data.labels[chosen]
-            batch.labeled, batch.labeled_sigma = self._with_noise(view, generator)
-        if self.unlabeled is not None:
-            index = torch.from_numpy(self.unlabeled.batch(step * self.n_unlabeled, self.n_unlabeled))
-            images = data.images[data.train[index]].float() / 255
-            batch.weak = augment(images, job.weak, generator) * 2 - 1
-            batch.strong, batch.strong_sigma = self._with_noise(augment(images, job.strong, generator) * 2 - 1, generator)
-            batch.hidden = None if data.hidden is None else data.hidden[index]
+        generator = torch.Generator().manual_seed(derive_seed(self.phase.settings.seed, self.phase.name, step))
+        batch = TrainingBatch()
+        if self._denoising is not None:
+            batch.denoising = self._denoising_batch(self._denoising.rows(step), generator)
+        if self._labeled is not None:
+            batch.labeled = self._labeled_batch(self._labeled.rows(step), generator)
+        if self._unlabeled is not None:
+            batch.unlabeled = self._unlabeled_batch(self._unlabeled.rows(step), generator)
         return batch
 
+    def _denoising_batch(self, rows: Tensor, generator: torch.Generator) -> DenoisingBatch:
+        data = self.phase.data
+        clean = data.images[data.train[rows]].float() / 127.5 - 1
+        if self.phase.flip:
+            clean = mirror(clean, generator)
+        sigma = self.noise.draw(len(clean), generator)
+        return DenoisingBatch(clean, sigma, torch.randn(clean.shape, generator=generator))
+
+    def _labeled_batch(self, rows: Tensor, generator: torch.Generator) -> LabeledBatch:
+        data = self.phase.data
+        view = augment(data.images[data.labeled[rows]].float() / 255, self.phase.view, generator) * 2 - 1
+        images, sigma = self._with_noise(view, generator)
+        return LabeledBatch(images, data.labels[rows], sigma)
+
+    def _unlabeled_batch(self, rows: Tensor, generator: torch.Generator) -> UnlabeledBatch:
+        data = self.phase.data
+        images = data.images[data.train[rows]].float() / 255
+        weak = augment(images, self.phase.weak, generator) * 2 - 1
+        strong, sigma = self._with_noise(augment(images, self.phase.strong, generator) * 2 - 1, generator)
+        return UnlabeledBatch(weak, strong, sigma, None if data.hidden is None else data.hidden[rows])
+
     def _with_noise(self, views: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Views to classify with the noise that the head is trained on, and its levels."""
+        """Views with the noise that the head is trained on, and its levels."""
         sigma = self._head_noise(len(views), generator)
         return views + sigma[:, None, None, None] * torch.randn(views.shape, generator=generator), sigma
 
     def _head_noise(self, n: int, generator: torch.Generator) -> Tensor:
-        """Half of the images stay clean, half get a level log-uniform up to `head_noise`."""
-        highest = getattr(self.job.settings, "head_noise", 0.0)
-        low = self.noise.sigma_min
+        """Noise levels, (n,): half of the images stay clean, half get a level log-uniform up to `head_noise`."""
+        low, highest = self.noise.sigma_min, self.phase.head_noise
         draws = torch.rand(2, n, generator=generator)
         if highest <= low:
             return torch.zeros(n)
@@ -138,10 +184,14 @@ class BatchSampler:
 
 
 class EndlessShuffle:
-    """An endless stream of positions 0..n-1: every pass visits each once, in an order drawn from (seed, pass).
+    """Endless stream of the positions 0..n-1: every pass visits each once, in an order drawn from (seed, pass).
 
-    Stateless: `batch(start, size)` depends on its arguments only, so a resumed run continues the stream from the number
-    of samples seen, and every rank of a distributed run can compute the global batch.
+    Stateless: :meth:`batch` depends on its arguments only, so a resumed run continues the stream from the number of samples
+    seen, and every rank of a distributed run can compute the global batch.
+
+    Args:
+        n: Number of positions, at least 1.
+        seed: Random seed.
     """
 
     def __init__(self, n: int, seed: int) -> None:
@@ -153,7 +203,7 @@ class EndlessShuffle:
         self._order: NDArray[np.int64] = np.arange(0)
 
     def batch(self, start: int, size: int) -> NDArray[np.int64]:
-        """The `size` positions from stream offset `start` on, int64, (size,)."""
+        """The `size` positions from offset `start` of the stream on, int64, (size,)."""
         parts = []
         while size > 0:
             index, offset = divmod(start, self.n)
@@ -164,3 +214,15 @@ class EndlessShuffle:
             start += len(part)
             size -= len(part)
         return np.concatenate(parts)
+
+
+class _Stream(EndlessShuffle):
+    """Rows of the images of one term, `size` in each step."""
+
+    def __init__(self, n: int, size: int, seed: int) -> None:
+        super().__init__(n, seed)
+        self.size = size
+
+    def rows(self, step: int) -> Tensor:
+        """The rows of a step, int64, (size,)."""
+        return torch.from_numpy(self.batch(step * self.size, self.size))

@@ -15,14 +15,22 @@ __all__ = ["TrainingState"]
 
 
 class TrainingState:
-    """The loop's state as one checkpoint file."""
+    """State of the training loop as one checkpoint file.
 
-    def __init__(self, model: JointDiffusion, ema: list[Tensor], optimizer: Any, match: Match | None, job: Phase) -> None:
-        self.model, self.ema, self.optimizer, self.match, self.job = model, ema, optimizer, match, job
+    Args:
+        model: Model that is trained.
+        ema: Averages of its parameters, in the order of `model.parameters()`.
+        optimizer: Optimiser, as set up by Fabric.
+        match: Consistency term, whose averages belong to the state; None if the phase has none.
+        phase: Phase, which names the file.
+    """
+
+    def __init__(self, model: JointDiffusion, ema: list[Tensor], optimizer: Any, match: Match | None, phase: Phase) -> None:
+        self.model, self.ema, self.optimizer, self.match, self.phase = model, ema, optimizer, match, phase
 
     def save(self, result: TrainingResult) -> None:
         """Write weights, averages, optimiser moments and counters."""
-        assert self.job.checkpoint is not None
+        assert self.phase.checkpoint is not None
         names = [name for name, _ in self.model.named_parameters()]
         moments = {
             f"{index}.{key}": value
@@ -36,23 +44,27 @@ class TrainingState:
             **prefixed("consistency", self.match.state_dict() if self.match is not None else {}),
         }
         metadata = {
-            "job": self.job.name,
-            "identity": self.job.identity,
+            "job": self.phase.name,
+            "identity": self.phase.identity,
             "steps": result.steps,
             "images_seen": result.images_seen,
             "seconds": result.seconds,
             "non_finite_steps": result.non_finite_steps,
             "history": result.history,
         }
-        save_tensors(self.job.checkpoint, tensors, metadata)
+        save_tensors(self.phase.checkpoint, tensors, metadata)
 
     def load(self, result: TrainingResult) -> None:
-        """Continue from the file: fills model, averages, optimiser and `result`."""
-        assert self.job.checkpoint is not None
-        tensors, metadata = load_tensors(self.job.checkpoint)
-        if metadata.get("job") != self.job.name or metadata.get("identity") != self.job.identity:
+        """Read the state from the file into model, averages, optimiser and `result`.
+
+        Raises:
+            CheckpointError: If the file is damaged, or belongs to another phase.
+        """
+        assert self.phase.checkpoint is not None
+        tensors, metadata = load_tensors(self.phase.checkpoint)
+        if metadata.get("job") != self.phase.name or metadata.get("identity") != self.phase.identity:
             raise CheckpointError(
-                f"{self.job.checkpoint} was made with other settings, data or labels; use --overwrite to start again"
+                f"{self.phase.checkpoint} was made with other settings, data or labels; use --overwrite to start again"
             )
         self.model.load_state_dict(with_prefix("raw", tensors))
         averages = with_prefix("ema", tensors)

@@ -289,8 +289,9 @@ def _check(recipe: Recipe) -> None:
             "training.head_start = 'probe' needs a linear head: set model.head_width to 0, or head_start to 'zero'"
         )
     resolve_accelerator(recipe.compute.accelerator)
-    for settings in (recipe.pretraining, recipe.training):
-        check_divisible(settings, recipe.compute.devices)
+    check_divisible([recipe.pretraining.batch_size], recipe.compute.devices)
+    unlabeled = [t.unlabeled_batch_size] if t.consistency != "none" else []
+    check_divisible([t.batch_size, t.labeled_batch_size, *unlabeled], recipe.compute.devices)
 
 
 def _resolve(recipe: Recipe, pool: Pool) -> Recipe:

@@ -5,19 +5,14 @@ Device, precision and ranks come from Lightning Fabric; the loop stays plain tor
 
 Reproducibility: every draw of step s comes from a generator seeded with (seed, phase, s), and the streams of images are
 functions of the number of images seen. A checkpoint therefore needs weights, optimiser moments and the step, nothing
-else, and a resumed run ends bit-identical to an uninterrupted one. All ranks draw the global batch and take their share
-of it, so that two ranks follow the loss curve of one.
+else, and a resumed run ends bit-identical to an uninterrupted one. All ranks draw the global batch and take their part of
+it, so that two ranks follow the loss curve of one.
 """
 
-import copy
 import logging
-import math
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -31,35 +26,44 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from ssl_diffusion.errors import Interrupted, SSLDError
 from ssl_diffusion.machine import Device, usable_cores
 from ssl_diffusion.models.build import build_model
+from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.weights import load_tensors, prefixed, save_tensors, with_prefix
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.seeding import derive_seed
 from ssl_diffusion.training.batches import BatchSampler, Phase
 from ssl_diffusion.training.checkpoint import TrainingState
 from ssl_diffusion.training.consistency import Match
+from ssl_diffusion.training.history import LossMeter, is_recorded, summary
+from ssl_diffusion.training.interruption import stop_requested
+from ssl_diffusion.training.moving_average import MovingAverage
 from ssl_diffusion.training.objective import Objective
 from ssl_diffusion.training.optimizer import encoder_scale, learning_rate, make_optimizer
 from ssl_diffusion.training.result import TrainingResult
-from ssl_diffusion.training.settings import PhaseSettings, TrainingSettings
 
 __all__ = ["check_divisible", "train"]
 
 _log = logging.getLogger(__name__)
 
 _MAX_CONSECUTIVE_NON_FINITE = 25
-_HISTORY_ROWS = 200
 
 
-def train(job: Phase, progress: ProgressCallback | None = None) -> TrainingResult:
-    """Run a job to its end, continuing from its checkpoint if there is one.
+def train(phase: Phase, progress: ProgressCallback | None = None) -> TrainingResult:
+    """Run a phase to its last step, continuing from its checkpoint if there is one.
+
+    Args:
+        phase: Data, settings and initial weights.
+        progress: Callback for the number of images seen.
+
+    Returns:
+        Final weights, history and cost.
 
     Raises:
-        Interrupted: on Ctrl-C or SIGTERM, after the checkpoint was written.
-        CheckpointError: if the checkpoint cannot be read or written, or belongs to another job.
-        SSLDError: if the loss stays non-finite, or a batch cannot be divided among the ranks.
+        Interrupted: On Ctrl-C or SIGTERM, after the checkpoint was written.
+        CheckpointError: If the checkpoint cannot be read or written, or belongs to another phase.
+        SSLDError: If the loss stays non-finite, or a batch cannot be divided among the ranks.
     """
-    compute = job.compute
-    check_divisible(job.settings, compute.devices)
+    compute = phase.compute
+    check_divisible(phase.batch_sizes, compute.devices)
     device = Device.resolve(compute.accelerator, compute.precision)
     fabric = Fabric(
         accelerator=device.accelerator,
@@ -68,32 +72,28 @@ def train(job: Phase, progress: ProgressCallback | None = None) -> TrainingResul
         precision="bf16-mixed" if device.precision == "bf16" else "32-true",
     )
     run = _run if compute.devices == 1 else _launch
-    result = run(fabric, job, device.precision, progress)
+    result = run(fabric, phase, device.precision, progress)
     if result.interrupted:
-        raise Interrupted(f"stopped at step {result.steps} of {job.settings.steps} of {job.name}")
+        raise Interrupted(f"stopped at step {result.steps} of {phase.settings.steps} of {phase.name}")
     return result
 
 
-def check_divisible(settings: PhaseSettings, ranks: int) -> None:
-    """Raise :class:`SSLDError` if the batches of a phase cannot be shared evenly among the ranks."""
-    sizes = [settings.batch_size]
-    if isinstance(settings, TrainingSettings):
-        sizes += [settings.labeled_batch_size]
-        sizes += [settings.unlabeled_batch_size] if settings.consistency != "none" else []
+def check_divisible(sizes: Sequence[int], ranks: int) -> None:
+    """Raise :class:`SSLDError` if batches of these sizes cannot be divided evenly among the ranks."""
     if any(size % ranks for size in sizes):
-        raise SSLDError(f"batch sizes {sizes} cannot be divided among {ranks} ranks")
+        raise SSLDError(f"batch sizes {list(sizes)} cannot be divided among {ranks} ranks")
 
 
-def _launch(fabric: Fabric, job: Phase, precision: str, progress: ProgressCallback | None) -> TrainingResult:
-    """Run a job on spawned ranks; their result comes back in a file, as the ranks are gone before a pipe could be read."""
+def _launch(fabric: Fabric, phase: Phase, precision: str, progress: ProgressCallback | None) -> TrainingResult:
+    """Run a phase on spawned ranks; their result comes back in a file, as the ranks are gone before a pipe could be read."""
     beside = None
-    if job.checkpoint is not None:
-        beside = job.checkpoint.parent
+    if phase.checkpoint is not None:
+        beside = phase.checkpoint.parent
         beside.mkdir(parents=True, exist_ok=True)
-    with _stop_requested(), tempfile.TemporaryDirectory(prefix=".ranks-", dir=beside) as folder:
+    with stop_requested(), tempfile.TemporaryDirectory(prefix=".ranks-", dir=beside) as folder:
         path = Path(folder) / "result.safetensors"
         # One object without arguments: Fabric takes arguments apart, which a frozen dataclass does not allow.
-        work = partial(_run_rank, job=job, precision=precision, progress=progress, path=path)
+        work = partial(_run_rank, phase=phase, precision=precision, progress=progress, path=path)
         try:
             fabric.launch(work)
         except ProcessRaisedException as error:
@@ -105,170 +105,141 @@ def _launch(fabric: Fabric, job: Phase, precision: str, progress: ProgressCallba
     return TrainingResult(raw=with_prefix("raw", tensors), ema=with_prefix("ema", tensors), **facts)
 
 
-def _run_rank(fabric: Fabric, job: Phase, precision: str, progress: ProgressCallback | None, path: Path) -> None:
-    result = _run(fabric, job, precision, progress)
+def _run_rank(fabric: Fabric, phase: Phase, precision: str, progress: ProgressCallback | None, path: Path) -> None:
+    result = _run(fabric, phase, precision, progress)
     if fabric.is_global_zero:
         facts = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in ("raw", "ema")}
         save_tensors(path, {**prefixed("raw", result.raw), **prefixed("ema", result.ema)}, facts)
 
 
-def _run(fabric: Fabric, job: Phase, precision: str, progress: ProgressCallback | None) -> TrainingResult:
+def _run(fabric: Fabric, phase: Phase, precision: str, progress: ProgressCallback | None) -> TrainingResult:
     """The loop, in each rank."""
-    s, ranks, device = job.settings, fabric.world_size, fabric.device
+    s, ranks, device = phase.settings, fabric.world_size, fabric.device
     if ranks > 1:
-        torch.set_num_threads(max(1, (job.compute.threads or usable_cores()) // ranks))
-    model = build_model(job.config, s.seed, job.initial)
-    t = s if isinstance(s, TrainingSettings) else TrainingSettings()
-    match = make_consistency(job)
-    averaged = copy.deepcopy(model).requires_grad_(False).eval().to(device)
-    objective = Objective(
-        model,
-        job.objective,
-        classification_weight=t.classification_weight,
-        label_smoothing=t.label_smoothing,
-        consistency=match,
-        teacher=averaged,
-    )
-    module, optimizer = fabric.setup(objective, make_optimizer(model, s, device, encoder_scale(job)))
-    parameters: list[Tensor] = list(model.parameters())
-    ema = [p.detach() for p in averaged.parameters()]
-    state = TrainingState(model, ema, optimizer, match, job)
+        torch.set_num_threads(max(1, (phase.compute.threads or usable_cores()) // ranks))
+    model = build_model(phase.config, s.seed, phase.initial)
+    average = MovingAverage(model, s.ema * s.steps, device)
+    objective = make_objective(phase, model, average.model)
+    module, optimizer = fabric.setup(objective, make_optimizer(model, s, device, encoder_scale(phase)))
+    state = TrainingState(model, average.weights, optimizer, objective.consistency, phase)
     result = TrainingResult(device=str(device), precision=precision)
-    if job.checkpoint is not None and job.checkpoint.exists():
+    if phase.checkpoint is not None and phase.checkpoint.exists():
         state.load(result)
-    draw = BatchSampler(job, model.noise)
-    meter = _Meter(fabric)
+    draw, meter, guard = BatchSampler(phase, model.noise), LossMeter(fabric), _NonFiniteGuard(phase.name)
     module.train()
     began, saved = time.monotonic() - result.seconds, time.monotonic()
-    rows = min(_HISTORY_ROWS, s.steps)
-    consecutive = 0
 
-    with _stop_requested() as stop, torch.random.fork_rng(devices=[]):
+    with stop_requested() as stop, torch.random.fork_rng(devices=[]):
         for step in range(result.steps, s.steps):
-            batch = draw(step).share(fabric.global_rank, ranks, device)
-            torch.manual_seed(derive_seed(s.seed, job.name, "dropout", step, fabric.global_rank))
+            batch = draw(step).for_rank(fabric.global_rank, ranks, device)
+            torch.manual_seed(derive_seed(s.seed, phase.name, "dropout", step, fabric.global_rank))
             rate = learning_rate(step, s)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             losses = module(batch)
             fabric.backward(losses["loss"])
             norm = fabric.clip_gradients(module, optimizer, max_norm=s.clip, error_if_nonfinite=False)
-            if bool(torch.isfinite(torch.as_tensor(norm))):
+            if guard.accepts(norm, step, rate):
                 optimizer.step()
-                consecutive = 0
             else:
                 result.non_finite_steps += 1
-                consecutive += 1
-                if consecutive == _MAX_CONSECUTIVE_NON_FINITE:
-                    raise SSLDError(
-                        f"the loss was not finite for {consecutive} steps in a row (step {step} of {job.name}): lower the "
-                        f"learning rate (now {rate:.2g}) or use --precision fp32"
-                    )
             optimizer.zero_grad()
-            beta = min(1 - 1 / max(1.0, s.ema * s.steps), (1 + step) / (10 + step))
-            torch._foreach_lerp_(ema, [p.detach() for p in parameters], 1 - beta)
+            average.update(step)
 
             result.steps = step + 1
-            result.images_seen += draw.images_per_step
+            result.images_seen += phase.images_per_step
             result.seconds = time.monotonic() - began
             meter.add(losses)
-            last = step + 1 == s.steps
-            if (step + 1) * rows // s.steps > step * rows // s.steps:  # evenly spaced, the last step included
-                result.history.append(
-                    {
-                        "phase": job.name,
-                        "step": step + 1,
-                        "images_seen": result.images_seen,
-                        "seconds": round(result.seconds, 3),
-                        "learning_rate": rate,
-                        **meter.means(),
-                        "non_finite_steps": result.non_finite_steps,
-                    }
-                )
+            if is_recorded(step, s.steps):
+                result.history.append(_history_row(phase, result, rate, meter.means()))
             if progress is not None and fabric.is_global_zero:
-                info = _progress_info(result.history)
-                progress(ProgressUpdate(job.name, result.images_seen, s.steps * draw.images_per_step, "images", info))
+                total = s.steps * phase.images_per_step
+                progress(ProgressUpdate(phase.name, result.images_seen, total, "images", summary(result.history)))
+            last = step + 1 == s.steps
             result.interrupted = _any_rank(stop(), fabric) and not last
-            if result.interrupted or last or time.monotonic() - saved > job.checkpoint_every:
-                if fabric.is_global_zero and job.checkpoint is not None:
+            if result.interrupted or last or time.monotonic() - saved > phase.checkpoint_every:
+                if fabric.is_global_zero and phase.checkpoint is not None:
                     state.save(result)
                 saved = time.monotonic()
             if result.interrupted:
                 break
     if result.non_finite_steps:
-        _log.warning("%s: %d steps were left out because their gradient was not finite", job.name, result.non_finite_steps)
+        _log.warning("%s: %d steps were left out because their gradient was not finite", phase.name, result.non_finite_steps)
     result.raw = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
-    result.ema = {name: t.detach().cpu().clone() for (name, _), t in zip(model.named_parameters(), ema, strict=True)}
+    names = (name for name, _ in model.named_parameters())
+    result.ema = {name: t.detach().cpu().clone() for name, t in zip(names, average.weights, strict=True)}
     return result
 
 
-class _Meter:
-    """Mean losses since the last row of the history, over all ranks."""
+class _NonFiniteGuard:
+    """Leaves out steps whose gradient is not finite, and gives up after many in a row."""
 
-    def __init__(self, fabric: Fabric) -> None:
-        self.fabric = fabric
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
+    def __init__(self, phase: str) -> None:
+        self._phase = phase
+        self._consecutive = 0
 
-    def add(self, losses: dict[str, Tensor]) -> None:
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach()
-        self.count += 1
+    def accepts(self, norm: Tensor | float | None, step: int, rate: float) -> bool:
+        """Whether the gradient norm of a step is finite.
 
-    def means(self) -> dict[str, float]:
-        means = {}
-        for name, total in self.sums.items():
-            mean = total / self.count
-            if self.fabric.world_size > 1:
-                mean = self.fabric.all_reduce(mean, reduce_op="mean")  # type: ignore[assignment]
-            means[name] = float(mean)
-        self.sums, self.count = {}, 0
-        if "pseudo_known" in means:
-            known, right = means.pop("pseudo_known"), means.pop("pseudo_right")
-            means["pseudo_label_accuracy"] = right / known if known else math.nan
-        return means
+        Raises:
+            SSLDError: If it was not for 25 steps in a row.
+        """
+        if bool(torch.isfinite(torch.as_tensor(norm))):
+            self._consecutive = 0
+            return True
+        self._consecutive += 1
+        if self._consecutive == _MAX_CONSECUTIVE_NON_FINITE:
+            raise SSLDError(
+                f"the loss was not finite for {self._consecutive} steps in a row (step {step} of {self._phase}): lower the "
+                f"learning rate (now {rate:.2g}) or use --precision fp32"
+            )
+        return False
 
 
-def make_consistency(job: Phase) -> Match | None:
-    """The consistency term of a job, aligned to the class shares of its labels; None if it has none."""
-    s = job.settings
-    if not isinstance(s, TrainingSettings) or s.consistency == "none":
+def make_objective(phase: Phase, model: JointDiffusion, teacher: JointDiffusion) -> Objective:
+    """The objective of a phase.
+
+    Args:
+        phase: Phase to train.
+        model: Model to train.
+        teacher: Moving average of the model, which makes the pseudo-labels.
+    """
+    s = phase.supervision
+    if s is None:
+        return Objective(model, phase.objective)
+    return Objective(
+        model,
+        phase.objective,
+        classification_weight=s.classification_weight,
+        label_smoothing=s.label_smoothing,
+        consistency=make_consistency(phase),
+        teacher=teacher,
+    )
+
+
+def make_consistency(phase: Phase) -> Match | None:
+    """The consistency term of a phase, aligned to the class frequencies of its labels; None if it has none."""
+    s = phase.supervision
+    if s is None or s.consistency == "none":
         return None
-    k = job.config.n_classes
-    shares = torch.bincount(job.data.labels, minlength=k) / len(job.data.labels) if s.consistency_alignment else None
-    return Match(k, shares, s.consistency_threshold)
+    k, labels = phase.config.n_classes, phase.data.labels
+    frequencies = torch.bincount(labels, minlength=k) / len(labels) if s.consistency_alignment else None
+    return Match(k, frequencies, s.consistency_threshold)
+
+
+def _history_row(phase: Phase, result: TrainingResult, rate: float, means: dict[str, float]) -> dict[str, Any]:
+    return {
+        "phase": phase.name,
+        "step": result.steps,
+        "images_seen": result.images_seen,
+        "seconds": round(result.seconds, 3),
+        "learning_rate": rate,
+        **means,
+        "non_finite_steps": result.non_finite_steps,
+    }
 
 
 def _any_rank(flag: bool, fabric: Fabric) -> bool:
     if fabric.world_size == 1:
         return flag
     return bool(fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum"))
-
-
-def _progress_info(history: list[dict[str, Any]]) -> str:
-    if not history:
-        return ""
-    row = history[-1]
-    short = {"denoising_loss": "denoising", "classification_loss": "classification", "labeled_accuracy": "accuracy"}
-    return "  ".join(f"{label} {row[key]:.3f}" for key, label in short.items() if key in row)
-
-
-@contextmanager
-def _stop_requested() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a flag (a second SIGINT acts as usual); only in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    asked = False
-
-    def ask(number: int, frame: object) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -4,15 +4,18 @@ r"""The joint loss.
     L = \mathbb E_{x \in \text{all}} \, w(\sigma) |D(x_\sigma; \sigma) - x|^2
         + \lambda \, \mathbb E_{(x, y) \in \text{labeled}} \, CE(head(rep(aug(x))), y)
 
-The denoising term sees all images; the classification term sees labeled batches only, drawn from their own stream. Both
-share one encoder pass: noised pool images and augmented labeled images are one batch until the decoder, which runs on
-the former only. Everything random is in the :class:`TrainingBatch`, so that the objective itself is a deterministic function.
+The denoising term sees all images; the classification term sees labeled images only, drawn from their own stream. Both share
+one encoder pass: noised images and augmented labeled images are one batch until the decoder, which runs on the former only.
+Everything random is in the :class:`TrainingBatch`, apart from dropout.
 
-With a consistency term (`training/consistency.py`), weighted like the classification loss, strong views of unlabeled
-images join that pass. Their weak views need no gradient and go through the moving average of the weights, encoder only.
+With a consistency term (:mod:`ssl_diffusion.training.consistency`), weighted like the classification loss, strong views of
+unlabeled images join that pass. Their weak views need no gradient and go through the moving average of the weights, encoder
+only.
 """
 
-from dataclasses import dataclass, fields
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +25,7 @@ from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.noise import target
 from ssl_diffusion.training.consistency import Match
 
-__all__ = ["OBJECTIVES", "Objective", "TrainingBatch"]
+__all__ = ["OBJECTIVES", "DenoisingBatch", "LabeledBatch", "Objective", "TrainingBatch", "UnlabeledBatch"]
 
 # Which parts of the model an objective trains; the others get no gradient (and, on several ranks, no communication).
 OBJECTIVES: dict[str, tuple[str, ...]] = {
@@ -32,46 +35,111 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
 }
 
 
+# The batches are not frozen: Fabric takes them apart to convert their tensors.
 @dataclass
-class TrainingBatch:
-    """One step's data. Denoising part: `clean`, `sigma`, `eps`; classification part: `labeled`, `labels`, `labeled_sigma`;
-    consistency part: `weak`, `strong`, `strong_sigma` and, for the history only, `hidden`.
+class _Part(ABC):
+    """Tensors of one term of the loss, aligned by their first dimension."""
 
-    Images are float32 (B, C, H, W) in [-1, 1]; `labeled` and `strong` have their noise added already; noise levels are (B,);
-    labels are int64 (B,), or float (B, K) with 0/1 for multi-label data; `hidden` are the true labels of the unlabeled
-    images as far as they are known, else -1. A part that an objective does not use is None.
+    @abstractmethod
+    def encoder_input(self, model: JointDiffusion) -> tuple[Tensor, Tensor]:
+        """Images and the noise levels at which the encoder reads them, (B, C, H, W) and (B,)."""
+
+    def for_rank(self, rank: int, ranks: int, device: torch.device) -> Self:
+        """One rank's equal part, on `device`."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: t.chunk(ranks)[rank].to(device) for name, t in tensors.items() if t is not None})
+
+
+@dataclass
+class DenoisingBatch(_Part):
+    """Images of the denoising term.
+
+    Attributes:
+        clean: Images without noise, float32, (B, C, H, W), in [-1, 1].
+        sigma: Noise levels, float32, (B,).
+        eps: Standard normal noise, float32, (B, C, H, W).
     """
 
-    clean: Tensor | None = None
-    sigma: Tensor | None = None
-    eps: Tensor | None = None
-    labeled: Tensor | None = None
-    labels: Tensor | None = None
-    labeled_sigma: Tensor | None = None
-    weak: Tensor | None = None
-    strong: Tensor | None = None
-    strong_sigma: Tensor | None = None
+    clean: Tensor
+    sigma: Tensor
+    eps: Tensor
+
+    def noised(self) -> Tensor:
+        """The images at their noise levels, (B, C, H, W)."""
+        return self.clean + self.sigma[:, None, None, None] * self.eps
+
+    def encoder_input(self, model: JointDiffusion) -> tuple[Tensor, Tensor]:
+        """Images and the noise levels at which the encoder reads them."""
+        return self.noised(), self.sigma
+
+
+@dataclass
+class LabeledBatch(_Part):
+    """Images of the classification term.
+
+    Attributes:
+        images: Augmented views with their noise, float32, (B, C, H, W).
+        labels: Classes, int64, (B,), or 0/1 for every class, float32, (B, K), for multi-label data.
+        sigma: Noise levels of the views, float32, (B,).
+    """
+
+    images: Tensor
+    labels: Tensor
+    sigma: Tensor
+
+    def encoder_input(self, model: JointDiffusion) -> tuple[Tensor, Tensor]:
+        """Images and the noise levels at which the encoder reads them."""
+        return self.images, model.read_level(self.sigma)
+
+
+@dataclass
+class UnlabeledBatch(_Part):
+    """Images of the consistency term.
+
+    Attributes:
+        weak: Weakly augmented views without noise, float32, (B, C, H, W), in [-1, 1].
+        strong: Strongly augmented views with their noise, float32, (B, C, H, W).
+        sigma: Noise levels of the strong views, float32, (B,).
+        hidden: True classes, int64, (B,), -1 where unknown; for the history only. None leaves the pseudo-labels unmeasured.
+    """
+
+    weak: Tensor
+    strong: Tensor
+    sigma: Tensor
     hidden: Tensor | None = None
 
-    def share(self, rank: int, ranks: int, device: torch.device) -> "TrainingBatch":
-        """This rank's equal share of the global batch, on `device`."""
+    def encoder_input(self, model: JointDiffusion) -> tuple[Tensor, Tensor]:
+        """Strong views and the noise levels at which the encoder reads them."""
+        return self.strong, model.read_level(self.sigma)
 
-        def part(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t.chunk(ranks)[rank].to(device)
 
-        return TrainingBatch(**{f.name: part(getattr(self, f.name)) for f in fields(self)})
+@dataclass
+class TrainingBatch:
+    """Data of one step: one part for each term of the loss; None for a term that the objective does not have."""
+
+    denoising: DenoisingBatch | None = None
+    labeled: LabeledBatch | None = None
+    unlabeled: UnlabeledBatch | None = None
+
+    def for_rank(self, rank: int, ranks: int, device: torch.device) -> "TrainingBatch":
+        """One rank's equal part of the global batch, on `device`."""
+        return TrainingBatch(
+            self.denoising and self.denoising.for_rank(rank, ranks, device),
+            self.labeled and self.labeled.for_rank(rank, ranks, device),
+            self.unlabeled and self.unlabeled.for_rank(rank, ranks, device),
+        )
 
 
 class Objective(nn.Module):
-    """Losses of a batch under one of :data:`OBJECTIVES`.
+    """Loss of a batch under one of :data:`OBJECTIVES`.
 
     Args:
-        model: the joint model.
-        name: "joint", "labels-only" or "denoise-only".
-        classification_weight: lambda of the formula above.
-        label_smoothing: share of the target spread over all classes, in [0, 1); single-label data only.
-        consistency: the pseudo-label term; None leaves it out.
-        teacher: model that reads the weak views, in evaluation mode; its weights are the caller's to update.
+        model: Joint model.
+        name: Name of the objective: "joint", "labels-only" or "denoise-only".
+        classification_weight: Weight lambda of the formula above.
+        label_smoothing: Fraction of the target that is spread over all classes, in [0, 1); single-label data only.
+        consistency: Pseudo-label term; None leaves it out.
+        teacher: Model that reads the weak views, in evaluation mode; the caller updates its weights.
     """
 
     def __init__(
@@ -95,63 +163,47 @@ class Objective(nn.Module):
                 parameter.requires_grad_(part in OBJECTIVES[name])
 
     def forward(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Scalars: "loss" (to minimise) and, detached, what it is made of."""
-        model, x, sigma = self.model, [], []
-        if batch.clean is not None and batch.sigma is not None and batch.eps is not None:
-            noised = batch.clean + batch.sigma[:, None, None, None] * batch.eps
-            x.append(noised)
-            sigma.append(batch.sigma)
-        if batch.labeled is not None and batch.labeled_sigma is not None:
-            x.append(batch.labeled)
-            sigma.append(model.read_level(batch.labeled_sigma))
-        if batch.strong is not None and batch.strong_sigma is not None:
-            x.append(batch.strong)
-            sigma.append(model.read_level(batch.strong_sigma))
-        levels = torch.cat(sigma)
-        features = model.encode(torch.cat(x), levels)
-        n_denoise = 0 if batch.clean is None else len(batch.clean)
-        pool_part, read_part = features.split(n_denoise)
+        """Losses of a batch, as scalars: "loss", to be minimised, and, detached, its terms and what describes them."""
+        model, weight = self.model, self.classification_weight
+        inputs = [p.encoder_input(model) for p in (batch.denoising, batch.labeled, batch.unlabeled) if p is not None]
+        images, levels = (torch.cat(tensors) for tensors in zip(*inputs, strict=True))
+        n = 0 if batch.denoising is None else len(batch.denoising.clean)
+        noised_features, read_features = model.encode(images, levels).split(n)
+        loss, terms = levels.new_zeros(()), {}
+        if batch.denoising is not None:
+            clean, c = batch.denoising.clean, model.noise.coefficients(levels[:n])
+            raw = model.raw_output(noised_features, clean.shape)
+            terms["denoising_loss"] = functional.mse_loss(raw, target(clean, images[:n], c))
+            loss = loss + terms["denoising_loss"]
+        if batch.labeled is not None:
+            labels, logits = batch.labeled.labels, model.classify_representation(model.pool_features(read_features))
+            terms |= self._classification_terms(logits[: len(labels)], labels)
+            loss = loss + weight * terms["classification_loss"]
+            if batch.unlabeled is not None:
+                terms |= self._consistency_terms(batch.unlabeled, logits[len(labels) :])
+                loss = loss + weight * terms["consistency_loss"]
+        return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
 
-        losses: dict[str, Tensor] = {}
-        loss = levels.new_zeros(())
-        if batch.clean is not None:
-            c = model.noise.coefficients(levels[:n_denoise])
-            raw = model.raw_output(pool_part, batch.clean.shape)
-            losses["denoising_loss"] = functional.mse_loss(raw, target(batch.clean, noised, c))
-            loss = loss + losses["denoising_loss"]
-        if batch.labels is not None:
-            all_logits = model.classify_representation(model.pool_features(read_part))
-            logits = all_logits[: len(batch.labels)]
-            losses["classification_loss"] = self._classification_loss(logits, batch.labels)
-            losses["labeled_accuracy"] = _accuracy(logits, batch.labels)
-            loss = loss + self.classification_weight * losses["classification_loss"]
-            if self.consistency is not None and batch.weak is not None:
-                losses |= self._consistency_losses(batch.weak, all_logits[len(batch.labels) :], batch.hidden)
-                loss = loss + self.classification_weight * losses["consistency_loss"]
-        return {"loss": loss, **{name: value.detach() for name, value in losses.items()}}
-
-    def _consistency_losses(self, weak: Tensor, strong_logits: Tensor, hidden: Tensor | None) -> dict[str, Tensor]:
-        teacher, match = self._teacher[0], self.consistency
-        assert teacher is not None
-        assert match is not None
-        with torch.no_grad():
-            weak_logits = teacher.classify(weak)
-        result = match(weak_logits, strong_logits)
-        losses = {"consistency_loss": result.loss, "mask_rate": result.confident.float().mean()}
-        if hidden is not None:
-            known = hidden >= 0
-            # Shares of the batch, whose means over steps have a meaningful ratio; the ratio of one batch may be 0 / 0.
-            losses["pseudo_known"] = (result.confident & known).float().mean()
-            losses["pseudo_right"] = (result.confident & known & (result.pseudo_labels == hidden)).float().mean()
-        return losses
-
-    def _classification_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _classification_terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         if labels.ndim == 2:
-            return functional.binary_cross_entropy_with_logits(logits, labels)
-        return functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+            loss = functional.binary_cross_entropy_with_logits(logits, labels)
+            right = (logits > 0) == (labels > 0.5)
+        else:
+            loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+            right = logits.argmax(dim=1) == labels
+        return {"classification_loss": loss, "labeled_accuracy": right.float().mean()}
 
-
-def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of right predictions; of right single decisions at 0.5 for multi-label data."""
-    right = (logits > 0) == (labels > 0.5) if labels.ndim == 2 else logits.argmax(dim=1) == labels
-    return right.float().mean()
+    def _consistency_terms(self, batch: UnlabeledBatch, strong_logits: Tensor) -> dict[str, Tensor]:
+        (teacher,) = self._teacher
+        if teacher is None or self.consistency is None:
+            raise ValueError("a batch with unlabeled images needs an objective with a consistency term and its teacher")
+        with torch.no_grad():
+            weak_logits = teacher.classify(batch.weak)
+        result = self.consistency(weak_logits, strong_logits)
+        terms = {"consistency_loss": result.loss, "mask_rate": result.confident.float().mean()}
+        if batch.hidden is not None:
+            known = batch.hidden >= 0
+            # Fractions of the batch, whose means over steps have a meaningful ratio; the ratio of one batch may be 0 / 0.
+            terms["pseudo_known"] = (result.confident & known).float().mean()
+            terms["pseudo_right"] = (result.confident & known & (result.pseudo_labels == batch.hidden)).float().mean()
+        return terms

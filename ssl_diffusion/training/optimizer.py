@@ -6,7 +6,7 @@ import torch
 
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.training.batches import Phase
-from ssl_diffusion.training.settings import PhaseSettings, TrainingSettings
+from ssl_diffusion.training.settings import PhaseSettings
 
 __all__ = ["encoder_scale", "learning_rate", "make_optimizer"]
 
@@ -14,7 +14,14 @@ __all__ = ["encoder_scale", "learning_rate", "make_optimizer"]
 def make_optimizer(
     model: JointDiffusion, s: PhaseSettings, device: torch.device, encoder_scale: float = 1.0
 ) -> torch.optim.Optimizer:
-    """AdamW; encoder and decoder at `encoder_scale` of the head's learning rate; weight decay on matrices only."""
+    """AdamW for the parameters of a model that are trained.
+
+    Args:
+        model: Model to train.
+        s: Settings of the phase; weight decay is on matrices only.
+        device: Device that the model will be on.
+        encoder_scale: Learning rate of encoder and decoder relative to the head's.
+    """
     groups = []
     for part, parameters in model.parameter_groups().items():
         scale = encoder_scale if part != "head" else 1.0
@@ -25,16 +32,16 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=s.learning_rate, fused=device.type in ("cpu", "cuda"))
 
 
-def encoder_scale(job: Phase) -> float:
+def encoder_scale(phase: Phase) -> float:
     """Learning rate of encoder and decoder relative to the head's: lower for pretrained ones, the more so with few labels."""
-    s = job.settings
-    if job.initial is None or not isinstance(s, TrainingSettings):
+    s = phase.supervision
+    if phase.initial is None or s is None:
         return 1.0
-    return s.encoder_lr * min(1.0, len(job.data.labeled) / max(1, s.encoder_lr_labels))
+    return s.encoder_lr * min(1.0, len(phase.data.labeled) / max(1, s.encoder_lr_labels))
 
 
 def learning_rate(step: int, s: PhaseSettings) -> float:
-    """Learning rate of a step: linear warm-up, then half a cosine to zero at the last step."""
+    """Learning rate of a step, counted from 0: linear warm-up, then half a cosine to zero at the last step."""
     warmup = max(1, round(s.warmup * s.steps))
     if step < warmup:
         return s.learning_rate * (step + 1) / warmup

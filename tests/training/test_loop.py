@@ -22,7 +22,7 @@ from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.weights import load_tensors
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.seeding import derive_seed
-from ssl_diffusion.training import batches, loop
+from ssl_diffusion.training import batches, history
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.fit import FitOptions, fit_model
 from ssl_diffusion.training.loop import check_divisible, train
@@ -95,7 +95,7 @@ def test_history_tells_steps_images_and_rate(tiny_recipe: Recipe, digits_pool: P
 
 
 def test_long_histories_are_thinned_and_keep_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "_HISTORY_ROWS", 10)
+    monkeypatch.setattr(history, "_ROWS", 10)
     result = train(make_job(TrainingSettings(steps=31, batch_size=1, labeled_batch_size=2), objective="labels-only"))
     assert [row["step"] for row in result.history] == [*range(4, 32, 3)]
 
@@ -336,10 +336,10 @@ def test_batches_must_divide_among_ranks(tiny_recipe: Recipe, digits_pool: Pool,
             train(make_job(settings, compute=CPU.replace(devices=2)))
     with pytest.raises(SSLDError, match=r"\[16\] cannot be divided among 3 ranks"):
         fit_model(tiny_recipe.with_overrides(["compute.devices=3"]), digits_pool, labeled)
-    settings = TrainingSettings(steps=1, batch_size=4, labeled_batch_size=4, unlabeled_batch_size=5)
-    check_divisible(settings, 2)  # no consistency term, no unlabeled batch
+    job = make_job(TrainingSettings(steps=1, batch_size=4, labeled_batch_size=4, unlabeled_batch_size=5))
+    check_divisible(job.batch_sizes, 2)  # no consistency term, no unlabeled batch
     with pytest.raises(SSLDError, match=r"\[4, 4, 5\] cannot be divided among 2 ranks"):
-        check_divisible(settings.replace(consistency="match"), 2)
+        check_divisible(replace(job, settings=job.settings.replace(consistency="match")).batch_sizes, 2)
 
 
 def test_denoise_only_needs_pretraining_steps(tiny_recipe: Recipe, digits_pool: Pool) -> None:

@@ -11,7 +11,14 @@ from torch.nn import functional
 
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.unet import UNetConfig
-from ssl_diffusion.training.objective import OBJECTIVES, Objective, TrainingBatch
+from ssl_diffusion.training.objective import (
+    OBJECTIVES,
+    DenoisingBatch,
+    LabeledBatch,
+    Objective,
+    TrainingBatch,
+    UnlabeledBatch,
+)
 
 CONFIG = JointConfig(UNetConfig(channels=8, multipliers=(1, 2), blocks=1, groups=4), n_classes=3, image_shape=(1, 7, 8))
 
@@ -30,21 +37,25 @@ def build(config: JointConfig = CONFIG) -> JointDiffusion:
 def draw(n: int = 4, m: int = 6, seed: int = 1) -> TrainingBatch:
     g = torch.Generator().manual_seed(seed)
     return TrainingBatch(
-        clean=torch.rand(n, 1, 7, 8, generator=g) * 2 - 1,
-        sigma=torch.rand(n, generator=g) * 2 + 0.05,
-        eps=torch.randn(n, 1, 7, 8, generator=g),
-        labeled=torch.rand(m, 1, 7, 8, generator=g) * 2 - 1,
-        labels=torch.arange(m) % 3,
-        labeled_sigma=torch.rand(m, generator=g) * 0.3,
+        DenoisingBatch(
+            clean=torch.rand(n, 1, 7, 8, generator=g) * 2 - 1,
+            sigma=torch.rand(n, generator=g) * 2 + 0.05,
+            eps=torch.randn(n, 1, 7, 8, generator=g),
+        ),
+        LabeledBatch(
+            images=torch.rand(m, 1, 7, 8, generator=g) * 2 - 1,
+            labels=torch.arange(m) % 3,
+            sigma=torch.rand(m, generator=g) * 0.3,
+        ),
     )
 
 
 def parts(batch: TrainingBatch, name: str) -> TrainingBatch:
     """The part of a batch that an objective uses, as the training loop draws it."""
     if name == "labels-only":
-        return replace(batch, clean=None, sigma=None, eps=None)
+        return replace(batch, denoising=None)
     if name == "denoise-only":
-        return replace(batch, labeled=None, labels=None, labeled_sigma=None)
+        return replace(batch, labeled=None)
     return batch
 
 
@@ -81,17 +92,18 @@ def test_joint_loss_by_hand(weight: float, smoothing: float, seed: int, ddpm: bo
     """In image space with its weight, and through log-softmax: two ways that the objective does not take."""
     config = replace(CONFIG, parameterisation="ddpm" if ddpm else "edm", read_sigma=read_sigma)
     model, batch = build(config), draw(seed=seed)
-    assert batch.clean is not None and batch.sigma is not None and batch.eps is not None  # noqa: PT018
-    assert batch.labeled is not None and batch.labels is not None and batch.labeled_sigma is not None  # noqa: PT018
+    denoise, read = batch.denoising, batch.labeled
+    assert denoise is not None
+    assert read is not None
     losses = Objective(model, "joint", classification_weight=weight, label_smoothing=smoothing)(batch)
     with torch.inference_mode():
-        sigma = batch.sigma[:, None, None, None]
-        error = (model.denoise(batch.clean + sigma * batch.eps, batch.sigma) - batch.clean).square().mean(dim=(1, 2, 3))
-        denoising = (model.noise.weight(batch.sigma) * error).mean()
-        log_p = model.classify(batch.labeled, batch.labeled_sigma).log_softmax(dim=1)
-        wanted = functional.one_hot(batch.labels, 3) * (1 - smoothing) + smoothing / 3
+        sigma = denoise.sigma[:, None, None, None]
+        error = (model.denoise(denoise.clean + sigma * denoise.eps, denoise.sigma) - denoise.clean).square().mean(dim=(1, 2, 3))
+        denoising = (model.noise.weight(denoise.sigma) * error).mean()
+        log_p = model.classify(read.images, read.sigma).log_softmax(dim=1)
+        wanted = functional.one_hot(read.labels, 3) * (1 - smoothing) + smoothing / 3
         classification = -(wanted * log_p).sum(dim=1).mean()
-        accuracy = (log_p.argmax(dim=1) == batch.labels).float().mean()
+        accuracy = (log_p.argmax(dim=1) == read.labels).float().mean()
     assert losses["denoising_loss"].item() == pytest.approx(denoising.item(), rel=1e-3)
     assert losses["classification_loss"].item() == pytest.approx(classification.item(), rel=1e-4)
     assert losses["loss"].item() == pytest.approx((denoising + weight * classification).item(), rel=1e-3)
@@ -128,35 +140,50 @@ def test_only_the_loss_carries_gradients() -> None:
 def test_multilabel_loss_is_the_binary_cross_entropy_of_every_class() -> None:
     model = build()
     labels = torch.tensor([[1.0, 0, 1], [0, 0, 0]])
-    batch = replace(parts(draw(m=2), "labels-only"), labels=labels)
-    assert batch.labeled is not None
-    assert batch.labeled_sigma is not None
-    losses = Objective(model, "labels-only")(batch)
-    p = model.classify(batch.labeled, batch.labeled_sigma).sigmoid()
+    read = draw(m=2).labeled
+    assert read is not None
+    losses = Objective(model, "labels-only")(TrainingBatch(labeled=replace(read, labels=labels)))
+    p = model.classify(read.images, read.sigma).sigmoid()
     by_hand = -(labels * p.log() + (1 - labels) * (1 - p).log()).mean()
     assert losses["loss"].item() == pytest.approx(by_hand.item(), rel=1e-4)
     assert losses["labeled_accuracy"].item() == pytest.approx(((p > 0.5) == (labels > 0.5)).float().mean().item())
 
 
 @settings(max_examples=20, deadline=None)
-@given(ranks=st.integers(1, 4), n=st.integers(1, 3), m=st.integers(1, 3), labeled=st.booleans())
-def test_shares_are_even_disjoint_and_complete(ranks: int, n: int, m: int, labeled: bool) -> None:
+@given(ranks=st.integers(1, 4), n=st.integers(1, 3), m=st.integers(1, 3), labeled=st.booleans(), unlabeled=st.booleans())
+def test_parts_of_ranks_are_even_disjoint_and_complete(ranks: int, n: int, m: int, labeled: bool, unlabeled: bool) -> None:
     batch = draw(n * ranks, m * ranks)
     if not labeled:
         batch = parts(batch, "denoise-only")
-    shares = [batch.share(rank, ranks, torch.device("cpu")) for rank in range(ranks)]
-    for f in fields(TrainingBatch):
-        whole: Tensor | None = getattr(batch, f.name)
-        pieces = [getattr(share, f.name) for share in shares]
+    if unlabeled:
+        views = torch.randn(2 * ranks, 1, 7, 8)
+        batch.unlabeled = UnlabeledBatch(views, views + 1, torch.rand(2 * ranks))
+    shares = [batch.for_rank(rank, ranks, torch.device("cpu")) for rank in range(ranks)]
+    for term in fields(TrainingBatch):
+        whole = getattr(batch, term.name)
+        pieces = [getattr(share, term.name) for share in shares]
         if whole is None:
             assert pieces == [None] * ranks
-        else:
-            assert {len(piece) for piece in pieces} == {len(whole) // ranks}
-            assert torch.equal(torch.cat(pieces), whole)
+            continue
+        for f in fields(whole):
+            tensor: Tensor | None = getattr(whole, f.name)
+            parts_of = [getattr(piece, f.name) for piece in pieces]
+            if tensor is None:
+                assert parts_of == [None] * ranks
+            else:
+                assert {len(part) for part in parts_of} == {len(tensor) // ranks}
+                assert torch.equal(torch.cat(parts_of), tensor)
 
 
-def test_mean_of_the_shares_losses_is_the_loss_of_the_batch() -> None:
+def test_unlabeled_images_without_a_consistency_term_are_refused() -> None:
+    views = torch.zeros(2, 1, 7, 8)
+    batch = replace(draw(), unlabeled=UnlabeledBatch(views, views, torch.zeros(2)))
+    with pytest.raises(ValueError, match="needs an objective with a consistency term and its teacher"):
+        Objective(build(), "joint")(batch)
+
+
+def test_mean_of_the_parts_losses_is_the_loss_of_the_batch() -> None:
     """What makes two ranks follow the curve of one."""
     objective, batch = Objective(build(), "joint"), draw(4, 6)
-    shares = [objective(batch.share(rank, 2, torch.device("cpu")))["loss"] for rank in range(2)]
+    shares = [objective(batch.for_rank(rank, 2, torch.device("cpu")))["loss"] for rank in range(2)]
     torch.testing.assert_close(torch.stack(shares).mean(), objective(batch)["loss"], rtol=1e-5, atol=1e-6)
