@@ -4,61 +4,32 @@
 :func:`fit_run` wraps it in a run folder and is what `ssld fit` calls.
 """
 
-import hashlib
-import json
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from ssl_diffusion.data.labels import LabeledSet, choose_labeled
 from ssl_diffusion.data.loading import input_paths, load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
-from ssl_diffusion.inference.predict import represent
-from ssl_diffusion.machine import Device, resolve_accelerator
-from ssl_diffusion.models.build import build_model
-from ssl_diffusion.models.joint import JointConfig
-from ssl_diffusion.models.probe import fit_probe
-from ssl_diffusion.progress import ProgressCallback, log_to
+from ssl_diffusion.machine import resolve_accelerator
+from ssl_diffusion.progress import log_to
 from ssl_diffusion.training.augment import policy
-from ssl_diffusion.training.batches import Phase
-from ssl_diffusion.training.denoiser_cache import CachedDenoiser, DenoiserCache
 from ssl_diffusion.training.evaluate import report_fit
-from ssl_diffusion.training.loop import check_divisible, train
-from ssl_diffusion.training.phases import PRETRAINING_ONLY, pretraining_job, training_job
+from ssl_diffusion.training.loop import check_divisible
+from ssl_diffusion.training.objective_fits import FITS, FitOptions, FitTask, no_pretraining
+from ssl_diffusion.training.phases import PRETRAINING_ONLY, training_job
 from ssl_diffusion.training.planning import plan_for_time
 from ssl_diffusion.training.recipe import Recipe
-from ssl_diffusion.training.result import Fitted, TrainingResult
+from ssl_diffusion.training.result import Fitted
 from ssl_diffusion.training.run_folder import RunFolder, default_run_name, model_metadata
 
 __all__ = ["FitOptions", "fit_model", "fit_run", "resume_run"]
 
 _log = logging.getLogger(__name__)
-_PROBE_REFERENCE = 2000
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """What does not change the result of a fit.
-
-    Args:
-        cache:            pretrained denoisers; None trains without reading or writing a cache
-        cache_dir:        where data sets are looked for and downloaded to
-        checkpoint_every: seconds between checkpoints
-        max_memory:       bytes of images beyond which the pool is memory-mapped
-        progress:         called with the state of long-running work
-    """
-
-    cache: DenoiserCache | None = None
-    cache_dir: Path | None = None
-    checkpoint_every: float = 60.0
-    max_memory: int | None = None
-    progress: ProgressCallback | None = None
 
 
 def fit_model(
@@ -71,57 +42,42 @@ def fit_model(
     checkpoints: Path | None = None,
     options: FitOptions | None = None,
 ) -> Fitted:
-    """Pretrain (or take from the cache) and train.
+    """Fit a model to a pool: pretraining (or a denoiser from the cache), then training under the recipe's objective.
 
     Args:
-        recipe: resolved settings.
-        pool: the images.
-        labeled: labels to use; None for the objective "denoise-only".
-        fingerprint: of the pool, if known already.
-        start: weights of a fit with the same model and pool, head included, to go on from (a warm start); nothing is
+        recipe: Resolved settings.
+        pool: Images and labels.
+        labeled: Labels to use; None for the objective "denoise-only".
+        fingerprint: Fingerprint of the pool, if known already.
+        start: Weights of a fit with the same model and pool, head included, to continue from (a warm start); nothing is
             pretrained then. None starts as the recipe says.
-        checkpoints: folder for the state to resume from; None keeps nothing.
-        options: see :class:`FitOptions`.
+        checkpoints: Folder for the state to resume from; None keeps nothing.
+        options: Cache, memory and progress; None is the default of :class:`FitOptions`.
+
+    Returns:
+        The model's configuration, its weights, the history and the cost.
+
+    Raises:
+        RecipeError: If the settings exclude each other, or do not suit the pool.
+        DataError: If the objective needs labels and there are none.
+        Interrupted: On Ctrl-C or SIGTERM, after the state was saved.
+
+    Example:
+        >>> recipe, pool = load_recipe("digits"), load_dataset("digits")
+        >>> fitted = fit_model(recipe, pool, choose_labeled(pool, 40, seed=0))
+        >>> model = fitted.model()
     """
     options = options or FitOptions()
     _check(recipe)
-    objective = recipe.training.objective
     if pool.multilabel and recipe.training.consistency != "none":
-        raise RecipeError("pseudo-labels are for data with one label an image: leave out --consistency")
-    job = replace(training_job(recipe, pool, labeled), checkpoint_every=options.checkpoint_every)
-    config = job.config
-    fingerprint = fingerprint or pool.fingerprint()
-    denoiser, facts = None, None
-    if start is not None and (objective in PRETRAINING_ONLY or checkpoints is not None):
+        raise RecipeError("pseudo-labels are for data with one label per image: leave out --consistency")
+    if start is not None and (recipe.training.objective in PRETRAINING_ONLY or checkpoints is not None):
         raise RecipeError(
             "a warm start is for training steps, which are not resumed: not for probe, denoise-only or checkpoints"
         )
-    if start is None and (pretraining := pretraining_job(recipe, job, fingerprint)) is not None:
-        denoiser, cached = _pretrain(pretraining, checkpoints, options)
-        facts = {"key": pretraining.identity, "cached": cached, "steps": denoiser.steps, "images_seen": denoiser.images_seen}
-        facts["seconds"] = round(denoiser.seconds, 1)
-    history = list(denoiser.history) if denoiser else []
-    if objective == "denoise-only":
-        assert denoiser is not None
-        return Fitted(config, denoiser.weights, {}, history, facts, _untrained(recipe))
-    assert labeled is not None
-    initial = denoiser.weights if denoiser else start
-    if denoiser is not None and (objective == "probe" or recipe.training.head_start == "probe"):
-        began = time.monotonic()
-        initial = _with_probe(config, denoiser.weights, pool, labeled, recipe)
-        if objective == "probe":
-            result = _untrained(recipe)
-            result.seconds = time.monotonic() - began
-            return Fitted(config, initial, {}, history, facts, result)
-    identity = _digest([recipe.identity(), fingerprint, labeled])
-    job = replace(
-        job,
-        initial=initial,
-        checkpoint=checkpoints / "checkpoint.safetensors" if checkpoints else None,
-        identity=identity,
-    )
-    result = train(job, options.progress)
-    return Fitted(config, result.ema, result.raw, history + result.history, facts, result)
+    phase = replace(training_job(recipe, pool, labeled), checkpoint_every=options.checkpoint_every)
+    task = FitTask(recipe, pool, labeled, phase, fingerprint or pool.fingerprint(), start, checkpoints, options)
+    return FITS[recipe.training.objective](task)
 
 
 def fit_run(
@@ -136,18 +92,25 @@ def fit_run(
     """Fit a recipe into a run folder and return it.
 
     Args:
-        recipe: settings; what is "auto" is resolved and written to the folder.
-        out: the run folder; None makes `runs/NAME` (:func:`ssl_diffusion.training.default_run_name`).
-        overwrite: replace a run that is there already.
-        seconds: how long the fit may take; the steps of the recipe are then those that fit
-            (:func:`ssl_diffusion.training.plan_for_time`). None takes the recipe's.
+        recipe: Settings; "auto" is resolved, and the resolved recipe is written to the folder.
+        out: Run folder; None makes `runs/NAME` (:func:`ssl_diffusion.training.default_run_name`).
+        overwrite: Whether a run that is there already is replaced.
+        seconds: Time for the whole fit, in seconds; the numbers of steps are then chosen to fit into it
+            (:func:`ssl_diffusion.training.plan_for_time`). None takes those of the recipe.
         pool: Images and labels that `recipe.data` names, where the caller holds them already; None reads them. Later commands
             on the run read what `recipe.data` names, so the two must agree.
-        options: see :class:`FitOptions`.
+        options: Cache, memory and progress; None is the default of :class:`FitOptions`.
+
+    Returns:
+        The run folder.
 
     Raises:
-        SSLDError: on unusable data, settings or folders, before anything is written.
-        Interrupted: on Ctrl-C, after the state was saved.
+        SSLDError: If data, settings or folder cannot be used; nothing is written then.
+        Interrupted: On Ctrl-C or SIGTERM, after the state was saved.
+
+    Example:
+        >>> path = fit_run(load_recipe("digits").with_overrides(["labels.budget=40"]), Path("runs/digits"))
+        >>> run = load_run(path)
     """
     began = time.monotonic()
     options = options or FitOptions()
@@ -188,13 +151,19 @@ def resume_run(
     """Continue an unfinished run.
 
     Args:
-        path: the run folder.
-        requested: settings the caller believes the run to have; a difference is refused. None takes the run's own.
+        path: Run folder.
+        requested: Settings that the caller believes the run to have; a difference is refused. None takes the run's own.
         pool: Images and labels of the run, where the caller holds them already; None reads what its recipe names.
-        options: see :class:`FitOptions`.
+        options: Cache, memory and progress; None is the default of :class:`FitOptions`.
+
+    Returns:
+        The run folder.
 
     Raises:
-        RunError: if this is no run folder, the run is finished, or recipe, pool or labels are not those of the run.
+        RunError: If this is no run folder, the run is finished, or recipe, pool or labels are not those of the run.
+
+    Example:
+        >>> path = resume_run(Path("runs/digits"))
     """
     options = options or FitOptions()
     if not path.is_dir():
@@ -239,51 +208,13 @@ def _complete(
         report_fit(folder, recipe, pool, labeled, fitted, options.progress)
 
 
-def _pretrain(job: Phase, checkpoints: Path | None, options: FitOptions) -> tuple[CachedDenoiser, bool]:
-    """The denoiser that a pretraining job makes, and whether it came out of the cache."""
-    cache, key = options.cache, job.identity
-    if cache is not None and (found := cache.load(key)) is not None:
-        _log.info("pretrained denoiser %s taken from the cache", key)
-        return found, True
-    if cache is not None:
-        checkpoint: Path | None = cache.partial(key)
-    else:
-        checkpoint = checkpoints / "pretraining.safetensors" if checkpoints else None
-    denoiser = CachedDenoiser.from_result(train(replace(job, checkpoint=checkpoint), options.progress))
-    if cache is not None:
-        cache.store(key, denoiser, job.family)
-    return denoiser, False
-
-
-def _untrained(recipe: Recipe) -> TrainingResult:
-    """The result of an objective that ends with the pretraining."""
-    device = Device.resolve(recipe.compute.accelerator, recipe.compute.precision)
-    return TrainingResult(device=device.accelerator, precision=device.precision)
-
-
-def _with_probe(
-    config: JointConfig, weights: dict[str, Tensor], pool: Pool, labeled: LabeledSet, recipe: Recipe
-) -> dict[str, Tensor]:
-    """Weights of a pretrained denoiser, and those of a head by logistic regression on its representation."""
-    device = Device.resolve(recipe.compute.accelerator, recipe.compute.precision)
-    model = build_model(config, seed=0, initial=weights).to(device.accelerator)
-    positions = pool.positions(labeled.train)
-    seed = recipe.training.seed
-    reference = np.random.default_rng(seed).permutation(pool.train)[:_PROBE_REFERENCE]
-    z = represent(model, pool.images[np.concatenate([positions, reference])], precision=device.precision)
-    n = len(positions)
-    probe = fit_probe(z[:n], pool.labels[positions], z[n:], len(pool.classes), seed=seed)
-    _log.info("probe: C = %g", probe.inverse_penalty)
-    return {name: tensor.cpu() for name, tensor in model.with_linear_head(probe.weight, probe.bias).state_dict().items()}
-
-
 def _check(recipe: Recipe) -> None:
     """Refuse settings that cannot be trained here, before anything is read or written."""
     t = recipe.training
     if t.objective in PRETRAINING_ONLY and not recipe.pretraining.steps:
-        raise RecipeError(f"the objective {t.objective} needs the pretraining phase, but pretraining.steps is 0")
+        raise no_pretraining(t.objective)
     if t.objective in PRETRAINING_ONLY and t.consistency != "none":
-        raise RecipeError(f"consistency {t.consistency!r} needs training steps, which the objective {t.objective} has none of")
+        raise RecipeError(f"consistency {t.consistency!r} needs training steps, but objective {t.objective!r} has none")
     if t.objective == "joint" and t.head_start == "probe" and recipe.model.head_width:
         raise RecipeError(
             "training.head_start = 'probe' needs a linear head: set model.head_width to 0, or head_start to 'zero'"
@@ -295,16 +226,12 @@ def _check(recipe: Recipe) -> None:
 
 
 def _resolve(recipe: Recipe, pool: Pool) -> Recipe:
-    """Write down what "auto" meant for this pool."""
+    """The recipe with every "auto" replaced by what it means for this pool."""
     a = recipe.augmentation
     kind = pool.augmentation if a.policy == "auto" else a.policy
     flip = a.flip if a.flip != "auto" else ("on" if policy(kind, "weak").flip else "off")
     data = recipe.data.replace(path=str(Path(recipe.data.path).resolve())) if recipe.data.path else recipe.data
     return recipe.replace(data=data, augmentation=a.replace(policy=kind, flip=flip))
-
-
-def _digest(values: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=vars).encode()).hexdigest()
 
 
 def _log_file(path: Path) -> logging.FileHandler:

@@ -66,7 +66,7 @@ def test_time_chooses_the_steps(tmp_path: Path, tiny: list[str], monkeypatch: py
         (["--preset", "quick", "--recipe", "digits"], "either --recipe or --preset, not both"),
         (["--consistency", "mach"], "training.consistency cannot be 'mach'; did you mean match"),
         (["--consistency", "match", "--objective", "probe"], "consistency 'match' needs training steps"),
-        (["--objective", "probe", "--pretrain-steps", "0"], "the objective probe needs the pretraining phase"),
+        (["--objective", "probe", "--pretrain-steps", "0"], "objective 'probe' needs the pretraining phase"),
     ],
 )
 def test_mistakes(tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -156,5 +156,5 @@ def test_objectives_without_training_steps_refuse_it(matching: Recipe, tmp_path:
 
 def test_several_labels_an_image_refuse_it(matching: Recipe, small_pool: Pool) -> None:
     pool = replace(small_pool, labels=np.eye(3, dtype=np.int64)[small_pool.labels], multilabel=True)
-    with pytest.raises(RecipeError, match="one label an image"):
+    with pytest.raises(RecipeError, match="one label per image"):
         fit_model(matching, pool, choose_labeled(pool, 12, seed=0))
