@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from ssl_diffusion.generation.sampling import NoiseStream as NoiseStream
     from ssl_diffusion.generation.sampling import Sampler as Sampler
     from ssl_diffusion.generation.sampling import denoising_strip as denoising_strip
+    from ssl_diffusion.generation.sampling import find_sampler as find_sampler
     from ssl_diffusion.generation.sampling import integrate as integrate
-    from ssl_diffusion.generation.sampling import make_sampler as make_sampler
     from ssl_diffusion.generation.sampling import sample as sample
     from ssl_diffusion.generation.sampling import sample_run as sample_run
 
@@ -56,8 +56,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "SAMPLERS",
             "Sampler",
             "denoising_strip",
+            "find_sampler",
             "integrate",
-            "make_sampler",
             "sample",
             "sample_run",
         ],

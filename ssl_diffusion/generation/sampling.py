@@ -38,8 +38,8 @@ __all__ = [
     "NoiseStream",
     "Sampler",
     "denoising_strip",
+    "find_sampler",
     "integrate",
-    "make_sampler",
     "sample",
     "sample_run",
 ]
@@ -54,8 +54,8 @@ class NoiseStream:
     """Standard normal noise, one stream for each sample, so that a sample does not depend on those beside it.
 
     Args:
-        seeds: one for each sample.
-        shape: (C, H, W).
+        seeds: Random seed of each sample.
+        shape: Shape of an image, (C, H, W).
     """
 
     def __init__(self, seeds: Iterable[int], shape: tuple[int, ...]) -> None:
@@ -68,11 +68,13 @@ class NoiseStream:
 
 
 class Sampler(ABC):
-    """One way from noise level s to a lower level t. An object serves one trajectory, as it may remember the step before.
+    """Rule for the step from one noise level to a lower one.
+
+    An object serves one trajectory, because it may remember the step before; :func:`integrate` makes one for each.
 
     Attributes:
-        default_steps: steps for a good sample.
-        evaluations: denoiser evaluations of a step.
+        default_steps: Number of steps for a good sample.
+        evaluations: Denoiser evaluations of one step.
     """
 
     default_steps: ClassVar[int]
@@ -80,7 +82,18 @@ class Sampler(ABC):
 
     @abstractmethod
     def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: NoiseStream) -> Tensor:
-        """From images at level s to images at level t < s; t may be 0."""
+        """Take images from one noise level to the next.
+
+        Args:
+            denoise: Denoiser, guided or not.
+            x: Images at level s, (B, C, H, W).
+            s: Noise level of the images.
+            t: Noise level to reach, in [0, s).
+            noise: Source of noise for stochastic samplers.
+
+        Returns:
+            Images at level t, (B, C, H, W).
+        """
 
 
 class Heun(Sampler):
@@ -138,25 +151,25 @@ class DDPMAncestral(Sampler):
     default_steps = 1000
 
     def step(self, denoise: Denoiser, x: Tensor, s: float, t: float, noise: NoiseStream) -> Tensor:
-        """A fraction of the noise stays, fresh noise makes up for the rest."""
+        """Keep a fraction of the noise, and draw the rest anew."""
         estimate = denoise(x, s)
-        share = (t / s) ** 2
-        mean = estimate + share * (x - estimate)
-        return mean + t * (1 - share) ** 0.5 * noise.draw().to(x) if t > 0 else mean
+        fraction = (t / s) ** 2
+        mean = estimate + fraction * (x - estimate)
+        return mean + t * (1 - fraction) ** 0.5 * noise.draw().to(x) if t > 0 else mean
 
 
 SAMPLERS: dict[str, type[Sampler]] = {"heun": Heun, "dpmpp": DPMSolverPP, "ddim": DDIM, "ddpm": DDPMAncestral}
 
 
-def make_sampler(name: str) -> Sampler:
-    """A sampler for one trajectory, by its name in :data:`SAMPLERS`; raises :class:`SSLDError` for any other name."""
+def find_sampler(name: str) -> type[Sampler]:
+    """The sampler of a name in :data:`SAMPLERS`; raises :class:`SSLDError` for any other name."""
     if name not in SAMPLERS:
         raise SSLDError(f"no sampler {name!r}; {nearest_names(name, SAMPLERS)}")
-    return SAMPLERS[name]()
+    return SAMPLERS[name]
 
 
 def integrate(
-    sampler: Sampler,
+    sampler: type[Sampler],
     denoise: Denoiser,
     x: Tensor,
     levels: Tensor,
@@ -167,17 +180,24 @@ def integrate(
     """Take images from the first noise level to the last.
 
     Args:
-        sampler: a fresh sampler.
-        denoise: the denoiser, guided or not.
-        x: images at `levels[0]`, (B, C, H, W).
-        levels: decreasing noise levels, see :meth:`ssl_diffusion.models.Parameterisation.levels`; increasing ones, above 0,
+        sampler: Class of the sampler; one object serves this trajectory.
+        denoise: Denoiser, guided or not.
+        x: Images at the first noise level, (B, C, H, W).
+        levels: Decreasing noise levels, see :meth:`ssl_diffusion.models.Parameterisation.levels`; increasing ones, above 0,
             take DDIM back into the noise.
-        noise: of samplers that add some.
-        watch: called after each step with its number, its noise level and the images there.
+        noise: Source of noise for stochastic samplers.
+        watch: Callback after each step for its number, its noise level and the images there.
+
+    Returns:
+        Images at the last noise level, (B, C, H, W).
+
+    Example:
+        >>> levels, noise = model.noise.levels(18), NoiseStream(range(4), model.config.image_shape)
+        >>> x = integrate(Heun, model.denoise, noise.draw() * float(levels[0]), levels, noise)
     """
-    sigmas = levels.tolist()
-    for i, (s, t) in enumerate(pairwise(sigmas)):
-        x = sampler.step(denoise, x, s, t, noise)
+    trajectory = sampler()
+    for i, (s, t) in enumerate(pairwise(levels.tolist())):
+        x = trajectory.step(denoise, x, s, t, noise)
         if watch is not None:
             watch(i + 1, t, x)
     return x
@@ -196,28 +216,35 @@ def sample(
     precision: str = "fp32",
     progress: ProgressCallback | None = None,
 ) -> Tensor:
-    """Draw images from the model: float32, (n, C, H, W), in [-1, 1], on the CPU.
+    """Draw images from a model.
 
-    With the same state of the generator the same images come out, whatever the batch size (but for rounding).
+    The same state of the generator gives the same images, whatever the batch size (except for rounding).
 
     Args:
-        model: the joint model; its EMA weights, in evaluation mode.
-        n: number of images.
-        y: classes to guide towards, int64 (n,), or one for all; None draws without guidance.
-        sampler: a name in :data:`SAMPLERS`. None: "dpmpp", or "ddpm" under guidance, whose errors fresh noise corrects.
-        steps: steps of the sampler. None: its default; 40 if the sampler is None, too, and there is guidance.
-        guidance: how to guide towards y; None is the default of :class:`~ssl_diffusion.generation.Guidance`.
-        generator: of all noise, on the CPU; None is torch's global one.
-        batch_size: images at a time.
-        precision: "fp32" or "bf16".
-        progress: called after every step.
+        model: Joint model with its EMA weights.
+        n: Number of images.
+        y: Classes to guide towards, int64, (n,), or one class for all images; None draws without guidance.
+        sampler: Name in :data:`SAMPLERS`. None is "dpmpp", or "ddpm" under guidance, whose errors fresh noise corrects.
+        steps: Number of steps. None is the sampler's default; 40 if the sampler is None, too, and there is guidance.
+        guidance: Form and scale of the guidance; None is the default of :class:`~ssl_diffusion.generation.Guidance`.
+        generator: Random generator on the CPU; None is torch's global one.
+        batch_size: Images per batch.
+        precision: Precision of the network, "fp32" or "bf16".
+        progress: Callback for the number of steps done.
+
+    Returns:
+        Images, float32, (n, C, H, W), in [-1, 1], on the CPU.
 
     Raises:
-        SSLDError: if the sampler is unknown, the model has no classes to guide towards, or a class does not exist.
+        SSLDError: If the sampler is unknown, the model has no classes to guide towards, or a class does not exist.
+
+    Example:
+        >>> x = sample(model, 16, y=3, generator=torch.Generator().manual_seed(0))
     """
     if sampler is None:
         sampler, steps = ("dpmpp", steps) if y is None else ("ddpm", _GUIDED_STEPS if steps is None else steps)
-    steps = type(make_sampler(sampler)).default_steps if steps is None else steps
+    chosen = find_sampler(sampler)
+    steps = chosen.default_steps if steps is None else steps
     if steps < 1:
         raise SSLDError(f"a sampler takes at least one step, not {steps}")
     classes = None if y is None else _classes(model, y, n)
@@ -239,7 +266,7 @@ def sample(
                     done = start * (len(levels) - 1) + step * len(x)
                     progress(ProgressUpdate("sample", done, total, "image steps"))
 
-            x = integrate(make_sampler(sampler), denoise, x, levels, noise, watch=report)
+            x = integrate(chosen, denoise, x, levels, noise, watch=report)
             images[start : start + batch_size] = x.clamp(-1, 1).cpu()
     return images
 
@@ -298,7 +325,17 @@ def sample_run(
 def denoising_strip(
     model: JointDiffusion, n: int, shown: int, *, generator: torch.Generator | None = None
 ) -> tuple[list[NDArray[np.float32]], list[float]]:
-    """Samples on their way from noise to image: float32 (n, C, H, W) at each of at most `shown` noise levels, and these."""
+    """Draw images and keep what they look like on the way from noise to image.
+
+    Args:
+        model: Joint model with its EMA weights.
+        n: Number of images.
+        shown: Largest number of noise levels to keep, evenly spaced over the steps.
+        generator: Random generator on the CPU; None is torch's global one.
+
+    Returns:
+        The images at each of these noise levels, float32, (n, C, H, W), and the levels, decreasing to 0.
+    """
     levels = model.noise.levels(Heun.default_steps)
     kept = set(np.linspace(0, len(levels) - 1, shown).round().astype(int).tolist())
     noise = NoiseStream(torch.randint(2**62, (n,), generator=generator).tolist(), model.config.image_shape)
@@ -311,7 +348,7 @@ def denoising_strip(
     with evaluating(model, "fp32") as device:
         x = noise.draw().to(device) * float(levels[0])
         watch(0, float(levels[0]), x)
-        integrate(Heun(), model.denoise, x, levels, noise, watch=watch)
+        integrate(Heun, model.denoise, x, levels, noise, watch=watch)
     return steps, [float(levels[i]) for i in sorted(kept)]
 
 

@@ -196,7 +196,7 @@ class JointDiffusion(nn.Module):
         return self.noise.coefficients(sigma)
 
     def _encode(self, x: Tensor, c: Coefficients) -> Features:
-        return self.unet.encode(self._pad(c.in_ * x), c.noise)
+        return self.unet.encode(self._pad(c.in_ * x), c.conditioning)
 
     def _pad(self, x: Tensor) -> Tensor:
         """Repeat the last row and column until the network's levels divide the image."""

@@ -31,20 +31,30 @@ __all__ = ["DDPM", "EDM", "Coefficients", "Parameterisation", "target"]
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Preconditioning at given noise levels; each field has shape (B, 1, 1, 1), `noise` has shape (B,)."""
+    """Preconditioning at given noise levels.
+
+    Attributes:
+        skip: Weight c_skip of the noised image in the estimate, (B, 1, 1, 1).
+        out: Weight c_out of the network's output, (B, 1, 1, 1).
+        in_: Factor c_in of the network's input, (B, 1, 1, 1).
+        conditioning: Scalar c_noise that tells the network the noise level, (B,).
+    """
 
     skip: Tensor
     out: Tensor
     in_: Tensor
-    noise: Tensor
+    conditioning: Tensor
 
 
 class Parameterisation(ABC):
-    """How noise levels are drawn and how the raw network is wrapped.
+    """Distribution of noise levels, and preconditioning of the raw network.
+
+    Training draws float32 levels, in which the network computes; samplers get float64 levels, because their steps are
+    differences of levels that span five orders of magnitude.
 
     Attributes:
-        sigma_min: smallest noise level; a clean image is treated as having this one.
-        sigma_max: largest noise level; a sample starts here.
+        sigma_min: Smallest noise level; a clean image is treated as having this one.
+        sigma_max: Largest noise level; a sample starts here.
     """
 
     sigma_min: float
@@ -52,25 +62,38 @@ class Parameterisation(ABC):
 
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw `n` training noise levels, float32, shape (n,), on the generator's device."""
+        """Draw noise levels for training.
+
+        Args:
+            n: Number of levels.
+            generator: Random generator.
+
+        Returns:
+            Noise levels, float32, (n,), on the generator's device.
+        """
 
     @abstractmethod
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        """Preconditioning for noise levels `sigma` of shape (B,); levels below `sigma_min` count as `sigma_min`."""
+        """Preconditioning for noise levels, (B,); levels below `sigma_min` count as `sigma_min`."""
 
     @abstractmethod
     def levels(self, steps: int, start: float | None = None) -> Tensor:
-        """Noise levels of a sampler that takes `steps` steps: decreasing from `start` (None: `sigma_max`) to exactly 0.
+        """Noise levels of a sampler.
 
-        Float64, shape (steps + 1,); fewer where there are no more levels to go through.
+        Args:
+            steps: Number of steps.
+            start: First noise level; None is `sigma_max`.
+
+        Returns:
+            Decreasing levels from `start` to exactly 0, float64, (steps + 1,); fewer if the schedule has fewer.
         """
 
     @abstractmethod
     def spread(self, sigma: float) -> float:
-        """Rough standard deviation of a clean pixel given its noised image, in [-1, 1] units: what the denoiser cannot know."""
+        """Rough standard deviation of a clean pixel given its noised image, on the scale [-1, 1]: what no denoiser can know."""
 
     def weight(self, sigma: Tensor) -> Tensor:
-        """Loss weight w(sigma) = 1 / c_out^2 of the squared error in image space, shape (B,)."""
+        """Loss weight w(sigma) = 1 / c_out^2 of the squared error in image space, (B,)."""
         return self.coefficients(sigma).out.flatten() ** -2
 
 
@@ -78,13 +101,17 @@ class EDM(Parameterisation):
     r"""Karras et al. 2022: ln sigma ~ N(p_mean, p_std^2), unit-variance input and target for the network.
 
     Args:
-        sigma_data: root mean square of the data's pixel values in [-1, 1]. The paper writes "standard deviation"
-            for zero-mean data; the second moment is what makes the variance of the network's input and target one
-            when the mean is not zero (most of a Fashion-MNIST image is background at -1).
-        p_mean: mean of ln sigma during training.
-        p_std: standard deviation of ln sigma during training.
-        sigma_min: smallest noise level.
-        sigma_max: largest noise level.
+        sigma_data: Root mean square of the data's pixel values in [-1, 1]. The paper writes "standard deviation", for
+            zero-mean data; the second moment makes the variance of the network's input and target one when the mean is
+            not zero, too (most of a Fashion-MNIST image is background at -1).
+        p_mean: Mean of ln sigma during training.
+        p_std: Standard deviation of ln sigma during training.
+        sigma_min: Smallest noise level.
+        sigma_max: Largest noise level.
+
+    Example:
+        >>> noise = EDM(sigma_data=0.5)
+        >>> sigma = noise.draw(128, torch.Generator().manual_seed(0))
     """
 
     def __init__(
@@ -107,7 +134,7 @@ class EDM(Parameterisation):
         return (normal * self.p_std + self.p_mean).exp().clamp(self.sigma_min, self.sigma_max)
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        """Table 1 of Karras et al. 2022, but for the scale of `noise`."""
+        """Table 1 of Karras et al. 2022, except for the scale of `conditioning`."""
         s = sigma.float().clamp(min=self.sigma_min)
         total = s**2 + self.sigma_data**2
         shape = (-1, 1, 1, 1)
@@ -117,7 +144,7 @@ class EDM(Parameterisation):
             in_=total.rsqrt().view(shape),
             # Karras et al. use ln(sigma) / 4. The same embedding serves DDPM's integer steps, whose frequencies run
             # from 1 down to 1e-4, so ln(sigma) is stretched: more than two or three of them then carry information.
-            noise=s.log() * 10.0,
+            conditioning=s.log() * 10.0,
         )
 
     def levels(self, steps: int, start: float | None = None) -> Tensor:
@@ -126,7 +153,7 @@ class EDM(Parameterisation):
         return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
 
     def spread(self, sigma: float) -> float:
-        """Posterior deviation of Gaussian data of deviation sigma_data; equals c_out."""
+        """Posterior standard deviation of Gaussian data with standard deviation sigma_data; equals c_out."""
         return sigma * self.sigma_data / math.hypot(sigma, self.sigma_data)
 
 
@@ -137,7 +164,10 @@ class DDPM(Parameterisation):
     where t is the step whose sigma_t is nearest to s in the logarithm, and the loss is the MSE of F to eps.
 
     Args:
-        steps: number T of noise levels (1000 for 32 px images in the official code, 500 for Fashion-MNIST).
+        steps: Number T of noise levels, at least 21 (1000 for 32 px images in the official code, 500 for Fashion-MNIST).
+
+    Raises:
+        ValueError: If there are too few steps for the schedule.
     """
 
     def __init__(self, steps: int = 1000) -> None:
@@ -172,13 +202,13 @@ class DDPM(Parameterisation):
             skip=torch.ones_like(s).view(shape),
             out=-s.view(shape),
             in_=(1 + s**2).rsqrt().view(shape),
-            noise=self.step_of(sigma).float(),
+            conditioning=self.step_of(sigma).float(),
         )
 
     def levels(self, steps: int, start: float | None = None) -> Tensor:
-        """All of the schedule's own levels if there are steps enough, else the ones nearest to eq. 5 of Karras et al.
+        """All levels of the schedule if there are enough steps, otherwise those nearest to eq. 5 of Karras et al.
 
-        Levels evenly spaced in t leave too few to the small ones, where a deterministic sampler needs them.
+        Levels evenly spaced in t would leave too few small ones, where a deterministic sampler needs them.
         """
         last = self.steps - 1 if start is None else int(self.step_of(torch.tensor(start)))
         if steps > last:
@@ -188,7 +218,7 @@ class DDPM(Parameterisation):
         return torch.cat([self.sigmas[t], torch.zeros(1, dtype=torch.float64)])
 
     def spread(self, sigma: float) -> float:
-        """Posterior deviation of Gaussian data of deviation 1, which is what the schedule was made for."""
+        """Posterior standard deviation of Gaussian data with standard deviation 1, for which the schedule was made."""
         return sigma / math.hypot(1, sigma)
 
 
@@ -198,5 +228,14 @@ def _karras(high: float, low: float, steps: int) -> Tensor:
 
 
 def target(clean: Tensor, noised: Tensor, c: Coefficients) -> Tensor:
-    """What F must return so that the denoiser returns `clean`: (x - c_skip x_s) / c_out, shape (B, C, H, W)."""
+    """Target of F, with which the denoiser returns the clean images: (x - c_skip x_s) / c_out.
+
+    Args:
+        clean: Clean images, (B, C, H, W).
+        noised: The same images with noise, (B, C, H, W).
+        c: Preconditioning at their noise levels.
+
+    Returns:
+        Target of the raw network, (B, C, H, W).
+    """
     return (clean - c.skip * noised) / c.out

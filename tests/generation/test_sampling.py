@@ -9,7 +9,7 @@ from torch import Tensor
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.generation.counterfactual.search import explain
 from ssl_diffusion.generation.guidance import Guidance
-from ssl_diffusion.generation.sampling import SAMPLERS, NoiseStream, integrate, make_sampler, sample
+from ssl_diffusion.generation.sampling import SAMPLERS, DDPMAncestral, NoiseStream, find_sampler, integrate, sample
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.noise import DDPM, EDM
 from ssl_diffusion.models.unet import UNetConfig
@@ -25,7 +25,7 @@ def flow(name: str, steps: int) -> tuple[Tensor, Tensor]:
     """What a deterministic sampler makes of the Gaussian: x_0 = A x_T + b, found by sending a basis through it."""
     levels = EDM().levels(steps)
     ends = torch.cat([torch.zeros(1, 3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)]).view(4, 1, 1, 3)
-    x = integrate(make_sampler(name), GAUSSIAN, ends, levels, NoiseStream(range(4), (1, 1, 3))).view(4, 3)
+    x = integrate(find_sampler(name), GAUSSIAN, ends, levels, NoiseStream(range(4), (1, 1, 3))).view(4, 3)
     return (x[1:] - x[0]).T, x[0]
 
 
@@ -48,10 +48,15 @@ def test_order_of_convergence(name: str, order: int) -> None:
     assert observed == pytest.approx([order] * 2, abs=0.35)
 
 
+def test_trajectories_of_one_sampler_are_independent() -> None:
+    """DPM-Solver++ remembers the step before, which must not be the last one of another trajectory."""
+    assert torch.equal(flow("dpmpp", 10)[0], flow("dpmpp", 10)[0])
+
+
 def test_ancestral_sampling_reaches_mean_and_covariance() -> None:
     n, levels = 1500, EDM().levels(250)
     noise = NoiseStream(range(n), (1, 1, 3))
-    x = integrate(make_sampler("ddpm"), GAUSSIAN, noise.draw().double() * float(levels[0]), levels, noise).view(n, 3)
+    x = integrate(DDPMAncestral, GAUSSIAN, noise.draw().double() * float(levels[0]), levels, noise).view(n, 3)
     torch.testing.assert_close(x.mean(dim=0), MEAN, atol=0.06, rtol=0)
     main = (x - MEAN) @ ROTATION
     assert main.var(dim=0).numpy() == pytest.approx(VARIANCES.numpy(), rel=0.15)

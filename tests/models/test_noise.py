@@ -27,7 +27,7 @@ def test_edm_coefficients_are_those_of_table_1(sigma_data: float) -> None:
         assert c.out[i].item() == pytest.approx(s * sigma_data / norm, rel=1e-5)
         assert c.in_[i].item() == pytest.approx(1 / norm, rel=1e-5)
     assert c.skip.shape == c.out.shape == c.in_.shape == (len(SIGMAS), 1, 1, 1)
-    assert c.noise.shape == (len(SIGMAS),)
+    assert c.conditioning.shape == (len(SIGMAS),)
 
 
 def test_edm_weight_is_that_of_table_1() -> None:
@@ -36,7 +36,7 @@ def test_edm_weight_is_that_of_table_1() -> None:
 
 
 def test_edm_scalar_condition_is_a_strictly_increasing_affine_map_of_ln_sigma() -> None:
-    noise = EDM().coefficients(SIGMAS).noise
+    noise = EDM().coefficients(SIGMAS).conditioning
     slopes = noise.diff() / SIGMAS.log().diff()
     assert (slopes > 0).all()
     torch.testing.assert_close(slopes, slopes[:1].expand_as(slopes), rtol=1e-4, atol=0)
@@ -139,7 +139,7 @@ def test_ddpm_table_follows_from_the_linear_schedule(steps: int) -> None:
 def test_ddpm_every_level_is_its_own_step(steps: int, dtype: torch.dtype) -> None:
     process = DDPM(steps)
     assert torch.equal(process.step_of(process.sigmas.to(dtype)), torch.arange(steps))
-    assert torch.equal(process.coefficients(process.sigmas.to(dtype)).noise, torch.arange(steps).float())
+    assert torch.equal(process.coefficients(process.sigmas.to(dtype)).conditioning, torch.arange(steps).float())
 
 
 @settings(max_examples=50, deadline=None)

@@ -213,8 +213,8 @@ class _Search:
         began = time.perf_counter()
         x, target = to_floats(self.original[rows], device), torch.from_numpy(self.pairs.target[rows]).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            z = integrate(DDIM(), model.denoise, x, levels[:-1].flip(0), self._noise(rows))
-            plain = integrate(DDIM(), model.denoise, z, levels, self._noise(rows))
+            z = integrate(DDIM, model.denoise, x, levels[:-1].flip(0), self._noise(rows))
+            plain = integrate(DDIM, model.denoise, z, levels, self._noise(rows))
         self.evaluations[rows] += 2 * len(levels) - 3
         self._spend(rows, began)
         left = np.arange(len(rows))
@@ -222,7 +222,7 @@ class _Search:
             began, part = time.perf_counter(), rows[left]
             at, guidance, noise = torch.from_numpy(left).to(device), Guidance("estimate", scale), self._noise(part)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                guided = integrate(DDIM(), guidance.wrap(model, target[at], noise.draw), z[at], levels, noise)
+                guided = integrate(DDIM, guidance.wrap(model, target[at], noise.draw), z[at], levels, noise)
             moved = rounded(x[at] + guided - plain[at])
             self.evaluations[part] += sum(guidance.evaluations(model, s) for s in levels[:-1].tolist())
             flipped = self._flips(moved, target[at], part)
