@@ -228,7 +228,7 @@ def _reserve(descriptor: int, n_bytes: int) -> None:
 
 
 def default_cache_dir() -> Path:
-    """Folder of downloads and cached denoisers: $SSLD_CACHE, else $XDG_CACHE_HOME/ssld, else ~/.cache/ssld."""
+    """Folder of downloads and caches: $SSLD_CACHE, else $XDG_CACHE_HOME/ssld, else ~/.cache/ssld."""
     if cache := os.environ.get("SSLD_CACHE"):
         return Path(cache).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ssld"

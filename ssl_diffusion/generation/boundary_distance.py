@@ -6,8 +6,8 @@ r"""Cheap distances to the decision boundary, for comparison with counterfactual
 * :func:`deepfool_distance`: the same in pixel space, iterated until the class changes (Moosavi-Dezfooli et al. 2016,
   arXiv 1511.04599, algorithm 2, for one target class at a time).
 
-Both give a :class:`~ssl_diffusion.generation.CounterfactualResult`, without noise. They leave the manifold of images: what
-DeepFool finds is a perturbation that is hardly visible, not an explanation.
+Both return a :class:`~ssl_diffusion.generation.CounterfactualResult`, without noise. They leave the manifold of images:
+DeepFool finds a perturbation that is hardly visible, not an explanation.
 """
 
 import time
@@ -39,28 +39,33 @@ def linear_distance(
     batch_size: int = 256,
     progress: ProgressCallback | None = None,
 ) -> CounterfactualResult:
-    """Distance to the first-order boundary in representation space; one encoder pass an image.
-
-    `success` says whether the class of the representation does change to the target just behind that boundary (it need not
-    if a third class lies between, or if the head is not linear; the distance then is a lower bound). There is no image, so
-    `counterfactual` is None and `distance_pixel` NaN.
+    """Distance to the first-order boundary in representation space, with one encoder pass per image.
 
     Args:
-        model: the joint model; its EMA weights.
-        images: uint8, (n, C, H, W).
-        target: see :func:`ssl_diffusion.generation.explain`.
-        batch_size: pairs at a time.
-        progress: called with the number of pairs done.
+        model: Joint model with its EMA weights.
+        images: Images, uint8, (n, C, H, W).
+        target: Target class or classes, see :func:`ssl_diffusion.generation.explain`.
+        batch_size: Pairs per batch.
+        progress: Callback for the number of pairs done.
+
+    Returns:
+        One entry for each pair. `success` says whether the class of the representation changes to the target just behind the
+        boundary; it does not if a third class lies between or the head is not linear enough, and the distance then is a lower
+        bound. There is no image: `counterfactual` is None and `distance_pixel` NaN.
 
     Raises:
-        RunError, DataError: as :func:`ssl_diffusion.generation.explain`.
+        RunError: If the model has fewer than two classes.
+        DataError: If the images do not suit the model, or a target does not exist or is the predicted class.
+
+    Example:
+        >>> linear_distance(model, images, "nearest").distance_representation
     """
 
     def measure(x: Tensor, source: Tensor, wanted: Tensor) -> dict[str, NDArray[Any]]:
         with torch.no_grad():
             z = model.representation(x)
         step, _ = _step_to_boundary(model.classify_representation, z, source, wanted)
-        # Behind it by a thousandth, and by more than single precision makes of two scores that are all but equal.
+        # Behind it by a thousandth, and by more than the rounding error of two scores that are almost equal.
         length = step.norm(dim=1, keepdim=True).clamp(min=1e-30)
         overshoot = torch.maximum(1e-3 * length, 1e-5 * z.norm(dim=1, keepdim=True))
         behind = model.classify_representation(z + step * (1 + overshoot / length))
@@ -84,22 +89,27 @@ def deepfool_distance(
     batch_size: int = 256,
     progress: ProgressCallback | None = None,
 ) -> CounterfactualResult:
-    """The smallest change of pixels that changes the class, by DeepFool.
-
-    `distance_pixel` is that of the point on the boundary, before rounding. `counterfactual` is behind it, by 2 % or as
-    much as is needed for the class to change after rounding to 8 bits; where no factor up to 128 is enough (or no boundary
-    was met), `success` is False.
+    """The smallest change of pixels that changes the class, found by DeepFool.
 
     Args:
-        model: the joint model; its EMA weights.
-        images: uint8, (n, C, H, W).
-        target: see :func:`ssl_diffusion.generation.explain`.
-        max_steps: iterations before giving up.
-        batch_size: pairs at a time.
-        progress: called with the number of pairs done.
+        model: Joint model with its EMA weights.
+        images: Images, uint8, (n, C, H, W).
+        target: Target class or classes, see :func:`ssl_diffusion.generation.explain`.
+        max_steps: Largest number of iterations.
+        batch_size: Pairs per batch.
+        progress: Callback for the number of pairs done.
+
+    Returns:
+        One entry for each pair. `distance_pixel` is that of the point on the boundary, before rounding; `counterfactual` lies
+        behind it, by 2 % or as much as the class needs to change after rounding to 8 bits. `success` is False where no factor
+        up to 128 is enough, or no boundary was found.
 
     Raises:
-        RunError, DataError: as :func:`ssl_diffusion.generation.explain`.
+        RunError: If the model has fewer than two classes.
+        DataError: If the images do not suit the model, or a target does not exist or is the predicted class.
+
+    Example:
+        >>> deepfool_distance(model, images, "nearest").distance_pixel
     """
 
     def measure(x: Tensor, source: Tensor, wanted: Tensor) -> dict[str, NDArray[Any]]:
@@ -180,15 +190,15 @@ def _result(images: NDArray[np.uint8], pairs: Pairs, values: dict[str, Any]) -> 
 
 
 def _step_to_boundary(scores: Callable[[Tensor], Tensor], at: Tensor, source: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """The shortest step to the first-order boundary between two classes, shape of `at`, and the class scores there."""
+    """The shortest step to the first-order boundary between two classes, in the shape of `at`, and the class scores at `at`."""
     with torch.enable_grad():
         at = at.detach().requires_grad_()
         f = scores(at)
         gap = (f.gather(1, source[:, None]) - f.gather(1, wanted[:, None]))[:, 0]
         (g,) = torch.autograd.grad(gap.sum(), at)
     square = g.double().flatten(1).square().sum(dim=1).clamp(min=1e-30)
-    share = (gap.detach().double() / square).view(-1, *[1] * (at.ndim - 1))
-    return (-share * g).to(at.dtype), f.detach()
+    length = (gap.detach().double() / square).view(-1, *[1] * (at.ndim - 1))
+    return (-length * g).to(at.dtype), f.detach()
 
 
 def _probabilities(logits: Tensor, source: Tensor, wanted: Tensor) -> dict[str, NDArray[Any]]:

@@ -1,8 +1,8 @@
-"""Feature extractors for measures of generated images: a frozen classifier that is not the model being measured.
+"""Feature extractors for metrics of generated images: a frozen classifier that is not the model being measured.
 
-By default it is the classifier of a labels-only fit of the same network on the same labels: for a run it is trained once and
-kept in the cache. Its features are the channel means of its feature maps. As it shares no weights with the joint model, it
-also judges whether guided samples belong to their class.
+The default is the classifier of a labels-only fit of the same network on the same labels, which is trained once for a run and
+cached. Its features are the channel means of its feature maps. As it shares no weights with the joint model, it also judges
+whether guided samples belong to their class.
 """
 
 import hashlib
@@ -35,10 +35,10 @@ class Extractor:
     """Named features of images.
 
     Attributes:
-        name: what it is, with a hash of its weights: figures of different names cannot be compared.
-        features: uint8 images (n, C, H, W) to float32 (n, d).
-        classify: uint8 images to class logits (n, K); None if it has no classes of its own.
-        inception: whether the Fréchet distance of these features may be called FID.
+        name: Kind of the extractor with a hash of its weights; values of different names cannot be compared.
+        features: Function from uint8 images, (n, C, H, W), to features, float32, (n, d).
+        classify: Function from uint8 images, (n, C, H, W), to class logits, (n, K); None without classes.
+        inception: Whether the Fréchet distance of these features may be called FID.
     """
 
     name: str
@@ -48,23 +48,33 @@ class Extractor:
 
 
 def extractor_of_run(run: Run) -> Extractor:
-    """The frozen classifier of a run, with the same features as the default."""
+    """Extractor that is the classifier of a run, with the same kind of features as the default.
+
+    Args:
+        run: Fitted model, other than the one to be measured.
+
+    Example:
+        >>> extractor = extractor_of_run(load_run("runs/other"))
+    """
     return _of_model(run.model, "classifier")
 
 
 def labels_only_extractor(
     run: Run, pool: Pool, cache_dir: Path | None = None, progress: ProgressCallback | None = None
 ) -> Extractor:
-    """The classifier of a labels-only fit with the recipe, labels and seed of a run; from the cache if it is there.
+    """Extractor that is a labels-only fit with the recipe, labels and seed of a run; from the cache if it is there.
 
     Args:
-        run: the run whose samples are to be measured.
-        pool: its images.
-        cache_dir: folder of the cache; None is the user's.
-        progress: called during the fit.
+        run: Run whose samples are to be measured.
+        pool: Images of the run.
+        cache_dir: Folder of the cache; None is the default cache.
+        progress: Callback for the state of the fit.
 
     Raises:
-        RunError: if the run has no labels to train it with.
+        RunError: If the run has no labels to train an extractor with.
+
+    Example:
+        >>> extractor = labels_only_extractor(run, load_run_pool(run))
     """
     folder = RunFolder(run.path)
     labeled = folder.labeled(pool)
@@ -83,10 +93,16 @@ def labels_only_extractor(
 
 
 def inception_extractor(weights: Path) -> Extractor:
-    """Inception V3 as FID uses it, with the weights of a file (`pt_inception-2015-12-05-6726825d.pth`), by torch-fidelity.
+    """Inception V3 as FID uses it, from torch-fidelity.
+
+    Args:
+        weights: File with the weights (`pt_inception-2015-12-05-6726825d.pth`).
 
     Raises:
-        RunError: if torch-fidelity is not installed, or the file cannot be used.
+        RunError: If torch-fidelity is not installed, or the file cannot be used.
+
+    Example:
+        >>> extractor = inception_extractor(Path("pt_inception-2015-12-05-6726825d.pth"))
     """
     if not weights.is_file():
         raise RunError(f"no file {weights}: name the weights of Inception with --inception")
@@ -136,5 +152,5 @@ def _load(path: Path) -> JointDiffusion | None:
         model = JointDiffusion(JointConfig.from_dict(metadata["config"]))
         model.load_state_dict(weights)
     except (CheckpointError, KeyError, TypeError, RuntimeError):
-        return None  # damaged, or of another version: made again
+        return None  # damaged, or of another version: it is made again
     return model.eval()

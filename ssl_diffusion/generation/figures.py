@@ -1,4 +1,4 @@
-"""Pictures of samples and counterfactuals, as matplotlib figures; whoever calls saves them."""
+"""Figures of samples and counterfactuals; each function returns a matplotlib figure and leaves pyplot alone."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,12 @@ _BARS = 4
 
 
 def grid_figure(images: NDArray[np.uint8], rows: Sequence[str] = ()) -> Figure:
-    """Images (n, C, H, W) in a grid; with `rows`, one row a name, of n / len(rows) images each."""
+    """Images in a grid.
+
+    Args:
+        images: Images, uint8, (n, C, H, W).
+        rows: Names of the rows, of n / len(rows) images each; empty makes the grid about square.
+    """
     per_row = len(images) // len(rows) if rows else int(np.ceil(np.sqrt(len(images))))
     n_rows = -(-len(images) // per_row)
     c, h, w = images.shape[1:]
@@ -36,11 +41,11 @@ def grid_figure(images: NDArray[np.uint8], rows: Sequence[str] = ()) -> Figure:
 
 
 def strip_figure(steps: Sequence[NDArray[np.float32]], levels: Sequence[float]) -> Figure:
-    """How samples come out of the noise: one row a sample, one column a noise level.
+    """Samples on their way from noise to image: one row per sample, one column per noise level.
 
     Args:
-        steps: images (n, C, H, W) at each level, in [-1, 1] plus noise; they are divided by (1 + sigma^2)^(1/2) to be seen.
-        levels: noise level of each of them.
+        steps: Images at each level, float32, (n, C, H, W), in [-1, 1] plus noise; shown divided by (1 + sigma^2)^(1/2).
+        levels: Noise level of each step.
     """
     figure = Figure(figsize=(0.85 * len(steps) + 0.2, 0.85 * len(steps[0]) + 0.3), layout="constrained")
     axes = figure.subplots(len(steps[0]), len(steps), squeeze=False)
@@ -58,14 +63,14 @@ def counterfactual_figure(
     after: NDArray[np.float32],
     names: Sequence[str],
 ) -> Figure:
-    """One row a pair: image, counterfactual, signed difference, and the largest probabilities before and after.
+    """One row per pair: image, counterfactual, signed difference, and the largest probabilities before and after.
 
     Args:
-        result: with counterfactual images.
-        classes: class names.
-        before: class probabilities of the originals, (m, K).
-        after: class probabilities of the counterfactuals, (m, K).
-        names: what to call each image.
+        result: Counterfactuals of m pairs, with images.
+        classes: Class names, (K,).
+        before: Class probabilities of the originals, (m, K).
+        after: Class probabilities of the counterfactuals, (m, K).
+        names: Name of each image, (m,).
     """
     assert result.counterfactual is not None
     m = len(result)
@@ -76,7 +81,7 @@ def counterfactual_figure(
         source, target = classes[result.source[i]], classes[result.target[i]]
         show_image(row[0], result.original[i].astype(np.float32) / 127.5 - 1)
         show_image(row[1], result.counterfactual[i].astype(np.float32) / 127.5 - 1)
-        reach = max(0.05, float(np.abs(difference[i]).max()))  # a scale of its own: faint changes are to be seen, too
+        reach = max(0.05, float(np.abs(difference[i]).max()))  # a scale for each image, so that faint changes are visible, too
         picture = row[2].imshow(difference[i], cmap="RdBu_r", vmin=-reach, vmax=reach)
         row[2].set(xticks=[], yticks=[])
         row[0].set_ylabel(names[i], fontsize=8)

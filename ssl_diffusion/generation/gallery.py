@@ -1,4 +1,4 @@
-"""Samples and explanations of a run as folders: PNG images, a CSV file that describes them, and pictures of all."""
+"""Samples and explanations of a run as folders: PNG images, a CSV file that describes them, and overviews."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,12 +24,24 @@ from ssl_diffusion.training.run_folder import run_inputs
 
 __all__ = ["class_index", "file_stems", "write_explanations", "write_samples"]
 
-_SHEET = 40  # pairs in a picture
+_SHEET = 40  # pairs in sheet.png
 _STRIP_SAMPLES, _STRIP_LEVELS = 5, 10
 
 
 def class_index(run: Run, name: str) -> int:
-    """Index of a class by its name; raises :class:`DataError` with the nearest names if there is none."""
+    """Index of a class of a run.
+
+    Args:
+        run: Fitted model with classes.
+        name: Class name.
+
+    Raises:
+        RunError: If the run has no classes, or several for one image.
+        DataError: If there is no class of that name; the message has the nearest names.
+
+    Example:
+        >>> class_index(run, "cat")
+    """
     run.check_single_label("to choose")
     if name not in run.classes:
         raise DataError(f"{run.path} has no class {name!r}; {nearest_names(name, run.classes)}")
@@ -50,19 +62,30 @@ def write_samples(
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
 ) -> pd.DataFrame:
-    """Draw images and write `out`: one PNG each, samples.csv, samples.png and, for unguided ones, denoising.png.
+    """Draw images into a folder: one PNG each, samples.csv, samples.png and, without guidance, denoising.png.
 
     Args:
-        run: a fitted model.
-        out: folder to write, complete or not at all.
-        n: number of images.
-        y: classes to guide towards, (n,); where they are in equal groups, in order, samples.png has one row a group.
-        sampler, steps, guidance, batch_size, progress: see :func:`ssl_diffusion.generation.sample`.
-        seed: of the noise.
-        overwrite: replace a folder that this function made.
+        run: Fitted model.
+        out: Folder to write, completely or not at all.
+        n: Number of images.
+        y: Classes to guide towards, int64, (n,); if they come in equal groups, samples.png has one row per group. None draws
+            without guidance.
+        sampler: Name of the sampler; None takes the default of :func:`ssl_diffusion.generation.sample`.
+        steps: Number of steps; None takes the sampler's own.
+        guidance: Form and scale of the guidance; None takes the default.
+        seed: Random seed of the noise.
+        batch_size: Images per batch.
+        overwrite: Whether an earlier output may be replaced.
+        progress: Callback for the number of steps done.
 
     Returns:
-        samples.csv: file, and for guided images the class asked for and its probability by the run's own classifier.
+        The table samples.csv: file and, for guided images, the requested class and its probability by the run's classifier.
+
+    Raises:
+        RunError: If the place is taken or cannot be written, or a class is given and the run has none.
+
+    Example:
+        >>> write_samples(run, Path("samples"), 30, y=np.repeat(np.arange(3), 10))
     """
     with output_folder(out, overwrite=overwrite, inputs=run_inputs(run)) as folder:
         images = sample_run(
@@ -103,22 +126,30 @@ def write_explanations(
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
 ) -> tuple[pd.DataFrame, CounterfactualResult]:
-    """Search counterfactuals of samples and write `out`: counterfactuals.csv, one PNG each, sheet.png, distances.png.
+    """Search counterfactuals into a folder: counterfactuals.csv, one PNG each, sheet.png and distances.png.
 
     Args:
-        run: a fitted model with classes.
-        pool: the run's images.
-        ids: samples to explain.
-        out: folder to write, complete or not at all.
-        target: a class name, "runner-up", "nearest" or "all".
-        confidence, revert, seed, batch_size, progress: see :func:`ssl_diffusion.generation.explain`.
-        overwrite: replace a folder that this function made.
+        run: Fitted model with classes.
+        pool: Images of the run.
+        ids: Ids of the samples to explain.
+        out: Folder to write, completely or not at all.
+        target: Class name, "runner-up", "nearest" or "all".
+        confidence: Least probability of the target class, in [0, 1); 0 stops where it becomes the largest.
+        revert: Whether changes that are not needed are undone.
+        seed: Random seed of the noise.
+        batch_size: Pairs per batch.
+        overwrite: Whether an earlier output may be replaced.
+        progress: Callback for the number of counterfactuals found.
 
     Returns:
-        counterfactuals.csv as a frame, and the result.
+        The table counterfactuals.csv, and the result of the search.
 
     Raises:
-        DataError: if an id or the target does not exist, or is what an image is classified as already.
+        RunError: If the place is taken or cannot be written, or the run has no classes, or several for one image.
+        DataError: If an id or the target does not exist, or the target is the predicted class of an image.
+
+    Example:
+        >>> table, result = write_explanations(run, pool, ["test/00001"], Path("why"), target="nearest")
     """
     run.check_single_label("to explain")
     inputs = run_inputs(run)
@@ -158,6 +189,11 @@ def write_explanations(
 
 
 def file_stems(ids: Sequence[str]) -> list[str]:
-    """Distinct file names, without suffix, for sample ids, which may contain slashes."""
+    """Distinct file names without suffix for sample ids, which may contain slashes.
+
+    Example:
+        >>> file_stems(["cat/1.png", "cat_1.png"])
+        ['00000_cat_1.png', '00001_cat_1.png']
+    """
     stems = [str(i).replace("/", "_").replace("\\", "_") for i in ids]
     return stems if len(set(stems)) == len(stems) else [f"{i:05d}_{stem}" for i, stem in enumerate(stems)]

@@ -1,6 +1,6 @@
 r"""Guidance: pushing the denoiser's estimate towards a class, through the classifier head.
 
-Both forms change D(x; sigma), so that any sampler can be guided. With p the probability of the target class,
+Both forms change D(x; sigma), so that any sampler can be guided. With the probability p of the target class,
 
 * **estimate**: :math:`D' = D - \text{scale} \, (1 - p) \, \text{spread}(\sigma) \, g / \text{rms}(g)`, where g is the gradient
   of the class loss with respect to the noised image and `spread` is what the denoiser cannot know at this level
@@ -12,10 +12,11 @@ Both forms change D(x; sigma), so that any sampler can be guided. With p the pro
 * **representation** (Deja et al. 2023, arXiv 2301.13622): one gradient step on the encoder's feature maps h, then the
   decoder finishes: :math:`h' = h - \text{scale} \, (1 - p) \, |h| \, g / |g|`, norms over all maps of an image.
 
-The gradients are normalised, so that one scale serves every data set; 1 - p, a factor of the gradient of the logits, ends the
-push when the class is reached.
+The gradients are normalised, so that one scale serves every data set; the factor 1 - p, from the gradient of the logits, ends
+the push when the class is reached.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,9 +27,93 @@ from torch.nn import functional
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.models.joint import JointDiffusion
 
-__all__ = ["GUIDANCE", "Guidance"]
+__all__ = ["GUIDANCE", "EstimateGuidance", "Guidance", "GuidanceForm", "RepresentationGuidance"]
 
-GUIDANCE = ("estimate", "representation")
+
+class GuidanceForm(ABC):
+    """One way to change the estimate of a batch towards classes."""
+
+    @abstractmethod
+    def estimate(
+        self, model: JointDiffusion, x: Tensor, sigma: float, target: Tensor, scale: float, draw: Callable[[], Tensor]
+    ) -> Tensor:
+        """Guided estimate of the clean images.
+
+        Args:
+            model: Joint model.
+            x: Images at the noise level, (B, C, H, W).
+            sigma: Noise level.
+            target: Classes, int64, (B,).
+            scale: Strength of the guidance, above 0.
+            draw: Source of standard normal noise, (B, C, H, W).
+
+        Returns:
+            Guided estimate, (B, C, H, W).
+        """
+
+    @abstractmethod
+    def evaluations(self, model: JointDiffusion, sigma: float) -> int:
+        """Passes of an image through the network or its encoder, forward or backward, for one guided estimate."""
+
+
+class EstimateGuidance(GuidanceForm):
+    """Gradient of the class loss with respect to the noised image, subtracted from the estimate."""
+
+    def estimate(
+        self, model: JointDiffusion, x: Tensor, sigma: float, target: Tensor, scale: float, draw: Callable[[], Tensor]
+    ) -> Tensor:
+        """See the formula of the module."""
+        level = model.config.head_noise
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            if sigma <= level and sigma >= model.config.read_sigma:  # one pass of the encoder serves the head and the decoder
+                features = model.encode(x, sigma)
+                logits = model.classify_representation(model.pool_features(features))
+                estimate = model.decode(features.detach(), x.detach(), sigma)
+            elif sigma <= level:
+                logits = model.classify(x, sigma)
+                estimate = model.denoise(x.detach(), sigma)
+            else:
+                estimate = model.denoise(x, sigma)
+                logits = model.classify(estimate + level * draw().to(x) if level else estimate, level)
+            loss = functional.cross_entropy(logits, target, reduction="none")
+            (g,) = torch.autograd.grad(loss.sum(), x)
+        missing = 1 - torch.exp(-loss.detach())
+        rms = g.flatten(1).square().mean(dim=1).sqrt().clamp(min=1e-20)
+        return estimate.detach() - (scale * missing * model.noise.spread(sigma) / rms)[:, None, None, None] * g
+
+    def evaluations(self, model: JointDiffusion, sigma: float) -> int:
+        """Two where the head reads the noised image itself, four where it reads the estimate."""
+        return 2 if sigma <= model.config.head_noise else 4
+
+
+class RepresentationGuidance(GuidanceForm):
+    """One gradient step on the encoder's feature maps, before the decoder."""
+
+    def estimate(
+        self, model: JointDiffusion, x: Tensor, sigma: float, target: Tensor, scale: float, draw: Callable[[], Tensor]
+    ) -> Tensor:
+        """See the formula of the module; without noise of its own."""
+        features = model.encode(x, sigma)
+        with torch.enable_grad():
+            maps = [m.detach().requires_grad_() for m in features.maps]
+            logits = model.classify_representation(model.pool_features(features.with_maps(maps)))
+            loss = functional.cross_entropy(logits, target, reduction="none")
+            gradients = torch.autograd.grad(loss.sum(), maps, allow_unused=True)
+        h, g = (
+            torch.stack([t.float().flatten(1).square().sum(dim=1) for t in part]).sum(dim=0).sqrt()
+            for part in zip(*[(m.detach(), g) for m, g in zip(maps, gradients, strict=True) if g is not None], strict=True)
+        )
+        step = (scale * (1 - torch.exp(-loss.detach())) * h / g.clamp(min=1e-20))[:, None, None, None]
+        moved = [m.detach() if g is None else (m.detach() - step * g).to(m.dtype) for m, g in zip(maps, gradients, strict=True)]
+        return model.decode(features.with_maps(moved), x, sigma)
+
+    def evaluations(self, model: JointDiffusion, sigma: float) -> int:
+        """One: the gradient stops at the maps, behind pooling and head."""
+        return 1
+
+
+GUIDANCE: dict[str, GuidanceForm] = {"estimate": EstimateGuidance(), "representation": RepresentationGuidance()}
 
 
 @dataclass(frozen=True)
@@ -36,8 +121,14 @@ class Guidance:
     """A form of guidance and its strength.
 
     Args:
-        form: "estimate" or "representation".
-        scale: strength; 0 is none.
+        form: Name in :data:`GUIDANCE`.
+        scale: Strength, from 0 (no guidance).
+
+    Raises:
+        SSLDError: If the form is unknown or the scale is negative or infinite.
+
+    Example:
+        >>> denoise = Guidance("estimate", 1.5).wrap(model, torch.tensor([3, 7]), noise.draw)
     """
 
     form: str = "estimate"
@@ -53,63 +144,18 @@ class Guidance:
         """The model's denoiser, guided towards classes.
 
         Args:
-            model: the joint model.
-            target: classes, int64 (B,).
-            draw: gives standard normal noise of the images' shape, (B, C, H, W).
+            model: Joint model.
+            target: Classes, int64, (B,).
+            draw: Source of standard normal noise, (B, C, H, W).
+
+        Returns:
+            Guided denoiser, to be called with images, (B, C, H, W), and their noise level.
         """
         if not self.scale:
             return model.denoise
-
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            if self.form == "representation":
-                return _through_representation(model, x, sigma, target, self.scale)
-            return _through_estimate(model, x, sigma, target, self.scale, draw)
-
-        return denoise
+        form = GUIDANCE[self.form]
+        return lambda x, sigma: form.estimate(model, x, sigma, target, self.scale, draw)
 
     def evaluations(self, model: JointDiffusion, sigma: float) -> int:
-        """Passes of an image through the network or its encoder, forward or backward, behind one guided estimate."""
-        if not self.scale:
-            return 1
-        if self.form == "representation":
-            return 1  # the gradient stops at the maps, behind pooling and head
-        return 2 if sigma <= model.config.head_noise else 4
-
-
-def _through_estimate(
-    model: JointDiffusion, x: Tensor, sigma: float, target: Tensor, scale: float, draw: Callable[[], Tensor]
-) -> Tensor:
-    level = model.config.head_noise
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        if sigma <= level and sigma >= model.config.read_sigma:  # one pass of the encoder serves the head and the decoder
-            features = model.encode(x, sigma)
-            logits = model.classify_representation(model.pool_features(features))
-            estimate = model.decode(features.detach(), x.detach(), sigma)
-        elif sigma <= level:
-            logits = model.classify(x, sigma)
-            estimate = model.denoise(x.detach(), sigma)
-        else:
-            estimate = model.denoise(x, sigma)
-            logits = model.classify(estimate + level * draw().to(x) if level else estimate, level)
-        loss = functional.cross_entropy(logits, target, reduction="none")
-        (g,) = torch.autograd.grad(loss.sum(), x)
-    missing = 1 - torch.exp(-loss.detach())
-    rms = g.flatten(1).square().mean(dim=1).sqrt().clamp(min=1e-20)
-    return estimate.detach() - (scale * missing * model.noise.spread(sigma) / rms)[:, None, None, None] * g
-
-
-def _through_representation(model: JointDiffusion, x: Tensor, sigma: float, target: Tensor, scale: float) -> Tensor:
-    features = model.encode(x, sigma)
-    with torch.enable_grad():
-        maps = [m.detach().requires_grad_() for m in features.maps]
-        logits = model.classify_representation(model.pool_features(features.with_maps(maps)))
-        loss = functional.cross_entropy(logits, target, reduction="none")
-        gradients = torch.autograd.grad(loss.sum(), maps, allow_unused=True)
-    h, g = (
-        torch.stack([t.float().flatten(1).square().sum(dim=1) for t in part]).sum(dim=0).sqrt()
-        for part in zip(*[(m.detach(), g) for m, g in zip(maps, gradients, strict=True) if g is not None], strict=True)
-    )
-    step = (scale * (1 - torch.exp(-loss.detach())) * h / g.clamp(min=1e-20))[:, None, None, None]
-    moved = [m.detach() if g is None else (m.detach() - step * g).to(m.dtype) for m, g in zip(maps, gradients, strict=True)]
-    return model.decode(features.with_maps(moved), x, sigma)
+        """Passes of an image through the network or its encoder, forward or backward, for one guided estimate."""
+        return GUIDANCE[self.form].evaluations(model, sigma) if self.scale else 1

@@ -1,16 +1,16 @@
-r"""How close two sets of images are, by their features; definitions version 1.
+r"""Distances between two sets of images, by their features; definitions version 1.
 
-Every measure compares features of real images (n, d) with features of generated ones (m, d). A figure means something only
-together with the extractor of the features and the numbers of images. "FID" is the Fréchet distance on Inception features and
-nothing else, so it is called FD here.
+Every metric compares features of real images, (n, d), with features of generated ones, (m, d). A value has a meaning only
+together with the feature extractor and the numbers of images. "FID" names the Fréchet distance on Inception features only; the
+general one is called FD here.
 
 * :func:`frechet_distance`: :math:`|\mu_a - \mu_b|^2 + \mathrm{tr}(\Sigma_a + \Sigma_b - 2 (\Sigma_a \Sigma_b)^{1/2})`, the
   squared 2-Wasserstein distance of two Gaussians with these moments (Heusel et al. 2017, arXiv 1706.08500). Biased upwards
-  with few images: use at least 5 to 10 times as many as there are features.
+  for few images: use at least 5 to 10 times as many images as features.
 * :func:`kernel_distance`: unbiased estimate of the squared MMD with kernel :math:`(x \cdot y / d + 1)^3` (Binkowski et al.
-  2018, arXiv 1801.01401), so it may be slightly negative; serves with few images, too.
+  2018, arXiv 1801.01401), so it may be slightly negative; suitable for few images, too.
 * :func:`neighbor_measures`: precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991), density and coverage (Naeem et
-  al. 2020, arXiv 2002.09797), all with balls that reach to the k-th neighbour.
+  al. 2020, arXiv 2002.09797), all with balls up to the k-th nearest neighbour.
 """
 
 import numpy as np
@@ -26,15 +26,22 @@ Features = NDArray[np.floating]
 
 
 def compare_features(real: Features, generated: Features) -> dict[str, float]:
-    """All measures: "fd" and "kid" (0 is best), "precision", "recall", "coverage" (in [0, 1], 1 is best), "density"
-    (from 0; real images have 1).
+    """All metrics of two sets of images.
 
     Args:
-        real: features of real images, (n, d).
-        generated: features of generated images, (m, d).
+        real: Features of real images, (n, d).
+        generated: Features of generated images, (m, d).
+
+    Returns:
+        "fd" and "kid" (0 is best), "precision", "recall" and "coverage" (in [0, 1], 1 is best), and "density" (from 0; real
+        images have 1).
 
     Raises:
-        DataError: if there are fewer than 10 images on a side, the features have other numbers or are not finite.
+        DataError: If a set has fewer than 10 images, the numbers of features differ, or features are not finite.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> compare_features(rng.normal(size=(100, 4)), rng.normal(size=(100, 4)))["fd"]
     """
     return {
         "fd": frechet_distance(real, generated),
@@ -44,7 +51,7 @@ def compare_features(real: Features, generated: Features) -> dict[str, float]:
 
 
 def frechet_distance(a: Features, b: Features) -> float:
-    """Fréchet distance of the Gaussians fitted to two sets of features, from 0."""
+    """Fréchet distance of the Gaussians fitted to two sets of features, (n, d) and (m, d), from 0; lower is better."""
     a, b = _checked(a, b)
     difference = a.mean(axis=0) - b.mean(axis=0)
     root = _root(np.cov(a, rowvar=False))
@@ -56,7 +63,7 @@ def frechet_distance(a: Features, b: Features) -> float:
 
 
 def kernel_distance(a: Features, b: Features) -> float:
-    """Unbiased squared MMD with the cubic kernel of KID."""
+    """Unbiased squared MMD of two sets of features, (n, d) and (m, d), with the cubic kernel of KID; lower is better."""
     a, b = _checked(a, b)
     d, n, m = a.shape[1], len(a), len(b)
 
@@ -70,12 +77,18 @@ def kernel_distance(a: Features, b: Features) -> float:
 
 
 def neighbor_measures(real: Features, generated: Features, k: int = 5) -> dict[str, float]:
-    """Precision, recall, density and coverage.
+    """Precision, recall, density and coverage of generated images.
 
     Args:
-        real: (n, d).
-        generated: (m, d).
-        k: neighbours that the ball of an image reaches to, itself not counted.
+        real: Features of real images, (n, d).
+        generated: Features of generated images, (m, d).
+        k: Number of the neighbour that the ball of an image reaches to, the image itself not counted.
+
+    Returns:
+        "precision", "recall" and "coverage" in [0, 1], and "density" from 0; higher is better.
+
+    Raises:
+        DataError: If a set has fewer than k + 1 images, the numbers of features differ, or features are not finite.
     """
     real, generated = _checked(real, generated, least=k + 1)
     reach_real, reach_generated = _reach(real, k), _reach(generated, k)
@@ -112,9 +125,9 @@ def _root(covariance: Features) -> Features:
 def _checked(a: Features, b: Features, least: int = 10) -> tuple[Features, Features]:
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise DataError(f"two sets of features (n, d) with the same d are compared, not {a.shape} and {b.shape}")
+        raise DataError(f"two sets of features need the shapes (n, d) and (m, d), not {a.shape} and {b.shape}")
     if min(len(a), len(b)) < least:
-        raise DataError(f"at least {least} images on either side are needed, not {min(len(a), len(b))}")
+        raise DataError(f"each set needs at least {least} images, not {min(len(a), len(b))}")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise DataError("features are not finite")
+        raise DataError("features must be finite, but some are not")
     return a, b

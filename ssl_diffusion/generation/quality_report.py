@@ -1,4 +1,4 @@
-"""How good the samples of a run are: drawn, and compared with its training images through a frozen extractor."""
+"""Quality of a run's samples: they are drawn and compared with its training images by the features of a frozen extractor."""
 
 import hashlib
 from collections.abc import Sequence
@@ -33,13 +33,13 @@ class GenerationReport:
     """Result of :func:`evaluate_generation`.
 
     Attributes:
-        extractor: name of the extractor, with a hash.
-        n_real, n_generated: images on either side.
-        metrics: fd (called fid if the extractor is Inception), kid, precision, recall, density, coverage
-            (`generation/quality.py`) and, for models with classes, guided_fd (or guided_fid) and, if the extractor
-            has classes too, class_hit: the share of guided samples that it, not the run's own classifier, takes for the
-            class asked for.
-        images: the unguided samples, uint8 (n_generated, C, H, W).
+        extractor: Name of the extractor, with a hash.
+        n_real: Number of real images.
+        n_generated: Number of generated images.
+        metrics: Metrics of :func:`ssl_diffusion.generation.compare_features`, with fd called fid if the extractor is Inception;
+            for models with classes also guided_fd (or guided_fid) and, if the extractor has classes too, class_hit: the
+            fraction of guided samples that the extractor, not the run's own classifier, assigns to the requested class.
+        images: Unguided samples, uint8, (n_generated, C, H, W).
     """
 
     extractor: str
@@ -59,20 +59,28 @@ def evaluate_generation(
     cache_dir: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> GenerationReport:
-    """Draw `n` samples without guidance and, for models with classes, `n` with it, equally many of each class; compare both
-    with the training images (at most 10,000, evenly spaced).
+    """Compare samples of a run with its training images (at most 10,000, evenly spaced).
+
+    Samples are drawn without guidance and, for models with classes, again with guidance, equally many of each class.
 
     Args:
-        run: the run.
-        pool: its images.
-        extractor: of the features.
-        n: samples to draw, 10 or more. Distances depend on it: compare figures of equal n only.
-        seed: of the noise.
-        cache_dir: where features of real images are kept; None is the user's cache.
-        progress: called while drawing.
+        run: Fitted model.
+        pool: Images of the run.
+        extractor: Extractor of the features.
+        n: Number of samples, at least 10. Distances depend on it: compare only values with equal n.
+        seed: Random seed of the noise.
+        cache_dir: Folder of the cache for features of real images; None is the default cache.
+        progress: Callback for the number of sampling steps done.
+
+    Returns:
+        The metrics and the unguided samples.
 
     Raises:
-        DataError: if there are too few images to compare.
+        DataError: If there are too few images to compare.
+
+    Example:
+        >>> report = evaluate_generation(run, pool, extractor_of_run(run), n=2000)
+        >>> report.metrics["fd"]
     """
     real = real_features(extractor, pool, cache_dir)
     images = sample_run(run, n, seed=seed, progress=progress)
@@ -90,7 +98,16 @@ def evaluate_generation(
 
 
 def real_features(extractor: Extractor, pool: Pool, cache_dir: Path | None = None) -> NDArray[np.float32]:
-    """Features of the training images, at most 10,000 of them; kept in the cache under a hash of images and extractor."""
+    """Features of the training images, from the cache if they are there.
+
+    Args:
+        extractor: Extractor of the features.
+        pool: Images; at most 10,000 of its training images, evenly spaced, are read.
+        cache_dir: Folder of the cache; None is the default cache.
+
+    Returns:
+        Features, float32, (n, d).
+    """
     train = pool.train
     chosen = train[:: -(-len(train) // _MOST_REAL)]
     key = hashlib.sha256(f"{extractor.name} {pool.fingerprint()} {len(chosen)}".encode()).hexdigest()[:24]

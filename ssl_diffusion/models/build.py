@@ -11,7 +11,22 @@ __all__ = ["build_model", "count_parameters"]
 
 
 def build_model(config: JointConfig, seed: int, initial: dict[str, Tensor] | None = None) -> JointDiffusion:
-    """A model with seeded fresh weights, overwritten by `initial` where given; the global random state is left alone."""
+    """Build a model with random weights from a seed; the global random state is left alone.
+
+    Args:
+        config: Configuration of the model.
+        seed: Random seed of the weights.
+        initial: Weights by name that replace the random ones; those of the head may be missing. None replaces none.
+
+    Returns:
+        The model, on the CPU, in training mode.
+
+    Raises:
+        CheckpointError: If the initial weights do not fit the model.
+
+    Example:
+        >>> model = build_model(JointConfig(n_classes=10), seed=0)
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "weights"))
         model = JointDiffusion(config)

@@ -42,14 +42,15 @@ class JointConfig:
     Args:
         unet:             architecture of the network
         n_classes:        outputs of the head; 0 builds no head (a denoiser without labels)
-        image_shape:      (C, H, W) of the images the model was made for
-        parameterisation: "edm" or "ddpm"
+        image_shape:      shape of the images that the model is for, (C, H, W)
+        parameterisation: noise levels and preconditioning, "edm" or "ddpm"
         sigma_data:       root mean square of the training images in [-1, 1] (edm)
-        p_mean, p_std:    ln sigma ~ N(p_mean, p_std^2) during training (edm)
+        p_mean:           mean of ln sigma during training (edm)
+        p_std:            standard deviation of ln sigma during training (edm)
         ddpm_steps:       length of the linear schedule (ddpm)
-        pool_maps:        "levels" pools the last map of every level and the middle one; "blocks" pools the maps of all
-                          blocks, as the official code does
-        pool_grids:       each map is average-pooled to g x g cells for every g listed; (1,) is global pooling
+        pool_maps:        maps to pool: "levels" are the last one of every level and the middle one, "blocks" those of all
+                          blocks, as in the official code
+        pool_grids:       numbers g; each map is average-pooled to g x g cells for every g, so (1,) is global pooling
         read_sigma:       smallest nominal noise level at which images are read for classification
         head_noise:       largest noise level of the labeled images that the head was trained with
         head_width:       hidden units of the head; None is half of the representation, 0 a linear head
@@ -84,9 +85,19 @@ class JointConfig:
 
 
 class JointDiffusion(nn.Module):
-    """Encoder + decoder + classifier head.
+    """Encoder, decoder and classifier head.
 
-    Images are float tensors (B, C, H, W) in [-1, 1]; noise levels are float tensors (B,) or one number for the batch.
+    Images are float tensors, (B, C, H, W), in [-1, 1]; noise levels are float tensors, (B,), or one number for the batch.
+
+    Args:
+        config: Configuration of network, noise and head.
+
+    Raises:
+        ValueError: If the configuration names an unknown parameterisation or pooling.
+
+    Example:
+        >>> model = JointDiffusion(JointConfig(n_classes=10, image_shape=(1, 28, 28)))
+        >>> logits = model.classify(torch.zeros(2, 1, 28, 28))
     """
 
     def __init__(self, config: JointConfig) -> None:
@@ -117,7 +128,16 @@ class JointDiffusion(nn.Module):
         return c.skip * x + c.out * self.raw_output(self._encode(x, c), x.shape)
 
     def decode(self, features: Features, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """The rest of :meth:`denoise`, from the features of `x`, which may have been changed: (B, C, H, W), float32."""
+        """The rest of :meth:`denoise`, from features of the images that may have been changed.
+
+        Args:
+            features: Features of the images, changed or not.
+            x: Noised images, (B, C, H, W).
+            sigma: Noise levels.
+
+        Returns:
+            Estimate of the clean images, float32, (B, C, H, W).
+        """
         c = self._coefficients(x, sigma)
         return c.skip * x + c.out * self.raw_output(features, x.shape)
 

@@ -1,15 +1,15 @@
 r"""Logistic regression on a frozen representation, as a linear head.
 
-What a denoiser has learned without labels is read out by multinomial logistic regression with an L2 penalty: a convex
-problem, solved in seconds and the same for every seed. The representation is standardised with the mean and deviation of
-images of the pool, labeled or not, and the solution is folded into the weights of a linear head,
+The representation that a denoiser has learned without labels is evaluated by multinomial logistic regression with an L2
+penalty: a convex problem, solved in seconds and independent of the seed. The representation is standardised with the mean and
+standard deviation of images of the pool, labeled or not, and the solution is folded into the weights of a linear head,
 
 .. math::
     \mathrm{logits} = W \frac{z - \mu}{s} + b = (W / s) \, z + (b - W \mu / s)
 
 so that a probe is a joint model like any other. By the representer theorem the solution lies in the span of the labeled
-samples; up to a thousand of them, if they are fewer than the features, the problem is solved in coordinates of that span,
-which is exact and much smaller.
+samples. If they are fewer than the features and at most a thousand, the problem is solved in coordinates of that span, which
+is exact and much faster.
 """
 
 import warnings
@@ -37,9 +37,9 @@ class LinearProbe:
     """A linear classifier of representations.
 
     Attributes:
-        weight: float32, (K, F).
-        bias: float32, (K,).
-        inverse_penalty: C of the logistic regression, as chosen.
+        weight: Weights, float32, (K, F).
+        bias: Biases, float32, (K,).
+        inverse_penalty: Inverse penalty C of the logistic regression.
     """
 
     weight: NDArray[np.float32]
@@ -47,7 +47,7 @@ class LinearProbe:
     inverse_penalty: float
 
     def logits(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Class logits of representations: (n, F) -> (n, K)."""
+        """Class logits, (n, K), of representations, (n, F)."""
         return z @ self.weight.T + self.bias
 
 
@@ -63,16 +63,25 @@ def fit_probe(
     """Fit a probe.
 
     Args:
-        z: representations of the labeled samples, (n, F).
-        labels: their classes, (n,); or (n, K) with 0/1 for multi-label data, where each class is fitted by itself.
-        reference: representations of images of the pool, (m, F), whose mean and deviation standardise the features.
-        n_classes: K. A class without a label gets a probability of about 1 / 2n everywhere.
-        inverse_penalty: C; None chooses it by cross-validated log-likelihood on at most 1,000 samples, as far as every
-            class has at least two.
-        seed: of the folds.
+        z: Representations of the labeled samples, float32, (n, F).
+        labels: Classes of these samples, int64, (n,), or 0/1 for every class, (n, K), for multi-label data, where each class is
+            fitted by itself.
+        reference: Representations of images of the pool, float32, (m, F), whose mean and standard deviation standardise the
+            features.
+        n_classes: Number of classes K. A class without a label gets a probability of about 1 / 2n everywhere.
+        inverse_penalty: Inverse penalty C; None chooses it by cross-validated log-likelihood on at most 1,000 samples, or takes
+            30 if a class among them has only one.
+        seed: Random seed of the folds.
+
+    Returns:
+        Linear classifier of representations that are not standardised.
+
+    Example:
+        >>> probe = fit_probe(z[labeled], y[labeled], z[:2000], n_classes=10)
+        >>> accuracy = (probe.logits(z).argmax(axis=1) == y).mean()
     """
     mean, scale = reference.mean(axis=0, dtype=np.float64), reference.std(axis=0, dtype=np.float64)
-    # A feature that hardly varies must not be blown up by its own deviation.
+    # A feature that hardly varies must not be inflated by division by its standard deviation.
     scale = np.maximum(scale, 1e-2 * max(float(np.median(scale)), 1e-12)) * np.sqrt(z.shape[1])
     x = ((z - mean) / scale).astype(np.float32)
     basis = None

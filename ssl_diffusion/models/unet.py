@@ -1,9 +1,9 @@
-"""The network: encoder, middle block, decoder. It knows nothing of noise schedules or classes.
+"""The network: encoder, middle block, decoder. It is independent of noise schedules and classes.
 
 A U-Net in the form of Dhariwal & Nichol 2021 (arXiv 2105.05233): residual blocks with FiLM conditioning on a scalar,
 self-attention at chosen levels, strided convolutions down, nearest-neighbour interpolation plus convolution up.
-Two things differ, both for speed: an optional pixel-unshuffle stem, and a decoder that may be lighter than the
-encoder (it then reads the last few skip maps of each level; the maps a classifier pools are all in the encoder).
+It differs in two points, both for speed: an optional pixel-unshuffle stem, and a decoder that may be lighter than the
+encoder (it then reads only the last skip maps of each level; a classifier pools maps of the encoder only).
 
 Shapes: images are (B, C, H, W) with H and W divisible by :attr:`UNet.divisor`; the conditioning scalar is (B,).
 """
@@ -25,7 +25,7 @@ class UNetConfig:
     Args:
         in_channels:    colour channels of an image, 1 to 4
         channels:       width of the first level
-        multipliers:    width of each level as a multiple of `channels`; one level a number
+        multipliers:    width of each level as a multiple of `channels`; their number is that of the levels
         blocks:         residual blocks in each encoder level
         decoder_blocks: residual blocks in each decoder level, 1 to `blocks` + 1; None means `blocks` + 1
         attention:      levels (0 is the finest) whose blocks are followed by self-attention; the middle always is
@@ -57,13 +57,13 @@ class UNetConfig:
 
 @dataclass
 class Features:
-    """What the encoder computes for a batch.
+    """Output of the encoder for a batch.
 
     Attributes:
-        levels: for each level the maps of its blocks in order, each (B, C_i, H_l, W_l); the first level starts with the
-            stem's map, the others with the downsampled map of the level before.
-        middle: the middle block's map, (B, C, H_last, W_last).
-        embedding: embedded conditioning scalar, (B, 4 * channels); the decoder needs it.
+        levels: Maps of the blocks of each level in order, each (B, C_i, H_l, W_l); the first level starts with the stem's map,
+            the others with the downsampled map of the level before.
+        middle: Map of the middle block, (B, C, H_last, W_last).
+        embedding: Embedded conditioning scalar, (B, 4 * channels), which the decoder reads.
     """
 
     levels: list[list[Tensor]]
@@ -87,15 +87,17 @@ class Features:
         return Features(levels, next(queue), self.embedding)
 
     def detach(self) -> "Features":
-        """The same features, cut off from the graph that made them."""
+        """The same features, detached from the graph that computed them."""
         cut = self.with_maps([m.detach() for m in self.maps])
         return Features(cut.levels, cut.middle, self.embedding.detach())
 
     def split(self, first: int) -> tuple["Features", "Features"]:
-        """The features of the first samples of the batch and those of the rest.
+        """The features of the first samples of the batch, and those of the rest.
 
-        One split of every map, not two slices: the gradient of a slice is a zero-filled map of the whole batch.
+        Args:
+            first: Number of samples in the first part.
         """
+        # One split of every map, not two slices: the gradient of a slice is a zero-filled map of the whole batch.
         sizes = [first, len(self.middle) - first]
         levels = [[torch.split(m, sizes) for m in level] for level in self.levels]
         middle, embedding = torch.split(self.middle, sizes), torch.split(self.embedding, sizes)
@@ -104,12 +106,19 @@ class Features:
 
 
 class UNet(nn.Module):
-    """Encoder, middle and decoder over a scalar-conditioned image.
+    """Encoder, middle block and decoder, conditioned on a scalar.
+
+    Args:
+        config: Architecture.
 
     Attributes:
-        feature_channels: channels of each map in :attr:`Features.maps`.
-        last_channels: channels of each map in :attr:`Features.last_maps`.
-        divisor: image height and width must be multiples of this.
+        feature_channels: Number of channels of each map in :attr:`Features.maps`.
+        last_channels: Number of channels of each map in :attr:`Features.last_maps`.
+        divisor: Number that must divide height and width of the images.
+
+    Example:
+        >>> net = UNet(UNetConfig(channels=32))
+        >>> y = net(torch.zeros(2, 1, 28, 28), torch.zeros(2))
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -161,7 +170,12 @@ class UNet(nn.Module):
         self.out = nn.Sequential(_norm(width, config), nn.SiLU(), _zero(nn.Conv2d(width, pixels, 3, padding=1)))
 
     def encode(self, x: Tensor, scalar: Tensor) -> Features:
-        """Encoder and middle block only: (B, C, H, W), (B,) -> :class:`Features`."""
+        """Encoder and middle block only.
+
+        Args:
+            x: Images, (B, C, H, W).
+            scalar: Conditioning scalar of each image, (B,).
+        """
         embedding = self.embed(sinusoidal_embedding(scalar, self.config.channels))
         if self.config.stem > 1:
             x = functional.pixel_unshuffle(x, self.config.stem)
@@ -180,7 +194,7 @@ class UNet(nn.Module):
         return Features(levels, h, embedding)
 
     def decode(self, features: Features) -> Tensor:
-        """Decoder only: :class:`Features` -> (B, C, H, W)."""
+        """Decoder only: the output of the network, (B, C, H, W), from the features of images."""
         h = features.middle
         for index, blocks in enumerate(self.decoder):
             skips = features.levels[-1 - index][-self.skips_per_level :]
@@ -196,12 +210,20 @@ class UNet(nn.Module):
         return self.decode(self.encode(x, scalar))
 
     def decoder_modules(self) -> list[nn.Module]:
-        """The parts that :meth:`decode` uses and :meth:`encode` does not."""
+        """The modules that :meth:`decode` uses and :meth:`encode` does not."""
         return [self.decoder, self.up, self.out]
 
 
 class Block(nn.Module):
-    """A residual block with FiLM conditioning, followed by self-attention if asked for."""
+    """A residual block with FiLM conditioning, optionally followed by self-attention.
+
+    Args:
+        c_in: Number of input channels.
+        c_out: Number of output channels.
+        embedding: Size of the embedded conditioning scalar.
+        config: Architecture, for normalisation, dropout and attention heads.
+        attention: Whether self-attention follows.
+    """
 
     def __init__(self, c_in: int, c_out: int, embedding: int, config: UNetConfig, attention: bool) -> None:
         super().__init__()
@@ -215,6 +237,7 @@ class Block(nn.Module):
         self.attention = Attention(c_out, config) if attention else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """The block's output, (B, c_out, H, W), from a map, (B, c_in, H, W), and the embedding, (B, E)."""
         h = self.conv_in(functional.silu(self.norm_in(x)))
         scale, shift = self.film(functional.silu(embedding))[:, :, None, None].chunk(2, dim=1)
         h = self.norm_out(h) * (1 + scale) + shift  # broadcasting addcmul is slower than both steps together in bf16
@@ -224,7 +247,12 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over the positions of a map, with a residual connection."""
+    """Multi-head self-attention over the positions of a map, with a residual connection.
+
+    Args:
+        channels: Number of channels of the map.
+        config: Architecture, for normalisation and the number of heads.
+    """
 
     def __init__(self, channels: int, config: UNetConfig) -> None:
         super().__init__()
@@ -234,11 +262,12 @@ class Attention(nn.Module):
         self.project = _zero(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """A map of the same shape, (B, channels, H, W)."""
         b, c, h, w = x.shape
         qkv = self.qkv(self.norm(x)).view(b, 3, self.heads, c // self.heads, h * w)
         q, k, v = qkv.transpose(-1, -2).unbind(1)
-        # The fused kernels want the head dimension contiguous; a transposed view makes torch use plain matrix products,
-        # which on a CPU are faster in bf16 and for the short sequences of coarse maps.
+        # The fused kernels need a contiguous head dimension; with a transposed view torch uses plain matrix products, which on
+        # a CPU are faster in bf16 and for the short sequences of coarse maps.
         if q.device.type != "cpu" or (q.dtype == torch.float32 and h * w > 128):
             q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         attended = functional.scaled_dot_product_attention(q, k, v)
@@ -247,7 +276,16 @@ class Attention(nn.Module):
 
 
 def sinusoidal_embedding(value: Tensor, dim: int, max_period: float = 1e4) -> Tensor:
-    """Cosines and sines of a scalar at geometrically spaced frequencies (Vaswani et al. 2017, sec. 3.5): (B,) -> (B, dim)."""
+    """Cosines and sines of a scalar at geometrically spaced frequencies (Vaswani et al. 2017, sec. 3.5).
+
+    Args:
+        value: Scalars, (B,).
+        dim: Size of the embedding; an odd size ends with a zero.
+        max_period: Inverse of the lower limit of the frequencies, whose highest is 1.
+
+    Returns:
+        Embedding, float32, (B, dim).
+    """
     half = dim // 2
     frequency = torch.exp(-math.log(max_period) / half * torch.arange(half, device=value.device, dtype=torch.float32))
     angle = value.float()[:, None] * frequency[None]
@@ -255,6 +293,7 @@ def sinusoidal_embedding(value: Tensor, dim: int, max_period: float = 1e4) -> Te
 
 
 def _norm(channels: int, config: UNetConfig) -> nn.GroupNorm:
+    """Group normalisation with the configured number of groups, or the largest divisor that it shares with the channels."""
     return nn.GroupNorm(math.gcd(config.groups, channels), channels)
 
 

@@ -1,10 +1,10 @@
-"""Weak and strong views of images, on tensors in [0, 1], every draw from the generator that is passed in.
+"""Weak and strong views of images, on tensors in [0, 1]; all random numbers come from the generator that is passed in.
 
 Photometric operations assume and keep [0, 1]; images are scaled to [-1, 1] only afterwards (the official code augments
 images in [-1, 1] with operations that clip at 0, so that most training images lose their dark half).
 
-A policy belongs to a kind of data: digits and letters are never mirrored, photos are. Geometry is one affine map per
-image and one interpolation, whatever the number of operations.
+A policy belongs to a kind of data: digits and letters are never mirrored, photos are. Geometric operations are combined into
+one affine map per image, with one interpolation.
 """
 
 import math
@@ -22,14 +22,14 @@ class Augmentation:
     """Ranges of the random operations; zero switches one off.
 
     Args:
-        flip:       mirror left-right with probability 1/2
-        rotate:     largest rotation, degrees
+        flip:       whether images are mirrored left-right with probability 1/2
+        rotate:     largest rotation, in degrees
         scale:      largest relative zoom, in or out
-        shift:      largest translation, share of the image side
+        shift:      largest translation, as a fraction of the image side
         brightness: largest change of brightness, added
         contrast:   largest relative change of contrast around the image's mean
         saturation: largest relative change of saturation (colour images)
-        cutout:     side of the erased square, share of the image side; filled with the image's mean
+        cutout:     side of the erased square, as a fraction of the image side; filled with the image's mean
     """
 
     flip: bool = False
@@ -42,7 +42,7 @@ class Augmentation:
     cutout: float = 0.0
 
 
-# For each kind of data a weak view (the label is beyond doubt) and a strong one.
+# For each kind of data a weak view, which never changes the class, and a strong one.
 POLICIES: dict[str, dict[str, Augmentation]] = {
     "none": {"weak": Augmentation(), "strong": Augmentation()},
     "digits": {
@@ -63,13 +63,19 @@ POLICIES: dict[str, dict[str, Augmentation]] = {
 
 
 def policy(name: str, strength: str, flip: bool | None = None) -> Augmentation:
-    """The policy of a kind of data at "weak", "strong" or "none"; `flip` overrides its mirroring."""
+    """The augmentation of a kind of data.
+
+    Args:
+        name: Key of :data:`POLICIES`.
+        strength: Strength of the view: "weak", "strong" or "none".
+        flip: Whether images are mirrored; None leaves that to the policy.
+    """
     chosen = Augmentation() if strength == "none" else POLICIES[name][strength]
     return chosen if flip is None else replace(chosen, flip=flip)
 
 
 def mirror(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image left-right with probability 1/2; any value range, (B, C, H, W)."""
+    """Mirror each image, (B, C, H, W), left-right with probability 1/2; values may have any range."""
     flip = torch.rand(len(images), generator=generator, device=generator.device) < 0.5
     return torch.where(flip.to(images.device)[:, None, None, None], images.flip(-1), images)
 
@@ -78,12 +84,12 @@ def augment(images: Tensor, a: Augmentation, generator: torch.Generator) -> Tens
     """Random views of images.
 
     Args:
-        images: float, (B, C, H, W), values in [0, 1].
-        a: ranges of the operations.
-        generator: source of every draw; its device is where the draws are made.
+        images: Images, float, (B, C, H, W), in [0, 1].
+        a: Ranges of the operations.
+        generator: Random generator; random numbers are drawn on its device.
 
     Returns:
-        float, (B, C, H, W), values in [0, 1].
+        Views, float, (B, C, H, W), in [0, 1].
     """
     if a.flip:
         images = mirror(images, generator)
@@ -97,7 +103,7 @@ def augment(images: Tensor, a: Augmentation, generator: torch.Generator) -> Tens
 
 
 def _uniform(n: int, columns: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Uniform draws in [-1, 1], (columns, n)."""
+    """Uniform random numbers in [-1, 1], (columns, n)."""
     return (torch.rand(columns, n, generator=generator, device=generator.device) * 2 - 1).to(device)
 
 
@@ -125,12 +131,12 @@ def _photometric(images: Tensor, a: Augmentation, generator: torch.Generator) ->
     return changed.clamp(0, 1)
 
 
-def _cutout(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def _cutout(images: Tensor, side: float, generator: torch.Generator) -> Tensor:
     n, _, h, w = images.shape
     y, x = _uniform(n, 2, generator, images.device)
     rows = torch.arange(h, device=images.device)[None] + 0.5
     columns = torch.arange(w, device=images.device)[None] + 0.5
-    inside_rows = (rows - (y[:, None] + 1) / 2 * h).abs() < share * h / 2
-    inside_columns = (columns - (x[:, None] + 1) / 2 * w).abs() < share * w / 2
+    inside_rows = (rows - (y[:, None] + 1) / 2 * h).abs() < side * h / 2
+    inside_columns = (columns - (x[:, None] + 1) / 2 * w).abs() < side * w / 2
     erased = (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
     return torch.where(erased, images.mean(dim=(2, 3), keepdim=True), images)

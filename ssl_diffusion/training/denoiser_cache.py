@@ -1,8 +1,8 @@
-"""Pretrained denoisers, kept once per pool content and recipe and shared by every budget, seed and objective.
+"""Pretrained denoisers, cached by the content of the pool and the recipe, for every budget, seed and objective.
 
-The key is a hash of the training images, the architecture, the noise distribution and the pretraining settings; labels,
-the run's seed and the budget are not in it. An unfinished pretraining leaves a checkpoint under the same key, which the
-next fit continues.
+The key is a hash of the training images, the architecture, the noise distribution and the pretraining settings; labels, the
+run's seed and the budget do not enter it. An unfinished pretraining leaves a checkpoint under the same key, from which the next
+fit continues.
 """
 
 import hashlib
@@ -28,7 +28,15 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class CachedDenoiser:
-    """EMA weights of a pretrained denoiser (no head), its history, and what it cost."""
+    """A pretrained denoiser.
+
+    Attributes:
+        weights: Averaged weights by name, without a head.
+        history: Rows of the history.
+        steps: Number of training steps.
+        images_seen: Number of images that these steps read.
+        seconds: Time of the pretraining, in seconds.
+    """
 
     weights: dict[str, Tensor]
     history: list[dict[str, Any]]
@@ -38,15 +46,26 @@ class CachedDenoiser:
 
     @classmethod
     def from_result(cls, result: TrainingResult) -> "CachedDenoiser":
-        """What later phases need of a finished pretraining."""
+        """The denoiser of a finished pretraining."""
         weights = {name: t for name, t in result.ema.items() if not name.startswith("head.")}
         return cls(weights, result.history, result.steps, result.images_seen, result.seconds)
 
 
 def denoiser_key(fingerprint: str, config: JointConfig, settings: PhaseSettings, flip: bool) -> str:
-    """Key of a pretraining: everything that its weights depend on, except the machine.
+    """Key of a pretraining: a hash of everything that its weights depend on, except the machine.
 
-    With `settings.steps` 0 it is the key of a family: pretrainings that differ in their length only.
+    Args:
+        fingerprint: Fingerprint of the pool.
+        config: Configuration of the model; its head does not enter the key.
+        settings: Settings of the pretraining. With `steps` 0 the key is that of a family: of pretrainings that differ only in
+            their number of steps.
+        flip: Whether images are mirrored at random.
+
+    Returns:
+        24 hexadecimal digits.
+
+    Example:
+        >>> key = denoiser_key(pool.fingerprint(), config, recipe.pretraining, flip=False)
     """
     network = config.to_dict()
     for head_only in ("n_classes", "pool_maps", "pool_grids", "read_sigma", "head_noise", "head_width", "head_dropout"):
@@ -59,14 +78,17 @@ class DenoiserCache:
     """A folder of pretrained denoisers.
 
     Args:
-        folder: where they are kept; created when first written to.
+        folder: Folder of the cache; created when first written to.
+
+    Example:
+        >>> fitted = fit_model(recipe, pool, labeled, options=FitOptions(cache=DenoiserCache(default_cache_dir())))
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "denoisers"
 
     def steps_of(self, family: str) -> list[int]:
-        """Lengths of the finished pretrainings of a family, see :func:`denoiser_key`."""
+        """Numbers of steps of the finished pretrainings of a family, see :func:`denoiser_key`."""
         paths = [
             path for path in sorted(self.folder.glob("*.safetensors")) if path.stem.isalnum()
         ]  # neither partial nor temporary
@@ -74,7 +96,7 @@ class DenoiserCache:
         return sorted(int(f["steps"]) for f in facts if f is not None and f.get("family") == family)
 
     def load(self, key: str) -> CachedDenoiser | None:
-        """The denoiser of a key, or None; a damaged file is left out with a warning and made again."""
+        """The denoiser of a key; None if there is none or its file is damaged, which is logged as a warning."""
         path = self._path(key)
         if not path.exists():
             return None
@@ -86,13 +108,22 @@ class DenoiserCache:
             return None
 
     def store(self, key: str, denoiser: CachedDenoiser, family: str = "") -> None:
-        """Keep a finished denoiser and drop the unfinished state of the same key."""
+        """Write a finished denoiser and remove the unfinished state of the same key.
+
+        Args:
+            key: Key of the pretraining.
+            denoiser: Its result.
+            family: Key of its family, see :func:`denoiser_key`.
+
+        Raises:
+            CheckpointError: If the cache cannot be written.
+        """
         metadata = {k: v for k, v in vars(denoiser).items() if k != "weights"} | {"family": family}
         save_tensors(self._path(key), denoiser.weights, metadata)
         self._partial_path(key).unlink(missing_ok=True)
 
     def partial(self, key: str) -> Path:
-        """Where the checkpoint of an unfinished pretraining is kept; a damaged one is removed with a warning."""
+        """File for the checkpoint of an unfinished pretraining; a damaged one is removed, which is logged as a warning."""
         path = self._partial_path(key)
         if path.exists():
             try:

@@ -1,4 +1,4 @@
-"""A closer look at a finished run: overall figures with their uncertainty, and every class by itself."""
+"""Evaluation of a finished run: overall metrics with their uncertainty, and metrics of each class."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +36,10 @@ class ClassificationReport:
     """Result of :func:`evaluate_run`.
 
     Attributes:
-        n: number of images.
-        metrics: accuracy, nll, ece (:func:`ssl_diffusion.inference.classification_metrics`).
-        accuracy_interval: 95 % Wilson interval of the accuracy.
-        per_class: one row a class: class, precision, recall, f1, n.
+        n: Number of images.
+        metrics: Values of accuracy, nll and ece (:func:`ssl_diffusion.inference.classification_metrics`).
+        accuracy_interval: Wilson interval of the accuracy, at 95 %.
+        per_class: Table with one row per class: class, precision, recall, f1, n.
     """
 
     n: int
@@ -54,15 +54,22 @@ def evaluate_run(
     """Evaluate a run on its own test split, or on other labeled images.
 
     Args:
-        run: the fitted model.
-        data: folder or CSV file of labeled images; None takes the test split of the run's own data.
-        out: folder for per_class.csv, confusion.png and calibration.png, in place of those of an earlier evaluation; None
+        run: Fitted model.
+        data: Folder or CSV file of labeled images; None takes the test split of the run's own data.
+        out: Folder for per_class.csv, confusion.png and calibration.png, which replace those of an earlier evaluation; None
             writes nothing.
-        progress: called with the number of images done.
+        progress: Callback for the number of images done.
+
+    Returns:
+        Metrics of all images and of each class.
 
     Raises:
-        RunError: if the model has no classes.
-        DataError: if there are no labeled images, or a label is not one of the model's classes.
+        RunError: If the model has no classes, or the folder cannot be written.
+        DataError: If there are no labeled images, or a label is not one of the model's classes.
+
+    Example:
+        >>> report = evaluate_run(load_run("runs/digits-40-s0"))
+        >>> report.metrics["accuracy"]
     """
     if not run.classes:
         raise RunError(f"{run.path} was trained without labels; there is no accuracy to evaluate")
@@ -90,10 +97,22 @@ def evaluate_run(
     return report
 
 
-def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Confidence interval of a proportion observed in n trials (Wilson 1927); 95 % by default."""
-    center = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+def wilson_interval(proportion: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Confidence interval of a proportion (Wilson 1927).
+
+    Args:
+        proportion: Observed proportion, in [0, 1].
+        n: Number of trials, at least 1.
+        z: Normal quantile of the confidence; the default gives 95 %.
+
+    Returns:
+        Lower and upper bound, in [0, 1].
+
+    Example:
+        >>> low, high = wilson_interval(0.9, 100)
+    """
+    center = (proportion + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(proportion * (1 - proportion) / n + z * z / (4 * n * n))
     return max(0.0, float(center - half)), min(1.0, float(center + half))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a run. Each function returns a matplotlib figure; no global pyplot state is touched."""
+"""Figures of a run; each function returns a matplotlib figure and leaves pyplot alone."""
 
 from collections.abc import Sequence
 
@@ -18,9 +18,13 @@ _BLUE, _ORANGE, _GRAY = "#2a6f97", "#d1603d", "#8a8f98"
 
 
 def history_figure(history: pd.DataFrame) -> Figure:
-    """Losses and labeled accuracy against images seen, one panel each, pretraining (if any) in gray.
+    """Losses and labeled accuracy against images seen, one panel each, with the pretraining in gray.
 
-    With a consistency term a last panel shows which share of the pseudo-labels was kept and, if known, was right.
+    With a consistency term, a last panel shows the fraction of pseudo-labels that were kept and, if known, how many of these
+    were right.
+
+    Args:
+        history: Table history.csv of a run.
     """
     panels = [
         ("denoising_loss", "denoising loss (all images)", True),
@@ -58,13 +62,19 @@ def history_figure(history: pd.DataFrame) -> Figure:
 
 
 def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str], accuracy: float) -> Figure:
-    """Confusion matrix (K, K), true classes in rows; colour is the share of the true class, numbers are counts."""
+    """Confusion matrix; numbers are counts, colours are fractions of the true class.
+
+    Args:
+        confusion: Counts, int64, (K, K), with the true classes in rows.
+        classes: Class names, (K,).
+        accuracy: Accuracy for the title, in [0, 1].
+    """
     k = len(classes)
     side = min(12.0, max(3.6, 0.5 * k + 1.8))
     figure = Figure(figsize=(side, side), layout="constrained")
     axis = figure.subplots()
-    share = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
-    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    fraction = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
+    axis.imshow(fraction, cmap="Blues", vmin=0, vmax=1)
     if k <= 25:
         for i, j in np.argwhere(confusion > 0):
             axis.text(
@@ -74,7 +84,7 @@ def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str], accur
                 ha="center",
                 va="center",
                 fontsize=8,
-                color="white" if share[i, j] > 0.55 else "black",
+                color="white" if fraction[i, j] > 0.55 else "black",
             )
         axis.set_xticks(range(k), classes, rotation=45, ha="right", fontsize=9)
         axis.set_yticks(range(k), classes, fontsize=9)
@@ -91,7 +101,14 @@ def reconstruction_figure(
     precision: str = "fp32",
     levels: Sequence[float] = (0.1, 0.3, 0.6, 1.2, 2.5),
 ) -> Figure:
-    """Clean images, and for each noise level the noised image above the model's one-step estimate of the clean one."""
+    """Clean images, and for each noise level the noised image above the model's one-step estimate of the clean one.
+
+    Args:
+        model: Joint model.
+        images: Images, uint8, (n, C, H, W).
+        precision: Precision of the network, "fp32" or "bf16".
+        levels: Noise levels.
+    """
     generator = torch.Generator().manual_seed(0)
     clean = torch.from_numpy(np.ascontiguousarray(images)).float() / 127.5 - 1
     noise = torch.randn(clean.shape, generator=generator)
@@ -127,9 +144,9 @@ def calibration_figure(p: NDArray[np.float32], labels: NDArray[np.int64], bins: 
     """Reliability diagram: accuracy against confidence in equally wide bins, with the number of predictions below.
 
     Args:
-        p: class probabilities, (n, K).
-        labels: (n,), or (n, K) with 0/1 for multi-label data, where every class is a decision of its own.
-        bins: number of bins.
+        p: Class probabilities, (n, K).
+        labels: True classes, int64, (n,), or 0/1 for every class, (n, K), for multi-label data, where each is a decision.
+        bins: Number of bins.
     """
     if labels.ndim == 2:
         confidence, right = np.maximum(p, 1 - p).ravel(), ((p > 0.5) == (labels > 0.5)).ravel()

@@ -1,7 +1,7 @@
-"""How many steps fit into a given time: measured on this machine, for this pool and recipe, just before the fit.
+"""Number of steps that fit into a given time: measured on this machine, for this pool and recipe, just before the fit.
 
-The learning rate falls to zero at the last step, so a schedule has to know its length in advance; stopping an endless one
-at the bell would waste its best part.
+The learning rate falls to zero at the last step, so a schedule has to know its length in advance; stopping a longer one when
+the time is up would waste its best part.
 """
 
 import logging
@@ -32,10 +32,20 @@ _SECONDS_TO_START = 3.0  # weights, first steps, checkpoints and pictures
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of "90", "90s", "10m", "1.5h" or "1h30m".
+    """Convert a duration to seconds.
+
+    Args:
+        text: Duration such as "90", "90s", "10m", "1.5h" or "1h30m".
+
+    Returns:
+        Duration in seconds, above 0.
 
     Raises:
-        RecipeError: if the text is no duration, or not a positive one.
+        RecipeError: If the text is no positive duration.
+
+    Example:
+        >>> parse_duration("1h30m")
+        5400.0
     """
     parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip().lower())
     numbers = [float(p or 0) for p in parts.groups()] if parts else []
@@ -55,15 +65,29 @@ def plan_for_time(
     *,
     began: float | None = None,
 ) -> Recipe:
-    """The recipe with steps such that a fit takes about `seconds`, counted from `began` (a `time.monotonic()`; None is now),
-    evaluation included.
+    """Choose the numbers of steps so that a fit takes a given time, evaluation included.
 
-    Steps of both phases are stretched alike. A denoiser of the same pool and network that is in the cache already, after
-    at least half of the pretraining that would be planned, is taken as it is and leaves all of the time to the training;
-    of several the one with the most steps.
+    The steps of both phases are scaled by the same factor. If the cache holds a denoiser of the same pool and network with at
+    least half of the pretraining steps that would be planned, it is used as it is (the one with the most steps, if there are
+    several), and all the time is left to the training.
+
+    Args:
+        recipe: Resolved settings.
+        pool: Images and labels.
+        labeled: Labels to use; None without labels.
+        fingerprint: Fingerprint of the pool.
+        seconds: Time for the whole fit, in seconds.
+        cache: Cache of pretrained denoisers; None plans without one.
+        began: Start of that time, from :func:`time.monotonic`; None is now.
+
+    Returns:
+        The recipe with these numbers of steps.
 
     Raises:
-        RecipeError: if the time is too short for anything.
+        RecipeError: If the time is too short for a single step.
+
+    Example:
+        >>> recipe = plan_for_time(recipe, pool, labeled, pool.fingerprint(), parse_duration("10m"), None)
     """
     began = time.monotonic() if began is None else began
     training = training_job(recipe, pool, labeled)
@@ -101,15 +125,15 @@ def plan_for_time(
 
 
 def _seconds_per_step(job: Phase) -> float:
-    """Of the training loop as it is. The first steps, in which kernels are chosen, are left out; so are the slowest and the
-    fastest, as other programs come and go."""
+    """Seconds per step of the training loop. The first steps, in which kernels are chosen, are left out, and so are the slowest
+    and the fastest, because other programs disturb some."""
     history = train(replace(job, settings=job.settings.replace(steps=_WARM_UP + _TIMED))).history
     steps = np.sort(np.diff([row["seconds"] for row in history])[_WARM_UP - 1 :])
     return max(1e-4, float(steps[_TIMED // 4 : -_TIMED // 4].mean()))
 
 
 def _seconds_to_evaluate(job: Phase, pool: Pool) -> float:
-    """Reading the test split with the encoder, from the time that a few of its images take."""
+    """Seconds that predicting the test split takes, estimated from a few training images."""
     n = len(pool.test) if job.config.n_classes else 0
     if not n:
         return 0.0

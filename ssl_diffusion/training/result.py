@@ -1,4 +1,4 @@
-"""What a training gives back."""
+"""Results of training: of one phase, and of a whole fit."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,20 @@ __all__ = ["Fitted", "TrainingResult"]
 
 @dataclass
 class TrainingResult:
-    """Final weights (`ema` is the one to use), the history as a list of rows, and what it cost."""
+    """Result of one phase.
+
+    Attributes:
+        raw: Final weights by name.
+        ema: Moving averages of the weights by name; these are the ones to use.
+        history: Rows of the history.
+        steps: Number of steps that were taken.
+        images_seen: Number of images that these steps read, over all ranks.
+        seconds: Time of training, in seconds.
+        non_finite_steps: Number of steps that were left out because their gradient was not finite.
+        device: Device that was used, such as "cpu".
+        precision: Precision that was used, "fp32" or "bf16".
+        interrupted: Whether the phase was stopped before its last step.
+    """
 
     raw: dict[str, Tensor] = field(default_factory=dict)
     ema: dict[str, Tensor] = field(default_factory=dict)
@@ -29,9 +42,18 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted model: its configuration, both sets of weights, and how it came about.
+    """A fitted model.
 
-    `raw` is empty for a denoise-only fit: the cache, from which it comes, keeps averaged weights only.
+    Attributes:
+        config: Configuration of the model.
+        ema: Moving averages of the weights by name; these are the ones to use.
+        raw: Final weights by name; empty if no training steps followed the pretraining, whose cache keeps averages only.
+        history: Rows of the history, pretraining first.
+        pretraining: Facts about the pretraining: key, cached, steps, images_seen, seconds. None without one.
+        training: Result of the training phase.
+
+    Example:
+        >>> logits = fitted.model().classify(x)
     """
 
     config: JointConfig
@@ -42,7 +64,7 @@ class Fitted:
     training: TrainingResult
 
     def model(self) -> JointDiffusion:
-        """The joint model with its EMA weights, on the CPU, in evaluation mode."""
+        """The joint model with its averaged weights, on the CPU, in evaluation mode."""
         model = build_model(self.config, seed=0)
         model.load_state_dict(self.ema)
         return model.eval()

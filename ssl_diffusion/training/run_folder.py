@@ -1,14 +1,14 @@
-"""The run folder: one fitted model and all that belongs to it.
+"""The run folder: one fitted model and everything that belongs to it.
 
 recipe.toml          every setting, resolved
-pool.json            what the pool was: fingerprint, sizes, classes
+pool.json            facts about the pool: fingerprint, sizes, classes
 labeled.csv          the labels that were used: id, label, role
 history.csv          losses over steps, pretraining first
-metrics.json         the figures; written last, so a folder with it is a finished run
+metrics.json         the metrics; written last, so a folder with it is a finished run
 model.safetensors    EMA and raw weights, with the configuration in the header
 last/                the state to resume from, while training
 history.png  confusion.png  reconstructions.png  skipped.csv  log.txt
-scores/              what the encoder said of the pool, by :mod:`ssl_diffusion.inference.embedding_store`
+scores/              cached outputs of the encoder for the pool, by :mod:`ssl_diffusion.inference.embedding_store`
 .ssld-run            marks the folder as a run, so that it can be overwritten
 """
 
@@ -51,7 +51,17 @@ class RunFolder:
     """Paths and files of a run.
 
     Args:
-        path: the folder; nothing is created until :meth:`create`.
+        path: Folder; nothing is created before :meth:`create`.
+
+    Attributes:
+        path: Folder of the run.
+        model: File of the final weights.
+        metrics: File of the metrics.
+        log: File of the log.
+        checkpoint: File of the state to resume from, while training.
+
+    Example:
+        >>> RunFolder(Path("runs/digits-40-s0")).finished
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,15 +73,15 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run is finished."""
         return self.metrics.exists()
 
     def check_free(self, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
-        """Refuse a folder that exists, unless it is empty, or holds a run and nothing else and is to be overwritten.
+        """Refuse a folder that exists, unless it is empty, or holds only a run that may be overwritten.
 
         Args:
             overwrite: Whether a run may be replaced.
-            inputs: Files and folders that are read; the run may not lie in one, or be one.
+            inputs: Files and folders that are read; the run may not be one of them or lie in one.
 
         Raises:
             RunError: If the folder is not free.
@@ -88,7 +98,7 @@ class RunFolder:
             raise RunError(f"{self.path} is not a run folder, so --overwrite will not delete it; choose another --out")
         if foreign := self._foreign():
             raise RunError(
-                f"{self.path} holds files that are not of a run ({', '.join(foreign[:3])}), so --overwrite will not delete it; "
+                f"{self.path} holds files that no run writes ({', '.join(foreign[:3])}), so --overwrite will not delete it; "
                 "move them, or choose another --out"
             )
 
@@ -98,10 +108,19 @@ class RunFolder:
         return [name for name in names if name not in _OURS and not name.startswith(TEMPORARY)]
 
     def create(self, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint: str) -> None:
-        """Write what identifies the run, replacing an older run in the same place.
+        """Write the files that identify the run, replacing an older run in the same place.
 
-        The marker comes first and stays while an older run is removed, so that a folder that was left half-made is still
-        known as a run folder and can be overwritten; pool.json comes last and marks the folder as complete.
+        The marker comes first and stays while an older run is removed, so that a folder that is left incomplete is still
+        recognised as a run folder and can be overwritten; pool.json comes last and marks the folder as complete.
+
+        Args:
+            recipe: Resolved settings.
+            pool: Images and labels.
+            labeled: Labels that are used; None without labels.
+            fingerprint: Fingerprint of the pool.
+
+        Raises:
+            RunError: If the folder cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -129,7 +148,14 @@ class RunFolder:
         return load_recipe(self.path / "recipe.toml")
 
     def labeled(self, pool: Pool) -> LabeledSet | None:
-        """The labels of the run, checked against the pool and against what the run was started with; None if it has none."""
+        """The labels of the run; None if it has none.
+
+        Args:
+            pool: Pool of the run.
+
+        Raises:
+            DataError: If they do not belong to the pool, or are not those that the run was started with.
+        """
         path = self.path / "labeled.csv"
         labeled = LabeledSet.load(path, pool) if path.exists() else None
         if _digest(labeled) != self._pool_facts().get("labeled"):
@@ -137,7 +163,7 @@ class RunFolder:
         return labeled
 
     def check_pool(self, pool: Pool, fingerprint: str) -> None:
-        """Refuse a pool that is not the one of the run, saying what differs."""
+        """Raise :class:`RunError`, which names the differences, if a pool is not the one of the run."""
         kept = self._pool_facts()
         now = json.loads(json.dumps(_pool_facts(pool, fingerprint)))
         differences = [f"{key}: {kept.get(key)!r} -> {now[key]!r}" for key in now if now[key] != kept.get(key)]
@@ -145,7 +171,7 @@ class RunFolder:
             raise RunError(f"the pool is not the one that {self.path} was started with: {'; '.join(differences)}")
 
     def changes(self, pool: Pool) -> list[str]:
-        """How a pool differs from the one that the run was fitted to, a phrase for each difference; empty if it does not."""
+        """Differences between a pool and the one that the run was fitted to, a phrase each; empty if there are none."""
         kept = self._pool_facts()
         now: dict[str, Any] = json.loads(json.dumps(_pool_facts(pool, "")))
         names = {"n_train": "training images", "n_test": "test images", "classes": "classes", "image_shape": "image shape"}
@@ -173,7 +199,7 @@ class RunFolder:
         return kept
 
     def save_history(self, history: list[dict[str, Any]]) -> pd.DataFrame:
-        """Write history.csv and return it as a frame."""
+        """Write history.csv and return it as a table."""
         frame = pd.DataFrame(history)
         atomic_write_text(self.path / "history.csv", frame.to_csv(index=False))
         return frame
@@ -190,7 +216,13 @@ class RunFolder:
 
 
 def model_metadata(config: JointConfig, pool: Pool, objective: str) -> dict[str, Any]:
-    """Header of a model file."""
+    """Metadata of a model file.
+
+    Args:
+        config: Configuration of the model.
+        pool: Pool that it was fitted to.
+        objective: Objective of the fit.
+    """
     return {
         "config": config.to_dict(),
         "classes": list(pool.classes) if config.n_classes else [],
@@ -200,13 +232,23 @@ def model_metadata(config: JointConfig, pool: Pool, objective: str) -> dict[str,
 
 
 def run_inputs(run: Run) -> list[Path]:
-    """Files and folders that a run's images are read from, which no output may replace; empty if its recipe is gone."""
+    """Files and folders that a run's images are read from, which no output may replace; empty if its recipe is missing."""
     recipe = RunFolder(run.path).path / "recipe.toml"
     return input_paths(load_recipe(recipe).data) if recipe.is_file() else []
 
 
 def load_metrics(path: Path) -> dict[str, Any]:
-    """The figures of a finished run; raises :class:`RunError` if it is not finished."""
+    """The metrics of a finished run.
+
+    Args:
+        path: Run folder.
+
+    Raises:
+        RunError: If the run is not finished.
+
+    Example:
+        >>> load_metrics(Path("runs/digits-40-s0"))["test_accuracy"]
+    """
     metrics = path / "metrics.json"
     if not metrics.is_file():
         raise RunError(f"{path} is not finished; continue it with: ssld fit --resume {path}")
@@ -215,7 +257,17 @@ def load_metrics(path: Path) -> dict[str, Any]:
 
 
 def default_run_name(pool_name: str, n_labeled: int, training: TrainingSettings) -> str:
-    """For instance "fashion-mnist-4000-s0"; what differs from plain joint training is part of the name."""
+    """Name of a run, such as "fashion-mnist-4000-s0"; differences from plain joint training are part of it.
+
+    Args:
+        pool_name: Name of the pool.
+        n_labeled: Number of labels; 0 leaves it out.
+        training: Settings of the training.
+
+    Example:
+        >>> default_run_name("digits", 40, TrainingSettings(objective="labels-only"))
+        'digits-40-labels-only-s0'
+    """
     parts = [pool_name, *([str(n_labeled)] if n_labeled else [])]
     parts += [training.objective] if training.objective != "joint" else []
     parts += [training.consistency] if training.consistency != "none" else []

@@ -1,4 +1,4 @@
-"""The images of a run, read again: what changed since the fit is said, and no label that trained it is ever tested on."""
+"""The images of a run, read again: changes since the fit are reported, and no label that trained the run is tested on."""
 
 import logging
 
@@ -25,10 +25,13 @@ def load_run_pool(run: Run, *, progress: ProgressCallback | None = None) -> Pool
         progress: Callback for the number of images read.
 
     Returns:
-        The pool; its classes may be other ones than the model's.
+        The pool; its classes may differ from the model's.
 
     Raises:
         DataError: If the images cannot be used, or a sample whose label trained the run is in the test split.
+
+    Example:
+        >>> pool = load_run_pool(load_run("runs/digits-40-s0"))
     """
     folder = RunFolder(run.path)
     pool = load_pool(folder.recipe().data, progress=progress)

@@ -1,26 +1,26 @@
-"""How good counterfactuals are; definitions version 2. All distances are in [0, 1] units of 8-bit images.
+"""Quality of counterfactuals; definitions version 2. All distances are on the scale [0, 1] of 8-bit images.
 
-Of all pairs:
+Over all pairs:
 
-* `validity`: share that is classified as the target, after rounding to 8 bits; 1 is best.
-* `validity_correct`: the same, of the images that were classified correctly before.
+* `validity`: fraction that is classified as the target, after rounding to 8 bits; 1 is best.
+* `validity_correct`: the same among the images that were classified correctly before.
 
-Means over the valid ones (medians where it says so):
+Means over the valid pairs (`rms_median` is a median):
 
 * `l1`: mean absolute change of an image. `rms`, `rms_median`: root mean square change.
 * `representation_distance`: Euclidean distance of the representations.
-* `sparsity`: share of values that did not change; higher is sparser.
-* `redundancy`: share of the changed patches (see `patch_side`; pixels of small images) of which
-  each, set back alone, leaves the class at the target; 0 is best. After CARLA (Pawelczyk et al. 2021, arXiv 2108.00783), which
-  sets back single values: `redundancy_values`.
-* `cout`: values go from the counterfactual into the original, the largest changes first; area under the probability of the
-  target minus area under that of the source, in [-1, 1], higher is better (Khorram and Fuxin 2022, arXiv 2203.15117).
-* `ynn`: share of the 5 nearest reference images that are classified as the target (CARLA); higher is better. Neighbours are
-  by the features of the extractor, if there is one, else by pixels. What only fools the model moves nothing in the features
-  of another one.
+* `sparsity`: fraction of values that did not change; higher is sparser.
+* `redundancy`: fraction of the changed patches (see `patch_side`; single pixels in small images) that can be reset, one at a
+  time, without losing the target; 0 is best. After CARLA (Pawelczyk et al. 2021, arXiv 2108.00783), which resets single
+  values: `redundancy_values`.
+* `cout`: values of the counterfactual are inserted into the original, the largest changes first; area under the probability
+  of the target minus area under that of the source, in [-1, 1], higher is better (Khorram and Fuxin 2022, arXiv 2203.15117).
+* `ynn`: fraction of the 5 nearest reference images that are classified as the target (CARLA); higher is better. Neighbours
+  are found by the features of an extractor if there is one, otherwise by pixels. A change that only fools the model moves
+  nothing in the features of another one.
 * `split_fd`: Fréchet distance between the originals of one half and the counterfactuals of the other, both ways, averaged:
-  sharing no image, they cannot be close because of what did not change (ACE, Jeanneret et al. 2023, arXiv 2303.09962; it is
-  called sFID there, a name that means something else elsewhere). Lower is better.
+  as the halves share no image, the distance cannot be small because of what did not change (ACE, Jeanneret et al. 2023,
+  arXiv 2303.09962, where it is called sFID, a name that means something else elsewhere). Lower is better.
 """
 
 from collections.abc import Callable
@@ -52,17 +52,24 @@ def counterfactual_metrics(
     reference: NDArray[np.uint8] | None = None,
     features: Extractor | None = None,
 ) -> dict[str, float]:
-    """The measures of this module, as far as they can be had.
+    """The metrics of this module, as far as the arguments allow.
 
     Args:
-        model: the model that was explained.
-        result: with counterfactual images.
-        labels: true classes of the images that were explained, in their order; for `validity_correct`.
-        reference: images of the data, uint8 (n, C, H, W); for `ynn`.
-        features: uint8 images to features (n, d), of another model; for `split_fd` and `ynn`.
+        model: Model that was explained.
+        result: Counterfactuals, with images.
+        labels: True classes of the images that were explained, int64, in their order; for `validity_correct`.
+        reference: Images of the data, uint8, (n, C, H, W); for `ynn`.
+        features: Extractor of another model, from uint8 images to features, (n, d); for `split_fd` and `ynn`.
+
+    Returns:
+        Metrics by name, with the version of the definitions and the number of pairs n; only these and the validity if no pair
+        is valid. `split_fd` needs at least 40 valid pairs.
 
     Raises:
-        DataError: if the result has no images or no pairs.
+        DataError: If the result has no images or no pairs.
+
+    Example:
+        >>> counterfactual_metrics(model, explain(model, images))["validity"]
     """
     if result.counterfactual is None or not len(result):
         raise DataError("metrics need counterfactual images; this result has none")
@@ -94,7 +101,16 @@ def counterfactual_metrics(
 
 
 def redundancy(model: JointDiffusion, result: CounterfactualResult, *, values: bool = False) -> NDArray[np.float64]:
-    """Share of the changed patches, or single values, that can be set back, one at a time, without losing the target; (m,)."""
+    """Fraction of the changed patches that can be reset, one at a time, without losing the target.
+
+    Args:
+        model: Model that was explained.
+        result: Counterfactuals, with images.
+        values: Whether single values are reset instead of patches.
+
+    Returns:
+        Fractions, float64, (m,), in [0, 1]; lower is better.
+    """
     assert result.counterfactual is not None
     shape = result.original.shape[1:]
     side = patch_side(shape)
@@ -102,17 +118,25 @@ def redundancy(model: JointDiffusion, result: CounterfactualResult, *, values: b
         part = np.arange(np.prod(shape)).reshape(shape)
     else:
         part = np.broadcast_to(np.arange(shape[1])[:, None] // side * shape[2] + np.arange(shape[2]) // side, shape)
-    shares = np.zeros(len(result))
+    fractions = np.zeros(len(result))
     for i, (original, found) in enumerate(zip(result.original, result.counterfactual, strict=True)):
         changed = np.unique(part[found != original])
         tries = np.where(part[None] == changed[:, None, None, None], original[None], found[None])
         p = predict_probabilities(model, tries)
-        shares[i] = (p.argmax(axis=1) == result.target[i]).mean() if len(changed) else 0.0
-    return shares
+        fractions[i] = (p.argmax(axis=1) == result.target[i]).mean() if len(changed) else 0.0
+    return fractions
 
 
 def insertion_areas(model: JointDiffusion, result: CounterfactualResult) -> NDArray[np.float64]:
-    """Areas under the probabilities of target and source while changes are inserted, the largest first; (m, 2), in [0, 1]."""
+    """Areas under the class probabilities while the changes are inserted, the largest first.
+
+    Args:
+        model: Model that was explained.
+        result: Counterfactuals, with images.
+
+    Returns:
+        Areas of the target and of the source class, float64, (m, 2), in [0, 1].
+    """
     assert result.counterfactual is not None
     areas = np.zeros((len(result), 2))
     for i, (original, found) in enumerate(zip(result.original, result.counterfactual, strict=True)):
@@ -134,7 +158,18 @@ def nearest_agreement(
     features: Extractor | None = None,
     y: int = 5,
 ) -> NDArray[np.float64]:
-    """Share of the y nearest reference images, by features or pixels, that the model takes for the target; (m,), in [0, 1]."""
+    """Fraction of the nearest reference images that the model classifies as the target.
+
+    Args:
+        model: Model that was explained.
+        result: Counterfactuals, with images.
+        reference: Images of the data, uint8, (n, C, H, W).
+        features: Extractor, from uint8 images to features, (n, d); None compares pixels.
+        y: Number of neighbours.
+
+    Returns:
+        Fractions, float64, (m,), in [0, 1]; higher is better.
+    """
     assert result.counterfactual is not None
     features = features or _pixels
     classes = predict_probabilities(model, reference).argmax(axis=1)
@@ -145,7 +180,18 @@ def nearest_agreement(
 
 
 def split_frechet(original: NDArray[np.float32], counterfactual: NDArray[np.float32]) -> float:
-    """Fréchet distance between the originals of each half and the counterfactuals of the other, averaged."""
+    """Fréchet distance between the originals of each half and the counterfactuals of the other, averaged.
+
+    Args:
+        original: Features of the originals, (m, d).
+        counterfactual: Features of their counterfactuals, (m, d).
+
+    Returns:
+        Distance from 0; lower is better.
+
+    Raises:
+        DataError: If a half has fewer than 10 images, or features are not finite.
+    """
     half = len(original) // 2
     one, two = slice(None, half), slice(half, None)
     return (frechet_distance(original[one], counterfactual[two]) + frechet_distance(original[two], counterfactual[one])) / 2

@@ -1,4 +1,4 @@
-"""What a search of counterfactuals is asked and what it answers: pairs of an image and a target class."""
+"""Input and output of a counterfactual search: pairs of an image and a target class."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -14,25 +14,26 @@ __all__ = ["CounterfactualResult", "Pairs", "make_pairs"]
 
 @dataclass(frozen=True)
 class CounterfactualResult:
-    """Counterfactuals of m pairs of an image and a target class; every field has one entry a pair.
+    """Counterfactuals of m pairs of an image and a target class; every field has one entry per pair.
 
     Attributes:
-        image: index of the image among those that were given, int64 (m,).
-        original: uint8 (m, C, H, W).
-        counterfactual: uint8 (m, C, H, W); of a failure the last attempt. None if the method only measures a distance.
-        source: predicted class of the original, int64 (m,).
-        target: int64 (m,).
-        success: whether the counterfactual, rounded to 8 bits, is classified as the target (with the confidence that was asked
-            for), bool (m,).
-        p_source: probability of the source class after the change, float32 (m,), in [0, 1].
-        p_target: probability of the target class after the change.
-        distance_pixel: root mean square change in [0, 1] units, float64 (m,); of a failure, a lower bound. NaN if the method
-            does not work on pixels.
-        distance_representation: Euclidean distance between the representations, float64 (m,).
-        noise_level: noise level of the attempt that is kept; 0 for methods without noise.
-        scale: its scale of guidance.
-        network_evaluations: passes of the image through the network or its encoder, forward or backward, int64 (m,).
-        seconds: time per pair (that of its batch, shared evenly), float64 (m,).
+        image: Index of the image among those that were given, int64, (m,).
+        original: Images before the change, uint8, (m, C, H, W).
+        counterfactual: Images after the change, uint8, (m, C, H, W); the last attempt where the search failed. None if the
+            method only measures a distance.
+        source: Predicted class of the original, int64, (m,).
+        target: Target class, int64, (m,).
+        success: Whether the counterfactual, rounded to 8 bits, is classified as the target with the requested confidence,
+            bool, (m,).
+        p_source: Probability of the source class after the change, float32, (m,), in [0, 1].
+        p_target: Probability of the target class after the change, float32, (m,), in [0, 1].
+        distance_pixel: Root mean square change on the scale [0, 1], float64, (m,); a lower bound where the search failed. NaN
+            if the method does not work on pixels.
+        distance_representation: Euclidean distance between the representations, float64, (m,).
+        noise_level: Noise level of the attempt that was kept, float64, (m,); 0 for methods without noise.
+        scale: Scale of guidance of that attempt, float64, (m,).
+        network_evaluations: Passes of the image through the network or its encoder, forward or backward, int64, (m,).
+        seconds: Time in seconds, that of a batch divided evenly among its pairs, float64, (m,).
     """
 
     image: NDArray[np.int64]
@@ -54,12 +55,12 @@ class CounterfactualResult:
         return len(self.image)
 
     def take(self, rows: NDArray[Any]) -> "CounterfactualResult":
-        """Some of the pairs, by index or by a mask."""
+        """Some of the pairs, chosen by their indices or by a mask, (m,)."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: v[rows] for name, v in values.items() if v is not None})
 
     def nearest(self) -> "CounterfactualResult":
-        """The pair with the smallest pixel distance for each image, successes before failures; costs are summed."""
+        """The pair with the smallest pixel distance for each image, successes before failures; costs are added up."""
         distance = np.where(np.isnan(self.distance_pixel), self.distance_representation, self.distance_pixel)
         order = np.lexsort((distance, ~self.success, self.image))
         best = order[np.unique(self.image[order], return_index=True)[1]]
@@ -71,7 +72,12 @@ class CounterfactualResult:
         )
 
     def to_frame(self, ids: NDArray[Any] | None = None, classes: tuple[str, ...] | None = None) -> pd.DataFrame:
-        """One row a pair, without the images; with `ids` and `classes`, ids and names stand for the numbers."""
+        """The result as a table with one row per pair, without the images.
+
+        Args:
+            ids: Sample ids of the images that were given, to replace their indices.
+            classes: Class names, to replace the class numbers.
+        """
         columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("original", "counterfactual")}
         if ids is not None:
             columns = {"id": np.asarray(ids)[columns.pop("image")]} | columns
@@ -83,7 +89,13 @@ class CounterfactualResult:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images and the classes that they are to be moved to: `image` int64 (m,), `source` and `target` int64 (m,)."""
+    """Images, and the classes that they are to be moved to.
+
+    Attributes:
+        image: Index of the image, int64, (m,).
+        source: Predicted class of the image, int64, (m,).
+        target: Class to reach, int64, (m,).
+    """
 
     image: NDArray[np.int64]
     source: NDArray[np.int64]
@@ -91,15 +103,23 @@ class Pairs:
 
 
 def make_pairs(logits: NDArray[np.float32], target: str | int | NDArray[np.integer[Any]]) -> Pairs:
-    """The pairs that a target means, given the logits of the images, (n, K).
+    """Pairs of images and target classes.
 
     Args:
-        logits: class logits, (n, K).
-        target: "runner-up", the second most probable class; "nearest" or "all", every other class; one class; or a class for
-            each image.
+        logits: Class logits of the images, (n, K).
+        target: Target class, or one for each image, int, (n,); "runner-up" is the second most probable class, "nearest" and
+            "all" are every other class.
+
+    Returns:
+        The pairs, in the order of the images.
 
     Raises:
-        DataError: if a target does not exist or is the predicted class of an image.
+        DataError: If a target does not exist or is the predicted class of an image.
+
+    Example:
+        >>> pairs = make_pairs(np.array([[2.0, 1.0, 0.0]]), "all")
+        >>> pairs.target
+        array([1, 2])
     """
     n, k = logits.shape
     source = logits.argmax(axis=1)

@@ -2,22 +2,22 @@ r"""Counterfactuals: the closest image on the model's manifold that the classifi
 
 The search for an image x and a target class:
 
-1. **invert**: take x along the probability-flow ODE to a noised image z (DDIM backwards; Song et al. 2021, arXiv 2010.02502),
-   from where the model leads back to x;
-2. **escalate**: lead z back under guidance towards the target, with stronger guidance, in the end from a higher level, for
-   images that did not change class (:data:`ATTEMPTS`); the others leave the batch. The change is the difference to where the
-   same way leads without guidance, which takes out what inversion and model get wrong about x, whatever its class;
-3. **blend**: bisect for the smallest share of the change that still changes the class, up to what 8 bits can tell;
-4. **revert**: take back the change of patches that this does not need, those with the smallest effect on the logits (to first
-   order) first, as many as the class bears, again by bisection; then blend once more;
+1. **invert**: integrate x along the probability-flow ODE to a noised image z (DDIM backwards; Song et al. 2021,
+   arXiv 2010.02502), from which the model returns to x;
+2. **escalate**: denoise z under guidance towards the target. Images that do not change class are tried again with stronger
+   guidance and finally from a higher noise level (:data:`ATTEMPTS`); the others leave the batch. The change is the difference
+   between the results with and without guidance, so that errors of inversion and model, which both share, cancel;
+3. **blend**: bisect for the smallest fraction of the change that still changes the class, down to the resolution of 8 bits;
+4. **revert**: undo the change of patches that are not needed for that: those with the smallest first-order effect on the
+   logits first, as many as keep the class, again by bisection; then blend once more;
 5. every check reads the image after rounding to 8 bits, as it would be saved.
 
-What is random depends on the seed and on the image, not on its place in a batch. Failures are part of the result, with
-`success=False` and as distance that of the largest change that was tried, but at least what the denoiser cannot know at the
-highest noise level: a lower bound of the true one.
+Random numbers depend on the seed and on the image, not on its place in a batch. Failures are part of the result: they have
+`success=False`, and their distance is a lower bound of the true one, namely that of the largest change that was tried, but at
+least the standard deviation of what the denoiser cannot know at the highest noise level.
 
-Distances: `distance_pixel` is the root mean square over the values of an image, in [0, 1] units; `distance_representation`
-the Euclidean distance of the representations.
+Distances: `distance_pixel` is the root mean square over the values of an image, on the scale [0, 1];
+`distance_representation` is the Euclidean distance of the representations.
 """
 
 import hashlib
@@ -44,10 +44,10 @@ from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
 __all__ = ["ATTEMPTS", "check_images", "explain", "explain_run", "patch_side"]
 
-# NoiseStream levels, and the scales of guidance that are tried from each.
+# Noise levels, and the scales of guidance that are tried from each.
 ATTEMPTS = ((2.4, (0.3, 0.6, 1.5, 4.0)), (5.0, (8.0,)), (12.0, (8.0, 30.0)))
 _STEPS = 8
-_BLEND_CHECKS = 12  # as many shares as change the rounding of some value
+_BLEND_CHECKS = 12  # as many fractions as change the rounding of some value
 
 
 def explain(
@@ -62,23 +62,30 @@ def explain(
     precision: str = "fp32",
     progress: ProgressCallback | None = None,
 ) -> CounterfactualResult:
-    """Search the counterfactuals of images.
+    """Search counterfactuals of images.
 
     Args:
-        model: the joint model; its EMA weights.
-        images: uint8, (n, C, H, W), of the size that the model was made for.
-        target: "runner-up", "nearest" (of all classes, the one that takes the smallest change), "all" (one row for each
-            other class), one class, or a class for each image.
-        confidence: least probability of the target class, in [0, 1); 0 is the boundary, where it just becomes the largest.
-        revert: take back the change of patches (:func:`patch_side`) that are not needed.
-        seed: of the noise.
-        batch_size: pairs at a time.
-        precision: "fp32" or "bf16", of the search; the checks are always made in fp32.
-        progress: called with the number of pairs that are found or given up.
+        model: Joint model with its EMA weights.
+        images: Images, uint8, (n, C, H, W), of the shape that the model was made for.
+        target: Target class, or one for each image, int, (n,); "runner-up" is the second most probable class, "nearest" the
+            class that takes the smallest change, "all" every other class (one pair each).
+        confidence: Least probability of the target class, in [0, 1); 0 is the boundary, where it just becomes the largest.
+        revert: Whether the change of patches (:func:`patch_side`) that are not needed is undone.
+        seed: Random seed of the noise.
+        batch_size: Pairs per batch.
+        precision: Precision of the search, "fp32" or "bf16"; the checks are always made in fp32.
+        progress: Callback for the number of counterfactuals found.
+
+    Returns:
+        One entry for each pair of an image and a target class.
 
     Raises:
-        RunError: if the model has no classes, or only one.
-        DataError: if the images are not what the model was made for, or a target cannot be meant.
+        RunError: If the model has no classes, or only one.
+        DataError: If the images do not suit the model, or a target does not exist or is the predicted class.
+
+    Example:
+        >>> result = explain(model, images, "nearest")
+        >>> result.counterfactual[result.success]
     """
     logits = check_images(model, images)
     if not 0 <= confidence < 1:
@@ -90,7 +97,19 @@ def explain(
 
 
 def check_images(model: JointDiffusion, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits of the images, if they can be explained; else the errors of :func:`explain`."""
+    """Check that images can be explained, and predict them.
+
+    Args:
+        model: Joint model.
+        images: Images, uint8, (n, C, H, W).
+
+    Returns:
+        Class logits, float32, (n, K).
+
+    Raises:
+        RunError: If the model has fewer than two classes.
+        DataError: If the images do not suit the model.
+    """
     if model.config.n_classes < 2:
         raise RunError(f"a counterfactual needs a model of at least two classes, not {model.config.n_classes}")
     if images.dtype != np.uint8 or images.ndim != 4:
@@ -147,7 +166,7 @@ def explain_run(
 
 
 class _Search:
-    """State of a search over all pairs; what is done is done for chunks of those that still need it."""
+    """State of a search over all pairs; every step runs on chunks of the pairs that still need it."""
 
     def __init__(
         self,
@@ -207,7 +226,7 @@ class _Search:
         return [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
 
     def _attempt(self, rows: NDArray[np.int64], level: float, scales: tuple[float, ...], device: torch.device) -> None:
-        """Invert, lead back with and without guidance, check; with the next scale for those that did not change class."""
+        """Invert, denoise with and without guidance, check; repeat with the next scale for those that did not change class."""
         model = self.model
         levels = model.noise.levels(_STEPS, level)
         began = time.perf_counter()
@@ -239,7 +258,7 @@ class _Search:
         return NoiseStream([self.seeds[i] for i in self.pairs.image[rows]], self.model.config.image_shape)
 
     def _refine(self, rows: NDArray[np.int64], device: torch.device) -> None:
-        """Blend, revert what is not needed, blend."""
+        """Blend, undo what is not needed, blend."""
         began = time.perf_counter()
         x, found = to_floats(self.original[rows], device), to_floats(self.found[rows], device)
         target = torch.from_numpy(self.pairs.target[rows]).to(device)
@@ -250,13 +269,13 @@ class _Search:
         self._spend(rows, began)
 
     def _blended(self, x: Tensor, change: Tensor, target: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        """The smallest share of the change that keeps the target."""
-        share = self._bisect(lambda a: x + a[:, None, None, None] * change, target, rows, _BLEND_CHECKS)
-        return rounded(x + share[:, None, None, None] * change) - x
+        """The smallest fraction of the change that keeps the target."""
+        fraction = self._bisect(lambda a: x + a[:, None, None, None] * change, target, rows, _BLEND_CHECKS)
+        return rounded(x + fraction[:, None, None, None] * change) - x
 
     def _reverted(self, x: Tensor, change: Tensor, target: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        """The change without as many of the patches with the smallest effects as the class bears."""
-        # Effect of each change on the margin of the target, to first order; the larger, the more it is needed.
+        """The change without the patches of smallest effect, as many as can be left out without losing the target."""
+        # First-order effect of each change on the margin of the target; the larger, the more it is needed.
         with torch.enable_grad():
             at = (x + change).requires_grad_()
             logits = self.model.classify(at)
@@ -270,7 +289,7 @@ class _Search:
         rank = torch.where(changed, effect, -torch.inf).flatten(1).argsort(dim=1).argsort(dim=1).view_as(effect)
         size = rank[0].numel()
 
-        def kept(a: Tensor) -> Tensor:  # the patches that stay, as a share of all patches of the image
+        def kept(a: Tensor) -> Tensor:  # the patches that stay, as a fraction of all patches of the image
             patches = (rank >= ((1 - a) * size)[:, None, None, None].round()).float()
             mask = patches.repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
             return x + change * mask[..., : x.shape[2], : x.shape[3]]
@@ -278,7 +297,7 @@ class _Search:
         return kept(self._bisect(kept, target, rows, max(1, size.bit_length()))) - x
 
     def _bisect(self, make: Callable[[Tensor], Tensor], target: Tensor, rows: NDArray[np.int64], checks: int) -> Tensor:
-        """The smallest share (up to 2^-checks) with which the made image is classified as the target; 1 is known to be."""
+        """The smallest fraction (up to 2^-checks) whose image is classified as the target; that of 1 is known to be."""
         low, high = torch.zeros(len(rows), device=target.device), torch.ones(len(rows), device=target.device)
         for _ in range(checks):
             middle = (low + high) / 2
@@ -287,7 +306,7 @@ class _Search:
         return high
 
     def _flips(self, x: Tensor, target: Tensor, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether images, rounded to 8 bits, are classified as the target; read in fp32, like every prediction that counts."""
+        """Whether images, rounded to 8 bits, are classified as the target; always in fp32."""
         self.evaluations[rows] += 1
         p, predicted = self.model.classify(rounded(x)).softmax(dim=1).max(dim=1)
         flipped: NDArray[np.bool_] = ((predicted == target) & (p >= self.confidence)).cpu().numpy()
@@ -304,7 +323,7 @@ class _Search:
 
 
 def patch_side(shape: tuple[int, ...]) -> int:
-    """Side of the patches in which changes of images (C, H, W) are reverted, and counted as redundant.
+    """Side of the patches in which changes of images (C, H, W) are undone, and counted as redundant, in pixels.
 
     A seventh of the shorter side: 4 pixels of 28 or 32, single pixels below 14.
     """
