@@ -20,6 +20,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from annotators import Annotator
+from support.annotators import Annotator
 
-from ssl_diffusion.annotation.loop.current_model import classifier_of, present_model, training_labels
+from ssl_diffusion.annotation.loop.current_model import present_model, training_labels
 from ssl_diffusion.annotation.loop.job import Job, open_job
-from ssl_diffusion.annotation.loop.rounds import next_round, rerank
+from ssl_diffusion.annotation.loop.rounds import choose_round, next_round, rerank
+from ssl_diffusion.annotation.loop.snapshot import take_snapshot
 from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store.state import read_state
 from ssl_diffusion.annotation.store.store import Action, Actor
 
 CSV = RESULTS / "annotation.csv"
@@ -134,13 +137,17 @@ def store(work: Path, n: int) -> None:
         subprocess.run([ssld(), "loop", "fit", str(job.path)], check=True)
     report("a process opens the job", n, [timed(lambda: (open_job(job.path).store.ids, present_model(job)))])
     model = present_model(job)
-    classifier = classifier_of(job, model, fast=True)
+    snapshot = take_snapshot(job, model, fast=True)
+    classifier = snapshot.classifier
     assert classifier is not None
     pool = job.store.by_id(np.setdiff1d(job.store.of_role("pool"), queries.touched(job.store)))
     report("the pool is scored", n, [timed(lambda: classifier.probabilities(pool))])
-    seen = (model, classifier)
-    report("round of 100 once scored", n, [timed(lambda: next_round(job, 100, "margin", seen=seen)) for _ in range(9)])
-    again = [timed(lambda: rerank(job, classifier_of(job, model, fast=True))) for _ in range(9)]
+    times = []
+    for _ in range(9):
+        with job.alone("next"):
+            times.append(timed(lambda: choose_round(replace(snapshot, state=read_state(job.store)), 100, "margin")))
+    report("round of 100 once scored", n, times)
+    again = [timed(lambda: rerank(take_snapshot(job, model, fast=True))) for _ in range(9)]
     report("a probe on 1,000 labels and the round in its order", n, again)
     rng = np.random.default_rng(time.time_ns())
     ids = [str(id_) for id_ in rng.choice(job.store.ids, 1000, replace=False)]
@@ -163,7 +170,7 @@ def load(work: Path, n: int, people: int, seconds: float, pause: float) -> None:
         team = [Annotator(port, f"{time.time_ns()}-{i}", pause) for i in range(people)]
         csrf = team[0].call("/api/session", None)["csrf"]
         team[0].call("/api/fit", {}, csrf)
-        while "training" not in (fit := team[0].call("/api/state", None)["fit"])["said"] and fit["seconds"] < 30:
+        while "training" not in (fit := team[0].call("/api/state", None)["fit"])["message"] and fit["seconds"] < 30:
             time.sleep(0.2)
         for person in team:
             person.start()

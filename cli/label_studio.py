@@ -84,8 +84,8 @@ def pull(context: JobContext, at: ProjectOptions, options: ImportOptions) -> Non
         done = sync.pull(context.job, server, project, add_class=options.add_class, final=options.final)
         sync.remember(context.job, server.url, project)
     found = done.imported
-    values = {"labeled": found.labeled, "skipped": found.skipped, "taken_back": done.taken_back}
-    text = f"{found.labeled} labels and {found.skipped} skips imported, {done.taken_back} withdrawn"
+    values = {"labeled": found.labeled, "skipped": found.skipped, "withdrawn": done.withdrawn}
+    text = f"{found.labeled} labels and {found.skipped} skips imported, {done.withdrawn} votes withdrawn"
     context.output.result(values, text)
 
 

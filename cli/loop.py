@@ -225,9 +225,10 @@ def move(
 
 
 def _print_status(job: "Job", output: Output, first: list[str] | None = None) -> None:
+    from ssl_diffusion.annotation.loop.snapshot import take_snapshot
     from ssl_diffusion.annotation.loop.status import job_status
 
-    found = job_status(job, output.bars)
+    found = job_status(take_snapshot(job, progress=output.bars))
     output.result(found.to_dict(), "\n".join([*(first or []), *_status_lines(found)]))
 
 

@@ -1,10 +1,10 @@
-"""Who may use the labeling page: this machine, or whoever has the token.
+"""Access to the labeling page: from this machine, or with the token.
 
-Every answer carries headers that keep other sites out of the page and scripts out of its text; requests for a host that is not
-ours (DNS rebinding) are refused; writes need a header that only our own page can send; bodies have a limit.
+Every response has headers that keep other sites out of the page and scripts out of its text; requests for a foreign host name
+(DNS rebinding) are refused; writes need a header that only the page itself can send; bodies have a limit.
 
-Nothing here reads `request.url`: Starlette puts it together from the Host header, so that its path need not be the one that is
-routed (`Host: x/login?`, before 1.0.1), and its host is the socket's address where the header is malformed (since then).
+Nothing here reads `request.url`: Starlette builds it from the Host header, so its path may differ from the one that is routed
+(`Host: x/login?`, before 1.0.1), and its host is the socket's address if the header is malformed (since then).
 """
 
 import hmac
@@ -21,7 +21,7 @@ from ssl_diffusion.errors import SSLDError
 __all__ = ["HEADERS", "Guard", "check_access", "host_refusal", "is_loopback"]
 
 _COOKIE = "ssld"
-_LARGEST = 64 * 1024  # bytes of a request
+_LARGEST = 64 * 1024  # bytes of a request body
 _OPEN = ("/login", "/static/style.css", "/static/icon.svg")
 _HOST = re.compile(
     rb"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?))(?::(?P<port>[0-9]{1,5}))?"
@@ -42,7 +42,7 @@ Next = Callable[[Request], Awaitable[Response]]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine only."""
+    """Whether a host name or address reaches this machine only."""
     if host == "localhost":
         return True
     try:
@@ -52,40 +52,43 @@ def is_loopback(host: str) -> bool:
 
 
 def check_access(host: str, token: str | None) -> None:
-    """Whether a host may be served with a token, or without one.
+    """Check that a host may be served with this token, or without one.
+
+    Args:
+        host: Address that is served on.
+        token: Token that others need; None serves this machine only.
 
     Raises:
-        SSLDError: if another host is served without a token, or the token is short.
+        SSLDError: If others could reach the host without a token, or the token is short.
     """
     if token is None and not is_loopback(host):
-        raise SSLDError(f"{host} can be reached by others: give them a --token, or serve on 127.0.0.1")
+        raise SSLDError(f"{host} can be reached by others: set a --token, or serve on 127.0.0.1")
     if token is not None and len(token) < 16:
-        raise SSLDError("a token has 16 characters or more: the shorter ones can be guessed")
+        raise SSLDError("the token is too short and could be guessed: use 16 characters or more")
 
 
 def host_refusal(request: Request, token: str | None) -> Response | None:
-    """Why a request is not answered because of the host that it asks for; None if it is.
+    """Refusal of a request because of its Host header; None if the header is accepted.
 
-    Without a token only names of this machine are answered, which is all that can be served then; with one, whatever name
-    others know this machine by.
+    Without a token only names of this machine are accepted; with one, any name that others know it by.
 
     Args:
-        request: to be answered or refused.
-        token: that others need; None is for this machine only.
+        request: Request to check.
+        token: Token that others need; None serves this machine only.
 
     Returns:
-        None, status 400 (the Host header is missing, doubled or malformed), or 421 (it names another machine).
+        None, status 400 (the Host header is missing, repeated or malformed), or 421 (it names another machine).
     """
     name = _host_of(request)
     if name is None:
-        return _error(400, "the request has no Host header, several, or one that is not NAME or NAME:PORT")
+        return _error(400, "the request needs exactly one Host header, of the form NAME or NAME:PORT")
     if token is None and not is_loopback(name):
-        return _error(421, f"only this machine is served without a --token, not {name!r}")
+        return _error(421, f"without a --token only this machine is served, not {name!r}")
     return None
 
 
 def _host_of(request: Request) -> str | None:
-    """The name or address in the one Host header, in lower case, without brackets and port; None if there is no such."""
+    """Name or address in the Host header, in lower case, without brackets and port; None if missing, repeated or malformed."""
     values = [value for name, value in request.scope["headers"] if name == b"host"]
     found = _HOST.fullmatch(values[0]) if len(values) == 1 else None
     if found is None or (found["port"] is not None and not 1 <= int(found["port"]) <= 65535):
@@ -99,25 +102,25 @@ def _host_of(request: Request) -> str | None:
 
 
 class Guard:
-    """Middleware that lets requests through, or not.
+    """Middleware that accepts or refuses requests.
 
     Args:
-        host: that the server listens on.
-        token: that others need; None is for this machine only.
+        host: Address that the server listens on.
+        token: Token that others need; None serves this machine only.
 
     Raises:
-        SSLDError: see :func:`check_access`.
+        SSLDError: See :func:`check_access`.
     """
 
     def __init__(self, host: str, token: str | None) -> None:
         check_access(host, token)
         self._token = token
         self.csrf = secrets.token_urlsafe(32)
-        # The cookie is not the token: whoever sees it cannot log in elsewhere, and it ends with the server.
+        # The cookie is not the token: it is of no use elsewhere, and ends with the server.
         self._session = secrets.token_urlsafe(32)
 
     async def __call__(self, request: Request, call_next: Next) -> Response:
-        """Check a request and answer it."""
+        """Refuse a request or pass it on."""
         refusal = self._refusal(request)
         response = refusal if refusal is not None else await call_next(request)
         for name, value in HEADERS.items():
@@ -125,11 +128,11 @@ class Guard:
         return response
 
     def log_in(self, token: str) -> bool:
-        """Whether a token is the right one."""
+        """Whether a token is correct."""
         return self._token is not None and hmac.compare_digest(token.encode(), self._token.encode())
 
-    def welcome(self, response: Response) -> Response:
-        """Add the cookie of somebody who is logged in."""
+    def set_session_cookie(self, response: Response) -> Response:
+        """Add the cookie that shows a successful log-in."""
         response.set_cookie(_COOKIE, self._session, httponly=True, samesite="strict", path="/")
         return response
 
@@ -143,15 +146,15 @@ class Guard:
         if request.method not in ("GET", "HEAD"):
             length = request.headers.get("content-length", "")
             if not length.isdigit():
-                return _error(411, "the length of the request is missing")
+                return _error(411, "the request has no Content-Length")
             if int(length) > _LARGEST:
-                return _error(413, f"a request has {_LARGEST} bytes at most")
+                return _error(413, f"the request is larger than {_LARGEST} bytes")
             if path == "/login":
                 return None
             if not hmac.compare_digest(request.headers.get("x-csrf-token", "").encode(), self.csrf.encode()):
-                return _error(403, "the request did not come from the page: load it again")
+                return _error(403, "the request did not come from the page: reload it")
             if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-                return _error(415, "requests are JSON")
+                return _error(415, "the request must be JSON")
         return None
 
 

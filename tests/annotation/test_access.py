@@ -5,20 +5,16 @@ Requests are put to the applications as a server would, since clients do not sen
 
 import asyncio
 import base64
-import contextlib
 import json
 import socket
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from support.annotation_jobs import make_job
+from support.serving import served
 
 from ssl_diffusion.annotation.label_studio.backend import Backend, make_backend
 from ssl_diffusion.annotation.label_studio.client import LabelStudio
@@ -28,7 +24,8 @@ from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.data.pool import Pool
 
 TOKEN = "a token that is long enough"
-LABEL = {"id": "0000.png", "verb": "label", "label": "3", "annotator": "ann", "holder": "tab", "token": "once"}
+ME = {"annotator": "ann", "holder": "tab"}
+LABEL = {"id": "0000.png", "verb": "label", "label": "3", "token": "once", **ME}
 Headers = dict[str, str]
 
 # What the Host header of a request is; several are several headers.
@@ -140,7 +137,7 @@ def test_no_malformed_host_gets_into_the_page(job: Job, token: str | None, hosts
     answers = [
         ask(app, "GET", "/api/session", hosts, sent),
         post(app, "/api/classes", hosts, sent, {"name": "pwned"}),
-        post(app, "/api/say", hosts, sent, LABEL),
+        post(app, "/api/label", hosts, sent, LABEL),
         ask(app, "GET", "/login", hosts, sent),
     ]
     assert not any(headers["x-csrf-token"].encode() in answer.content for answer in answers)
@@ -157,7 +154,7 @@ def test_a_page_is_served_by_the_names_of_this_machine_and_with_a_token_by_all(
     app = make_app(job, token=token)
     headers, before = credentials(app, token), written(job)
     session = ask(app, "GET", "/api/session", [host], headers)
-    unknown = post(app, "/api/take", [host], headers, {**LABEL, "id": "no such image"})
+    unknown = post(app, "/api/take", [host], headers, {**ME, "id": "no such image"})
     if token is None and host in ELSEWHERE:
         assert (session.status, unknown.status) == (421, 421)
         assert "csrf" not in session.content.decode()
@@ -176,7 +173,7 @@ def test_what_is_refused_above_is_done_for_those_who_may(
     app = make_app(job, token=token)
     headers = credentials(app, token)
     assert post(app, "/api/classes", [b"localhost"], headers, {"name": "new"}).json()["classes"][-1] == "new"
-    assert post(app, "/api/say", [b"localhost"], headers, LABEL).json() == {"status": "labeled"}
+    assert post(app, "/api/label", [b"localhost"], headers, LABEL).json() == {"status": "labeled"}
     assert written(job) == ((*digits_pool.classes, "new"), 1)
 
 
@@ -185,7 +182,7 @@ class Listening(Backend):
 
     heard: str = ""
 
-    def hear(self, action: str) -> None:
+    def on_event(self, action: str) -> None:
         self.heard = action
 
 
@@ -200,31 +197,16 @@ def test_a_model_server_hears_those_only_who_may(job: Job, token: str | None, ho
         ask(app, "GET", "/health", hosts, password),
     ]
     if hosts in MALFORMED:
-        assert backend.heard == ""
+        assert backend.on_eventd == ""
         assert [answer.status for answer in answers] == [400] * 3
     elif token is None and hosts[0] in ELSEWHERE:
-        assert backend.heard == ""
+        assert backend.on_eventd == ""
         assert [answer.status for answer in answers] == [421] * 3
     else:
-        assert backend.heard == "START_TRAINING"
+        assert backend.on_eventd == "START_TRAINING"
         assert answers[2].json()["status"] == "UP"
         assert ask(app, "GET", "/health", hosts, {}).status == (200 if token is None else 401)
     assert all("error" in answer.json() for answer in answers if answer.status != 200)
-
-
-@contextlib.contextmanager
-def served(app: FastAPI) -> Iterator[int]:
-    """The port of an application that is served."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.02)
-        yield listening.getsockname()[1]
-        server.should_exit = True
-        thread.join(timeout=30)
 
 
 def test_the_attack_fails_over_a_socket(job: Job, token: str | None) -> None:

@@ -1,6 +1,6 @@
 """Push, pull and the model server against a Label Studio made of dictionaries, which can have faults.
 
-The real one is in test_annotation_label_studio.py.
+The real one is in test_label_studio.py.
 """
 
 import base64
@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from support.annotation_jobs import answer, asked, make_job, truth
 from support.commands import refused
-from support.label_studio_server import CONFIG, choice, eventually
+from support.label_studio_server import CONFIG, choice
 
 from ssl_diffusion.annotation.label_studio.backend import Backend, make_backend
 from ssl_diffusion.annotation.label_studio.client import LabelStudio, parse_interface
@@ -164,7 +164,7 @@ def test_what_the_server_leaves_out_silently_is_said_and_mended_by_another_push(
 ) -> None:
     asked(job)
     fake.loses_predictions = 1
-    with pytest.raises(SSLDError, match="took 5 of 6 predictions"):
+    with pytest.raises(SSLDError, match="accepted 5 of 6 predictions"):
         push(job, server, PROJECT)
     fake.loses_predictions, fake.loses_tasks = 0, 0
     assert push(job, server, PROJECT).ordered == 6
@@ -185,7 +185,7 @@ def test_an_order_that_does_not_hold_is_said(job: Job, server: LabelStudio, fake
         push(job, server, PROJECT)
     fake.scores_are = lambda score: score
     fake.settings["maximum_annotations"] = 2
-    assert "2 annotations a task" in push(job, server, PROJECT).notes[0]
+    assert "2 annotations per task" in push(job, server, PROJECT).notes[0]
 
 
 def test_pull_reconciles(job: Job, server: LabelStudio, fake: Fake) -> None:
@@ -197,7 +197,7 @@ def test_pull_reconciles(job: Job, server: LabelStudio, fake: Fake) -> None:
     fake.say(c, "2", who=1)
     fake.say(c, "3", who=2)
     found = pull(job, server, PROJECT)
-    assert (found.imported.labeled, found.imported.skipped, found.taken_back) == (3, 1, 0)
+    assert (found.imported.labeled, found.imported.skipped, found.withdrawn) == (3, 1, 0)
     stands = {row["id"]: (row["status"], row["label"]) for row in queries.listing(job.store)}
     assert stands == {a: ("labeled", "1"), b: ("skipped", None), c: ("disputed", None)}
     events = len(queries.history(job.store))
@@ -211,7 +211,7 @@ def test_pull_reconciles(job: Job, server: LabelStudio, fake: Fake) -> None:
     job.store.label(b, "4", Actor("ann", "page"))
     for task in fake.tasks[:3]:
         task["annotations"] = []
-    assert pull(job, server, PROJECT).taken_back == 4
+    assert pull(job, server, PROJECT).withdrawn == 4
     assert {row["id"]: row["label"] for row in queries.listing(job.store, "labeled")} == {b: "4"}
     queries.check(job.store)
 
@@ -236,7 +236,7 @@ def test_nothing_is_taken_over_if_something_cannot_be(job: Job, server: LabelStu
         ("<View><Image", "cannot be read"),
         ("<View/>", "has 0 Choices of an Image"),
         ('<View><Text name="t" value="$t"/><Choices name="c" toName="t"/></View>', "has 0 Choices of an Image"),
-        ('<View><Image name="i"/><Choices name="c" toName="i" choice="multiple"/></View>', "lets several be chosen"),
+        ('<View><Image name="i"/><Choices name="c" toName="i" choice="multiple"/></View>', "allows several choices"),
     ],
 )
 def test_interfaces_that_cannot_hold_labels_are_refused(config: str, said: str) -> None:
@@ -306,18 +306,25 @@ def test_nothing_to_push_is_said(job: Job) -> None:
 
 
 @pytest.fixture
-def model(job: Job, server: LabelStudio, digits_pool: Pool) -> Iterator[TestClient]:
-    """The server of a job that knows some labels."""
+def backend(job: Job, server: LabelStudio, digits_pool: Pool) -> Backend:
+    """A job that knows some labels, and follows a project."""
     asked(job, "--n", 30)
     answer(job, digits_pool)
     asked(job)
-    with TestClient(make_backend(Backend(job, server, PROJECT)), base_url="http://127.0.0.1:9090") as client:
+    return Backend(job, server, PROJECT)
+
+
+@pytest.fixture
+def model(backend: Backend) -> Iterator[TestClient]:
+    """The server of this job, once it has pushed the queue."""
+    with TestClient(make_backend(backend), base_url="http://127.0.0.1:9090") as client:
+        assert backend.bench.idle(60)
         yield client
 
 
 def test_model_answers_with_one_prediction_a_task(model: TestClient, job: Job, fake: Fake) -> None:
     assert model.get("/health").json()["status"] == "UP"
-    eventually(lambda: fake.settings["model_version"] == order_of(job).version)
+    assert fake.settings["model_version"] == order_of(job).version
     version = model.post("/setup", json={"project": f"{PROJECT}.1700000000", "schema": CONFIG, "access_token": "x"}).json()
     assert version == {"model_version": order_of(job).version}
     assert model.get("/versions").json() == {"versions": [order_of(job).version]}
@@ -332,37 +339,37 @@ def test_model_answers_with_one_prediction_a_task(model: TestClient, job: Job, f
 
 
 def test_events_bring_labels_and_a_new_order_and_an_empty_queue_a_new_round(
-    model: TestClient, job: Job, fake: Fake, digits_pool: Pool
+    model: TestClient, backend: Backend, job: Job, fake: Fake, digits_pool: Pool
 ) -> None:
-    eventually(lambda: fake.settings["model_version"] == order_of(job).version)
     ids = list(order_of(job).scores)
     for id_ in ids[:-1]:
         fake.say(id_, truth(digits_pool, id_))
     assert model.post("/webhook", json={"action": "PROJECT_UPDATED", "project": {}}).status_code == 200
     model.post("/webhook", json={"action": "ANNOTATION_CREATED", "task": {}, "annotation": {}})
-    eventually(lambda: list(order_of(job).scores) == ids[-1:])
+    assert backend.bench.idle(60)
+    assert list(order_of(job).scores) == ids[-1:]
     fake.say(ids[-1], None)
     model.post("/webhook", json={"action": "ANNOTATION_CREATED"})
-    eventually(lambda: len(order_of(job).scores) == 6)
-    eventually(lambda: fake.settings["model_version"] == order_of(job).version)
+    assert backend.bench.idle(60)
+    assert len(order_of(job).scores) == 6
+    assert fake.settings["model_version"] == order_of(job).version
     assert not set(ids) & set(order_of(job).scores)
 
 
-def test_a_label_that_cannot_be_taken_over_is_shown_as_a_problem(model: TestClient, job: Job, fake: Fake) -> None:
-    eventually(lambda: fake.settings["model_version"] == order_of(job).version)
+def test_a_label_that_cannot_be_imported_is_shown_as_a_problem(
+    model: TestClient, backend: Backend, job: Job, fake: Fake
+) -> None:
     fake.say(next(iter(order_of(job).scores)), "zebra")
     model.post("/webhook", json={"action": "ANNOTATION_CREATED"})
-    eventually(lambda: "zebra" in model.get("/health").json()["problem"])
+    assert backend.bench.idle(60)
+    assert "zebra" in model.get("/health").json()["problem"]
 
 
-def test_training_is_started_by_the_button(job: Job, server: LabelStudio, digits_pool: Pool) -> None:
-    asked(job, "--n", 30)
-    answer(job, digits_pool)
-    asked(job)
-    backend = Backend(job, server, PROJECT)
-    with TestClient(make_backend(backend), base_url="http://127.0.0.1:9090") as client:
-        client.post("/webhook", json={"action": "START_TRAINING", "project": {}})
-        eventually(lambda: backend.bench.fits.process is not None)
+def test_training_is_started_by_the_button(model: TestClient, backend: Backend) -> None:
+    assert backend.bench.fits.process is None
+    model.post("/webhook", json={"action": "START_TRAINING", "project": {}})
+    assert backend.bench.idle(60)
+    assert backend.bench.fits.process is not None
 
 
 def test_model_refuses_strangers(job: Job, server: LabelStudio) -> None:

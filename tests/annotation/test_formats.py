@@ -82,7 +82,7 @@ def test_other_states_can_be_listed(labeled: Job, tmp_path: Path) -> None:
     row = json.loads((tmp_path / "flagged.jsonl").read_text())
     assert (row["id"], row["flagged"], row["votes"]) == ("0003.png", True, {"ann": row["label"]})
     assert "as csv or jsonl" in refused("loop", "export", labeled.path, "--status", "skipped", "--format", "coco")
-    assert "nothing is written" in refused("loop", "export", labeled.path, "--status", "disputed", "--out", tmp_path / "x.csv")
+    assert "nothing was written" in refused("loop", "export", labeled.path, "--status", "disputed", "--out", tmp_path / "x.csv")
     assert not (tmp_path / "x.csv").exists()
     assert "did you mean csv" in refused("loop", "export", labeled.path, "--format", "cvs")
     assert "--overwrite" in refused("loop", "export", labeled.path, "--out", tmp_path / "skipped.csv")

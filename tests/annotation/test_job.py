@@ -1,9 +1,11 @@
 """The annotation loop through the command line: init, next, import, fit, status; what it keeps, and what it refuses."""
 
 import json
+import re
 import shutil
+import subprocess
 import threading
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,11 @@ from support.annotation_jobs import N, answer, asked, make_job, photos, status, 
 from support.commands import files, ok, refused, ssld, write_digits
 from support.jobs import same
 
-from ssl_diffusion.annotation.loop.current_model import classifier_of, present_model
+from ssl_diffusion.annotation.loop.current_model import present_model
 from ssl_diffusion.annotation.loop.fits import Background, FitState, fit_job
 from ssl_diffusion.annotation.loop.job import Job, open_job
 from ssl_diffusion.annotation.loop.rounds import next_round, rerank
+from ssl_diffusion.annotation.loop.snapshot import take_snapshot
 from ssl_diffusion.annotation.loop.status import drawn_estimate, labels_per_hour
 from ssl_diffusion.annotation.loop.stopping import advice, progress_of
 from ssl_diffusion.annotation.store import queries, queue
@@ -69,7 +72,7 @@ def test_from_a_folder_to_labels_to_a_model(job: Job, digits_pool: Pool) -> None
     assert said["model"] == "joint model 001"
     assert said["new_labels"] == 0
     model = present_model(job)
-    classifier = classifier_of(job, model)
+    classifier = take_snapshot(job, model).classifier
     assert classifier is not None
     assert classifier.probe is None
     own = load_run(job.path / "models" / "001")
@@ -88,7 +91,7 @@ def test_pretraining_first_and_probes_on_it(job: Job, digits_pool: Pool) -> None
     asked(job)
     answer(job, digits_pool)
     model = present_model(job)
-    classifier = classifier_of(job, model)
+    classifier = take_snapshot(job, model).classifier
     assert classifier is not None
     assert classifier.probe is not None
     known, classes = queries.labels(job.store, "pool")
@@ -107,17 +110,33 @@ def test_strategies_that_look_at_images_wait_for_a_model(job: Job, digits_pool: 
     assert job.busy_with("next") is None
 
 
-def test_init_begins_to_pretrain_in_the_background(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> None:
+def test_init_begins_to_pretrain_in_the_background(
+    tmp_path: Path, digits_pool: Pool, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    start = Background.start
+
+    def note(self: Background, **options: bool) -> bool:
+        done = start(self, **options)
+        assert self.process is not None
+        started.append(self.process)
+        return done
+
+    monkeypatch.setattr(Background, "start", note)
     # Long enough to be seen, short enough to be waited for.
     job = make_job(tmp_path, digits_pool, tiny, "--n", 6, "--pretrain", "--set", "pretraining.steps=400")
     assert status(job)["model"].startswith("principal components")
     asked(job)  # labeling begins at once
-    end, seen = time.monotonic() + 200, False
-    while not (job.path / "model.json").exists():
+    (process,) = started
+    seen, code = False, None
+    while code is None:
         seen = seen or status(job)["fitting"] is not None
-        assert time.monotonic() < end, (job.path / "fit.log").read_text()
-        time.sleep(0.1)
+        with suppress(subprocess.TimeoutExpired):
+            code = process.wait(0.1)
+    log = (job.path / "fit.log").read_text()
+    assert code == 0, log
     assert seen
+    assert re.search(r"^pretraining \d+%", log, re.MULTILINE), log
     assert status(job)["model"] == "denoise-only model 001"
     ids = asked(job)
     assert len(ids) == 6
@@ -126,15 +145,15 @@ def test_init_begins_to_pretrain_in_the_background(tmp_path: Path, digits_pool: 
 
 def test_the_queue_follows_new_labels_and_the_audit_keeps_its_place(job: Job, digits_pool: Pool) -> None:
     asked(job)
-    assert not rerank(job)  # there are no labels
+    assert not rerank(take_snapshot(job))  # there are no labels
     answer(job, digits_pool)
     asked(job, "--strategy", "random")
     before = queue.pending(job.store)
     audit = set(job.store.of_role("audit").tolist())
-    assert rerank(job)
+    assert rerank(take_snapshot(job))
     after = queue.pending(job.store)
     assert set(after) == set(before)
-    classifier = classifier_of(job, present_model(job), fast=True)
+    classifier = take_snapshot(job, fast=True).classifier
     assert classifier is not None
     drawn = np.array([i for i in after if i not in audit])
     p = np.sort(classifier.probabilities(drawn), axis=1)
@@ -151,24 +170,24 @@ def test_what_is_half_labeled_or_disputed_is_asked_for_again(tmp_path: Path, dig
     assert second[-2:] == first[:2] or set(first[:2]) <= set(second)
     rows = queue.batch_of(job.store, 2)
     assert [row["id"] for row in rows[:2]] == first[:2]
-    assert rows[0]["note"] == "left over from the last round"
+    assert rows[0]["note"] == "carried over from the last round"
 
 
 def test_draws_by_chance_measure_the_model(job: Job, digits_pool: Pool) -> None:
     asked(job)
     answer(job, digits_pool)
-    assert drawn_estimate(job) is None  # typiclust does not draw by chance
+    assert drawn_estimate(take_snapshot(job, fast=True)) is None  # typiclust does not draw by chance
     made = next_round(job, 30, "margin:sampled")
     assert made.batch is not None
-    assert drawn_estimate(job) is None  # nothing has a label yet
+    assert drawn_estimate(take_snapshot(job, fast=True)) is None  # nothing has a label yet
     answer(job, digits_pool)
-    found = drawn_estimate(job)
+    found = drawn_estimate(take_snapshot(job, fast=True))
     assert found is not None
     assert found.n == len(made.batch)
     assert found.low <= found.accuracy <= found.high
     next_round(job, 20, "random")
     answer(job, digits_pool)
-    by_chance = drawn_estimate(job)
+    by_chance = drawn_estimate(take_snapshot(job, fast=True))
     assert by_chance is not None
     rows = [row for row in queue.batch_of(job.store, 3) if row["draw"]]
     assert by_chance.accuracy == pytest.approx(np.mean([row["label"] == row["predicted"] for row in rows]))
@@ -204,7 +223,7 @@ def test_a_fit_that_was_killed_is_continued(job: Job, digits_pool: Pool, monkeyp
         patch.setattr("ssl_diffusion.annotation.loop.fits.publish", dies)
         with pytest.raises(KeyboardInterrupt):
             fit_job(job)
-    assert status(job)["model"] == "principal components of the pixels, since there is no model yet"
+    assert status(job)["model"] == "principal components of the pixels (no model yet)"
     assert fit_job(job) == "001"  # the labels are the same
     asked(job)
     answer(job, digits_pool)
@@ -304,7 +323,7 @@ def test_moved_images_are_found_again(job: Job, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="ssld loop move"):
         job.image_file(0)
     (tmp_path / "empty").mkdir()
-    assert "90 of 90 images are not in" in refused("loop", "move", job.path, "--data", tmp_path / "empty")
+    assert "90 of 90 images are missing in" in refused("loop", "move", job.path, "--data", tmp_path / "empty")
     ok("loop", "move", job.path, "--data", tmp_path / "elsewhere")
     again = open_job(job.path)
     assert again.image_file(0).is_file()
@@ -317,25 +336,25 @@ def test_advice_has_its_figures(job: Job, digits_pool: Pool) -> None:
     for _ in range(4):
         asked(job, "--n", 2)
     job.settings.__dict__["budget"] = 100
-    said = advice(job, 16)
+    said = advice(take_snapshot(job))
     assert "84 labels of the budget of 100 are left" in said
     table = progress_of(job)
     assert table["round"].tolist() == [1, 2, 3, 4, 5]
     assert (table["kappa"].dropna() == 1).all()  # no label came between
-    assert any("predictions have settled" in line for line in said)
+    assert any("predictions have stabilized" in line for line in said)
     job.settings.__dict__["budget"] = 10
-    assert "the budget of 10 labels is used up" in advice(job, 16)
+    assert "the budget of 10 labels is used up" in advice(take_snapshot(job))
 
 
 def test_speed_leaves_pauses_out(job: Job) -> None:
     assert labels_per_hour(job) is None
     with job.store.writing() as connection:
-        from ssl_diffusion.annotation.store import schema as t
+        from ssl_diffusion.annotation.store import schema
 
         times = [0, 10, 20, 30, 5000, 5010, 5020]
         common = {"kind": "labeled", "position": 0, "annotator": "ann", "final": False, "source": "page"}
         rows = [{"number": i + 1, "at": float(at), **common} for i, at in enumerate(times)]
-        connection.execute(t.events.insert(), rows)
+        connection.execute(schema.events.insert(), rows)
     assert labels_per_hour(job) == pytest.approx(360)
 
 

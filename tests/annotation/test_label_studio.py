@@ -81,16 +81,16 @@ def test_tasks_come_in_the_order_of_the_round_and_labels_come_back(server: Label
         assert task["data"]["image"].startswith("data:image/png;base64,")
         annotate(server, task["id"], str(k) if k != 2 else None)
     assert served == ids[:6]
-    assert told("pull", job, server, project) == {"labeled": 5, "skipped": 1, "taken_back": 0}
+    assert told("pull", job, server, project) == {"labeled": 5, "skipped": 1, "withdrawn": 0}
     assert {row["id"]: row["label"] for row in queries.listing(job.store)} == {
         served[k]: (str(k) if k != 2 else None) for k in range(6)
     }
-    assert told("pull", job, server, project) == {"labeled": 0, "skipped": 0, "taken_back": 0}
+    assert told("pull", job, server, project) == {"labeled": 0, "skipped": 0, "withdrawn": 0}
     # Edits and deletions there are edits here.
     said = {task["data"]["ssld_id"]: task["annotations"][0]["id"] for task in server.annotated(project) if task["annotations"]}
     server.call("PATCH", f"/api/annotations/{said[served[0]]}/", {"result": [choice("9")]})
     server.call("DELETE", f"/api/annotations/{said[served[1]]}/")
-    assert told("pull", job, server, project) == {"labeled": 1, "skipped": 0, "taken_back": 1}
+    assert told("pull", job, server, project) == {"labeled": 1, "skipped": 0, "withdrawn": 1}
     labels = {row["id"]: row["label"] for row in queries.listing(job.store, "labeled")}
     assert labels[served[0]] == "9"
     assert served[1] not in labels
@@ -214,8 +214,8 @@ def test_backend_predicts_follows_labels_and_trains(
         annotate(server, task["id"], truth(digits_pool, first))
         assert time.monotonic() - began < 20  # the answer waited for nothing
         eventually(lambda: first in {row["id"] for row in queries.listing(job.store, "labeled")}, 25)
-        time.sleep(2)  # the probe is fitted to it meanwhile
-        eventually(lambda: server.project(project)["model_version"] == order_of(job).version, 25)
+        eventually(lambda: not httpx.get(f"{url}/health").json()["busy"], 25)  # the probe is fitted to it
+        assert server.project(project)["model_version"] == order_of(job).version
         assert next_task(server, project)["data"]["ssld_id"] == job.store.ids[queue.pending(job.store)[0]]
         # Start training: a new model in the background.
         before = (job.path / "model.json").read_text()

@@ -1,18 +1,14 @@
 """The labeling page in a real browser: by keyboard, after a reload, in two tabs, on a phone, with a class called <img ...>."""
 
 import asyncio
-import contextlib
 import shutil
-import socket
-import threading
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from support.annotation_jobs import LEARNS, make_job, truth
+from support.serving import served
 
 from ssl_diffusion.annotation.loop.fits import fit_job
 from ssl_diffusion.annotation.loop.job import Job
@@ -36,24 +32,6 @@ def job(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> Job:
     return make_job(tmp_path, digits_pool, tiny, "--n", 10)
 
 
-@contextlib.contextmanager
-def served(job: Job) -> Iterator[str]:
-    """The page of a job on a free port."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(make_app(job), port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        server.should_exit = True
-        thread.join(timeout=30)
-
-
 def browse(job: Job, scenario: Scenario, **options: Any) -> None:
     """Run a scenario in a fresh browser context: it gets the context and the address of the page."""
 
@@ -63,8 +41,8 @@ def browse(job: Job, scenario: Scenario, **options: Any) -> None:
             await scenario(await browser.new_context(**options), url)
             await browser.close()
 
-    with served(job) as url:
-        asyncio.run(run(url))
+    with served(make_app(job)) as port:
+        asyncio.run(run(f"http://127.0.0.1:{port}/"))
 
 
 async def open_page(context: Any, url: str, complaints: list[str] | None = None) -> Any:
@@ -157,9 +135,9 @@ def test_what_the_model_thinks_on_a_phone(tmp_path: Path, digits_pool: Pool, tin
     async def scenario(context: Any, url: str) -> None:
         page = await open_page(context, url)
         await shown(page)
-        await page.wait_for_selector("#guesses .meter")
+        await page.wait_for_selector("#predictions .meter")
         await page.wait_for_selector("#counterfactuals img", timeout=30_000)
-        assert "if it looked like this" in (await page.text_content("#counterfactuals") or "")
+        assert "if changed like this" in (await page.text_content("#counterfactuals") or "")
         assert await page.evaluate("() => document.documentElement.scrollWidth") <= 400
         frame, image = [await page.locator(name).bounding_box() for name in (".frame", "#image")]
         assert image["height"] <= frame["height"]  # nothing of it is cut off
@@ -189,7 +167,7 @@ def test_an_answer_is_sent_again_when_its_acknowledgement_is_lost(job: Job) -> N
             lost.append(route.request.post_data)
             await route.abort()
 
-        await page.route("**/api/say", lose_the_first)
+        await page.route("**/api/label", lose_the_first)
         await page.keyboard.press("1")
         await shown(page, id_)
         assert lost

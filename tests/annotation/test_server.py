@@ -1,8 +1,10 @@
 """The labeling page's server: what it answers, to whom, and what it never tells."""
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from sqlalchemy import event
 from support.annotation_jobs import LEARNS, make_job, truth
 from support.commands import ok, refused
 
@@ -17,12 +20,13 @@ from ssl_diffusion.annotation.access import Guard, is_loopback
 from ssl_diffusion.annotation.loop.fits import fit_job
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.rounds import next_round
+from ssl_diffusion.annotation.loop.workbench import Workbench
 from ssl_diffusion.annotation.page import server
 from ssl_diffusion.annotation.page.server import make_app
 from ssl_diffusion.annotation.store import queries, queue
 from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.errors import RunError, SSLDError
 
 TOKEN = "a token that is long enough"
 ME = {"annotator": "ann", "holder": "tab"}
@@ -38,6 +42,7 @@ class Page:
 
     def __init__(self, client: TestClient) -> None:
         self.client = client
+        self.bench: Workbench = client.app.state.page.bench  # type: ignore[attr-defined]
         self.headers = {"X-CSRF-Token": client.get("/api/session").json()["csrf"]}
 
     def post(self, path: str, **body: Any) -> dict[str, Any]:
@@ -47,16 +52,16 @@ class Page:
 
     def next(self, who: dict[str, str] = ME) -> dict[str, Any]:
         """The next sample, once there is one."""
-        for _ in range(200):
+        found = self.post("/api/next", **who)["sample"]
+        if found is None:  # a round is chosen
+            assert self.bench.idle(60)
             found = self.post("/api/next", **who)["sample"]
-            if found is not None:
-                return dict(found)
-            time.sleep(0.05)
-        raise AssertionError(self.client.get("/api/state").json())
+        assert found is not None, self.client.get("/api/state").json()
+        return dict(found)
 
     def say(self, id_: str, verb: str, who: dict[str, str] = ME, **more: Any) -> str:
         token = more.pop("token", f"{id_} {verb} {time.monotonic_ns()}")
-        return str(self.post("/api/say", id=id_, verb=verb, token=token, **who, **more)["status"])
+        return str(self.post("/api/label", id=id_, verb=verb, token=token, **who, **more)["status"])
 
 
 @pytest.fixture
@@ -102,7 +107,7 @@ def test_rounds_follow_one_another(page: Page, job: Job, digits_pool: Pool) -> N
         page.say(id_, "label", label=truth(digits_pool, id_))
     assert page.client.get("/api/state").json()["rounds"] >= 3
     assert queries.counts(job.store)["labeled"] == 24
-    assert page.client.get("/api/thoughts", params={"id": page.next()["id"]}).json()["guesses"]  # there are classes now
+    assert page.client.get("/api/explanation", params={"id": page.next()["id"]}).json()["predictions"]  # there are classes now
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -119,16 +124,14 @@ def new_model(page: Page, job: Job, digits_pool: Pool) -> None:
     for i in range(30):
         page.say(f"{i:04d}.png", "label", label=truth(digits_pool, f"{i:04d}.png"))
     fit_job(job)
-    for _ in range(400):
-        if page.client.get("/api/state").json()["model"].startswith("joint"):
-            break
-        time.sleep(0.05)
+    page.bench.submit("model", page.bench.refresh_model)  # as it is every two seconds
+    assert page.bench.idle(60)
+    assert page.client.get("/api/state").json()["model"] == "joint model 001"
     sample = page.next()
-    for _ in range(400):
-        found = page.client.get("/api/thoughts", params={"id": sample["id"]}).json()
-        if found["ready"] and found["counterfactuals"]:
-            break
-        time.sleep(0.05)
+    page.client.get("/api/explanation", params={"id": sample["id"]})
+    assert page.bench.explainer.idle(60)
+    found = page.client.get("/api/explanation", params={"id": sample["id"]}).json()
+    assert found["ready"]
     assert found["counterfactuals"], found
     assert {c["label"] for c in found["counterfactuals"]} <= set(digits_pool.classes)
     image = page.client.get(found["counterfactuals"][0]["image"])
@@ -148,6 +151,43 @@ def test_disputes_and_flags_can_be_reviewed_and_settled(page: Page, job: Job) ->
     assert page.say("0000.png", "label", label="3", final=True) == "labeled"
 
 
+@contextmanager
+def statements(job: Job) -> Iterator[list[tuple[str, str]]]:
+    """Statements that the store executes, with their parameters."""
+    seen: list[tuple[str, str]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if not statement.startswith("BEGIN"):
+            seen.append((statement, str(parameters)))
+
+    event.listen(job.store.engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(job.store.engine, "before_cursor_execute", note)
+
+
+def test_no_request_asks_the_store_for_the_same_thing_twice(page: Page, job: Job, digits_pool: Pool) -> None:
+    for _ in range(12):
+        id_ = page.next()["id"]
+        page.say(id_, "label", label=truth(digits_pool, id_))
+    ok("loop", "next", job.path, "--strategy", "margin:sampled", "--n", 3)  # whose draws are read, too
+    id_ = page.next()["id"]
+    assert page.bench.idle(60)
+    counts = {}
+    for path, options in (("/api/state", {}), ("/api/explanation", {"params": {"id": id_}}), ("/api/session", {})):
+        with statements(job) as seen:
+            assert page.client.get(path, **options).status_code == 200
+        assert len(seen) == len(set(seen)), path
+        counts[path] = len(seen)
+    with statements(job) as seen:
+        assert page.next()["id"] == id_
+    assert len(seen) == len(set(seen))
+    # Before a request read the state once, these were 13, 4, 1, and 8 for the next sample.
+    assert counts == {"/api/state": 7, "/api/explanation": 2, "/api/session": 1}
+    assert len(seen) == 7
+
+
 def test_blind_pages_tell_nothing_of_the_model(job: Job, digits_pool: Pool) -> None:
     for i in range(20):
         job.store.label(f"{i:04d}.png", truth(digits_pool, f"{i:04d}.png"), Actor("bob"))
@@ -155,8 +195,8 @@ def test_blind_pages_tell_nothing_of_the_model(job: Job, digits_pool: Pool) -> N
         page = Page(client)
         sample = page.next()
         assert sample["note"] == ""
-        found = client.get("/api/thoughts", params={"id": sample["id"]}).json()
-        assert found == {"ready": True, "guesses": [], "counterfactuals": []}
+        found = client.get("/api/explanation", params={"id": sample["id"]}).json()
+        assert found == {"ready": True, "predictions": [], "counterfactuals": []}
 
 
 def test_images_are_served_by_id_only(page: Page, job: Job, tmp_path: Path) -> None:
@@ -198,13 +238,13 @@ def test_every_answer_has_the_headers_that_keep_others_out(page: Page) -> None:
 def test_writes_need_the_page(page: Page, job: Job) -> None:
     body = {"id": "0000.png", "verb": "label", "label": "3", "token": "t", **ME}
     client = page.client
-    assert client.post("/api/say", json=body).status_code == 403
-    assert client.post("/api/say", json=body, headers={"X-CSRF-Token": "wrong"}).status_code == 403
+    assert client.post("/api/label", json=body).status_code == 403
+    assert client.post("/api/label", json=body, headers={"X-CSRF-Token": "wrong"}).status_code == 403
     form = {"X-CSRF-Token": page.headers["X-CSRF-Token"], "Content-Type": "text/plain"}
-    assert client.post("/api/say", content=b"{}", headers=form).status_code == 415
+    assert client.post("/api/label", content=b"{}", headers=form).status_code == 415
     large = {**body, "label": "x" * 70_000}
-    assert client.post("/api/say", json=large, headers=page.headers).status_code == 413
-    chunked = client.post("/api/say", content=iter([b"{}"]), headers={**page.headers, "Content-Type": "application/json"})
+    assert client.post("/api/label", json=large, headers=page.headers).status_code == 413
+    chunked = client.post("/api/label", content=iter([b"{}"]), headers={**page.headers, "Content-Type": "application/json"})
     assert chunked.status_code == 411
     for bad in (
         {**body, "annotator": ""},
@@ -212,9 +252,10 @@ def test_writes_need_the_page(page: Page, job: Job) -> None:
         {**body, "seconds": -1},
         {**body, "token": "x" * 101},
     ):
-        assert client.post("/api/say", json=bad, headers=page.headers).status_code == 422
-    answer = client.post("/api/say", json={**body, "verb": "paint"}, headers=page.headers)
+        assert client.post("/api/label", json=bad, headers=page.headers).status_code == 422
+    answer = client.post("/api/label", json={**body, "verb": "paint"}, headers=page.headers)
     assert answer.status_code == 422
+    assert "verb: Input should be 'label'" in answer.json()["error"]
     assert queries.counts(job.store)["labeled"] == 0
 
 
@@ -270,16 +311,45 @@ def test_two_servers_do_not_share_a_job(job: Job) -> None:
         assert "is in use: serve by process" in refused("loop", "serve", job.path, "--no-open")
 
 
+def test_tasks_run_one_after_another_and_once_for_all_who_wait(job: Job) -> None:
+    bench = Workbench(job)
+    began, go_on = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def first() -> None:
+        done.append("first")
+        began.set()
+        assert go_on.wait(10)
+
+    def fails() -> None:
+        done.append("fails")
+        if done.count("fails") == 1:
+            raise RunError("it is raining")
+
+    bench.submit("first", first)
+    assert began.wait(10)
+    for _ in range(3):
+        bench.submit("first", first)  # it has begun, so it is needed once more
+        bench.submit("fails", fails)
+    assert not bench.idle(0.01)
+    assert done == ["first"]
+    go_on.set()
+    assert bench.idle(10)
+    assert done == ["first", "first", "fails"]
+    assert bench.problem == "it is raining"
+    bench.submit("fails", fails)
+    assert bench.idle(10)
+    assert bench.problem == ""
+
+
 def test_a_round_that_cannot_be_made_is_said_on_the_page(job: Job) -> None:
     for id_ in job.store.ids:
         job.store.label(str(id_), "3", Actor("bob"))
     with TestClient(make_app(job), base_url="http://127.0.0.1") as client:
         page = Page(client)
         assert page.post("/api/next", **ME)["sample"] is None
-        for _ in range(100):
-            if problem := client.get("/api/state").json()["problem"]:
-                break
-            time.sleep(0.05)
+        assert page.bench.idle(60)
+        problem = client.get("/api/state").json()["problem"]
     assert "nothing is left to choose" in problem
 
 

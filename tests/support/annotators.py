@@ -53,7 +53,7 @@ class Annotator(threading.Thread):
                 label = str(len(self.acknowledged) % 10)
                 body = {**self.who, "id": sample["id"], "verb": "label", "label": label, "token": str(uuid.uuid4())}
                 began = time.perf_counter()
-                self.call("/api/say", body, csrf)
+                self.call("/api/label", body, csrf)
                 self.seconds.append(time.perf_counter() - began)
                 self.acknowledged.append((sample["id"], label))
         except (OSError, HTTPException, ValueError):

@@ -1,1 +1,1 @@
-"""Labels from and for other programs, as files."""
+"""Import and export of labels as files."""

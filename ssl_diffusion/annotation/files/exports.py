@@ -1,7 +1,4 @@
-"""Labels as files for other programs: CSV, JSON lines, COCO, a folder a class, Label Studio, Prodigy.
-
-`--status` says which samples are written: by default those whose label is settled.
-"""
+"""Export of labels: CSV, JSON lines, COCO, a folder per class, Label Studio, Prodigy."""
 
 import json
 import shutil
@@ -25,18 +22,18 @@ Rows = list[dict[str, Any]]
 
 
 def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labeled", overwrite: bool = False) -> int:
-    """Write what was said; returns the number of samples.
+    """Write labels; returns the number of samples.
 
     Args:
-        job: the job.
-        out: a file, or for "folder" a folder.
-        form: one of :data:`EXPORTS`.
-        status: samples to write: "labeled", "disputed", "skipped", "partial", "flagged" or "all". Only "csv" and "jsonl" can
+        job: Job to export.
+        out: Output file, or for "folder" a folder.
+        form: "folder", or one of :data:`EXPORTS`.
+        status: Samples to write: "labeled", "disputed", "skipped", "partial", "flagged" or "all". Only "csv" and "jsonl" can
             hold samples without a label.
-        overwrite: replace what is there.
+        overwrite: Whether to replace an existing file or folder.
 
     Raises:
-        SSLDError: if the format or status does not exist, the place is taken, or an image is not there (any more).
+        SSLDError: If the format or status does not exist, the output exists, or an image file is missing.
     """
     if form not in (*EXPORTS, "folder"):
         raise SSLDError(f"no format {form!r}; {nearest_names(form, [*EXPORTS, 'folder'])}")
@@ -44,7 +41,7 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
     if status not in states:
         raise SSLDError(f"no status {status!r}; {nearest_names(status, states)}")
     if form not in ("csv", "jsonl") and status not in ("labeled", "flagged"):
-        raise SSLDError(f"{form} holds labels only: write samples that are {status} as csv or jsonl")
+        raise SSLDError(f"{form} can hold labeled samples only: export samples that are {status} as csv or jsonl")
     check = check_output_folder if form == "folder" else check_output_file
     inputs = [job.image_root, *input_paths(job.settings.recipe.data)]
     check(out, overwrite=overwrite, inputs=inputs)
@@ -55,7 +52,7 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
     if form not in ("csv", "jsonl"):
         rows = [row for row in rows if row["label"] is not None]
     if not rows:
-        raise DataError(f"{job.path} has no samples that are {status}: nothing is written")
+        raise DataError(f"{job.path} has no samples that are {status}: nothing was written")
     if form == "folder":
         files = _files(job, rows)
         with output_folder(out, overwrite=overwrite, inputs=inputs) as folder:
@@ -75,7 +72,7 @@ def _jsonl(job: Job, rows: Rows) -> str:
 
 
 def _coco(job: Job, rows: Rows) -> str:
-    """Images, categories, and an annotation an image: the whole image belongs to the category."""
+    """Images, categories, and one annotation per image, whose box is the whole image."""
     numbers = {name: k for k, name in enumerate(job.store.classes, start=1)}
     images, annotations = [], []
     for k, (row, position) in enumerate(
@@ -97,10 +94,10 @@ def _coco(job: Job, rows: Rows) -> str:
 
 
 def _fill_folder(rows: Rows, files: list[Path], folder: Path) -> None:
-    """A folder a class, as `ssld fit --data` and torchvision's ImageFolder read it, and labels.csv with ids and files."""
+    """A folder per class, as `ssld fit --data` and torchvision's ImageFolder read it, and labels.csv with ids and files."""
     written = []
     for row, source in zip(rows, files, strict=True):
-        # A class may have any name, also one that is no name of a folder.
+        # A class may have a name that no folder can have.
         place = folder / _folder_name(row["label"]) / row["id"].replace("/", "__")
         place.parent.mkdir(exist_ok=True)
         shutil.copyfile(source, place)
@@ -109,7 +106,7 @@ def _fill_folder(rows: Rows, files: list[Path], folder: Path) -> None:
 
 
 def _label_studio(job: Job, rows: Rows) -> str:
-    """Tasks with annotations, to import; images by their path below the document root (see docs/annotate.md)."""
+    """Tasks with annotations to import; images by their path below the document root (see docs/how-to/annotate.md)."""
     tasks = []
     for row in rows:
         choice = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [row["label"]]}}
@@ -119,7 +116,7 @@ def _label_studio(job: Job, rows: Rows) -> str:
 
 
 def _prodigy(job: Job, rows: Rows) -> str:
-    """Examples of Prodigy's choice interface, answered."""
+    """Answered examples of Prodigy's choice interface."""
     options = [{"id": name, "text": name} for name in job.store.classes]
     lines = []
     for row, file in zip(rows, _files(job, rows), strict=True):
@@ -138,7 +135,7 @@ EXPORTS: dict[str, Callable[[Job, Rows], str]] = {
 
 
 def _files(job: Job, rows: Rows) -> list[Path]:
-    """The files of samples; all of them are there."""
+    """Files of samples, all of which exist."""
     return [job.image_file(position) for position in job.store.positions(row["id"] for row in rows).tolist()]
 
 

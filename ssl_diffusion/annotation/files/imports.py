@@ -1,4 +1,4 @@
-"""Labels from files: CSV, JSON lines, Label Studio's JSON, Prodigy's JSON lines. All of a file is taken, or nothing."""
+"""Import of labels: CSV, JSON lines, Label Studio's JSON, Prodigy's JSON lines. A file is imported as a whole or not at all."""
 
 import json
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from ssl_diffusion.annotation.store.store import Action, Actor
 from ssl_diffusion.data.tables import read_table
 from ssl_diffusion.errors import DataError
 
-__all__ = ["Imported", "LabelRecord", "import_labels", "read_labels", "take_over"]
+__all__ = ["Imported", "LabelRecord", "apply_records", "import_labels", "read_labels"]
 
 _SHOWN = 5
 _WHO = "import"
@@ -19,7 +19,7 @@ _WHO = "import"
 
 @dataclass(frozen=True)
 class LabelRecord:
-    """What a file says of a sample: label is None for a skip; where is the place in the file, for complaints."""
+    """One label in a file; label is None for a skip, where is its place in the file, for messages."""
 
     id: str
     label: str | None
@@ -29,7 +29,7 @@ class LabelRecord:
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of an import: samples labeled and skipped, and new classes."""
+    """Result of an import: number of labels and skips, and new classes."""
 
     labeled: int
     skipped: int
@@ -39,84 +39,94 @@ class Imported:
 def import_labels(
     job: Job, path: Path, *, annotator: str | None = None, add_class: bool = False, final: bool = False
 ) -> Imported:
-    """Take over the labels of a file.
+    """Import the labels of a file.
 
     Args:
-        job: the job.
-        path: .csv or .tsv with columns id (or path) and label, and perhaps annotator; .jsonl with the same keys, or of Prodigy;
-            .json as Label Studio exports it. An empty label is left out.
-        annotator: who said so, where the file does not say.
-        add_class: take classes that the job does not have; else they are refused.
-        final: these labels settle samples, whatever others say.
+        job: Job to import into.
+        path: .csv or .tsv with the columns id (or path) and label, and optionally annotator; .jsonl with the same keys, or from
+            Prodigy; .json as Label Studio exports it. Empty labels are ignored.
+        annotator: Annotator of labels for which the file names none.
+        add_class: Whether to add classes that the job does not have; otherwise they are refused.
+        final: Whether these labels override the votes of others.
 
     Raises:
-        DataError: if the file cannot be read, names samples or classes that the job does not have, or says different things of
-            a sample in the name of the same annotator; nothing is taken over then.
+        DataError: If the file cannot be read, names samples or classes that the job does not have, or has different labels for
+            a sample by the same annotator; nothing is imported then.
     """
-    return take_over(job, read_labels(path, annotator or _WHO), str(path), "import", add_class=add_class, final=final)
+    return apply_records(job, read_labels(path, annotator or _WHO), str(path), "import", add_class=add_class, final=final)
 
 
-def take_over(
-    job: Job, said: list[LabelRecord], name: str, source: str, *, add_class: bool = False, final: bool = False
+def apply_records(
+    job: Job, records: list[LabelRecord], name: str, source: str, *, add_class: bool = False, final: bool = False
 ) -> Imported:
-    """Take over labels, all or none; see :func:`import_labels`."""
+    """Import labels, all or none; see :func:`import_labels`.
+
+    Args:
+        job: Job to import into.
+        records: Labels to import.
+        name: Name of their origin, for messages.
+        source: Source of the actions, see :class:`~ssl_diffusion.annotation.store.Actor`.
+        add_class: Whether to add classes that the job does not have.
+        final: Whether these labels override the votes of others.
+    """
     known, classes = set(job.store.ids.tolist()), job.store.classes
-    if unknown := [s for s in said if s.id not in known]:
-        ids = f"ids are as {sorted(known)[0]!r}"
-        raise DataError(f"{name}: {_listed(s.id for s in unknown)} not in the job ({unknown[0].where}); {ids}")
-    new = tuple(dict.fromkeys(s.label for s in said if s.label is not None and s.label not in classes))
+    if unknown := [record for record in records if record.id not in known]:
+        ids = f"its ids look like {sorted(known)[0]!r}"
+        raise DataError(f"{name}: {_listed(record.id for record in unknown)} not in the job ({unknown[0].where}); {ids}")
+    new = tuple(dict.fromkeys(r.label for r in records if r.label is not None and r.label not in classes))
     if new and not add_class:
         known_classes = f"the job has {', '.join(classes)}" if classes else "the job has no classes yet"
-        raise DataError(f"{name}: {_listed(new)} no class of the job ({known_classes}): correct it, or add with --add-class")
+        raise DataError(
+            f"{name}: {_listed(new)} no class of the job ({known_classes}): correct the file, or add them with --add-class"
+        )
     by_sample: dict[tuple[str, str], LabelRecord] = {}
     conflicts = []
-    for s in said:
-        before = by_sample.setdefault((s.id, s.annotator), s)
-        if before.label != s.label:
-            conflicts.append(f"{s.id} is {before.label!r} ({before.where}) and {s.label!r} ({s.where})")
+    for record in records:
+        before = by_sample.setdefault((record.id, record.annotator), record)
+        if before.label != record.label:
+            conflicts.append(f"{record.id} is {before.label!r} ({before.where}) and {record.label!r} ({record.where})")
     if conflicts:
         more = f", and {len(conflicts) - _SHOWN} more" if len(conflicts) > _SHOWN else ""
-        raise DataError(f"{name} contradicts itself: {'; '.join(conflicts[:_SHOWN])}{more}: nothing was taken over")
+        raise DataError(f"{name} contradicts itself: {'; '.join(conflicts[:_SHOWN])}{more}: nothing was imported")
     if new:
         job.store.add_classes(new)
-    actions = [
-        Action(
-            "label" if s.label is not None else "skip", s.id, Actor(s.annotator, source), s.label, final and s.label is not None
-        )
-        for s in by_sample.values()
-    ]
-    job.store.apply(actions)
-    labeled = sum(s.label is not None for s in by_sample.values())
+    job.store.apply([_action(record, source, final) for record in by_sample.values()])
+    labeled = sum(record.label is not None for record in by_sample.values())
     return Imported(labeled, len(by_sample) - labeled, new)
 
 
+def _action(record: LabelRecord, source: str, final: bool) -> Action:
+    by = Actor(record.annotator, source)
+    return Action("skip", record.id, by) if record.label is None else Action("label", record.id, by, record.label, final)
+
+
 def read_labels(path: Path, annotator: str) -> list[LabelRecord]:
-    """What a file says; see :func:`import_labels`."""
+    """Read the labels of a file; see :func:`import_labels`."""
     if path.suffix.lower() in (".csv", ".tsv"):
         return _from_table(path, annotator)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text in UTF-8: {error}") from None
+        raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from None
     try:
         if path.suffix.lower() == ".json":
             return list(from_label_studio(json.loads(text), str(path)))
         lines = [(f"line {i}", json.loads(line)) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not valid JSON: {error}") from None
-    return [said for where, row in lines for said in _from_line(row, annotator, f"{path}, {where}")]
+    return [record for where, row in lines for record in _from_line(row, annotator, f"{path}, {where}")]
 
 
 def from_label_studio(tasks: Any, name: str) -> Iterable[LabelRecord]:
-    """What the annotators of Label Studio said, from its JSON export: one entry an annotator and task.
+    """Labels in a JSON export of Label Studio, one per annotator and task.
 
-    Cancelled annotations are skips, empty ones and predictions say nothing. Tasks are known by `data.ssld_id`.
+    Cancelled annotations are skips; empty ones and predictions are ignored. Tasks are identified by `data.ssld_id`.
 
     Raises:
-        DataError: if this is not such an export, or a task is none of ours.
+        DataError: If this is not such an export, or ssld did not make a task.
     """
     if not isinstance(tasks, list):
-        raise DataError(f"{name} is not an export of Label Studio: it is a list of tasks")
+        raise DataError(f"{name} is not an export of Label Studio: one is a list of tasks")
     for k, task in enumerate(tasks, start=1):
         where = f"task {task.get('id', k)}" if isinstance(task, dict) else f"task {k}"
         data = task.get("data") if isinstance(task, dict) else None
@@ -129,7 +139,9 @@ def from_label_studio(tasks: Any, name: str) -> Iterable[LabelRecord]:
                 continue
             chosen = [c for item in annotation.get("result") or [] for c in (item.get("value") or {}).get("choices") or []]
             if len(chosen) > 1:
-                raise DataError(f"{name}, {where} has {len(chosen)} choices; one label an image is taken: {', '.join(chosen)}")
+                raise DataError(
+                    f"{name}, {where} has {len(chosen)} choices, but one label per image is allowed: {', '.join(chosen)}"
+                )
             if chosen:
                 yield LabelRecord(str(data["ssld_id"]), str(chosen[0]), who, where)
 
@@ -171,7 +183,9 @@ def _from_line(row: Any, annotator: str, where: str) -> Iterable[LabelRecord]:
         elif len(accepted) == 1:
             yield LabelRecord(str(id_), str(accepted[0]), who, where)
         elif accepted:
-            raise DataError(f"{where} has {len(accepted)} labels; one label an image is taken: {', '.join(map(str, accepted))}")
+            raise DataError(
+                f"{where} has {len(accepted)} labels, but one per image is allowed: {', '.join(map(str, accepted))}"
+            )
         return
     if "id" not in row or "label" not in row:
         raise DataError(f"{where} needs id and label; it has {', '.join(map(str, row))}")

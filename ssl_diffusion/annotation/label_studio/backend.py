@@ -1,7 +1,7 @@
-"""Label Studio's model server (ML backend): predictions at once, labels and training in the background.
+"""ML backend for Label Studio: predictions at once, labels and training in the background.
 
-Label Studio waits for every answer, webhooks while an annotator waits for theirs, and repeats none. So nothing is done before
-answering, and what events say is taken for a hint only: labels are read from the project itself, then and twice a minute.
+Label Studio waits for every response, webhooks while an annotator waits for theirs, and repeats none. So requests are answered
+before any work is done, and events are only hints: labels are read from the project itself, after an event and twice a minute.
 """
 
 import base64
@@ -28,8 +28,8 @@ from ssl_diffusion.errors import SSLDError
 __all__ = ["Backend", "make_backend"]
 
 _log = logging.getLogger(__name__)
-_POLL = 30.0  # seconds
-_LARGEST = 256 * 2**20  # bytes of a request: a whole project, images in it, can be asked for in one
+_POLL = 30.0  # seconds between readings of the project
+_LARGEST = 256 * 2**20  # bytes of a request: one may hold a whole project with its images
 _LABELS_CHANGED = (
     "ANNOTATION_CREATED",
     "ANNOTATIONS_CREATED",
@@ -40,16 +40,16 @@ _LABELS_CHANGED = (
 )
 
 
-class Setup(BaseModel):
-    """What Label Studio sends to begin with; its token is not looked at."""
+class SetupRequest(BaseModel):
+    """First request of Label Studio; its token is ignored."""
 
     project: str
 
     model_config = {"extra": "ignore"}
 
 
-class Asking(BaseModel):
-    """Tasks to be predicted."""
+class PredictRequest(BaseModel):
+    """Tasks to predict."""
 
     tasks: list[dict[str, Any]]
     label_config: str
@@ -58,7 +58,7 @@ class Asking(BaseModel):
 
 
 class Event(BaseModel):
-    """What has happened."""
+    """Something that happened in a project."""
 
     action: str
 
@@ -66,15 +66,15 @@ class Event(BaseModel):
 
 
 class Backend:
-    """A job that follows a project, and which the project follows.
+    """A job and a Label Studio project that follow each other: labels come in, the queue goes out.
 
     Args:
-        job: the job.
-        server: of Label Studio.
-        project: number of the project.
-        blind: do not say what the model thinks.
-        image_prefix: see :func:`~ssl_diffusion.annotation.label_studio.sync.push`.
-        refit_every: see :class:`~ssl_diffusion.annotation.loop.workbench.Workbench`.
+        job: The job.
+        server: Label Studio.
+        project: Number of the project.
+        blind: Whether to hide the model's predictions.
+        image_prefix: See :func:`~ssl_diffusion.annotation.label_studio.sync.push`.
+        refit_every: See :class:`~ssl_diffusion.annotation.loop.workbench.Workbench`.
     """
 
     def __init__(
@@ -94,46 +94,47 @@ class Backend:
         self._thread = threading.Thread(target=self._poll, name="label-studio", daemon=True)
 
     def start(self) -> None:
-        """Load the model and begin to follow the project."""
-        self.bench.look()
+        """Open the model and start to follow the project."""
+        self.bench.refresh_model()
         self.bench.start()
+        self.bench.submit("labels", self.follow)
         self._thread.start()
 
     def stop(self) -> None:
-        """End it; a fit is interrupted and can be continued."""
+        """Stop it; a fit is interrupted and can be resumed."""
         self._stop.set()
         self._thread.join()
         self.bench.stop()
 
     @property
     def version(self) -> str:
-        """Of the present predictions: another one whenever the order of the queue is."""
+        """Version of the current predictions; it changes with the order of the queue."""
         return order_of(self.job).version
 
     def predict(self, tasks: list[dict[str, Any]], config: str) -> list[dict[str, Any]]:
-        """Predictions of tasks, one each: the class that the model thinks of, and the place in the queue.
+        """Predictions of tasks, one each: the predicted class, and the place in the queue as a score.
 
-        Samples of the queue have the scores of their order; all others come after them.
+        Samples of the queue are scored by their order; all others come after them.
         """
         interface, order = parse_interface(config, f"project {self.project}"), order_of(self.job)
-        asked = [str((task.get("data") or {}).get("ssld_id")) for task in tasks]
-        found = {} if self.blind else self.bench.classes_of(asked)
-        return [prediction(interface, order, id_, found.get(id_)) for id_ in asked]
+        ids = [str((task.get("data") or {}).get("ssld_id")) for task in tasks]
+        found = {} if self.blind else self.bench.predicted_classes(ids)
+        return [prediction(interface, order, id_, found.get(id_)) for id_ in ids]
 
-    def hear(self, action: str) -> None:
-        """What to do about an event; it is done in the background."""
+    def on_event(self, action: str) -> None:
+        """React to an event in the background."""
         if action == "START_TRAINING":
-            self.bench.soon("train", self._train)
+            self.bench.submit("train", self._train)
         elif action in _LABELS_CHANGED:
-            self.bench.soon("labels", self.follow)
+            self.bench.submit("labels", self.follow)
 
     def follow(self) -> None:
-        """Take over the project's labels, and make the job's queue its queue."""
+        """Pull the project's labels, and push the job's queue to it."""
         pulled = pull(self.job, self.server, self.project)
-        if pulled.imported.labeled or pulled.taken_back:
+        if pulled.imported.labeled or pulled.withdrawn:
             self.bench.rerank()
         if not len(queue.pending(self.job.store, 1)):
-            self.bench.round()
+            self.bench.next_round()
         order = order_of(self.job)
         if order.scores and not is_selected(self.server, self.project, order):
             push(self.job, self.server, self.project, image_prefix=self.image_prefix, blind=self.blind)
@@ -143,59 +144,58 @@ class Backend:
         self.bench.fits.start()
 
     def _poll(self) -> None:
-        while True:
-            self.bench.soon("labels", self.follow)
-            if self._stop.wait(_POLL):
-                return
+        while not self._stop.wait(_POLL):
+            self.bench.submit("labels", self.follow)
 
 
 def make_backend(backend: Backend, *, host: str = "127.0.0.1", token: str | None = None) -> FastAPI:
-    """The application of a backend.
+    """Make the application of a backend.
 
     Args:
-        backend: what it serves.
-        host: that it is served on.
-        token: password that Label Studio sends (HTTP Basic, any user name); other hosts need one.
+        backend: Backend to serve.
+        host: Address that it is served on.
+        token: Password that Label Studio sends (HTTP Basic, any user name); None serves this machine only.
 
     Raises:
-        SSLDError: if another host is served without a token, or the token is short.
+        SSLDError: If others could reach the host without a token, or the token is short.
     """
     check_access(host, token)
 
     @asynccontextmanager
-    async def life(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         backend.start()
         yield
         backend.stop()
 
-    app = FastAPI(lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         return _refusal(request, token) or await call_next(request)
 
     @app.exception_handler(SSLDError)
-    async def said_so(_request: Request, error: SSLDError) -> JSONResponse:
+    async def on_ssld_error(_request: Request, error: SSLDError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 400)
 
     @app.get("/")
     @app.get("/health")
-    def health() -> dict[str, str]:
-        return {"status": "UP", "model_class": "ssld", "problem": backend.bench.problem}
+    def health() -> dict[str, Any]:
+        busy = not backend.bench.idle(0)
+        return {"status": "UP", "model_class": "ssld", "problem": backend.bench.problem, "busy": busy}
 
     @app.post("/setup")
-    def setup(what: Setup) -> dict[str, str]:
+    def setup(what: SetupRequest) -> dict[str, str]:
         if what.project.partition(".")[0] != str(backend.project):
             raise SSLDError(f"this is the model of project {backend.project}, not of {what.project.partition('.')[0]}")
         return {"model_version": backend.version}
 
     @app.post("/predict")
-    def predict(asked: Asking) -> dict[str, Any]:
-        return {"results": backend.predict(asked.tasks, asked.label_config)}
+    def predict(what: PredictRequest) -> dict[str, Any]:
+        return {"results": backend.predict(what.tasks, what.label_config)}
 
     @app.post("/webhook")
     def webhook(event: Event) -> dict[str, Any]:
-        backend.hear(event.action)
+        backend.on_event(event.action)
         return {}
 
     @app.get("/versions")
@@ -206,7 +206,7 @@ def make_backend(backend: Backend, *, host: str = "127.0.0.1", token: str | None
 
 
 def _refusal(request: Request, token: str | None) -> Response | None:
-    """Why a request is not answered; None if it is."""
+    """Refusal of a request; None if it is accepted."""
     if (refusal := host_refusal(request, token)) is not None:
         return refusal
     if token is not None and not hmac.compare_digest(_password(request).encode(), token.encode()):
@@ -214,10 +214,10 @@ def _refusal(request: Request, token: str | None) -> Response | None:
     if request.method == "POST":
         length = request.headers.get("content-length", "")
         if not length.isdigit() or int(length) > _LARGEST:
-            return JSONResponse({"error": f"a request says how long it is, {_LARGEST} bytes at most"}, 413)
-        # Web pages cannot send this without asking first, which is refused.
+            return JSONResponse({"error": f"the request needs a Content-Length of at most {_LARGEST} bytes"}, 413)
+        # A web page cannot send this without a preflight request, which is refused.
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            return JSONResponse({"error": "requests are JSON"}, 415)
+            return JSONResponse({"error": "the request must be JSON"}, 415)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Label Studio's REST interface, as far as it is used here."""
+"""Client for the part of Label Studio's REST API that is used here."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -18,13 +18,13 @@ _PAGE = 500  # tasks of one request
 
 @dataclass(frozen=True)
 class Interface:
-    """What a project asks its annotators.
+    """Labeling interface of a project.
 
     Attributes:
-        image: name of the Image tag.
-        key: of the image in a task's data.
-        choices: name of the Choices tag.
-        values: the choices.
+        image: Name of the Image tag.
+        key: Key of the image in a task's data.
+        choices: Name of the Choices tag.
+        values: Choices.
     """
 
     image: str
@@ -33,7 +33,7 @@ class Interface:
     values: tuple[str, ...]
 
     def result(self, label: str) -> list[dict[str, Any]]:
-        """What an annotation or a prediction of a class is."""
+        """Result of an annotation or a prediction of a class."""
         value = {"choices": [label]}
         return [{"id": "label", "from_name": self.choices, "to_name": self.image, "type": "choices", "value": value}]
 
@@ -42,11 +42,11 @@ def parse_interface(config: str, name: str) -> Interface:
     """Read the labeling interface of a project.
 
     Args:
-        config: XML.
-        name: of the project, for complaints.
+        config: Interface as XML.
+        name: Name of the project, for messages.
 
     Raises:
-        SSLDError: if it has no Image with one Choices of one choice.
+        SSLDError: If it does not have exactly one single-choice Choices of an Image.
     """
     try:
         root = ElementTree.fromstring(config)
@@ -55,34 +55,34 @@ def parse_interface(config: str, name: str) -> Interface:
     images = {tag.get("name"): tag for tag in root.iter("Image")}
     found = [tag for tag in root.iter("Choices") if tag.get("toName") in images]
     if len(found) != 1:
-        raise SSLDError(f"the labeling interface of {name} has {len(found)} Choices of an Image, and needs one")
+        raise SSLDError(f"the labeling interface of {name} has {len(found)} Choices of an Image, but needs exactly one")
     (choices,) = found
     image = images[choices.get("toName")]
     if choices.get("choice", "single") == "multiple":
-        raise SSLDError(f'the labeling interface of {name} lets several be chosen: write choice="single"')
+        raise SSLDError(f'the labeling interface of {name} allows several choices: set choice="single"')
     values = tuple(tag.get("value", "") for tag in choices.iter("Choice"))
     key = (image.get("value") or "$image").removeprefix("$")
     return Interface(str(image.get("name")), key, str(choices.get("name")), values)
 
 
 class LabelStudio:
-    """A server.
+    """Connection to a server.
 
     Args:
-        url: of the server.
-        token: of a user: a personal access token, or a legacy token. It is sent to the server only, never shown.
-        transport: of the requests; None is the network.
+        url: Address of the server.
+        token: Personal access token or legacy token of a user. It is sent to the server only, and never shown.
+        transport: Transport of the requests; None uses the network.
 
     Raises:
-        SSLDError: if the address is none of HTTP.
+        SSLDError: If the address does not begin with http:// or https://.
     """
 
     def __init__(self, url: str, token: str, transport: httpx.BaseTransport | None = None) -> None:
         if not url.startswith(("http://", "https://")):
-            raise SSLDError(f"{url!r} is not the address of a server: it begins with http:// or https://")
+            raise SSLDError(f"{url!r} is not the address of a server: one begins with http:// or https://")
         self.url = url.rstrip("/")
         self._token = token
-        # Personal access tokens are JSON Web Tokens, and are exchanged for one that lasts some minutes.
+        # Personal access tokens are JSON Web Tokens; they are exchanged for one that lasts some minutes.
         self._header = "" if token.count(".") == 2 else f"Token {token}"
         # Redirects are not followed: they could carry the token elsewhere.
         self._client = httpx.Client(timeout=_TIMEOUT, transport=transport)
@@ -94,14 +94,14 @@ class LabelStudio:
         self.close()
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._client.close()
 
     def call(self, method: str, path: str, body: Any = None, params: dict[str, Any] | None = None) -> Any:
-        """Send a request and return what came back.
+        """Send a request and return the JSON of the response.
 
         Raises:
-            SSLDError: if the server cannot be reached, refuses the token, or answers with an error.
+            SSLDError: If the server cannot be reached, refuses the token, or responds with an error.
         """
         fresh = not self._header
         if fresh:
@@ -115,7 +115,7 @@ class LabelStudio:
         if answer.status_code == 404:
             raise SSLDError(f"{self.url}{path} does not exist: is the project's number right?")
         if not answer.is_success:
-            raise SSLDError(f"{self.url} answered {answer.status_code} to {method} {path}: {answer.text[:300]}")
+            raise SSLDError(f"{self.url} responded with status {answer.status_code} to {method} {path}: {answer.text[:300]}")
         return answer.json() if answer.content else None
 
     def _access(self) -> str:
@@ -146,9 +146,9 @@ class LabelStudio:
         """All tasks of a project.
 
         Args:
-            number: of the project.
-            fields: of the tasks, comma-separated.
-            order: column of the data manager, as "tasks:predictions_score"; None is as they are.
+            number: Number of the project.
+            fields: Fields of the tasks to return, comma-separated.
+            order: Column of the data manager to sort by, such as "tasks:predictions_score"; None keeps the server's order.
         """
         params = {"project": number, "page_size": _PAGE, "include": fields}
         if order is not None:
@@ -162,20 +162,20 @@ class LabelStudio:
                 return
 
     def add_tasks(self, number: int, data: list[dict[str, Any]]) -> list[int]:
-        """Make tasks of a project; returns their numbers, in order.
+        """Add tasks to a project; returns their numbers, in order.
 
         Raises:
-            SSLDError: if not all were taken.
+            SSLDError: If not all were accepted.
         """
         body = [{"data": each} for each in data]
         made = self.call("POST", f"/api/projects/{number}/import", body, {"return_task_ids": "true"})
         ids = [int(id_) for id_ in made.get("task_ids") or []]
         if len(ids) != len(data):
-            raise SSLDError(f"{self.url} took {len(ids)} of {len(data)} tasks: push again")
+            raise SSLDError(f"{self.url} accepted {len(ids)} of {len(data)} tasks: push again")
         return ids
 
     def predicted(self, number: int, version: str) -> set[int]:
-        """Tasks of a project that have a prediction of a version."""
+        """Numbers of the tasks that have a prediction of a version."""
         found = self.call("GET", "/api/predictions/", params={"project": number})
         return {int(p["task"]) for p in found if p["model_version"] == version}
 
@@ -183,16 +183,16 @@ class LabelStudio:
         """Add predictions to tasks of a project.
 
         Raises:
-            SSLDError: if not all were taken: the server leaves those out that it does not like, without an error.
+            SSLDError: If not all were accepted: the server silently leaves out those it considers invalid.
         """
         if not predictions:
             return
         done = self.call("POST", f"/api/projects/{number}/import/predictions", predictions)
         if done.get("created") != len(predictions):
-            raise SSLDError(f"{self.url} took {done.get('created')} of {len(predictions)} predictions: push again")
+            raise SSLDError(f"{self.url} accepted {done.get('created')} of {len(predictions)} predictions: push again")
 
     def annotated(self, number: int) -> list[dict[str, Any]]:
-        """All tasks of a project with what annotators said, skips among it."""
+        """All tasks of a project with their annotations, including skips."""
         found: list[dict[str, Any]] = self.call(
             "GET", f"/api/projects/{number}/export", params={"exportType": "JSON", "download_all_tasks": "true"}
         )

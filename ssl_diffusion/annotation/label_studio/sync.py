@@ -1,9 +1,9 @@
-"""What to label next goes to a Label Studio project as tasks in order; what its annotators said comes back.
+"""Synchronization with a Label Studio project: the queue goes out as ordered tasks, labels come back.
 
-Tasks are known by `data.ssld_id`, never by their place or by Label Studio's own numbers. The order is that of a prediction's
-score, (rank + 1/2) / N: "uncertainty sampling" serves the lowest first. That holds only for predictions of the version that the
-project has selected, so the version is set after every push, and the order is read back. Predictions of earlier rounds stay:
-Label Studio refuses the answer of an annotator who has a task open whose prediction was deleted.
+Tasks are identified by `data.ssld_id`, never by their place or by Label Studio's own numbers. They are ordered by the score of
+their prediction, (rank + 1/2) / N: "uncertainty sampling" serves the lowest first. That holds only for predictions of the
+version that the project has selected, so the version is set after every push and the order is read back. Predictions of earlier
+rounds stay: Label Studio refuses the annotation of an open task whose prediction was deleted.
 """
 
 import base64
@@ -13,7 +13,7 @@ import urllib.parse
 from dataclasses import dataclass
 from typing import Any
 
-from ssl_diffusion.annotation.files.imports import Imported, from_label_studio, take_over
+from ssl_diffusion.annotation.files.imports import Imported, apply_records, from_label_studio
 from ssl_diffusion.annotation.label_studio.client import Interface, LabelStudio, parse_interface
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries, queue
@@ -26,19 +26,19 @@ __all__ = ["Order", "Pulled", "Pushed", "is_selected", "order_of", "prediction",
 
 _SAMPLING = "Uncertainty sampling"
 _SOURCE = "label-studio"
-_TASKS = 50  # of a request; images may be in them
-_SIDE = 1024  # pixels of an image in a task
+_TASKS = 50  # in one request; they may contain images
+_SIDE = 1024  # largest width and height of an image in a task, in pixels
 
 
 @dataclass(frozen=True)
 class Order:
-    """The last round as Label Studio is to serve it.
+    """Order in which Label Studio is to serve the last round.
 
     Attributes:
-        version: of the predictions that say so: another one for every order.
-        scores: of the samples that wait, by id, in (0, 1), increasing in the order of asking.
-        predicted: their classes by the model that chose them; None where it had none.
-        notes: why they were chosen.
+        version: Version of the predictions that express the order; every order has its own.
+        scores: Scores of the waiting samples by id, in (0, 1), increasing in queue order.
+        predicted: Classes predicted by the model that chose them, by id; None without a classifier.
+        notes: Reasons for the choice, by id.
     """
 
     version: str
@@ -49,7 +49,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did: tasks that are new, tasks in the order, the version of their predictions, and what to look out for."""
+    """Result of a push: number of new tasks, number of ordered tasks, version of their predictions, and warnings."""
 
     new: int
     ordered: int
@@ -59,16 +59,16 @@ class Pushed:
 
 @dataclass(frozen=True)
 class Pulled:
-    """What a pull did: what was taken over, and votes that were taken back since they were deleted there."""
+    """Result of a pull: imported labels, and number of votes withdrawn because they were deleted there."""
 
     imported: Imported
-    taken_back: int
+    withdrawn: int
 
 
 def order_of(job: Job) -> Order:
-    """The order of a job's last round; without scores if nothing waits.
+    """Order of a job's last round; without scores if nothing is waiting.
 
-    The rank is that within the whole round, so that what is asked and how it is scored only changes with the order.
+    The rank is that within the whole round, so that scores and version change only with the order.
     """
     last = queue.last_round(job.store)
     if last is None:
@@ -85,19 +85,19 @@ def order_of(job: Job) -> Order:
 
 
 def push(job: Job, server: LabelStudio, project: int, *, image_prefix: str | None = None, blind: bool = False) -> Pushed:
-    """Make the queue of a job the queue of a project. What was pushed before is not pushed again.
+    """Make the queue of a job the queue of a project. Tasks and predictions that exist already are not pushed again.
 
     Args:
-        job: the job; its last round is pushed.
-        server: where.
-        project: number of the project.
-        image_prefix: what comes before an id in the address of an image, as "/data/local-files/?d=photos/" for files that Label
+        job: Job whose last round is pushed.
+        server: Label Studio.
+        project: Number of the project.
+        image_prefix: Prefix of an id in the address of an image, such as "/data/local-files/?d=photos/" for files that Label
             Studio serves itself; None puts the images, scaled to 1,024 pixels, into the tasks.
-        blind: predictions without a class, and without the reason of the choice, so that annotators are not biased.
+        blind: Whether to leave out predicted classes and reasons, so that annotators are not biased.
 
     Raises:
-        SSLDError: if there is no queue, the project cannot hold the labels, the server refuses something, or its order is
-            another one in the end.
+        SSLDError: If the queue is empty, the project cannot hold the labels, the server refuses something, or it does not serve
+            the tasks in this order in the end.
     """
     order = order_of(job)
     if not order.scores:
@@ -106,7 +106,7 @@ def push(job: Job, server: LabelStudio, project: int, *, image_prefix: str | Non
     interface = parse_interface(settings["label_config"], f"project {project}")
     if missing := [name for name in job.store.classes if name not in interface.values]:
         raise SSLDError(
-            f"the labeling interface of project {project} does not have {', '.join(map(repr, missing))}: add a Choice"
+            f"the labeling interface of project {project} does not have {', '.join(map(repr, missing))}: add a Choice for each"
         )
     numbers = {str(task["data"].get("ssld_id")): int(task["id"]) for task in server.tasks(project)}
     new = [id_ for id_ in order.scores if id_ not in numbers]
@@ -129,49 +129,51 @@ def push(job: Job, server: LabelStudio, project: int, *, image_prefix: str | Non
         raise SSLDError(f"project {project} does not serve its tasks in the order that was pushed: push again")
     notes = []
     if (votes := settings.get("maximum_annotations") or 1) > 1:
-        notes.append(f"the project wants {votes} annotations a task: Label Studio serves what somebody has begun first")
+        notes.append(
+            f"the project requires {votes} annotations per task: Label Studio serves tasks that someone has begun first"
+        )
     return Pushed(len(new), len(order.scores), order.version, tuple(notes))
 
 
 def pull(job: Job, server: LabelStudio, project: int, *, add_class: bool = False, final: bool = False) -> Pulled:
-    """Take over what the annotators of a project said since the last time: labels, skips, corrections, deletions.
+    """Import what has changed in a project since the last pull: labels, skips, corrections, deletions.
 
     Args:
-        job: the job.
-        server: where.
-        project: number of the project; tasks that have no `ssld_id` are left alone.
-        add_class: take classes that the job does not have; else they are refused.
-        final: labels settle samples, whatever others say.
+        job: Job to import into.
+        server: Label Studio.
+        project: Number of the project; tasks without an `ssld_id` are ignored.
+        add_class: Whether to add classes that the job does not have; otherwise they are refused.
+        final: Whether the labels override the votes of others.
 
     Raises:
-        SSLDError: if the server cannot be read, or its labels cannot be taken over; nothing is taken over then.
+        SSLDError: If the server cannot be read, or its labels cannot be imported; nothing is imported then.
     """
     tasks = [task for task in server.annotated(project) if (task.get("data") or {}).get("ssld_id")]
-    for task in tasks:  # who annotates a task twice means what was said last
+    for task in tasks:  # of several annotations by one annotator the latest counts
         task["annotations"] = sorted(task.get("annotations") or [], key=lambda a: str(a.get("updated_at") or ""))
-    said = {(s.id, s.annotator): s for s in from_label_studio(tasks, f"project {project}")}
+    records = {(r.id, r.annotator): r for r in from_label_studio(tasks, f"project {project}")}
     before = {
         (row["id"], who): label
         for row in queries.listing(job.store)
         for who, label in row["votes"].items()
         if who.partition(":")[0] == _SOURCE
     }
-    fresh = [s for key, s in said.items() if key not in before or before[key] != s.label]
-    imported = take_over(job, fresh, f"project {project}", _SOURCE, add_class=add_class, final=final)
+    fresh = [r for key, r in records.items() if key not in before or before[key] != r.label]
+    imported = apply_records(job, fresh, f"project {project}", _SOURCE, add_class=add_class, final=final)
     there = {str(task["data"]["ssld_id"]) for task in tasks}
-    # Votes on samples that are no tasks of this project are another project's, or came from a file.
-    gone = [key for key in before if key not in said and key[0] in there]
+    # Votes on samples without a task in this project are of another project, or came from a file.
+    gone = [key for key in before if key not in records and key[0] in there]
     job.store.apply([Action("un-label", id_, Actor(who, _SOURCE)) for id_, who in gone])
     return Pulled(imported, len(gone))
 
 
 def remember(job: Job, url: str, project: int) -> None:
-    """Write down which project a job belongs to (`label-studio.json`; no token)."""
+    """Write which project a job belongs to (`label-studio.json`; without the token)."""
     atomic_write_text(job.path / "label-studio.json", json.dumps({"url": url, "project": project}) + "\n")
 
 
 def remembered(job: Job) -> tuple[str | None, int | None]:
-    """Address and number of the project that was used last; None where none was."""
+    """Address and number of the project used last; None without one."""
     try:
         facts = json.loads((job.path / "label-studio.json").read_text(encoding="utf-8"))
         return str(facts["url"]), int(facts["project"])
@@ -180,19 +182,19 @@ def remembered(job: Job) -> tuple[str | None, int | None]:
 
 
 def prediction(interface: Interface, order: Order, id_: str, label: str | None) -> dict[str, Any]:
-    """The prediction of a sample, without its task; those that do not wait come after all that do."""
+    """Prediction of a sample, without its task; samples that are not waiting come after all that are."""
     result = interface.result(label) if label is not None and label in interface.values else []
     return {"score": order.scores.get(id_, 1.0), "model_version": order.version, "result": result}
 
 
 def is_selected(server: LabelStudio, project: int, order: Order) -> bool:
-    """Whether a project goes by the predictions of this order: an ML backend or a person may have changed that."""
+    """Whether a project is ordered by these predictions: an ML backend or a person may have changed that."""
     found = server.project(project)
     return bool(found.get("model_version") == order.version and found.get("sampling") == _SAMPLING)
 
 
 def _in_order(server: LabelStudio, project: int, order: Order) -> bool:
-    """Whether the samples that wait have scores that increase as they are to be asked, by the server's own sorting."""
+    """Whether the server, sorting by score, returns the waiting samples in this order."""
     ids = [str(task["data"].get("ssld_id")) for task in server.tasks(project, order="tasks:predictions_score")]
     return [id_ for id_ in ids if id_ in order.scores] == list(order.scores)
 

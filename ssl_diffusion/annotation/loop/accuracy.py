@@ -1,14 +1,14 @@
-"""How accurate the model is on the pool, from labels that were not chosen to measure it, and from a few that were.
+"""Accuracy of a model on the pool, estimated from an audit set, or from samples that were drawn to train it.
 
-Labels that were drawn with known probabilities, all above zero, give an unbiased estimate although they were drawn to teach
+Labels of samples drawn with known probabilities, all above zero, give an unbiased estimate even if they were drawn for training
 (LURE; Farquhar, Gal and Rainforth 2021, arXiv 2101.11665; Kossen et al. 2021, arXiv 2103.05331). With M draws of N samples, the
 m-th with probability q_m given those before it, and losses L_m,
 
     R = 1/M sum_m v_m L_m,    v_m = 1 + (N - M) / (N - m) * (1 / ((N - m + 1) q_m) - 1).
 
-The interval is Wilson's, for as many uniform draws as have the variance of R: the sum of the squares of the martingale
-differences of which LURE is made; with Student's t for as many draws as make up that variance (Satterthwaite 1946), since few
-errors with large weights say little.
+The interval is Wilson's for the number of uniform draws that have the same variance as R (the sum of the squared martingale
+differences that make up LURE), with Student's t for the effective number of terms in that variance (Satterthwaite 1946), since
+few errors with large weights carry little information.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ __all__ = ["Estimate", "audit_interval", "lure", "lure_weights"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """Accuracy and its confidence interval, all in [0, 1], and the number of labels it is from."""
+    """Accuracy and its confidence interval, in [0, 1], and the number of labels used."""
 
     accuracy: float
     low: float
@@ -33,9 +33,9 @@ class Estimate:
 
 
 def audit_interval(correct: int, n: int, level: float = 0.95) -> Estimate:
-    """Accuracy from n labels of samples that were drawn uniformly, with Wilson's interval; n of 0 says nothing: [0, 1]."""
+    """Accuracy from n labels of uniformly drawn samples, with Wilson's interval; without labels the interval is [0, 1]."""
     if not 0 <= correct <= n:
-        raise DataError(f"of {n} labels {correct} cannot be right")
+        raise DataError(f"{correct} of {n} labels cannot be correct")
     if not n:
         return Estimate(float("nan"), 0.0, 1.0, 0)
     low, high = _wilson(correct / n, n, float(stats.norm.ppf(0.5 + level / 2)))
@@ -46,34 +46,34 @@ def lure_weights(probabilities: NDArray[np.float64], n_pool: int) -> NDArray[np.
     """v_m of the module's docstring, (M,).
 
     Args:
-        probabilities: of the draws in their order, each given those before it, in (0, 1], (M,).
-        n_pool: N, samples among which was drawn, at least M.
+        probabilities: Probabilities q_m of the draws in their order, each given the earlier ones, in (0, 1], (M,).
+        n_pool: Number of samples in the pool, N, at least M.
 
     Raises:
-        DataError: if a probability is not in (0, 1], or there are more draws than samples.
+        DataError: If a probability is not in (0, 1], or there are more draws than samples.
     """
     q = np.asarray(probabilities, dtype=np.float64)
     if not ((q > 0) & (q <= 1 + 1e-9)).all():
-        raise DataError("probabilities of draws are above 0 and at most 1: these were not drawn by chance")
+        raise DataError("probabilities of draws must be above 0 and at most 1: these samples were not drawn at random")
     if len(q) > n_pool:
-        raise DataError(f"{len(q)} draws from {n_pool} samples")
+        raise DataError(f"{len(q)} draws from {n_pool} samples are not possible")
     m = np.arange(1, len(q) + 1)
-    share = (n_pool - len(q)) / np.maximum(n_pool - m, 1)
-    weights: NDArray[np.float64] = 1 + share * (1 / ((n_pool - m + 1) * q) - 1)
+    factor = (n_pool - len(q)) / np.maximum(n_pool - m, 1)
+    weights: NDArray[np.float64] = 1 + factor * (1 / ((n_pool - m + 1) * q) - 1)
     return weights
 
 
 def lure(correct: NDArray[np.bool_], probabilities: NDArray[np.float64], n_pool: int, level: float = 0.95) -> Estimate:
-    """Accuracy on the pool from labels of samples that were drawn with known probabilities.
+    """Accuracy on the pool from labels of samples drawn with known probabilities.
 
     Args:
-        correct: whether the model that drew was right, in the order of the draws, (M,).
-        probabilities: see :func:`lure_weights`.
-        n_pool: N.
-        level: of the interval.
+        correct: Whether the model that drew predicted the label, in the order of the draws, (M,).
+        probabilities: See :func:`lure_weights`.
+        n_pool: Number of samples in the pool, N.
+        level: Confidence level of the interval.
 
     Raises:
-        DataError: see :func:`lure_weights`.
+        DataError: See :func:`lure_weights`.
     """
     q = np.asarray(probabilities, dtype=np.float64)
     weights = lure_weights(q, n_pool)
@@ -81,12 +81,12 @@ def lure(correct: NDArray[np.bool_], probabilities: NDArray[np.float64], n_pool:
         return Estimate(float("nan"), 0.0, 1.0, n)
     loss = 1.0 - np.asarray(correct, dtype=np.float64)
     risk = float((weights * loss).mean())
-    # R is the mean of c_m a_m, and each a_m is unbiased, given the draws before it.
+    # R is the mean of c_m a_m, and each a_m is unbiased given the earlier draws.
     m = np.arange(1, n + 1)
     a = loss / (n_pool * q) + np.concatenate([[0.0], np.cumsum(loss)[:-1]]) / n_pool
     c = n_pool * (n_pool - n) / (np.maximum(n_pool - m, 1) * (n_pool - m + 1))
     parts = np.square(c * (a - risk)) / n**2
-    # Of 0 and 1 Wilson's variance is 0 whatever the number of draws.
+    # At 0 and 1 the variance is 0 whatever the number of draws.
     inside = float(np.clip(risk, 0.5 / n, 1 - 0.5 / n))
     variance = parts.sum()
     if variance > 0:

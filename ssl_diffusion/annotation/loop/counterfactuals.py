@@ -1,7 +1,6 @@
-"""Counterfactuals for the labeling page: searched by a thread of their own, what somebody looks at first.
+"""Counterfactuals for the labeling page, searched by their own thread: first those of the sample on the screen.
 
-A search takes seconds, and nothing else waits for it. Who looks at many samples quickly gets those of the last ones: older
-requests are dropped.
+A search takes seconds, and nothing else waits for it. The latest request comes first, and old ones are dropped.
 """
 
 import logging
@@ -22,14 +21,14 @@ __all__ = ["Counterfactual", "Explainer"]
 
 _log = logging.getLogger(__name__)
 
-_TARGETS = 2  # counterfactuals a sample
-_REQUESTS = 8
-_KEPT = 500
+_TARGETS = 2  # counterfactuals per sample
+_REQUESTS = 8  # latest ones that are answered
+_KEPT = 500  # samples whose counterfactuals stay in memory
 
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """How a sample would have to look to be taken for another class: class number, uint8 (C, H, W), RMS distance in [0, 1]."""
+    """A sample changed to be classified otherwise: class number, image (uint8, (C, H, W)), RMS distance in [0, 1]."""
 
     label: int
     image: NDArray[np.uint8]
@@ -40,86 +39,95 @@ class Explainer:
     """Searches counterfactuals in the background.
 
     Args:
-        job: whose samples.
+        job: Job with the samples.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self._classifier: Classifier | None = None
         self._found: dict[int, list[Counterfactual]] = {}
-        self._asked: deque[int] = deque(maxlen=_REQUESTS)
+        self._requests: deque[int] = deque(maxlen=_REQUESTS)
         self._ahead: deque[int] = deque()
         self._wake = threading.Condition()
+        self._searching = False
         self._stop = False
         self._thread = threading.Thread(target=self._work, name="explainer", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, after the search that is under way."""
+        """Stop the thread after the current search."""
         with self._wake:
             self._stop = True
-            self._wake.notify()
+            self._wake.notify_all()
         self._thread.join(timeout=60)
 
     def use(self, classifier: Classifier | None, *, afresh: bool) -> None:
-        """Explain this classifier from now on; afresh forgets what was found."""
+        """Explain this classifier from now on; `afresh` forgets what was found."""
         with self._wake:
             self._classifier = classifier
             if afresh:
                 self._found = {}
 
     def ahead(self, positions: Iterable[int]) -> None:
-        """Search those of these samples next, when nobody looks at others."""
+        """Search the counterfactuals of these samples when there are no requests."""
         with self._wake:
             self._ahead = deque(positions)
-            self._wake.notify()
+            self._wake.notify_all()
 
     def of(self, position: int) -> list[Counterfactual] | None:
-        """Those of a sample, empty without a model; None while they are searched."""
+        """Counterfactuals of a sample, empty without a model; None while they are being searched."""
         with self._wake:
             if self._classifier is None or self._classifier.model is None:
                 return []
             found = self._found.get(position)
-            if found is None and position not in self._asked:
-                self._asked.append(position)
-                self._wake.notify()
+            if found is None and position not in self._requests:
+                self._requests.append(position)
+                self._wake.notify_all()
             return found
+
+    def idle(self, timeout: float | None = None) -> bool:
+        """Wait until there is nothing to search; returns whether that came before the timeout (seconds)."""
+        with self._wake:
+            return self._wake.wait_for(lambda: not (self._requests or self._ahead or self._searching), timeout)
 
     def _work(self) -> None:
         while True:
             with self._wake:
-                while not self._asked and not self._ahead and not self._stop:
+                self._searching = False
+                self._wake.notify_all()
+                while not self._requests and not self._ahead and not self._stop:
                     self._wake.wait()
                 if self._stop:
                     return
-                position = self._asked[-1] if self._asked else self._ahead.popleft()
+                self._searching = True
+                position = self._requests[-1] if self._requests else self._ahead.popleft()
                 classifier, before = self._classifier, self._found
                 if classifier is None or classifier.model is None or position in before:
-                    if position in self._asked:
-                        self._asked.remove(position)
+                    if position in self._requests:
+                        self._requests.remove(position)
                     continue
             try:
                 found = self._search(classifier, position)
-            except Exception:  # the page goes on without it
+            except Exception:  # the page does without it
                 _log.exception("no counterfactuals of sample %d", position)
                 found = []
             with self._wake:
-                if self._found is not before:  # there is another model: search again, if it is still asked for
+                if self._found is not before:  # there is another model: search again if it is still requested
                     continue
-                if position in self._asked:
-                    self._asked.remove(position)
+                if position in self._requests:
+                    self._requests.remove(position)
                 if len(before) >= _KEPT:
                     before.clear()
                 before[position] = found
 
     def _search(self, classifier: Classifier, position: int) -> list[Counterfactual]:
-        """Counterfactuals of the two classes that come after the predicted one."""
+        """Counterfactuals towards the two most probable classes after the predicted one."""
         assert classifier.model is not None
         image = np.asarray(self.job.images[[position]])
-        # In fp32, as the search has them: near the boundary rounding decides which class comes first.
+        # In fp32, as in the search: near the boundary rounding decides which class comes first.
         p = predict_probabilities(classifier.model, image)[0]
         others = np.argsort(-p, kind="stable")[1 : 1 + _TARGETS]
         images = np.repeat(image, len(others), axis=0)

@@ -1,7 +1,7 @@
-"""The present model of a job, and what it says of the pool.
+"""The current model of a job, and the classifier on it.
 
-Before there is a model the pool is seen through the principal components of its pixels. Labels that came after the last fit are
-learned by a probe on the representation: well under a second, so that what is asked next follows what was just said.
+Before the first fit, samples are represented by the principal components of their pixels. Labels newer than the last fit are
+learned by a probe on the representation: in well under a second, so that the queue follows the labels as they come.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
+from ssl_diffusion.annotation.store.state import StoreState
 from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.inference.embedding import embed_whole
 from ssl_diffusion.inference.embedding_store import EmbeddingStore
@@ -31,7 +32,6 @@ __all__ = [
     "classifier_of",
     "folder_of",
     "label_digest",
-    "model_and_classifier",
     "present_model",
     "publish",
     "training_labels",
@@ -44,18 +44,18 @@ _BLOCK = 4096
 
 @dataclass(frozen=True)
 class Model:
-    """What the pool is seen through.
+    """Current model of a job.
 
     Attributes:
-        name: of the run in `models/`; "pixels" before there is one.
-        words: what it is, in words.
-        run: the run; None before there is one.
-        frozen: the pool through it.
-        labels: digest of the labels that it was fitted to; None if to none.
+        name: Name of the run in `models/`; "pixels" before the first.
+        description: The model in words.
+        run: Run of the model; None before the first.
+        frozen: Pool with its representation by the model.
+        labels: Digest of the labels it was fitted to; None without labels.
     """
 
     name: str
-    words: str
+    description: str
     run: Run | None
     frozen: EmbeddedPool
     labels: str | None
@@ -63,14 +63,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Classifier:
-    """Classes by the model's own head, or by a probe on its representation where labels came since.
+    """Classifier of a pool: the model's own head, or a probe on its representation where labels are newer than the fit.
 
     Attributes:
-        frozen: the pool.
-        model: that has this head; None if there is only a representation.
-        numbers: class numbers of the job, in the order of the outputs.
-        n_classes: of the job.
-        probe: None for the model's own head.
+        frozen: Pool with its representation.
+        model: Network with this head; None if there is only a representation.
+        numbers: Class numbers of the job, in the order of the outputs, (k,).
+        n_classes: Number of classes of the job, K.
+        probe: The probe; None for the model's own head.
     """
 
     frozen: EmbeddedPool
@@ -81,9 +81,9 @@ class Classifier:
     _last: "list[tuple[NDArray[np.int64], NDArray[np.float32]]]" = field(default_factory=list, repr=False, compare=False)
 
     def probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Class probabilities of images by position, (n, K), K as in the job; 0 for classes without a label.
+        """Class probabilities of samples by position, float32 (n, K); 0 for classes without a label.
 
-        The largest answer is remembered: a whole pool is scored once.
+        The largest result is cached, so that a pool is scored once.
         """
         for seen, known in self._last:
             if np.array_equal(seen, rows):
@@ -102,12 +102,12 @@ class Classifier:
 
 
 def present_model(job: Job, progress: ProgressCallback | None = None) -> Model:
-    """The model of a job as it is now; its representation of the pool is computed when it is first asked for."""
+    """Open the current model of a job; its representation of the pool is computed on first use and kept."""
     try:
         facts = json.loads((job.path / "model.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         frozen = EmbeddedPool(job.images, _pixels(job), _train(job), None)
-        return Model("pixels", "principal components of the pixels, since there is no model yet", None, frozen, None)
+        return Model("pixels", "principal components of the pixels (no model yet)", None, frozen, None)
     name = facts["model"]
     run = load_run(folder_of(job, name))
     frozen = EmbeddedPool(job.images, _represented(job, name, run, progress), _train(job), run.model, run.precision)
@@ -115,21 +115,21 @@ def present_model(job: Job, progress: ProgressCallback | None = None) -> Model:
 
 
 def publish(job: Job, name: str, labels: str | None, progress: ProgressCallback | None = None) -> None:
-    """Make a finished run the present model, once its representation of the pool is there."""
+    """Make a finished run the current model, after its representation of the pool has been computed."""
     _represented(job, name, load_run(folder_of(job, name)), progress)
     atomic_write_text(job.path / "model.json", json.dumps({"model": name, "labels": labels}) + "\n")
 
 
-def classifier_of(job: Job, model: Model, *, fast: bool = False) -> Classifier | None:
-    """What classifies the pool now, or None with labels of fewer than two classes.
+def classifier_of(job: Job, model: Model, state: StoreState, *, fast: bool = False) -> Classifier | None:
+    """Fit a classifier to the labels of a job; None with labels of fewer than two classes.
 
     Args:
-        job: the job.
-        model: its present model.
-        fast: do not choose the probe's penalty by cross-validation.
+        job: Job of the model.
+        model: Current model.
+        state: State of the job's store.
+        fast: Whether to skip the cross-validation that chooses the probe's penalty.
     """
-    known, classes = training_labels(job)
-    names, frozen = job.store.classes, model.frozen
+    (known, classes), names, frozen = state.training, state.classes, model.frozen
     if model.run is not None and model.run.classes and model.labels == label_digest(known, classes):
         numbers = np.array([names.index(name) for name in model.run.classes], dtype=np.int64)
         return Classifier(frozen, frozen.model, numbers, len(names), None)
@@ -141,24 +141,18 @@ def classifier_of(job: Job, model: Model, *, fast: bool = False) -> Classifier |
     return Classifier(frozen, asked, np.arange(len(names)), len(names), probe)
 
 
-def model_and_classifier(job: Job, progress: ProgressCallback | None = None) -> tuple[Model, Classifier | None]:
-    """The present model, and what classifies the pool by it; see :func:`present_model` and :func:`classifier_of`."""
-    model = present_model(job, progress)
-    return model, classifier_of(job, model)
-
-
 def folder_of(job: Job, name: str) -> Path:
-    """The run folder of a model."""
+    """Run folder of a model."""
     return job.path / "models" / name
 
 
 def training_labels(job: Job) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the samples that models are trained on, and their class numbers."""
+    """Positions of the labeled samples that models are trained on, and their class numbers."""
     return queries.labels(job.store, "pool")
 
 
 def label_digest(positions: NDArray[np.int64], classes: NDArray[np.int64]) -> str:
-    """Of labels, to know whether there are new ones."""
+    """Digest of labels, to tell whether there are new ones."""
     return hashlib.sha256(np.stack([positions, classes]).astype("<i8").tobytes()).hexdigest()[:16]
 
 

@@ -1,14 +1,14 @@
-"""The job folder: a pool of images, the store of what was said of them, and the models that were fitted to it.
+"""The job folder: a pool of images, the store of their labels, and the models fitted to them.
 
-job.toml             settings: a recipe, for the fits, and a section of the job's own, [job]
+job.toml             settings: a recipe for the fits, and the section [job]
 job.db               the store, unless it is on a server
-images.npy           the images as the model sees them, uint8 (N, C, H, W), by position
-pixels.npy           principal components of the pixels, which the first samples are chosen on
-model.json           which run is the present model; replaced at once when a fit is finished
-models/NNN/          run folders of `ssld fit`; models/NNN.csv is the data they were fitted to
+images.npy           the images as models see them, uint8 (N, C, H, W), by position
+pixels.npy           principal components of the pixels, on which the first samples are chosen
+model.json           name of the run that is the current model; replaced when a fit has finished
+models/NNN/          run folders of `ssld fit`; models/NNN.csv lists the samples and labels they were fitted to
 models/NNN.npy       the representation of all images by that run
-batches/             what every round asked for, as CSV files
-*.lock, *.lock.json  who is at it
+batches/             samples of every round, as CSV files
+*.lock, *.lock.json  locks, and which process holds them
 """
 
 import json
@@ -36,17 +36,17 @@ from ssl_diffusion.storage import atomic_folder, atomic_write_text
 
 __all__ = ["Job", "create_job", "move_images", "open_job"]
 
-_PATIENCE = 0.5  # seconds; whoever only looks whether something is in use holds the lock for a moment
-_SHOWN = 5
+_PATIENCE = 0.5  # seconds; a process that only checks a lock holds it for a moment
+_SHOWN = 5  # names in a message
 
 
 class Job:
-    """A job that exists; see :func:`open_job`.
+    """An existing job; see :func:`open_job`.
 
     Attributes:
-        path: the folder.
-        settings: of the job.
-        store: what was said.
+        path: Job folder.
+        settings: Settings of the job.
+        store: Store of the labels.
     """
 
     def __init__(self, path: Path, settings: JobSettings) -> None:
@@ -62,34 +62,34 @@ class Job:
 
     @property
     def image_root(self) -> Path:
-        """The folder that sample ids are relative to."""
+        """Folder that sample ids are relative to."""
         return root_of(self.settings)
 
     def image_file(self, position: int) -> Path:
-        """The file of a sample.
+        """File of a sample.
 
         Raises:
-            DataError: if it is not there (any more); says how to tell the job where images are now.
+            DataError: If it is missing; the message says how to tell the job where the images are.
         """
         path = self.image_root / str(self.store.ids[position])
         if not path.is_file():
             raise DataError(
-                f"{path} is not there: if the images were moved, say where they are: ssld loop move {self.path} --data FOLDER"
+                f"{path} does not exist: if the images were moved, name their folder: ssld loop move {self.path} --data FOLDER"
             )
         return path
 
     def folder(self, name: str) -> Path:
-        """A folder inside the job, made if need be."""
+        """A folder inside the job, created if necessary."""
         folder = self.path / name
         folder.mkdir(exist_ok=True)
         return folder
 
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
-        """Keep other processes from doing the same thing to this job at the same time.
+        """Hold the lock of an activity, such as "next" or "fit", which one process at a time may do.
 
         Raises:
-            RunError: if one does; says which.
+            RunError: If another process holds it; names the process.
         """
         lock, note = FileLock(self.path / f"{what}.lock", timeout=_PATIENCE), self.path / f"{what}.lock.json"
         try:
@@ -104,13 +104,13 @@ class Job:
             raise RunError(f"{self.path} is in use: {what} by {_whom(note)}; wait for it, or stop it") from None
 
     def busy_with(self, what: str) -> str | None:
-        """Which process is doing something to this job, see :meth:`alone`; None if none is."""
+        """Process that holds the lock of an activity, see :meth:`alone`; None if none does."""
         note = self.path / f"{what}.lock.json"
         try:
             with FileLock(self.path / f"{what}.lock", timeout=0):
                 return None
         except Timeout:
-            return _whom(note) if note.exists() else None  # without a note somebody else only looks
+            return _whom(note) if note.exists() else None  # without a note another process only checks the lock
 
     def save_settings(self, settings: JobSettings) -> None:
         """Replace the settings."""
@@ -121,32 +121,32 @@ class Job:
 def create_job(
     path: Path, settings: JobSettings, classes: Sequence[str] = (), *, progress: ProgressCallback | None = None
 ) -> Job:
-    """Make a job folder.
+    """Create a job folder.
 
-    Labels that the images have already, by their folders or the CSV file, are taken over; images of a test split are never
-    asked for, and measure models. With `settings.audit` so many others do so, too, when they are labeled.
+    Existing labels, from class folders or the CSV file, are imported. Images of a test split are never queued and only measure
+    models; so do the `settings.audit` samples of the audit set, once they are labeled.
 
     Args:
-        path: the folder; must not exist, or be empty.
-        settings: of the job; its recipe names a folder or a CSV file of images.
-        classes: names, besides those of the data.
-        progress: called with the number of images read.
+        path: Job folder; it must not exist, or be empty.
+        settings: Settings of the job; the recipe names a folder or a CSV file of images.
+        classes: Class names besides those of the data.
+        progress: Callback for the number of images read.
 
     Raises:
-        SSLDError: if the folder is taken, the images cannot be used, or the store holds another job.
+        SSLDError: If the folder exists, the images cannot be used, or the store holds another job.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         what = "holds a job" if (path / "job.toml").exists() else "exists"
         raise RunError(f"{path} {what}: choose another folder")
     data = settings.recipe.data
     if not data.path:
-        raise RecipeError("a job is for images in files: name their folder, or a CSV file that lists them, with --data")
+        raise RecipeError("a job needs image files: name their folder, or a CSV file that lists them, with --data")
     if data.multilabel or data.label_columns:
-        raise RecipeError("annotation jobs are for one label an image")
+        raise RecipeError("annotation jobs allow one label per image, not several")
     refuse_inputs(path, input_paths(data))
     pool = load_pool(data, progress=progress)
     if settings.audit >= len(pool.train):
-        raise DataError(f"an audit of {settings.audit} samples leaves none of {len(pool.train)} to learn from")
+        raise DataError(f"an audit of {settings.audit} samples leaves none of {len(pool.train)} for training")
     with atomic_folder(path) as temporary:
         np.save(temporary / "images.npy", pool.images)
         job = Job(temporary, settings)
@@ -160,10 +160,10 @@ def create_job(
 
 def _fill(store: Store, pool: Pool, settings: JobSettings, classes: Sequence[str]) -> None:
     if len(store.ids):
-        raise RunError(f"the store holds a job of {len(store.ids)} samples: name an empty database")
+        raise RunError(f"the store already holds a job of {len(store.ids)} samples: use an empty database")
     roles = np.where(pool.is_test, "test", "pool").astype("<U5")
-    chance = np.random.default_rng([settings.seed, 1]).permutation(pool.train)[: settings.audit]
-    roles[chance] = "audit"
+    audit = np.random.default_rng([settings.seed, 1]).permutation(pool.train)[: settings.audit]
+    roles[audit] = "audit"
     store.add_samples([str(name) for name in pool.ids], roles.tolist())
     store.add_classes([*pool.classes, *classes])
     by = Actor("data", "import")
@@ -175,12 +175,12 @@ def move_images(job: Job, data: Path, image_root: Path | None = None) -> None:
     """Tell a job where its images are now.
 
     Args:
-        job: the job.
-        data: the folder, or the CSV file that lists them.
-        image_root: folder that the paths of a CSV file are relative to; None is its own.
+        job: Job whose images were moved.
+        data: Folder, or CSV file that lists the images.
+        image_root: Folder that the paths of a CSV file are relative to; None is the folder of the file.
 
     Raises:
-        DataError: if images of the job are not there; names some. Nothing is changed then.
+        DataError: If images of the job are missing there; names some. Nothing is changed then.
     """
     recipe = job.settings.recipe
     root = str(image_root.resolve()) if image_root is not None else ""
@@ -190,13 +190,13 @@ def move_images(job: Job, data: Path, image_root: Path | None = None) -> None:
     if missing:
         names = ", ".join(missing[:_SHOWN])
         raise DataError(
-            f"{len(missing)} of {len(job.store.ids)} images are not in {there}: {names}{' ...' if missing[_SHOWN:] else ''}"
+            f"{len(missing)} of {len(job.store.ids)} images are missing in {there}: {names}{' ...' if missing[_SHOWN:] else ''}"
         )
     job.save_settings(settings)
 
 
 def root_of(settings: JobSettings) -> Path:
-    """The folder that sample ids are relative to."""
+    """Folder that sample ids are relative to."""
     data = settings.recipe.data
     path = Path(data.path)
     return Path(data.image_root) if data.image_root else path.parent if is_table(path) else path
@@ -206,10 +206,10 @@ def open_job(path: Path) -> Job:
     """Open a job folder.
 
     Raises:
-        SSLDError: if it is none, or its store cannot be opened.
+        SSLDError: If it is not a job folder, or its store cannot be opened.
     """
     if not (path / "job.toml").is_file():
-        raise RunError(f"{path} is not a job folder (it has no job.toml): make one with: ssld loop init {path} --data FOLDER")
+        raise RunError(f"{path} is not a job folder (it has no job.toml): create one with: ssld loop init {path} --data FOLDER")
     return Job(path, JobSettings.load(path / "job.toml"))
 
 

@@ -1,8 +1,8 @@
-"""Whether more labels seem worth it: a budget, a plateau of the measured accuracy, predictions that no longer change.
+"""Whether more labels seem worthwhile: the budget, a plateau of the measured accuracy, predictions that no longer change.
 
-Predictions on a fixed sample of the pool are compared from round to round by Cohen's kappa; where its mean over three rounds is
-at least 0.99 they have settled (Bloodgood and Vijay-Shanker 2009, "A method for stopping active learning based on stabilizing
-predictions"). All of this is advice, said with its figures.
+Predictions on a fixed sample of the pool are compared from round to round by Cohen's kappa; if its mean over three rounds is at
+least 0.99, they have stabilized (Bloodgood and Vijay-Shanker 2009, "A method for stopping active learning based on stabilizing
+predictions"). All of this is advice, given with its figures.
 """
 
 import time
@@ -12,29 +12,42 @@ import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 
 from ssl_diffusion.annotation.loop.accuracy import Estimate
-from ssl_diffusion.annotation.loop.current_model import Classifier
 from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.snapshot import Snapshot
 from ssl_diffusion.storage import atomic_write_text
 
 __all__ = ["advice", "progress_of", "record"]
 
-_WATCHED = 2000  # samples
+_WATCHED = 2000  # samples whose predictions are compared
 _ROUNDS = 3
-_SETTLED = 0.99
-_PLATEAU = 0.005
+_STABLE = 0.99  # mean kappa
+_PLATEAU = 0.005  # gain in accuracy
 _SHARP = 0.15  # wider intervals show no plateau
 
 
 def progress_of(job: Job) -> pd.DataFrame:
-    """What was measured before every round: round, at, model, labels, audit_n, audit_accuracy, audit_low, audit_high, kappa."""
+    """Measurements before each round: round, at, model, labels, audit_n, audit_accuracy, audit_low, audit_high, kappa."""
     path = job.path / "progress.csv"
     columns = ["round", "at", "model", "labels", "audit_n", "audit_accuracy", "audit_low", "audit_high", "kappa"]
     return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=columns)
 
 
-def record(job: Job, number: int, model: str, n_labels: int, classifier: Classifier | None, audit: Estimate | None) -> None:
-    """Write down how things stand before a round."""
-    row = {"round": number, "at": round(time.time(), 1), "model": model, "labels": n_labels, "kappa": _kappa(job, classifier)}
+def record(snapshot: Snapshot, number: int, audit: Estimate | None) -> None:
+    """Append the measurements before a round to `progress.csv`.
+
+    Args:
+        snapshot: The job before the round.
+        number: Number of the round.
+        audit: Accuracy on the audit set, if known.
+    """
+    job, model = snapshot.job, snapshot.model
+    row = {
+        "round": number,
+        "at": round(time.time(), 1),
+        "model": model.description if model is not None else "",
+        "labels": len(snapshot.state.training[0]),
+        "kappa": _kappa(snapshot),
+    }
     if audit is not None:
         row |= {"audit_n": audit.n, "audit_accuracy": audit.accuracy, "audit_low": audit.low, "audit_high": audit.high}
     before = progress_of(job)
@@ -43,19 +56,19 @@ def record(job: Job, number: int, model: str, n_labels: int, classifier: Classif
     atomic_write_text(job.path / "progress.csv", table.reindex(columns=before.columns).to_csv(index=False))
 
 
-def advice(job: Job, n_labels: int) -> list[str]:
-    """Sentences on whether more labels are worth it; none if nothing speaks against them."""
-    said = []
-    budget, table = job.settings.budget, progress_of(job)
+def advice(snapshot: Snapshot) -> list[str]:
+    """Sentences on whether more labels are worthwhile; none if nothing speaks against them."""
+    sentences = []
+    budget, table = snapshot.job.settings.budget, progress_of(snapshot.job)
     if budget:
-        left = budget - n_labels
-        said.append(
+        left = budget - len(snapshot.state.training[0])
+        sentences.append(
             f"{left} labels of the budget of {budget} are left" if left > 0 else f"the budget of {budget} labels is used up"
         )
     kappas = table["kappa"].dropna().tail(_ROUNDS)
-    if len(kappas) == _ROUNDS and kappas.mean() >= _SETTLED:
-        said.append(
-            f"predictions have settled (kappa {kappas.mean():.3f} over {_ROUNDS} rounds): more labels may change little"
+    if len(kappas) == _ROUNDS and kappas.mean() >= _STABLE:
+        sentences.append(
+            f"predictions have stabilized (kappa {kappas.mean():.3f} over {_ROUNDS} rounds): more labels may change little"
         )
     measured = table.dropna(subset=["audit_accuracy"]).tail(_ROUNDS)
     if len(measured) == _ROUNDS:
@@ -63,15 +76,16 @@ def advice(job: Job, n_labels: int) -> list[str]:
         gain = accuracy.iloc[-1] - accuracy.iloc[0]
         low, high = measured["audit_low"].iloc[-1], measured["audit_high"].iloc[-1]
         if gain < _PLATEAU and high - low < _SHARP:
-            said.append(
-                f"the audit's accuracy has gained {gain:+.1%} in {_ROUNDS} rounds (now {accuracy.iloc[-1]:.1%}, {low:.1%} to "
-                f"{high:.1%}): it may have reached its plateau"
+            sentences.append(
+                f"accuracy on the audit set changed by {gain:+.1%} in {_ROUNDS} rounds (now {accuracy.iloc[-1]:.1%}, {low:.1%} "
+                f"to {high:.1%}): it may have reached its plateau"
             )
-    return said
+    return sentences
 
 
-def _kappa(job: Job, classifier: Classifier | None) -> float:
-    """Agreement of the predictions on the watched samples with those of the last time; NaN the first time."""
+def _kappa(snapshot: Snapshot) -> float:
+    """Agreement of the predictions on the watched samples with those before the last round; NaN the first time."""
+    job, classifier = snapshot.job, snapshot.classifier
     if classifier is None:
         return float("nan")
     pool = job.store.of_role("pool")

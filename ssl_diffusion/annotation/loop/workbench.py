@@ -1,46 +1,81 @@
-"""What goes on behind the labeling page: samples are handed out, what is said is kept, and models follow in the background.
+"""Work behind the labeling page: samples are handed out, votes recorded, and models follow in the background.
 
-Labeling never waits: a new order of the queue and the next round are made by one thread, counterfactuals by another, fits by a
-process.
+Labeling never waits: one thread reorders the queue and chooses rounds, another searches counterfactuals, and fits have their
+own process.
 """
 
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ssl_diffusion.annotation.loop.counterfactuals import Counterfactual, Explainer
-from ssl_diffusion.annotation.loop.current_model import Classifier, Model, classifier_of, present_model, training_labels
-from ssl_diffusion.annotation.loop.fits import Background
+from ssl_diffusion.annotation.loop.current_model import Classifier, Model, present_model, training_labels
+from ssl_diffusion.annotation.loop.fits import Background, FitState
 from ssl_diffusion.annotation.loop.job import Job
-from ssl_diffusion.annotation.loop.rounds import next_round, rerank
-from ssl_diffusion.annotation.loop.status import fitted_labels, job_status
+from ssl_diffusion.annotation.loop.rounds import choose_round, rerank
+from ssl_diffusion.annotation.loop.snapshot import Snapshot, take_snapshot
+from ssl_diffusion.annotation.loop.status import JobStatus, fitted_labels, job_status
 from ssl_diffusion.annotation.loop.stopping import progress_of
 from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store.state import read_state
 from ssl_diffusion.annotation.store.statements import known_of
 from ssl_diffusion.annotation.store.store import Action, Actor, Verb
-from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.errors import Interrupted, SSLDError
+from ssl_diffusion.progress import ProgressUpdate
 
-__all__ = ["Workbench"]
+__all__ = ["Explanation", "PageState", "Workbench"]
 
 _log = logging.getLogger(__name__)
 
 _RERANK_EVERY, _RERANK_PAUSE = 5, 2.0  # labels; seconds at least
-_AHEAD = 4  # samples whose counterfactuals are made before they are asked for
-_KEPT = 500
+_WATCH_EVERY = 2.0  # seconds between looks for a new model
+_AHEAD = 4  # samples whose counterfactuals are searched before they are requested
+_TOP = 3  # predicted classes that are shown
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the model says about a sample.
+
+    Attributes:
+        predictions: The three most probable classes and their probabilities; empty without a classifier.
+        counterfactuals: Class name and counterfactual; None while they are being searched.
+    """
+
+    predictions: list[tuple[str, float]] = field(default_factory=list)
+    counterfactuals: list[tuple[str, Counterfactual]] | None = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PageState:
+    """What the page shows beside a sample.
+
+    Attributes:
+        status: Status of the job.
+        classes: Class names by number.
+        curve: Labels, accuracy on the audit set, and the ends of its interval, one row per round.
+        fit: Progress of the fit that was started here.
+        problem: What went wrong in the background and has not succeeded since; empty if nothing did.
+    """
+
+    status: JobStatus
+    classes: tuple[str, ...]
+    curve: list[tuple[float, float, float, float]]
+    fit: FitState
+    problem: str
 
 
 class Workbench:
     """The server's view of a job.
 
     Args:
-        job: the job.
-        refit_every: labels after which a fit is started in the background; None is the job's.
+        job: Job to label.
+        refit_every: New labels after which a fit starts in the background, 0 for never; None takes the job's setting.
     """
 
     def __init__(self, job: Job, refit_every: int | None = None) -> None:
@@ -48,79 +83,82 @@ class Workbench:
         self.refit_every = job.settings.refit_every if refit_every is None else refit_every
         self.fits = Background(job)
         self.explainer = Explainer(job)
-        self._problems: dict[str, str] = {}
         self._model: Model | None = None
-        self._stamp: int | None = None
-        self._fitted = 0  # labels of the last fit
         self._classifier: Classifier | None = None
-        self._tasks: deque[tuple[str, Callable[[], object]]] = deque()
-        self._names: set[str] = set()
-        self._wake = threading.Condition()
-        self._stop = False
+        self._stamp: int | None = None  # of model.json, when the model was opened
+        self._fitted = 0  # labels of the last fit
         self._since_rerank, self._reranked = 0, -_RERANK_PAUSE
-        self._said_lock = threading.Lock()
-        self._thread = threading.Thread(target=self._work, name="workbench", daemon=True)
+        self._counting = threading.Lock()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="workbench")
+        self._pending: set[str] = set()  # names of tasks that have not begun
+        self._futures: set[Future[None]] = set()
+        self._submitting = threading.Lock()
+        self._problems: dict[str, str] = {}
+        self._stopped = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="model watcher", daemon=True)
 
     def start(self) -> None:
-        """Begin the work in the background."""
-        self._thread.start()
+        """Start the work in the background."""
+        self._watcher.start()
         self.explainer.start()
-        self.soon("look", self.look)
+        self.submit("model", self.refresh_model)
 
     def stop(self) -> None:
-        """End it; a fit is interrupted and can be continued."""
-        with self._wake:
-            self._stop = True
-            self._wake.notify()
-        self._thread.join(timeout=60)
+        """Stop it; a fit is interrupted and can be resumed."""
+        with self._submitting:
+            self._stopped.set()
+        self._executor.shutdown(cancel_futures=True)
+        self._watcher.join()
         self.explainer.stop()
         self.fits.stop()
 
     # -- samples ------------------------------------------------------------------------------------------------------
 
     def take(self, annotator: str, holder: str) -> queue.LeasedSample | None:
-        """The next sample for an annotator; None if there is none, and then a round is on its way if one can be made."""
+        """Lease the next sample to an annotator; without one, None, and a round is chosen if the queue is empty."""
         items = queue.lease(self.job.store, annotator, holder)
         if not items:
             if not len(queue.pending(self.job.store, 1)):
-                self.soon("round", self.round)
+                self.submit("round", self.next_round)
             return None
         self._look_ahead()
         return items[0]
 
-    def said(self, id_: str, verb: Verb, by: Actor, label: str | None = None, *, final: bool = False) -> str:
-        """Keep what an annotator says; returns how the sample stands. It is on disk when this returns."""
-        (stands,) = self.job.store.apply([Action(verb, id_, by, label, final and verb == "label")])
+    def record(self, id_: str, verb: Verb, by: Actor, label: str | None = None, *, final: bool = False) -> str:
+        """Apply a verb to a sample; returns the sample's status, which is on disk then."""
+        (found,) = self.job.store.apply([Action(verb, id_, by, label, final and verb == "label")])
         if verb in ("label", "un-label"):
-            with self._said_lock:
+            with self._counting:
                 self._since_rerank += 1
                 due = self._since_rerank >= _RERANK_EVERY and time.monotonic() - self._reranked >= _RERANK_PAUSE
                 self._reranked = time.monotonic() if due else self._reranked
                 self._since_rerank = 0 if due else self._since_rerank
             if due:
-                self.soon("rerank", self.rerank)
-        return stands.status
+                self.submit("rerank", self.rerank)
+        return found.status
 
-    def undo(self, annotator: str, holder: str) -> str | None:
-        """Take back the last label or skip of an annotator and hand the sample out again; its id, or None if there is none."""
+    def undo(self, annotator: str, holder: str) -> queue.LeasedSample | None:
+        """Withdraw the last vote of an annotator and lease its sample again; None without a vote."""
         last = queries.last_voted(self.job.store, annotator)
         if last is None:
             return None
-        self.said(last, "un-label", Actor(annotator, "page"))
-        queue.take(self.job.store, last, annotator, holder)
-        return last
+        self.record(last, "un-label", Actor(annotator, "page"))
+        return queue.take(self.job.store, last, annotator, holder)
 
-    def guesses(self, id_: str) -> list[tuple[str, float]]:
-        """Classes by probability, the first three; none before there is a classifier."""
-        if self._classifier is None:
-            return []
+    def explanation(self, id_: str) -> Explanation:
+        """Predicted classes and counterfactuals of a sample."""
         position = self.job.store.positions([id_])
-        p = self._classifier.probabilities(position)[0]
-        names = self.job.store.classes
-        return [(names[k], float(p[k])) for k in np.argsort(-p, kind="stable")[:3].tolist()]
+        names, found = self.job.store.classes, self._counterfactuals(int(position[0]))
+        counterfactuals = None if found is None else [(names[c.label], c) for c in found]
+        return Explanation(self._top_predictions(int(position[0]), names), counterfactuals)
 
-    def classes_of(self, ids: list[str]) -> dict[str, str]:
-        """The class that the model thinks of, by id; empty before there is a classifier; unknown ids are left out."""
+    def counterfactuals(self, id_: str) -> list[Counterfactual] | None:
+        """Counterfactuals of a sample; None while they are being searched."""
+        (position,) = self.job.store.positions([id_]).tolist()
+        return self._counterfactuals(position)
+
+    def predicted_classes(self, ids: list[str]) -> dict[str, str]:
+        """Predicted class by id; empty without a classifier; unknown ids are left out."""
         with self.job.store.reading() as connection:
             known = known_of(connection, ids)
         if self._classifier is None or not known:
@@ -129,98 +167,110 @@ class Workbench:
         names = self.job.store.classes
         return {id_: names[k] for id_, k in zip(known, best.tolist(), strict=True)}
 
-    def counterfactuals(self, id_: str) -> list[Counterfactual] | None:
-        """Those of a sample; None while they are being made."""
-        (position,) = self.job.store.positions([id_]).tolist()
-        if self._stamp is None:  # the model is being opened
-            return None
-        return self.explainer.of(position)
+    def _top_predictions(self, position: int, names: tuple[str, ...]) -> list[tuple[str, float]]:
+        if self._classifier is None:
+            return []
+        p = self._classifier.probabilities(np.array([position]))[0]
+        return [(names[k], float(p[k])) for k in np.argsort(-p, kind="stable")[:_TOP].tolist()]
+
+    def _counterfactuals(self, position: int) -> list[Counterfactual] | None:
+        return self.explainer.of(position) if self._stamp is not None else None  # None: the model is being opened
 
     # -- state --------------------------------------------------------------------------------------------------------
 
     @property
     def problem(self) -> str:
-        """What went wrong in the background and has not gone right since; empty if nothing has."""
+        """What went wrong in the background and has not succeeded since; empty if nothing did."""
         return next(iter(self._problems.copy().values()), "")
 
-    def state(self) -> dict[str, Any]:
-        """What the page shows beside the sample: how the job stands, the curve of the audit, the fit, what went wrong."""
-        table = progress_of(self.job)
-        curve = table.dropna(subset=["audit_accuracy"])[["labels", "audit_accuracy", "audit_low", "audit_high"]]
-        more = {"curve": curve.to_numpy().round(4).tolist(), "fit": asdict(self.fits.state()), "problem": self.problem}
-        return job_status(self.job, seen=(self._model, self._classifier)).to_dict() | more
+    def state(self) -> PageState:
+        """What the page shows beside a sample."""
+        snapshot = Snapshot(self.job, read_state(self.job.store), self._model, self._classifier)
+        table = progress_of(self.job).dropna(subset=["audit_accuracy"])
+        columns = (table[name].round(4).tolist() for name in ("labels", "audit_accuracy", "audit_low", "audit_high"))
+        curve = list(zip(*columns, strict=True))
+        return PageState(job_status(snapshot), snapshot.state.classes, curve, self.fits.state(), self.problem)
 
     # -- in the background --------------------------------------------------------------------------------------------
 
-    def soon(self, name: str, task: Callable[[], object]) -> None:
-        """Do something in the background, unless it is waiting to be done already."""
-        with self._wake:
-            if name not in self._names and not self._stop:
-                self._names.add(name)
-                self._tasks.append((name, task))
-                self._wake.notify()
+    def submit(self, name: str, task: Callable[[], object]) -> None:
+        """Run a task in the background, unless one with this name has yet to begin."""
+        with self._submitting:
+            if name in self._pending or self._stopped.is_set():
+                return
+            self._pending.add(name)
+            future = self._executor.submit(self._run, name, task)
+            self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
 
-    def _work(self) -> None:
-        while True:
-            with self._wake:
-                while not self._tasks and not self._stop:
-                    if not self._wake.wait(timeout=2.0):
-                        break  # a fit may have ended
-                if self._stop:
-                    return
-                name, task = self._tasks.popleft() if self._tasks else ("look", self.look)
-                self._names.discard(name)  # what happens from now on may need it again
-            try:
-                task()
-                self._problems.pop(name, None)
-            except SSLDError as error:
-                self._problems[name] = str(error)
-                _log.info("%s: %s", name, error)
-            except Exception:  # the page goes on; what went wrong is in the log
-                self._problems[name] = f"{name} failed; see the log of the server"
-                _log.exception("%s failed", name)
+    def idle(self, timeout: float | None = None) -> bool:
+        """Wait until no task is running or pending; returns whether that came before the timeout (seconds)."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while futures := self._futures.copy():
+            if wait(futures, None if end is None else max(0.0, end - time.monotonic())).not_done:
+                return False
+        return True
 
-    def look(self) -> None:
-        """Take the present model, if it is another one, and start a fit if one is due."""
+    def _run(self, name: str, task: Callable[[], object]) -> None:
+        self._pending.discard(name)  # what happens from now on may need the task again
+        try:
+            task()
+            self._problems.pop(name, None)
+        except SSLDError as error:
+            self._problems[name] = str(error)
+            _log.info("%s: %s", name, error)
+        except Exception:  # the page continues; the error is in the log
+            self._problems[name] = f"{name} failed; see the log of the server"
+            _log.exception("%s failed", name)
+
+    def _watch(self) -> None:
+        """Look for a new model again and again: a fit may have ended, also one that was started elsewhere."""
+        while not self._stopped.wait(_WATCH_EVERY):
+            self.submit("model", self.refresh_model)
+
+    def _check_running(self, _update: ProgressUpdate) -> None:
+        if self._stopped.is_set():
+            raise Interrupted("the server was stopped")
+
+    def refresh_model(self) -> None:
+        """Open the current model if it is a new one, and start a fit if one is due."""
         path = self.job.path / "model.json"
         stamp = path.stat().st_mtime_ns if path.exists() else 0
         if stamp != self._stamp:
-            self._model = present_model(self.job)
-            self._classify(fast=True, afresh=True)
+            self._model = present_model(self.job, self._check_running)
+            snapshot = self._classify(fast=True, afresh=True)
             self._stamp = stamp
             self._fitted = max(self._fitted, fitted_labels(self.job, self._model.name))
-            self._reorder()
+            rerank(snapshot)
             self._look_ahead()
         if self.refit_every and not self.fits.running:
             known, classes = training_labels(self.job)
-            # A fit that failed is tried again after as many labels more.
+            # A failed fit is tried again after as many labels more.
             if len(known) >= self._fitted + self.refit_every and len(np.unique(classes)) > 1:
                 self._fitted = len(known)
                 self.fits.start()
 
     def rerank(self) -> None:
-        """Fit the probe to the labels there are now, and put the queue into its order."""
-        self.look()
-        self._classify(fast=True)
-        self._reorder()
+        """Fit the probe to the current labels and reorder the queue by it."""
+        self.refresh_model()
+        rerank(self._classify(fast=True))
 
-    def _classify(self, *, fast: bool = False, afresh: bool = False) -> tuple[Model, Classifier | None]:
-        """Fit the probe to the labels there are now; afresh for another model."""
-        assert self._model is not None
-        self._classifier = classifier_of(self.job, self._model, fast=fast)
+    def next_round(self) -> None:
+        """Choose a round if the queue is empty."""
+        self.refresh_model()
+        with self.job.alone("next"):
+            if len(queue.pending(self.job.store, 1)):  # someone has just chosen one
+                return
+            choose_round(self._classify(), quick=True)
+        self._look_ahead()
+
+    def _classify(self, *, fast: bool = False, afresh: bool = False) -> Snapshot:
+        """Snapshot whose classifier (of the current labels) is shown and explained from now on; `afresh` for a new model."""
+        snapshot = take_snapshot(self.job, self._model, fast=fast)
+        self._classifier = snapshot.classifier
         self.explainer.use(self._classifier, afresh=afresh)
-        return self._model, self._classifier
+        return snapshot
 
     def _look_ahead(self) -> None:
-        self.explainer.ahead(queue.pending(self.job.store, _AHEAD).tolist())
-
-    def _reorder(self) -> None:
-        if self._classifier is not None:
-            rerank(self.job, self._classifier)
-
-    def round(self) -> None:
-        """Choose what to label next, unless something waits."""
-        self.look()
-        if not len(queue.pending(self.job.store, 1)):  # or somebody has just made one
-            next_round(self.job, quick=True, seen=self._classify())
-            self._look_ahead()
+        if self._model is not None and self._model.run is not None:  # only a network has counterfactuals
+            self.explainer.ahead(queue.pending(self.job.store, _AHEAD).tolist())

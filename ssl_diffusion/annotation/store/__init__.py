@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ssl_diffusion.annotation.store.store import Actor as Actor
     from ssl_diffusion.annotation.store.store import Store as Store
 
-# Imported on first use: who wants one name does not wait for torch and all the others.
+# Imported on first use, so that one name does not load all the others.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={

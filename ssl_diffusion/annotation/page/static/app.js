@@ -1,5 +1,5 @@
 "use strict";
-// The labeling page. All text from outside goes in as textContent, never as HTML.
+// The labeling page. Text from outside is only ever set as textContent, never as HTML.
 
 const $ = (id) => document.getElementById(id);
 const session = { csrf: "", classes: [], blind: false };
@@ -9,7 +9,7 @@ let flagged = false;
 let busy = false;
 let waitingFor = null;
 
-// A tab keeps its name over a reload, so that it gets the same sample again; another tab has another one.
+// A tab keeps its name over a reload, so that it gets the same sample again; another tab has its own.
 const holder = sessionStorage.getItem("ssld-tab") || crypto.randomUUID();
 sessionStorage.setItem("ssld-tab", holder);
 const who = () => localStorage.getItem("ssld-annotator") || "";
@@ -20,32 +20,32 @@ async function call(path, body) {
     headers: { "Content-Type": "application/json", "X-CSRF-Token": session.csrf },
     body: JSON.stringify(body),
   };
-  const answer = await fetch(path, options);
-  if (answer.status === 401) { location.href = "/login"; throw new Error("log in first"); }
-  const values = await answer.json();
-  if (!answer.ok) throw new Error(values.error || `the server answered ${answer.status}`);
+  const response = await fetch(path, options);
+  if (response.status === 401) { location.href = "/login"; throw new Error("log in first"); }
+  const values = await response.json();
+  if (!response.ok) throw new Error(values.error || `the server responded with status ${response.status}`);
   return values;
 }
 
-// What is said is sent again with the same token until it is acknowledged: it is kept once, and never lost.
+// A vote is sent again with the same token until it is acknowledged: it is recorded once, and never lost.
 async function send(path, body) {
   for (let attempt = 0; ; attempt++) {
     try {
       return await call(path, body);
     } catch (error) {
       if (!(error instanceof TypeError) || attempt > 30) throw error;
-      say("no connection to the server; trying again", true);
+      notify("no connection to the server; trying again", true);
       await new Promise((done) => setTimeout(done, 1000));
     }
   }
 }
 
 let clearing = null;
-function say(text, problem = false) {
-  $("said").textContent = text;
-  $("said").classList.toggle("problem", problem);
+function notify(text, problem = false) {
+  $("message").textContent = text;
+  $("message").classList.toggle("problem", problem);
   clearTimeout(clearing);
-  clearing = setTimeout(() => { $("said").textContent = ""; }, problem ? 8000 : 2500);
+  clearing = setTimeout(() => { $("message").textContent = ""; }, problem ? 8000 : 2500);
 }
 
 function element(name, text, className) {
@@ -94,9 +94,9 @@ function show(found) {
   $("empty").hidden = found !== null;
   document.querySelector(".frame").hidden = found === null;
   for (const id of ["skip", "flag"]) $(id).disabled = found === null;
-  $("guesses").replaceChildren();
+  $("predictions").replaceChildren();
   $("counterfactuals").replaceChildren();
-  $("thoughts").hidden = session.blind || found === null;
+  $("explanation").hidden = session.blind || found === null;
   showClasses();
   if (found === null) return;
   shownAt = performance.now();
@@ -106,38 +106,38 @@ function show(found) {
   image.alt = `sample ${found.id}`;
   $("id").textContent = found.id;
   $("note").textContent = found.note;
-  think(found.id, 0);
+  explain(found.id, 0);
 }
 
-// What the model thinks comes when it is there: labeling does not wait for it.
-async function think(id, attempt) {
+// The explanation is shown when it is ready: labeling does not wait for it.
+async function explain(id, attempt) {
   if (session.blind || sample === null || sample.id !== id) return;
-  if (attempt === 0) $("if-title").hidden = true;
-  const found = await call(`/api/thoughts?id=${encodeURIComponent(id)}`).catch(() => null);
+  if (attempt === 0) $("counterfactuals-title").hidden = true;
+  const found = await call(`/api/explanation?id=${encodeURIComponent(id)}`).catch(() => null);
   if (found === null || sample === null || sample.id !== id) return;
-  $("guesses").replaceChildren(...found.guesses.map((guess) => {
+  $("predictions").replaceChildren(...found.predictions.map((prediction) => {
     const row = element("li");
     const meter = element("div", undefined, "meter");
     const part = element("div");
-    part.style.width = `${100 * guess.p}%`;
+    part.style.width = `${100 * prediction.probability}%`;
     meter.append(part);
-    row.append(element("span", guess.label), meter, element("span", `${Math.round(100 * guess.p)} %`));
+    row.append(element("span", prediction.label), meter, element("span", `${Math.round(100 * prediction.probability)} %`));
     return row;
   }));
-  if (!found.guesses.length) $("guesses").append(element("li", "nothing yet"));
+  if (!found.predictions.length) $("predictions").append(element("li", "no prediction yet"));
   if (!found.ready) {
-    if (attempt < 60) setTimeout(() => think(id, attempt + 1), 500);
+    if (attempt < 60) setTimeout(() => explain(id, attempt + 1), 500);
     return;
   }
-  $("if-title").hidden = !found.counterfactuals.length;
+  $("counterfactuals-title").hidden = !found.counterfactuals.length;
   $("counterfactuals").replaceChildren(...found.counterfactuals.map((c) => {
     const figure = element("figure");
     const image = element("img");
     image.src = c.image;
-    image.alt = `how the sample would have to look to be taken for ${c.label}`;
+    image.alt = `the sample, changed so that the model predicts ${c.label}`;
     const caption = element("figcaption");
     const line = element("span");
-    line.append(element("em", c.label), " if it looked like this");
+    line.append(element("em", c.label), " if changed like this");
     caption.append(line, element("span", `distance ${c.distance.toFixed(3)}`));
     figure.append(image, caption);
     return figure;
@@ -149,20 +149,20 @@ async function next() {
   const { sample: found } = await call("/api/next", { annotator: who(), holder });
   show(found);
   if (found === null) {
-    $("empty").textContent = "No sample for you at the moment: the next round is being chosen, or others are at the rest.";
+    $("empty").textContent = "Waiting for a sample: the next round is being chosen, or other annotators have the remaining ones.";
     waitingFor = setTimeout(() => once(next), 2000);
   }
   state();
 }
 
-// One thing at a time: a key that is held down does not answer for samples that nobody has seen.
+// One task at a time: a key that is held down does not label samples that have not been seen.
 async function once(task) {
   if (busy) return;
   busy = true;
   try {
     await task();
   } catch (error) {
-    say(error.message, true);
+    notify(error.message, true);
   } finally {
     busy = false;
   }
@@ -170,13 +170,13 @@ async function once(task) {
 
 function verb(name, more) {
   const seconds = Math.min(86400, (performance.now() - shownAt) / 1000);
-  return send("/api/say", { annotator: who(), holder, id: sample.id, verb: name, seconds, token: crypto.randomUUID(), ...more });
+  return send("/api/label", { annotator: who(), holder, id: sample.id, verb: name, seconds, token: crypto.randomUUID(), ...more });
 }
 
 const label = (name) => once(async () => {
   if (sample === null) return;
   const { status } = await verb("label", { label: name, final: sample.status === "disputed" && sample.settling === true });
-  say(status === "labeled" ? `${sample.id}: ${name}` : `${sample.id}: ${name} (${status})`);
+  notify(status === "labeled" ? `${sample.id}: ${name}` : `${sample.id}: ${name} (${status})`);
   await next();
 });
 const skip = () => once(async () => { if (sample !== null) { await verb("skip"); await next(); } });
@@ -185,13 +185,13 @@ const flag = () => once(async () => {
   await verb(flagged ? "un-flag" : "flag");
   flagged = !flagged;
   $("flag").setAttribute("aria-pressed", String(flagged));
-  say(flagged ? "flagged" : "not flagged any more");
+  notify(flagged ? "flagged" : "flag removed");
 });
 const undo = () => once(async () => {
   const { sample: found } = await call("/api/undo", { annotator: who(), holder });
-  if (found === null) { say("there is nothing to undo"); return; }
+  if (found === null) { notify("there is nothing to undo"); return; }
   show(found);
-  say(`taken back: ${found.id}`);
+  notify(`withdrawn: ${found.id}`);
   state();
 });
 const add = () => once(async () => {
@@ -201,7 +201,7 @@ const add = () => once(async () => {
   showClasses();
 });
 const rename = () => once(async () => {
-  const name = await ask("Your name, as it will stand beside your labels", who());
+  const name = await ask("Your name, which is recorded with your labels", who());
   if (!name) return;
   localStorage.setItem("ssld-annotator", name);
   $("who").textContent = name;
@@ -216,17 +216,17 @@ async function state() {
   const speed = s.labels_per_hour === null ? "" : ` · ${Math.round(s.labels_per_hour).toLocaleString("en")} an hour`;
   $("progress").textContent = `${s.counts.labeled} labeled · ${s.waiting} waiting${speed}`;
   const done = s.counts.labeled + s.counts.skipped;
-  const share = done + s.waiting ? (100 * done) / (done + s.waiting) : 0;
-  $("filled").style.width = `${share}%`;
-  $("bar").setAttribute("aria-valuenow", String(Math.round(share)));
+  const percentage = done + s.waiting ? (100 * done) / (done + s.waiting) : 0;
+  $("filled").style.width = `${percentage}%`;
+  $("bar").setAttribute("aria-valuenow", String(Math.round(percentage)));
   const estimate = s.audit || s.drawn;
   $("accuracy").textContent = estimate === null
-    ? "Not measured yet: labels of an audit, or of a round that was drawn by chance, would tell."
+    ? "Not measured yet: this needs labels of an audit set, or of a round drawn at random."
     : `${percent(estimate.accuracy)}, between ${percent(estimate.low)} and ${percent(estimate.high)} (95 %), from ${estimate.n} labels`;
   curve(s.curve);
   $("model").textContent = s.model;
   $("fit").disabled = s.fit.state === "running";
-  const fits = { none: "", running: `being fitted for ${Math.round(s.fit.seconds)} s`, done: "the fit is done", failed: "the fit failed: " };
+  const fits = { none: "", running: `fitting for ${Math.round(s.fit.seconds)} s`, done: "fit finished", failed: "fit failed: " };
   $("fit-state").textContent = fits[s.fit.state] + (s.fit.state === "failed" ? s.fit.message : "");
   const lines = [...(s.problem ? [s.problem] : []), ...s.advice];
   $("advice-title").hidden = !lines.length;
@@ -239,7 +239,7 @@ async function review(n) {
   const rows = n === 0 ? [] : (await call("/api/review")).samples;
   $("review").replaceChildren(...rows.slice(0, 20).map((row) => {
     const item = element("li");
-    const votes = Object.entries(row.votes).map(([name, said]) => `${name}: ${said || "skipped"}`).join(", ");
+    const votes = Object.entries(row.votes).map(([name, label]) => `${name}: ${label || "skipped"}`).join(", ");
     const button = element("button", `${row.id}  ${votes}${row.flagged ? " · flagged" : ""}`);
     button.type = "button";
     button.addEventListener("click", () => once(async () => {
@@ -306,7 +306,7 @@ $("add").addEventListener("click", add);
 $("who").addEventListener("click", rename);
 $("fit").addEventListener("click", () => once(async () => {
   const { started } = await call("/api/fit", {});
-  say(started ? "a model is being fitted; labeling goes on" : "a fit is under way already");
+  notify(started ? "fitting a model in the background; you can continue labeling" : "a fit is already running");
   state();
 }));
 setInterval(() => { if (!document.hidden) state(); }, 5000);
@@ -319,4 +319,4 @@ setInterval(() => { if (!document.hidden) state(); }, 5000);
   $("who").textContent = who();
   showClasses();
   await once(next);
-})().catch((error) => say(error.message, true));
+})().catch((error) => notify(error.message, true));

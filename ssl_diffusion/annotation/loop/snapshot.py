@@ -1,0 +1,43 @@
+"""A job at one moment: its store, its current model and the classifier, taken once for everything that answers one request."""
+
+from dataclasses import dataclass
+
+from ssl_diffusion.annotation.loop.current_model import Classifier, Model, classifier_of, present_model
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store.state import StoreState, read_state
+from ssl_diffusion.progress import ProgressCallback
+
+__all__ = ["Snapshot", "take_snapshot"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A job at one moment.
+
+    Attributes:
+        job: The job.
+        state: State of its store.
+        model: Current model; None while it is being opened.
+        classifier: Classifier by that model; None with labels of fewer than two classes.
+    """
+
+    job: Job
+    state: StoreState
+    model: Model | None
+    classifier: Classifier | None
+
+
+def take_snapshot(
+    job: Job, model: Model | None = None, *, fast: bool = False, progress: ProgressCallback | None = None
+) -> Snapshot:
+    """Read the store of a job and fit a classifier to its labels.
+
+    Args:
+        job: Job to read.
+        model: Current model; None opens it.
+        fast: Whether to skip the cross-validation that chooses the probe's penalty.
+        progress: Callback for the images read by a new model.
+    """
+    model = present_model(job, progress) if model is None else model
+    state = read_state(job.store)
+    return Snapshot(job, state, model, classifier_of(job, model, state, fast=fast))

@@ -1,0 +1,192 @@
+"""Routes of the labeling page: HTML, JSON under `/api`, and images."""
+
+import io
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
+from fastapi.templating import Jinja2Templates
+
+from ssl_diffusion.annotation.access import Guard
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.workbench import Explanation, Workbench
+from ssl_diffusion.annotation.page.messages import (
+    AnnotatorRequest,
+    ClassesResponse,
+    ClassRequest,
+    ExplanationResponse,
+    FitResponse,
+    LabelRequest,
+    LabelResponse,
+    ReviewedSample,
+    ReviewResponse,
+    SampleMessage,
+    SampleResponse,
+    SessionResponse,
+    StateResponse,
+    TakeRequest,
+    image_url,
+)
+from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store.store import Actor
+from ssl_diffusion.data.pictures import shown_image, to_pil
+
+__all__ = ["STATIC", "Page", "api", "documents", "images"]
+
+_log = logging.getLogger(__name__)
+STATIC = Path(__file__).parent / "static"
+_templates = Jinja2Templates(Path(__file__).parent / "templates")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A job that is served.
+
+    Attributes:
+        job: The job.
+        bench: Work behind the page.
+        guard: Access to the page.
+        blind: Whether to hide the model's predictions and reasons.
+    """
+
+    job: Job
+    bench: Workbench
+    guard: Guard
+    blind: bool
+
+    def sample(self, item: queue.LeasedSample | None, note: str | None = None) -> SampleResponse:
+        """The response for a leased sample; the note replaces the reason for its choice."""
+        if item is None:
+            return SampleResponse(sample=None)
+        text = "" if self.blind else item.note if note is None else note
+        return SampleResponse(sample=SampleMessage(id=item.id, image=image_url(item.id), note=text, status=item.status))
+
+
+def _page_of(request: Request) -> Page:
+    page: Page = request.app.state.page
+    return page
+
+
+Served = Annotated[Page, Depends(_page_of)]
+Id = Annotated[str, Query(alias="id", max_length=1000)]
+
+documents, api, images = APIRouter(), APIRouter(prefix="/api"), APIRouter()
+
+
+# -- HTML -------------------------------------------------------------------------------------------------------------
+
+
+@documents.get("/")
+def get_page() -> FileResponse:
+    """The page itself."""
+    return FileResponse(STATIC / "index.html", media_type="text/html")
+
+
+@documents.get("/login")
+def get_login(request: Request) -> Response:
+    """The form that asks for the token."""
+    return _templates.TemplateResponse(request, "login.html", {"problem": ""})
+
+
+@documents.post("/login")
+async def log_in(request: Request, page: Served) -> Response:
+    """Check the token and set the cookie."""
+    given = parse_qs((await request.body()).decode(errors="replace")).get("token", [""])[0]
+    if page.guard.log_in(given):
+        return page.guard.set_session_cookie(RedirectResponse("/", 303))
+    _log.info("login with a wrong token")
+    return _templates.TemplateResponse(request, "login.html", {"problem": "That is not the token."}, status_code=401)
+
+
+# -- JSON -------------------------------------------------------------------------------------------------------------
+
+
+@api.get("/session")
+def get_session(page: Served) -> SessionResponse:
+    """What the page needs once."""
+    name, classes = page.job.path.resolve().name, page.job.store.classes
+    return SessionResponse(csrf=page.guard.csrf, job=name, classes=classes, blind=page.blind)
+
+
+@api.get("/state")
+def get_state(page: Served) -> StateResponse:
+    """State of the job."""
+    return StateResponse.of(page.bench.state())
+
+
+@api.post("/next")
+def next_sample(who: AnnotatorRequest, page: Served) -> SampleResponse:
+    """Lease the next sample."""
+    return page.sample(page.bench.take(who.annotator, who.holder))
+
+
+@api.post("/label")
+def label(what: LabelRequest, page: Served) -> LabelResponse:
+    """Apply a verb to a sample."""
+    by = Actor(what.annotator, "page", what.seconds, what.token)
+    return LabelResponse(status=page.bench.record(what.id, what.verb, by, what.label, final=what.final))
+
+
+@api.post("/undo")
+def undo(who: AnnotatorRequest, page: Served) -> SampleResponse:
+    """Withdraw the annotator's last vote and lease its sample again."""
+    return page.sample(page.bench.undo(who.annotator, who.holder), "your last answer, withdrawn")
+
+
+@api.post("/take")
+def take(what: TakeRequest, page: Served) -> SampleResponse:
+    """Lease one sample, whoever else has it."""
+    return page.sample(queue.take(page.job.store, what.id, what.annotator, what.holder), "under review")
+
+
+@api.post("/fit")
+def fit(page: Served) -> FitResponse:
+    """Start a fit in the background."""
+    return FitResponse(started=page.bench.fits.start())
+
+
+@api.post("/classes")
+def add_class(new: ClassRequest, page: Served) -> ClassesResponse:
+    """Add a class."""
+    page.job.store.add_classes([new.name])
+    return ClassesResponse(classes=page.job.store.classes)
+
+
+@api.get("/review")
+def review(page: Served) -> ReviewResponse:
+    """Disputed and flagged samples."""
+    rows = [*queries.listing(page.job.store, "disputed"), *queries.listing(page.job.store, flagged=True)]
+    by_id = {row["id"]: ReviewedSample(**row, image=image_url(row["id"])) for row in rows}
+    return ReviewResponse(samples=list(by_id.values()))
+
+
+@api.get("/explanation")
+def explanation(id_: Id, page: Served) -> ExplanationResponse:
+    """What the model says about a sample; nothing on a blind page."""
+    return ExplanationResponse.of(id_, Explanation() if page.blind else page.bench.explanation(id_))
+
+
+# -- images -----------------------------------------------------------------------------------------------------------
+
+
+@images.get("/image")
+def image(id_: Id, page: Served) -> Response:
+    """Image of a sample."""
+    (position,) = page.job.store.positions([id_]).tolist()  # ids are looked up: no path comes from outside
+    content, kind = shown_image(page.job.image_file(position))
+    return Response(content, media_type=kind, headers={"Cache-Control": "private, max-age=3600"})
+
+
+@images.get("/counterfactual")
+def counterfactual(id_: Id, k: int, page: Served) -> Response:
+    """Image of the k-th counterfactual of a sample, as PNG."""
+    found = page.bench.counterfactuals(id_) or []
+    if page.blind or not 0 <= k < len(found):
+        return JSONResponse({"error": "there is no such counterfactual"}, 404)
+    buffer = io.BytesIO()
+    to_pil(found[k].image).save(buffer, format="PNG")
+    return Response(buffer.getvalue(), media_type="image/png")
