@@ -46,7 +46,7 @@ def test_edm_scalar_condition_is_a_strictly_increasing_affine_map_of_ln_sigma() 
 def test_levels_below_the_smallest_count_as_the_smallest(process: Parameterisation) -> None:
     zero = process.coefficients(torch.zeros(1))
     lowest = process.coefficients(torch.tensor([process.sigma_min]))
-    for name in ("skip", "out", "in_", "noise"):
+    for name in ("skip", "out", "in_", "conditioning"):
         assert torch.equal(getattr(zero, name), getattr(lowest, name))
         assert torch.isfinite(getattr(zero, name)).all()
 
