@@ -71,11 +71,11 @@ def test_measures_tell_good_samples_from_bad_ones() -> None:
 
 
 def test_features_that_cannot_be_compared_are_refused() -> None:
-    with pytest.raises(DataError, match="same d"):
+    with pytest.raises(DataError, match="need the shapes"):
         compare_features(features(20, 3), features(20, 4))
     with pytest.raises(DataError, match="at least 10 images"):
         compare_features(features(20), features(9))
     bad = features(20)
     bad[3, 1] = np.nan
-    with pytest.raises(DataError, match="not finite"):
+    with pytest.raises(DataError, match="must be finite"):
         compare_features(bad, features(20))

@@ -149,7 +149,7 @@ def test_it_goes_with_labels_only_which_is_fixmatch_then(matching: Recipe, digit
 
 @pytest.mark.parametrize("objective", ["denoise-only", "probe"])
 def test_objectives_without_training_steps_refuse_it(matching: Recipe, tmp_path: Path, objective: str) -> None:
-    with pytest.raises(RecipeError, match=f"consistency .* objective {objective}"):
+    with pytest.raises(RecipeError, match=f"consistency .* objective '{objective}'"):
         fit_run(matching.with_setting("training.objective", objective), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
