@@ -197,13 +197,13 @@ def test_a_model_server_hears_those_only_who_may(job: Job, token: str | None, ho
         ask(app, "GET", "/health", hosts, password),
     ]
     if hosts in MALFORMED:
-        assert backend.on_eventd == ""
+        assert backend.heard == ""
         assert [answer.status for answer in answers] == [400] * 3
     elif token is None and hosts[0] in ELSEWHERE:
-        assert backend.on_eventd == ""
+        assert backend.heard == ""
         assert [answer.status for answer in answers] == [421] * 3
     else:
-        assert backend.on_eventd == "START_TRAINING"
+        assert backend.heard == "START_TRAINING"
         assert answers[2].json()["status"] == "UP"
         assert ask(app, "GET", "/health", hosts, {}).status == (200 if token is None else 401)
     assert all("error" in answer.json() for answer in answers if answer.status != 200)
