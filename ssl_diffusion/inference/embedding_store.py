@@ -3,7 +3,7 @@
 A store keeps it in one of two forms:
 
 * parts, for queries: projected representations and class probabilities by the digest of the image's bytes, not by its place
-  or name. Parts are written beside and renamed: what a killed query had finished is kept, queries at the same time do not
+  or name. Parts are written atomically: what a killed query had finished is kept, queries at the same time do not
   disturb each other, and the folder may be deleted at any time. Those of another model are deleted when the present one first
   adds some. :func:`store_of` is the store of a run, its folder `scores/`.
 * whole files, for annotation jobs and studies: the unprojected representations of all images, in their order, as one
@@ -14,7 +14,6 @@ import hashlib
 import logging
 import re
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,9 +21,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_diffusion.errors import RunError
 from ssl_diffusion.inference.projection import DIMENSIONS
 from ssl_diffusion.inference.run import Run
-from ssl_diffusion.storage import IN_MEMORY, allocate, atomic_write_text, create_array
+from ssl_diffusion.storage import IN_MEMORY, allocate, atomic_file, atomic_folder, atomic_write_text, create_array
 
 __all__ = ["EmbeddingStore", "Embeddings", "digests", "store_of"]
 
@@ -96,21 +96,17 @@ class EmbeddingStore:
         try:
             if not self._folder.exists():
                 self._delete_others()
-            self._folder.mkdir(parents=True, exist_ok=True)
-            made = Path(tempfile.mkdtemp(prefix=".part-", dir=self._folder))
-            for name, values in zip(_FILES, (keys, representation, probabilities), strict=True):
-                np.save(made / f"{name}.npy", values)
-            made.chmod(0o755)
-            made.rename(made.with_name(made.name.removeprefix(".")))
-        except OSError as error:
+            with atomic_folder(self._folder / f"part-{uuid.uuid4().hex[:8]}") as made:
+                for name, values in zip(_FILES, (keys, representation, probabilities), strict=True):
+                    np.save(made / f"{name}.npy", values)
+        except (OSError, RunError) as error:
             _log.info("scores are not kept: %s", error)
 
     def whole(self, name: str, shape: tuple[int, int], fill: Callable[[NDArray[np.float32]], None]) -> NDArray[np.float32]:
         """Representations of all images in one file, which is computed if it is not there.
 
         The file is `NAME.npy` in the folder of the store, beside it `NAME.txt` with the identity of the store. A file of
-        another identity or shape, or one that is damaged, is made again. It is written beside its place and renamed, so that
-        it is complete or not there.
+        another identity or shape, or one that is damaged, is made again. It is written atomically.
 
         Args:
             name: Name of the file.
@@ -121,22 +117,18 @@ class EmbeddingStore:
             Representations, float32 (N, F), memory-mapped and read-only.
 
         Raises:
-            DataError: If the file cannot be created or the disk is too full.
+            DataError: If the disk is too full for the file.
+            RunError: If the file cannot be written.
         """
         path, note = self._root / f"{name}.npy", self._root / f"{name}.txt"
         if (found := self._opened(path, note, shape)) is not None:
             return found
-        self._root.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{name}.{uuid.uuid4().hex[:8]}.partial.npy")
-        try:
-            made = create_array(partial, shape, np.float32)
+        with atomic_file(path) as temporary:
+            made = create_array(temporary, shape, np.float32)
             fill(made)
             made.flush()
             note.unlink(missing_ok=True)  # it belongs to the file that is replaced
-            partial.replace(path)
-            atomic_write_text(note, self._identity + "\n")
-        finally:
-            partial.unlink(missing_ok=True)
+        atomic_write_text(note, self._identity + "\n")
         values: NDArray[np.float32] = np.load(path, mmap_mode="r")
         return values
 

@@ -111,9 +111,10 @@ def run_study(
         atomic_write_text(out / "rounds.csv", rounds.to_csv(index=False))
         atomic_write_text(out / "picks.csv", picks.to_csv(index=False))
     if not missing:
-        for left in out.glob("representation.*"):  # also of a process that was killed while it wrote
+        for left in out.glob("representation.*"):
             left.unlink()
-        remove_temporary(out / "trials")
+        for place in (out, out / "trials"):
+            remove_temporary(place)
     return folder
 
 
