@@ -86,5 +86,5 @@ def test_what_says_nothing_is_the_whole_interval_and_nonsense_is_refused() -> No
         lure(np.array([True, True]), np.array([0.0, 0.5]), 5)
     with pytest.raises(DataError, match="3 draws from 2"):
         lure_weights(np.full(3, 0.5), 2)
-    with pytest.raises(DataError, match="cannot be right"):
+    with pytest.raises(DataError, match="cannot be correct"):
         audit_interval(3, 2)

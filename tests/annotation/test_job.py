@@ -123,8 +123,8 @@ def test_init_begins_to_pretrain_in_the_background(
         return done
 
     monkeypatch.setattr(Background, "start", note)
-    # Long enough to be seen, short enough to be waited for.
-    job = make_job(tmp_path, digits_pool, tiny, "--n", 6, "--pretrain", "--set", "pretraining.steps=400")
+    monkeypatch.setattr("ssl_diffusion.annotation.loop.fits._PROGRESS_EVERY", 0)
+    job = make_job(tmp_path, digits_pool, [*tiny, "--set", "pretraining.steps=100"], "--n", 6, "--pretrain")
     assert status(job)["model"].startswith("principal components")
     asked(job)  # labeling begins at once
     (process,) = started

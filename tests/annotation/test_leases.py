@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from sqlalchemy import event
 
 from ssl_diffusion.annotation.store import queries, queue
 from ssl_diffusion.annotation.store.store import Actor, Store
@@ -37,11 +38,14 @@ class Leases(RuleBasedStateMachine):
 
     empty: Path
 
-    @initialize(agreement=st.integers(1, 2))
-    def begin(self, agreement: int) -> None:
+    @initialize(agreement=st.integers(1, 2), order=st.permutations(IDS))
+    def begin(self, agreement: int, order: list[str]) -> None:
         self.folder = Path(tempfile.mkdtemp())
         shutil.copy(self.empty, self.folder / "job.db")
         self.store = Store(f"sqlite:///{self.folder}/job.db", agreement)
+        # Nothing here is about power failures.
+        event.listen(self.store.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
+        self.store.engine.dispose()
         self.now = 1000.0
         queue.time = SimpleNamespace(time=lambda: self.now)  # type: ignore[assignment]
         self.agreement = agreement
@@ -49,6 +53,7 @@ class Leases(RuleBasedStateMachine):
         self.last: dict[str, list[str]] = {"ann": [], "bob": []}  # samples by their votes, the latest at the end
         self.leases: dict[tuple[str, str], float] = {}
         self.queue: list[str] = []
+        self.new_round(order, len(IDS))
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
@@ -88,9 +93,13 @@ class Leases(RuleBasedStateMachine):
         queue.add_round(self.store, queue.RoundBatch("random", "", 0, "none", len(IDS), entries))
 
     @rule(order=st.permutations(IDS))
-    def reorder(self, order: list[str]) -> None:
+    def new_order(self, order: list[str]) -> None:
         self.queue = [id_ for id_ in order if id_ in self.queue]
         queue.reorder(self.store, self.store.positions(self.queue))
+
+    @rule(holder=holders, n=st.integers(1, 3))
+    def lease_after_lease(self, holder: str, n: int) -> None:
+        self.lease(holder, n)  # as often as everything else
 
     @rule(holder=holders, n=st.integers(1, 3))
     def lease(self, holder: str, n: int) -> None:
@@ -107,20 +116,18 @@ class Leases(RuleBasedStateMachine):
         assert [item.status for item in items] == [self.status(id_).status for id_ in given]
         self.give(holder, given)
 
-    @rule(holder=holders)
-    def release(self, holder: str) -> None:
-        queue.release(self.store, holder)
-        self.give(holder, [])
-
     @rule(holder=holders, id_=ids)
     def review(self, holder: str, id_: str) -> None:
         item = queue.take(self.store, id_, HOLDERS[holder], holder)
         assert (item.id, item.status) == (id_, self.status(id_).status)
         self.give(holder, [id_])
 
-    @rule(fraction=st.sampled_from([0.5, 1.0]))
-    def wait(self, fraction: float) -> None:
+    @rule(holder=holders, fraction=st.sampled_from([0.0, 0.5, 1.0]))
+    def release_or_wait(self, holder: str, fraction: float) -> None:
         self.now += fraction * queue.LEASE
+        if not fraction:
+            queue.release(self.store, holder)
+            self.give(holder, [])
 
     @rule(holder=holders, id_=ids, label=st.sampled_from([0, 1, None]), final=st.booleans())
     def answer(self, holder: str, id_: str, label: int | None, final: bool) -> None:
@@ -154,5 +161,5 @@ class Leases(RuleBasedStateMachine):
             assert self.store.ids[queue.pending(self.store)].tolist() == waiting
 
 
-Leases.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+Leases.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
 TestLeases = Leases.TestCase
