@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
-from ssl_diffusion.models.unet import UNetConfig
+from ssl_diffusion.models.settings import ModelSettings
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.training import loop
 from ssl_diffusion.training.augment import policy
@@ -34,7 +34,7 @@ _LEARNING_RATE = 1e-4
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network that both the library and diffusers can express; `attention` as in :class:`UNetConfig`.
+    """A network that both the library and diffusers can express; `attention` as in :class:`ModelSettings`.
 
     diffusers fixes the channels of an attention head and the library the number of heads, so levels with attention
     must be as wide as the last.
@@ -52,16 +52,19 @@ class Architecture:
 
     def joint_config(self) -> JointConfig:
         """The library's form, with all maps pooled, as the official code does, and a linear head."""
-        unet = UNetConfig(
-            in_channels=self.image_shape[0],
+        model = ModelSettings(
             channels=self.channels,
             multipliers=self.multipliers,
             blocks=self.blocks,
             attention=self.attention,
             heads=self.heads,
             groups=self.groups,
+            pool_maps="blocks",
+            pool_grids=(1, 2),
+            head_width=0,
+            head_dropout=0.2,
         )
-        return JointConfig(unet, 10, self.image_shape, pool_maps="blocks", pool_grids=(1, 2), head_width=0, head_dropout=0.2)
+        return JointConfig(model=model, n_classes=10, image_shape=self.image_shape)
 
     def diffusers_unet(self) -> UNet2DModel:
         """The form of diffusers."""
@@ -167,7 +170,7 @@ class PlainModel(nn.Module):
         super().__init__()
         self.unet = architecture.diffusers_unet()
         config = architecture.joint_config()
-        self.grids = config.pool_grids
+        self.grids = config.model.pool_grids
         self.head = copy.deepcopy(JointDiffusion(config).head)
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
@@ -228,7 +231,7 @@ class Lever:
     foreach_ema: bool = False
     bf16: bool = False
     stem: int = 1
-    decoder_blocks: int | None = None
+    decoder_blocks: int = 0
 
 
 def ladder() -> list[Lever]:
@@ -255,8 +258,8 @@ class LeverTrainer:
     def __init__(self, setting: Setting, lever: Lever) -> None:
         self.setting, self.lever, self.steps = setting, lever, 0
         job = setting.job(1, "fp32")
-        unet = replace(job.config.unet, stem=lever.stem, decoder_blocks=lever.decoder_blocks)
-        self.model = build_model(replace(job.config, unet=unet), seed=0).train()
+        model = job.config.model.replace(stem=lever.stem, decoder_blocks=lever.decoder_blocks)
+        self.model = build_model(job.config.replace(model=model), seed=0).train()
         self.objective = Objective(self.model, "joint")
         self.parameters = list(self.model.parameters())
         self.optimizer: torch.optim.Optimizer

@@ -67,7 +67,7 @@ def _fresh_runs(scratch: Path) -> dict[str, "Run"]:
     from ssl_diffusion.data.pool import Pool
     from ssl_diffusion.models.build import build_model
     from ssl_diffusion.models.joint import JointConfig
-    from ssl_diffusion.models.unet import UNetConfig
+    from ssl_diffusion.models.settings import ModelSettings
     from ssl_diffusion.training.phases import joint_config
     from ssl_diffusion.training.recipe import load_recipe
     from ssl_diffusion.training.run_folder import RunFolder, model_metadata
@@ -75,10 +75,10 @@ def _fresh_runs(scratch: Path) -> dict[str, "Run"]:
     images = np.random.default_rng(0).integers(0, 256, (10, 1, 28, 28), dtype=np.uint8)
     classes = tuple(f"class {k}" for k in range(10))
     pool = Pool("random", images, np.arange(10).astype(str), np.arange(10), classes, np.zeros(10, dtype=bool))
-    paper = UNetConfig(channels=64, multipliers=(1, 2, 2), blocks=3)
+    paper = ModelSettings(channels=64, multipliers=(1, 2, 2), blocks=3, parameterisation="ddpm", ddpm_steps=500)
     configs = {
         f"recipe {_RECIPE}": joint_config(load_recipe(_RECIPE), pool),
-        "like the paper's": JointConfig(paper, 10, pool.image_shape, parameterisation="ddpm", ddpm_steps=500),
+        "like the paper's": JointConfig(model=paper, n_classes=10, image_shape=pool.image_shape),
     }
     runs = {}
     for i, (name, config) in enumerate(configs.items()):

@@ -24,7 +24,7 @@ from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.inference.predict import represent
 from ssl_diffusion.machine import resolve_precision
-from ssl_diffusion.models.joint import JointConfig, JointDiffusion
+from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.storage import default_cache_dir
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.fit import FitOptions, fit_model
@@ -56,7 +56,7 @@ def main() -> None:
     shown = np.unique(np.concatenate([*budgets.values(), pool.test[:3000]]))
     rows = []
     for variant in VARIANTS:
-        model = JointDiffusion(JointConfig.from_dict(fitted.config.to_dict() | variant))
+        model = JointDiffusion(fitted.config.replace(model=fitted.config.model.replace(**variant)))
         model.load_state_dict(fitted.ema)
         z = represent(model.eval(), pool.images[shown], precision=resolve_precision("auto", "cpu"))
         row: dict[str, Any] = {"dataset": args.dataset, **{k: str(v) for k, v in variant.items()}, "features": z.shape[1]}

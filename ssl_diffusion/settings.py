@@ -126,7 +126,7 @@ def _read(value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         if isinstance(value, str):
             value = [part.strip() for part in value.replace("[", "").replace("]", "").split(",") if part.strip()]
-        return tuple(_read(part, typing.get_args(kind)[0]) for part in value) if isinstance(value, list | tuple) else value
+        return tuple(_read(part, _item(kind, i)) for i, part in enumerate(value)) if isinstance(value, list | tuple) else value
     if kind is bool:
         return {"true": True, "false": False}.get(str(value).lower(), value)
     if kind is str:
@@ -136,6 +136,12 @@ def _read(value: Any, kind: Any) -> Any:
     if _settings_in(kind) is not None and isinstance(value, Mapping):
         return dict(value)
     return value
+
+
+def _item(kind: Any, index: int) -> Any:
+    """The type of an item of a tuple type; of one that is too short for it, that of the first."""
+    items = typing.get_args(kind)
+    return items[index] if Ellipsis not in items and index < len(items) else items[0]
 
 
 def _text(value: Any) -> Any:
@@ -208,7 +214,7 @@ def _place(kind: type[Settings], loc: tuple[int | str, ...]) -> tuple[str, Any, 
             elif _settings_in(field) is None:
                 key = _joined(settings.section, str(step))
         elif typing.get_origin(field) is tuple:
-            field, metadata = typing.get_args(field)[0], []
+            field, metadata = _item(field, int(step)), []
             if typing.get_origin(field) is Annotated:
                 field, *found = typing.get_args(field)
                 metadata = [each for info in found for each in info.metadata]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import CheckpointError, RunError
+from ssl_diffusion.errors import CheckpointError, RecipeError, RunError
 from ssl_diffusion.inference.predict import by_batches, predict_logits
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
@@ -151,6 +151,6 @@ def _load(path: Path) -> JointDiffusion | None:
         weights, metadata = load_tensors(path)
         model = JointDiffusion(JointConfig.from_dict(metadata["config"]))
         model.load_state_dict(weights)
-    except (CheckpointError, KeyError, TypeError, RuntimeError):
-        return None  # damaged, or of another version: it is made again
+    except (CheckpointError, RecipeError, KeyError, TypeError, RuntimeError):
+        return None  # damaged, or of another version: made again
     return model.eval()

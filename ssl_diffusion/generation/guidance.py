@@ -66,7 +66,7 @@ class EstimateGuidance(GuidanceForm):
         level = model.config.head_noise
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            if sigma <= level and sigma >= model.config.read_sigma:  # one pass of the encoder serves the head and the decoder
+            if sigma <= level and sigma >= model.config.model.read_sigma:  # one encoder pass serves head and decoder
                 features = model.encode(x, sigma)
                 logits = model.classify_representation(model.pool_features(features))
                 estimate = model.decode(features.detach(), x.detach(), sigma)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_diffusion.errors import CheckpointError, DataError, RunError
+from ssl_diffusion.errors import CheckpointError, DataError, RecipeError, RunError
 from ssl_diffusion.inference.predict import predict_logits, probabilities, represent
 from ssl_diffusion.machine import Device
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
@@ -97,7 +97,7 @@ def load_run(path: str | Path, accelerator: str = "auto", precision: str = "auto
     try:
         model = JointDiffusion(JointConfig.from_dict(metadata["config"]))
         model.load_state_dict(with_prefix("ema", tensors))
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, RuntimeError, RecipeError) as error:
         raise CheckpointError(f"{file} was not made by this version of the program ({error})") from error
     device = Device.resolve(accelerator, precision)
     return Run(

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ssl_diffusion.models.settings import ModelSettings as ModelSettings
     from ssl_diffusion.models.unet import Features as Features
     from ssl_diffusion.models.unet import UNet as UNet
-    from ssl_diffusion.models.unet import UNetConfig as UNetConfig
     from ssl_diffusion.models.unet import sinusoidal_embedding as sinusoidal_embedding
     from ssl_diffusion.models.weights import load_tensors as load_tensors
     from ssl_diffusion.models.weights import prefixed as prefixed
@@ -43,7 +42,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "backbones.precomputed": ["PrecomputedBackbone"],
         "backbones.torchvision": ["TorchvisionBackbone"],
         "noise": ["Coefficients", "DDPM", "EDM", "Parameterisation", "target"],
-        "unet": ["Features", "UNet", "UNetConfig", "sinusoidal_embedding"],
+        "unet": ["Features", "UNet", "sinusoidal_embedding"],
         "joint": ["JointConfig", "JointDiffusion"],
         "probe": ["LinearProbe", "fit_probe"],
         "settings": ["ModelSettings"],

@@ -19,69 +19,59 @@ there is neither a time step nor a BatchNorm here, and image sizes are free (pad
 
 import copy
 import math
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ssl_diffusion.models.noise import DDPM, EDM, Coefficients, Parameterisation
-from ssl_diffusion.models.unet import Features, UNet, UNetConfig
+from ssl_diffusion.models.settings import ModelSettings
+from ssl_diffusion.models.unet import Features, UNet
+from ssl_diffusion.settings import Settings
 
 __all__ = ["JointConfig", "JointDiffusion"]
 
+_Channels = Annotated[int, Field(ge=1, le=4)]
+_Side = Annotated[int, Field(ge=1)]
 
-@dataclass(frozen=True)
-class JointConfig:
-    """Everything needed to build a :class:`JointDiffusion`.
 
-    Args:
-        unet:             architecture of the network
-        n_classes:        outputs of the head; 0 builds no head (a denoiser without labels)
-        image_shape:      shape of the images that the model is for, (C, H, W)
-        parameterisation: noise levels and preconditioning, "edm" or "ddpm"
-        sigma_data:       root mean square of the training images in [-1, 1] (edm)
-        p_mean:           mean of ln sigma during training (edm)
-        p_std:            standard deviation of ln sigma during training (edm)
-        ddpm_steps:       length of the linear schedule (ddpm)
-        pool_maps:        maps to pool: "levels" are the last one of every level and the middle one, "blocks" those of all
-                          blocks, as in the official code
-        pool_grids:       numbers g; each map is average-pooled to g x g cells for every g, so (1,) is global pooling
-        read_sigma:       smallest nominal noise level at which images are read for classification
-        head_noise:       largest noise level of the labeled images that the head was trained with
-        head_width:       hidden units of the head; None is half of the representation, 0 a linear head
-        head_dropout:     dropout before each of the head's linear layers
-    """
+class JointConfig(Settings):
+    """Everything needed to build a :class:`JointDiffusion`: the settings of a recipe, and what the images add to them."""
 
-    unet: UNetConfig = field(default_factory=UNetConfig)
-    n_classes: int = 0
-    image_shape: tuple[int, int, int] = (1, 28, 28)
-    parameterisation: str = "edm"
-    sigma_data: float = 0.5
-    p_mean: float = -1.2
-    p_std: float = 1.2
-    ddpm_steps: int = 1000
-    pool_maps: str = "levels"
-    pool_grids: tuple[int, ...] = (1,)
-    read_sigma: float = 0.0
-    head_noise: float = 0.0
-    head_width: int | None = None
-    head_dropout: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready description; :meth:`from_dict` reverses it."""
-        return asdict(self)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    """Architecture and noise."""
+    n_classes: Annotated[int, Field(ge=0)] = 0
+    """Outputs of the head; 0 builds no head (a denoiser without labels)."""
+    image_shape: tuple[_Channels, _Side, _Side] = (1, 28, 28)
+    """Shape (C, H, W) of the images that the model was made for."""
+    sigma_data: Annotated[float, Field(gt=0)] = 0.5
+    """Root mean square of the training images in [-1, 1] (edm)."""
+    head_noise: Annotated[float, Field(ge=0)] = 0.0
+    """Largest noise level of the labeled images that the head was trained with."""
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "JointConfig":
-        """Rebuild a configuration from :meth:`to_dict` or its JSON form (lists for tuples)."""
-        unet: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["unet"].items()}
-        rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "unet"}
-        return cls(unet=UNetConfig(**unet), **rest)
+    def from_dict(cls, values: Mapping[str, Any], source: str = "") -> Self:
+        """A configuration from :meth:`to_dict`, or from the header of an older model file.
+
+        Raises:
+            RecipeError: if the values describe no model.
+        """
+        if isinstance(values, Mapping) and isinstance(values.get("unet"), Mapping):
+            values = _from_former_header(values)
+        return super().from_dict(values, source)
+
+
+def _from_former_header(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The present form of a header with the network's settings under "unet" and None for what follows from other settings."""
+    flat = {**values, **values["unet"]}
+    model = {name: flat[name] for name in ModelSettings.model_fields if flat.get(name) is not None}
+    return {"model": model} | {name: flat[name] for name in JointConfig.model_fields if name in values}
 
 
 class JointDiffusion(nn.Module):
@@ -103,18 +93,15 @@ class JointDiffusion(nn.Module):
     def __init__(self, config: JointConfig) -> None:
         super().__init__()
         self.config = config
-        self.unet = UNet(config.unet)
+        settings = config.model
+        self.unet = UNet(settings, config.image_shape[0])
         self.noise: Parameterisation
-        if config.parameterisation == "edm":
-            self.noise = EDM(config.sigma_data, config.p_mean, config.p_std)
-        elif config.parameterisation == "ddpm":
-            self.noise = DDPM(config.ddpm_steps)
+        if settings.parameterisation == "edm":
+            self.noise = EDM(config.sigma_data, settings.p_mean, settings.p_std)
         else:
-            raise ValueError(f"parameterisation is 'edm' or 'ddpm', not {config.parameterisation!r}")
-        cells = sum(g * g for g in config.pool_grids)
-        if config.pool_maps not in ("levels", "blocks"):
-            raise ValueError(f"pool_maps is 'levels' or 'blocks', not {config.pool_maps!r}")
-        channels = self.unet.last_channels if config.pool_maps == "levels" else self.unet.feature_channels
+            self.noise = DDPM(settings.ddpm_steps)
+        cells = sum(g * g for g in settings.pool_grids)
+        channels = self.unet.last_channels if settings.pool_maps == "levels" else self.unet.feature_channels
         self.n_features = cells * sum(channels)
         self.head = _head(self.n_features, config) if config.n_classes else None
 
@@ -152,16 +139,16 @@ class JointDiffusion(nn.Module):
         configuration's `pool_grids` or of other `grids`.
         """
         parts = []
-        for m in features.last_maps if self.config.pool_maps == "levels" else features.maps:
-            groups = math.gcd(self.config.unet.groups, m.shape[1])
+        for m in features.last_maps if self.config.model.pool_maps == "levels" else features.maps:
+            groups = math.gcd(self.config.model.groups, m.shape[1])
             h = functional.silu(functional.group_norm(m, groups)).flatten(2)
-            cells = _pooling_matrix(m.shape[-2], m.shape[-1], grids or self.config.pool_grids)
+            cells = _pooling_matrix(m.shape[-2], m.shape[-1], grids or self.config.model.pool_grids)
             parts.append((h @ cells.to(h)).flatten(1))
         return torch.cat(parts, dim=1).float()
 
     def read_level(self, sigma: Tensor | float) -> Tensor:
         """Nominal noise level at which images of noise level `sigma` are read for classification."""
-        return torch.as_tensor(sigma, dtype=torch.float32).clamp(min=self.config.read_sigma)
+        return torch.as_tensor(sigma, dtype=torch.float32).clamp(min=self.config.model.read_sigma)
 
     def representation(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         """Representation of images of noise level `sigma`, (B, n_features), float32; runs the encoder only."""
@@ -195,7 +182,7 @@ class JointDiffusion(nn.Module):
         """
         made = copy.copy(self)
         made._modules = dict(self._modules)  # a shallow copy shares the dictionary, too
-        made.config = replace(self.config, n_classes=len(bias), head_width=0)
+        made.config = self.config.replace(n_classes=len(bias), model=self.config.model.replace(head_width=0))
         with torch.random.fork_rng(devices=[]):  # for initial weights that are overwritten
             made.head = _head(self.n_features, made.config)
         made.head.load_state_dict({"1.weight": torch.from_numpy(weight), "1.bias": torch.from_numpy(bias)})
@@ -240,12 +227,14 @@ def _pooling_matrix(height: int, width: int, grids: tuple[int, ...]) -> Tensor:
 
 
 def _head(n_features: int, config: JointConfig) -> nn.Module:
-    width = n_features // 2 if config.head_width is None else config.head_width
+    width, dropout = config.model.head_width, config.model.head_dropout
+    if width < 0:
+        width = n_features // 2
     logits = nn.Linear(width or n_features, config.n_classes)
     # A few labels span a few directions of the representation; in all others the initial weights stay, and would be noise.
     nn.init.zeros_(logits.weight)
     nn.init.zeros_(logits.bias)
     if not width:
-        return nn.Sequential(nn.Dropout(config.head_dropout), logits)
+        return nn.Sequential(nn.Dropout(dropout), logits)
     hidden = nn.Linear(n_features, width)
-    return nn.Sequential(nn.Dropout(config.head_dropout), hidden, nn.LeakyReLU(), nn.Dropout(config.head_dropout), logits)
+    return nn.Sequential(nn.Dropout(dropout), hidden, nn.LeakyReLU(), nn.Dropout(dropout), logits)

@@ -15,44 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Features", "UNet", "UNetConfig", "sinusoidal_embedding"]
+from ssl_diffusion.models.settings import ModelSettings
 
-
-@dataclass(frozen=True)
-class UNetConfig:
-    """Architecture of a :class:`UNet`.
-
-    Args:
-        in_channels:    colour channels of an image, 1 to 4
-        channels:       width of the first level
-        multipliers:    width of each level as a multiple of `channels`; their number is that of the levels
-        blocks:         residual blocks in each encoder level
-        decoder_blocks: residual blocks in each decoder level, 1 to `blocks` + 1; None means `blocks` + 1
-        attention:      levels (0 is the finest) whose blocks are followed by self-attention; the middle always is
-        heads:          attention heads
-        groups:         groups of every group normalisation (the largest common divisor with the width is used)
-        dropout:        dropout inside residual blocks
-        stem:           pixel-unshuffle factor: 2 turns (C, H, W) into (4C, H/2, W/2) before the first convolution
-    """
-
-    in_channels: int = 1
-    channels: int = 64
-    multipliers: tuple[int, ...] = (1, 2)
-    blocks: int = 2
-    decoder_blocks: int | None = None
-    attention: tuple[int, ...] = ()
-    heads: int = 4
-    groups: int = 32
-    dropout: float = 0.0
-    stem: int = 1
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.in_channels <= 4:
-            raise ValueError(f"images have 1 to 4 channels, not {self.in_channels}")
-        if self.decoder_blocks is not None and not 1 <= self.decoder_blocks <= self.blocks + 1:
-            raise ValueError(f"decoder_blocks must be in 1..{self.blocks + 1}, not {self.decoder_blocks}")
-        if any(not 0 <= level < len(self.multipliers) for level in self.attention):
-            raise ValueError(f"attention levels {self.attention} do not exist in a U-Net of {len(self.multipliers)} levels")
+__all__ = ["Features", "UNet", "sinusoidal_embedding"]
 
 
 @dataclass
@@ -111,41 +76,45 @@ class UNet(nn.Module):
     Args:
         config: Architecture.
 
+    Args:
+        settings: Architecture; of the noise and the head nothing is used.
+        in_channels: Colour channels of an image.
+
     Attributes:
         feature_channels: Number of channels of each map in :attr:`Features.maps`.
         last_channels: Number of channels of each map in :attr:`Features.last_maps`.
         divisor: Number that must divide height and width of the images.
 
     Example:
-        >>> net = UNet(UNetConfig(channels=32))
+        >>> net = UNet(ModelSettings(channels=32), in_channels=1)
         >>> y = net(torch.zeros(2, 1, 28, 28), torch.zeros(2))
     """
 
-    def __init__(self, config: UNetConfig) -> None:
+    def __init__(self, settings: ModelSettings, in_channels: int = 1) -> None:
         super().__init__()
-        self.config = config
-        c = config.channels
+        self.settings = settings
+        c = settings.channels
         embedding = 4 * c
-        pixels = config.in_channels * config.stem**2
-        self.divisor = config.stem * 2 ** (len(config.multipliers) - 1)
+        pixels = in_channels * settings.stem**2
+        self.divisor = settings.stem * 2 ** (len(settings.multipliers) - 1)
 
         self.embed = nn.Sequential(nn.Linear(c, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.stem = nn.Conv2d(pixels, c, 3, padding=1)
 
         def block(c_in: int, c_out: int, attention: bool) -> "Block":
-            return Block(c_in, c_out, embedding, config, attention)
+            return Block(c_in, c_out, embedding, settings, attention)
 
         self.encoder = nn.ModuleList()
         self.down = nn.ModuleList()
         skips: list[list[int]] = []
         width = c
-        for level, multiplier in enumerate(config.multipliers):
+        for level, multiplier in enumerate(settings.multipliers):
             if level:
                 self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
             channels = [width]
             blocks = nn.ModuleList()
-            for _ in range(config.blocks):
-                blocks.append(block(width, c * multiplier, level in config.attention))
+            for _ in range(settings.blocks):
+                blocks.append(block(width, c * multiplier, level in settings.attention))
                 width = c * multiplier
                 channels.append(width)
             self.encoder.append(blocks)
@@ -155,19 +124,19 @@ class UNet(nn.Module):
 
         self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
 
-        n_decoder = config.blocks + 1 if config.decoder_blocks is None else config.decoder_blocks
+        n_decoder = settings.decoder_blocks or settings.blocks + 1
         self.skips_per_level = n_decoder
         self.decoder = nn.ModuleList()
         self.up = nn.ModuleList()
-        for level in reversed(range(len(config.multipliers))):
+        for level in reversed(range(len(settings.multipliers))):
             blocks = nn.ModuleList()
             for skip in reversed(skips[level][-n_decoder:]):
-                blocks.append(block(width + skip, c * config.multipliers[level], level in config.attention))
-                width = c * config.multipliers[level]
+                blocks.append(block(width + skip, c * settings.multipliers[level], level in settings.attention))
+                width = c * settings.multipliers[level]
             self.decoder.append(blocks)
             if level:
                 self.up.append(nn.Conv2d(width, width, 3, padding=1))
-        self.out = nn.Sequential(_norm(width, config), nn.SiLU(), _zero(nn.Conv2d(width, pixels, 3, padding=1)))
+        self.out = nn.Sequential(_norm(width, settings), nn.SiLU(), _zero(nn.Conv2d(width, pixels, 3, padding=1)))
 
     def encode(self, x: Tensor, scalar: Tensor) -> Features:
         """Encoder and middle block only.
@@ -176,9 +145,9 @@ class UNet(nn.Module):
             x: Images, (B, C, H, W).
             scalar: Conditioning scalar of each image, (B,).
         """
-        embedding = self.embed(sinusoidal_embedding(scalar, self.config.channels))
-        if self.config.stem > 1:
-            x = functional.pixel_unshuffle(x, self.config.stem)
+        embedding = self.embed(sinusoidal_embedding(scalar, self.settings.channels))
+        if self.settings.stem > 1:
+            x = functional.pixel_unshuffle(x, self.settings.stem)
         h = self.stem(x)
         levels = []
         for level, blocks in enumerate(self.encoder):
@@ -203,7 +172,7 @@ class UNet(nn.Module):
             if index < len(self.up):
                 h = self.up[index](functional.interpolate(h, scale_factor=2.0, mode="nearest"))
         h = self.out(h)
-        return functional.pixel_shuffle(h, self.config.stem) if self.config.stem > 1 else h
+        return functional.pixel_shuffle(h, self.settings.stem) if self.settings.stem > 1 else h
 
     def forward(self, x: Tensor, scalar: Tensor) -> Tensor:
         """The whole network: (B, C, H, W), (B,) -> (B, C, H, W)."""
@@ -225,16 +194,16 @@ class Block(nn.Module):
         attention: Whether self-attention follows.
     """
 
-    def __init__(self, c_in: int, c_out: int, embedding: int, config: UNetConfig, attention: bool) -> None:
+    def __init__(self, c_in: int, c_out: int, embedding: int, settings: ModelSettings, attention: bool) -> None:
         super().__init__()
-        self.norm_in = _norm(c_in, config)
+        self.norm_in = _norm(c_in, settings)
         self.conv_in = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.film = nn.Linear(embedding, 2 * c_out)
-        self.norm_out = _norm(c_out, config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.norm_out = _norm(c_out, settings)
+        self.dropout = nn.Dropout(settings.dropout)
         self.conv_out = _zero(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.shortcut = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
-        self.attention = Attention(c_out, config) if attention else nn.Identity()
+        self.attention = Attention(c_out, settings) if attention else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """The block's output, (B, c_out, H, W), from a map, (B, c_in, H, W), and the embedding, (B, E)."""
@@ -254,10 +223,10 @@ class Attention(nn.Module):
         config: Architecture, for normalisation and the number of heads.
     """
 
-    def __init__(self, channels: int, config: UNetConfig) -> None:
+    def __init__(self, channels: int, settings: ModelSettings) -> None:
         super().__init__()
-        self.heads = math.gcd(config.heads, channels)
-        self.norm = _norm(channels, config)
+        self.heads = math.gcd(settings.heads, channels)
+        self.norm = _norm(channels, settings)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.project = _zero(nn.Conv2d(channels, channels, 1))
 
@@ -292,9 +261,9 @@ def sinusoidal_embedding(value: Tensor, dim: int, max_period: float = 1e4) -> Te
     return functional.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, dim - 2 * half))
 
 
-def _norm(channels: int, config: UNetConfig) -> nn.GroupNorm:
+def _norm(channels: int, settings: ModelSettings) -> nn.GroupNorm:
     """Group normalisation with the configured number of groups, or the largest divisor that it shares with the channels."""
-    return nn.GroupNorm(math.gcd(config.groups, channels), channels)
+    return nn.GroupNorm(math.gcd(settings.groups, channels), channels)
 
 
 def _zero(conv: nn.Conv2d) -> nn.Conv2d:

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.noise import EDM
-from ssl_diffusion.models.unet import UNetConfig
 
 __all__ = ["GaussianDenoiser", "LinearModel"]
 
@@ -32,7 +31,7 @@ class LinearModel(nn.Module):
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.denoiser, self.noise = denoiser, EDM()
         self.n_features = math.prod(shape)
-        self.config = JointConfig(unet=UNetConfig(in_channels=shape[0]), n_classes=len(bias), image_shape=shape)
+        self.config = JointConfig(n_classes=len(bias), image_shape=shape)
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """See :meth:`JointDiffusion.denoise`."""

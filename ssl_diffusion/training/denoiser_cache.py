@@ -24,6 +24,9 @@ __all__ = ["CachedDenoiser", "DenoiserCache", "denoiser_key"]
 
 _log = logging.getLogger(__name__)
 _VERSION = 1
+# The settings of a model that its denoiser depends on; the others are about the representation and the head.
+_NETWORK = ("channels", "multipliers", "blocks", "attention", "heads", "groups", "dropout", "stem")
+_NOISE = ("parameterisation", "p_mean", "p_std", "ddpm_steps")
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,13 @@ def denoiser_key(fingerprint: str, config: JointConfig, settings: PhaseSettings,
     Example:
         >>> key = denoiser_key(pool.fingerprint(), config, recipe.pretraining, flip=False)
     """
-    network = config.to_dict()
-    for head_only in ("n_classes", "pool_maps", "pool_grids", "read_sigma", "head_noise", "head_width", "head_dropout"):
-        del network[head_only]
+    m = config.model
+    unet = {name: getattr(m, name) for name in _NETWORK}
+    network = {name: getattr(m, name) for name in _NOISE} | {
+        "unet": unet | {"in_channels": config.image_shape[0], "decoder_blocks": m.decoder_blocks or None},
+        "image_shape": config.image_shape,
+        "sigma_data": config.sigma_data,
+    }
     identity = [_VERSION, fingerprint, network, settings.to_dict(), flip]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 

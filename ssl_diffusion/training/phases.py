@@ -8,7 +8,6 @@ import torch
 from ssl_diffusion.data.labels import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.models.joint import JointConfig
-from ssl_diffusion.models.unet import UNetConfig
 from ssl_diffusion.training.augment import policy
 from ssl_diffusion.training.batches import Phase, TrainingData
 from ssl_diffusion.training.denoiser_cache import denoiser_key
@@ -22,34 +21,15 @@ PRETRAINING_ONLY = ("denoise-only", "probe")
 
 def joint_config(recipe: Recipe, pool: Pool) -> JointConfig:
     """The model that a recipe describes for a pool."""
-    m, objective = recipe.model, recipe.training.objective
-    linear = objective == "probe"
+    objective, model = recipe.training.objective, recipe.model
+    if objective == "probe":  # its head is the logistic regression
+        model = model.replace(head_width=0, head_dropout=0.0)
     return JointConfig(
-        unet=UNetConfig(
-            in_channels=pool.image_shape[0],
-            channels=m.channels,
-            multipliers=m.multipliers,
-            blocks=m.blocks,
-            decoder_blocks=m.decoder_blocks or None,
-            attention=m.attention,
-            heads=m.heads,
-            groups=m.groups,
-            dropout=m.dropout,
-            stem=m.stem,
-        ),
+        model=model,
         n_classes=0 if objective == "denoise-only" else len(pool.classes),
         image_shape=pool.image_shape,
-        parameterisation=m.parameterisation,
         sigma_data=pool.sigma_data(),
-        p_mean=m.p_mean,
-        p_std=m.p_std,
-        ddpm_steps=m.ddpm_steps,
-        pool_maps=m.pool_maps,
-        pool_grids=m.pool_grids,
-        read_sigma=m.read_sigma,
         head_noise=0.0 if objective in PRETRAINING_ONLY else recipe.training.head_noise,
-        head_width=0 if linear else None if m.head_width < 0 else m.head_width,
-        head_dropout=0.0 if linear else m.head_dropout,
     )
 
 
@@ -95,7 +75,7 @@ def pretraining_job(recipe: Recipe, training: Phase, fingerprint: str) -> Phase 
         training,
         name="pretraining",
         objective="denoise-only",
-        config=replace(training.config, n_classes=0),
+        config=training.config.replace(n_classes=0),
         settings=settings,
         identity=identity,
         family=family,

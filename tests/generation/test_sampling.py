@@ -12,7 +12,7 @@ from ssl_diffusion.generation.guidance import Guidance
 from ssl_diffusion.generation.sampling import SAMPLERS, DDPMAncestral, NoiseStream, find_sampler, integrate, sample
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.noise import DDPM, EDM
-from ssl_diffusion.models.unet import UNetConfig
+from ssl_diffusion.models.settings import ModelSettings
 from ssl_diffusion.testing.toys import GaussianDenoiser, LinearModel
 
 MEAN = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
@@ -81,7 +81,9 @@ def test_levels_fall_to_zero(parameterisation: EDM | DDPM) -> None:
 def model() -> JointDiffusion:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = JointConfig(UNetConfig(channels=8, blocks=1, groups=4), n_classes=3, image_shape=(1, 6, 5), head_noise=0.5)
+        config = JointConfig(
+            model=ModelSettings(channels=8, blocks=1, groups=4), n_classes=3, image_shape=(1, 6, 5), head_noise=0.5
+        )
         made = JointDiffusion(config)
         for p in made.parameters():
             torch.nn.init.normal_(p, std=0.1)
@@ -127,7 +129,7 @@ def test_what_cannot_be_sampled_is_said(model: JointDiffusion) -> None:
         sample(model, 2, torch.tensor([0, 3]))
     with pytest.raises(SSLDError, match="one class for each of 2 images"):
         sample(model, 2, torch.tensor([0, 1, 2]))
-    unlabeled = JointDiffusion(JointConfig(UNetConfig(channels=8, blocks=1, groups=4), image_shape=(1, 6, 6)))
+    unlabeled = JointDiffusion(JointConfig(model=ModelSettings(channels=8, blocks=1, groups=4), image_shape=(1, 6, 6)))
     with pytest.raises(SSLDError, match="no classes to sample from"):
         sample(unlabeled, 1, 0)
 
@@ -187,8 +189,8 @@ def test_the_ddpm_parameterisation_is_sampled_on_its_own_levels() -> None:
 def test_colour_images_of_an_odd_size_can_be_guided_and_explained() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        unet = UNetConfig(in_channels=3, channels=8, blocks=1, groups=4, stem=2)
-        model = JointDiffusion(JointConfig(unet, n_classes=3, image_shape=(3, 7, 6), head_noise=0.5, read_sigma=0.2))
+        unet = ModelSettings(channels=8, blocks=1, groups=4, stem=2, read_sigma=0.2)
+        model = JointDiffusion(JointConfig(model=unet, n_classes=3, image_shape=(3, 7, 6), head_noise=0.5))
         for p in model.parameters():
             torch.nn.init.normal_(p, std=0.2)
     assert sample(model, 2, 1, steps=3).shape == (2, 3, 7, 6)

@@ -13,7 +13,7 @@ from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.inference.metrics import classification_metrics, expected_calibration_error
 from ssl_diffusion.inference.predict import evaluating, predict_logits, probabilities, represent
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
-from ssl_diffusion.models.unet import UNetConfig
+from ssl_diffusion.models.settings import ModelSettings
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.training.evaluate import wilson_interval
 
@@ -21,8 +21,8 @@ from ssl_diffusion.training.evaluate import wilson_interval
 @pytest.fixture
 def model() -> JointDiffusion:
     torch.manual_seed(0)
-    unet = UNetConfig(channels=8, multipliers=(1, 2), blocks=1, groups=4, dropout=0.5)
-    model = JointDiffusion(JointConfig(unet, n_classes=10, image_shape=(1, 8, 8), head_dropout=0.5))
+    unet = ModelSettings(channels=8, multipliers=(1, 2), blocks=1, groups=4, dropout=0.5, head_dropout=0.5)
+    model = JointDiffusion(JointConfig(model=unet, n_classes=10, image_shape=(1, 8, 8)))
     with torch.no_grad():
         for p in model.parameters():
             p += 0.1 * torch.randn_like(p)

@@ -6,17 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ssl_diffusion.models.unet import Attention, UNet, UNetConfig, sinusoidal_embedding
+from ssl_diffusion.errors import RecipeError
+from ssl_diffusion.models.settings import ModelSettings
+from ssl_diffusion.models.unet import Attention, UNet, sinusoidal_embedding
 
 
-def small(**changes: object) -> UNetConfig:
-    return UNetConfig(**{"channels": 8, "multipliers": (1, 2), "blocks": 1, "groups": 4, **changes})  # type: ignore[arg-type]
+def small(**changes: object) -> ModelSettings:
+    return ModelSettings(**{"channels": 8, "multipliers": (1, 2), "blocks": 1, "groups": 4, **changes})  # type: ignore[arg-type]
 
 
-def randomized(config: UNetConfig, seed: int = 0) -> UNet:
+def randomized(config: ModelSettings, seed: int = 0, channels: int = 1) -> UNet:
     """A network whose zero-initialised convolutions are random too, so that everything takes part."""
     torch.manual_seed(seed)
-    net = UNet(config)
+    net = UNet(config, channels)
     with torch.no_grad():
         for p in net.parameters():
             if not p.any():
@@ -27,7 +29,7 @@ def randomized(config: UNetConfig, seed: int = 0) -> UNet:
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize(("stem", "size"), [(1, (8, 12)), (2, (12, 8)), (4, (16, 8))])
 def test_output_has_the_shape_of_the_input(channels: int, stem: int, size: tuple[int, int]) -> None:
-    net = randomized(small(in_channels=channels, stem=stem, attention=(1,)))
+    net = randomized(small(stem=stem, attention=(1,)), channels=channels)
     x = torch.randn(2, channels, *size)
     assert net(x, torch.zeros(2)).shape == x.shape
     assert net.divisor == 2 * stem
@@ -36,16 +38,14 @@ def test_output_has_the_shape_of_the_input(channels: int, stem: int, size: tuple
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"in_channels": 5}, "1 to 4 channels, not 5"),
-        ({"in_channels": 0}, "1 to 4 channels, not 0"),
-        ({"decoder_blocks": 3}, "decoder_blocks must be in 1..2, not 3"),
-        ({"decoder_blocks": 0}, "decoder_blocks"),
-        ({"attention": (2,)}, "attention levels"),
-        ({"attention": (-1,)}, "attention levels"),
+        ({"decoder_blocks": 3}, r"^decoder_blocks must be in \[0, 2\], not 3"),
+        ({"decoder_blocks": -1}, "^decoder_blocks must be in"),
+        ({"attention": (2,)}, "^attention names a level"),
+        ({"attention": (-1,)}, "^attention must be in"),
     ],
 )
 def test_impossible_configurations_are_refused(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RecipeError, match=message):
         small(**changes)
 
 

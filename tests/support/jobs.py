@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ssl_diffusion.models.joint import JointConfig
-from ssl_diffusion.models.unet import UNetConfig
+from ssl_diffusion.models.settings import ModelSettings
 from ssl_diffusion.training.augment import Augmentation
 from ssl_diffusion.training.batches import Phase, TrainingData
 from ssl_diffusion.training.result import Fitted
@@ -39,7 +39,7 @@ def make_job(settings: PhaseSettings | None = None, **changes: object) -> Phase:
     job = Phase(
         name="training",
         objective="joint",
-        config=JointConfig(UNetConfig(channels=8, multipliers=(1, 2), blocks=1, groups=4), n_classes=3, image_shape=(1, 6, 6)),
+        config=JointConfig(model=ModelSettings(channels=8, blocks=1, groups=4), n_classes=3, image_shape=(1, 6, 6)),
         initial=None,
         data=TrainingData(
             images=torch.from_numpy(rng.integers(0, 256, (12, 1, 6, 6), dtype=np.uint8)),

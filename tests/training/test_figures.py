@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
-from ssl_diffusion.models.unet import UNetConfig
+from ssl_diffusion.models.settings import ModelSettings
 from ssl_diffusion.training.figures import calibration_figure, confusion_figure, history_figure, reconstruction_figure
 
 
@@ -100,8 +100,8 @@ def test_confusion_of_many_classes_stays_readable() -> None:
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_reconstructions_show_every_image_at_every_level(tmp_path: Path, channels: int) -> None:
     torch.manual_seed(0)
-    unet = UNetConfig(in_channels=channels, channels=8, multipliers=(1, 2), blocks=1, groups=4)
-    model = JointDiffusion(JointConfig(unet, image_shape=(channels, 6, 5), sigma_data=0.5)).train()
+    unet = ModelSettings(channels=8, multipliers=(1, 2), blocks=1, groups=4)
+    model = JointDiffusion(JointConfig(model=unet, image_shape=(channels, 6, 5), sigma_data=0.5)).train()
     images = np.random.default_rng(0).integers(0, 256, (3, channels, 6, 5), dtype=np.uint8)
     figure = reconstruction_figure(model, images, levels=(0.2, 1.0))
     grid = np.array(figure.axes).reshape(5, 3)
@@ -125,7 +125,9 @@ def test_reconstructions_show_every_image_at_every_level(tmp_path: Path, channel
 
 def test_reconstructions_repeat() -> None:
     torch.manual_seed(0)
-    model = JointDiffusion(JointConfig(UNetConfig(channels=8, multipliers=(1,), blocks=1, groups=4), image_shape=(1, 4, 4)))
+    model = JointDiffusion(
+        JointConfig(model=ModelSettings(channels=8, multipliers=(1,), blocks=1, groups=4), image_shape=(1, 4, 4))
+    )
     images = np.random.default_rng(0).integers(0, 256, (1, 1, 4, 4), dtype=np.uint8)
     first, again = (
         [np.asarray(axis.images[0].get_array()) for axis in reconstruction_figure(model, images, levels=(1.0,)).axes]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
-from ssl_diffusion.models.unet import UNetConfig
+from ssl_diffusion.models.settings import ModelSettings
 from ssl_diffusion.training.objective import (
     OBJECTIVES,
     DenoisingBatch,
@@ -20,7 +20,7 @@ from ssl_diffusion.training.objective import (
     UnlabeledBatch,
 )
 
-CONFIG = JointConfig(UNetConfig(channels=8, multipliers=(1, 2), blocks=1, groups=4), n_classes=3, image_shape=(1, 7, 8))
+CONFIG = JointConfig(model=ModelSettings(channels=8, blocks=1, groups=4), n_classes=3, image_shape=(1, 7, 8))
 
 
 def build(config: JointConfig = CONFIG) -> JointDiffusion:
@@ -62,7 +62,7 @@ def parts(batch: TrainingBatch, name: str) -> TrainingBatch:
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("parameterisation", ["edm", "ddpm"])
 def test_gradients_reach_the_parts_that_the_objective_trains_and_no_others(name: str, parameterisation: str) -> None:
-    model = build(replace(CONFIG, parameterisation=parameterisation))
+    model = build(CONFIG.replace(model=CONFIG.model.replace(parameterisation=parameterisation)))
     Objective(model, name)(parts(draw(), name))["loss"].backward()
     for part, parameters in model.parameter_groups().items():
         trained = part in OBJECTIVES[name]
@@ -90,7 +90,8 @@ def test_objectives_of_one_model_can_follow_each_other() -> None:
 )
 def test_joint_loss_by_hand(weight: float, smoothing: float, seed: int, ddpm: bool, read_sigma: float) -> None:
     """In image space with its weight, and through log-softmax: two ways that the objective does not take."""
-    config = replace(CONFIG, parameterisation="ddpm" if ddpm else "edm", read_sigma=read_sigma)
+    settings = CONFIG.model.replace(parameterisation="ddpm" if ddpm else "edm", read_sigma=read_sigma)
+    config = CONFIG.replace(model=settings)
     model, batch = build(config), draw(seed=seed)
     denoise, read = batch.denoising, batch.labeled
     assert denoise is not None
