@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from support.commands import CPU, ok, refused
+from support.commands import CPU, ok, refused, ssld
 
 from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.generation.sampling import sample_run
@@ -102,22 +102,29 @@ def test_folders_are_replaced_only_when_asked_and_only_our_own(tiny_run: Path, t
     ("arguments", "said"),
     [
         (["sample", "--class", "eleven"], "has no class 'eleven'"),
-        (["sample", "--class", "1", "--grid"], "choose one of them"),
-        (["sample", "--grid", "--n", "5"], "has 10, --n is 5"),
+        (["sample", "--class", "1", "--grid"], "give only one of them"),
+        (["sample", "--grid", "--n", "5"], "has 10 classes, --n is 5"),
         (["sample", "--sampler", "huen"], "did you mean heun"),
         (["sample", "--guidance", "pixels"], "not 'pixels'"),
-        (["sample", "--steps", "0"], "at least one step"),
-        (["explain"], "name samples to explain"),
+        (["explain"], "no samples to explain"),
         (["explain", "--id", "test/99999"], "has no sample 'test/99999'"),
         (["explain", "--id", "test/00001", "--id", "test/00001"], "given twice"),
         (["explain", "--id", "test/00001", "--target", "coat"], "has no class 'coat'"),
-        (["explain", "--id", "test/00001", "--target", "3", "--all-targets"], "choose one of them"),
+        (["explain", "--id", "test/00001", "--target", "3", "--all-targets"], "give only one of them"),
         (["explain", "--ids", "missing.csv"], "missing.csv"),
     ],
 )
 def test_bad_requests_are_refused_and_leave_nothing(tiny_run: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
     command, *rest = arguments
     assert said in refused(command, tiny_run, *rest, "--out", tmp_path / "out", *CPU)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [["--steps", "0"], ["--n", "0"], ["--scale", "-1"], ["--seed", "-1"]])
+def test_numbers_out_of_range_are_refused_and_leave_nothing(tiny_run: Path, tmp_path: Path, option: list[str]) -> None:
+    result = ssld("sample", tiny_run, *option, "--out", tmp_path / "out", *CPU)
+    assert result.exit_code == 2
+    assert option[0] in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -83,8 +83,8 @@ def test_the_judge_sees_guided_samples_of_every_class(tiny_run: Path, digits_poo
     ("arguments", "said"),
     [
         (["--generation", "--data", "photos"], "leave out --data"),
-        (["--extractor", "other"], "are for --generation"),
-        (["--generation", "--extractor", "a", "--inception", "b"], "choose one of them"),
+        (["--extractor", "other"], "are used only with --generation"),
+        (["--generation", "--extractor", "a", "--inception", "b"], "give only one of them"),
         (["--generation", "--extractor", "missing"], "no run folder missing"),
         (["--generation", "--inception", "missing.pth"], "missing.pth"),
     ],
