@@ -37,7 +37,7 @@ from ssl_diffusion.annotation.loop.current_model import present_model, training_
 from ssl_diffusion.annotation.loop.job import Job, open_job
 from ssl_diffusion.annotation.loop.rounds import choose_round, next_round, rerank
 from ssl_diffusion.annotation.loop.snapshot import take_snapshot
-from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store import leases, queries
 from ssl_diffusion.annotation.store.state import read_state
 from ssl_diffusion.annotation.store.store import Action, Actor
 
@@ -194,7 +194,7 @@ def kill(work: Path, n: int, people: int, times: int) -> None:
     before = {(row["id"], who) for row in queries.listing(job.store) for who in row["votes"]}
     rng, seconds = np.random.default_rng(0), []
     for attempt in range(times):
-        if len(queue.pending(job.store)) < 500:
+        if len(leases.pending(job.store)) < 500:
             next_round(job, 2000, "random", seed=time.time_ns() % 2**31)
         with serving(job.path, work / "serve.log") as (port, process):
             team = [Annotator(port, f"{time.time_ns()}-{i}") for i in range(people)]

@@ -160,7 +160,7 @@ def fit_baseline(
     """One method of another package."""
     from sklearn.metrics import log_loss
 
-    from ssl_diffusion.data.labels import choose_labeled
+    from ssl_diffusion.data.label_choice import choose_labeled
     from ssl_diffusion.inference.metrics import expected_calibration_error
     from ssl_diffusion.machine import source_commit
 

@@ -28,7 +28,7 @@ import torch
 from common import RESULTS, append_row, find_row, markdown_table, provenance
 from label_efficiency import OURS
 
-from ssl_diffusion.data.labels import LabeledSet, choose_labeled
+from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.inference.predict import predict_logits

@@ -76,8 +76,8 @@ def _generation(
     from ssl_diffusion.generation.quality_report import evaluate_generation, write_generation
     from ssl_diffusion.inference.run import load_run
     from ssl_diffusion.outputs import check_output_folder
+    from ssl_diffusion.training.data_changes import load_run_pool
     from ssl_diffusion.training.run_folder import run_inputs
-    from ssl_diffusion.training.run_pool import load_run_pool
 
     run, output = context.run, context.output
     if extractor is not None and inception is not None:

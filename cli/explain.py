@@ -35,7 +35,7 @@ def explain(
     from ssl_diffusion.data.tables import read_table
     from ssl_diffusion.errors import SSLDError
     from ssl_diffusion.generation.gallery import write_explanations
-    from ssl_diffusion.training.run_pool import load_run_pool
+    from ssl_diffusion.training.data_changes import load_run_pool
 
     run, output = context.run, context.output
     chosen = list(id_ or []) + (read_table(ids).column("id") if ids is not None else [])

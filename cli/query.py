@@ -43,12 +43,12 @@ def query(
 ) -> None:
     """Choose the unlabeled samples that are most worth labeling next."""
     from ssl_diffusion.acquisition import query as choose_batch
-    from ssl_diffusion.acquisition.export import batch_figure, check_place, write_batch
+    from ssl_diffusion.acquisition.batch_files import batch_figure, check_place, write_batch
     from ssl_diffusion.acquisition.pool_map import overview_figure
     from ssl_diffusion.data.tables import read_table
     from ssl_diffusion.outputs import check_output_file, output_file
+    from ssl_diffusion.training.data_changes import load_run_pool
     from ssl_diffusion.training.run_folder import RunFolder, run_inputs
-    from ssl_diffusion.training.run_pool import load_run_pool
 
     run, output = context.run, context.output
     inputs = run_inputs(run)

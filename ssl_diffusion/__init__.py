@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from ssl_diffusion.data.labels import LabeledSet as LabeledSet
+    from ssl_diffusion.data.label_choice import LabeledSet as LabeledSet
     from ssl_diffusion.data.pool import Pool as Pool
     from ssl_diffusion.estimator import JointDiffusionClassifier as JointDiffusionClassifier
     from ssl_diffusion.inference.run import Run as Run
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "data.labels": ["LabeledSet"],
+        "data.label_choice": ["LabeledSet"],
         "data.pool": ["Pool"],
         "estimator": ["JointDiffusionClassifier"],
         "inference.run": ["Run", "load_run"],

@@ -26,7 +26,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ssl_diffusion.data.arrays import encode_labels, find_image_shape, find_value_range, to_images
-from ssl_diffusion.data.labels import LabeledSet
+from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import dataset_info
 from ssl_diffusion.errors import Interrupted

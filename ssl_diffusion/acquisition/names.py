@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from ssl_diffusion.acquisition.batch_selection import best, diverse, finite, in_proportion, shortlist, with_chance
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, Strategy, get_strategy
-from ssl_diffusion.acquisition.selection import best, diverse, finite, in_proportion, shortlist, with_chance
 from ssl_diffusion.errors import SSLDError, nearest_names
 
 __all__ = ["AUTO_RULE", "VARIANTS", "get_variant", "strategy_for"]

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ssl_diffusion.acquisition.batch_selection import best, in_proportion
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.names import get_variant, strategy_for
 from ssl_diffusion.acquisition.pool_map import Overview, overview
 from ssl_diffusion.acquisition.registry import Choice, Strategy
-from ssl_diffusion.acquisition.selection import best, in_proportion
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, SSLDError
 from ssl_diffusion.inference.embedded_pool import EmbeddedPool

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from ssl_diffusion.data.arrays import to_images as to_images
     from ssl_diffusion.data.folders import load_csv as load_csv
     from ssl_diffusion.data.folders import load_folder as load_folder
-    from ssl_diffusion.data.labels import LabeledSet as LabeledSet
-    from ssl_diffusion.data.labels import choose_labeled as choose_labeled
-    from ssl_diffusion.data.labels import hold_out_test as hold_out_test
-    from ssl_diffusion.data.labels import label_name as label_name
+    from ssl_diffusion.data.label_choice import LabeledSet as LabeledSet
+    from ssl_diffusion.data.label_choice import choose_labeled as choose_labeled
+    from ssl_diffusion.data.label_choice import hold_out_test as hold_out_test
+    from ssl_diffusion.data.label_choice import label_name as label_name
     from ssl_diffusion.data.loading import input_paths as input_paths
     from ssl_diffusion.data.loading import is_table as is_table
     from ssl_diffusion.data.loading import load_pool as load_pool
@@ -37,7 +37,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "pool": ["Pool"],
         "source": ["FileSource", "ImageSource"],
-        "labels": ["LabeledSet", "choose_labeled", "hold_out_test", "label_name"],
+        "label_choice": ["LabeledSet", "choose_labeled", "hold_out_test", "label_name"],
         "settings": ["DataSettings", "LabelSettings"],
         "loading": ["input_paths", "is_table", "load_pool"],
         "folders": ["load_csv", "load_folder"],

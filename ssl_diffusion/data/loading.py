@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ssl_diffusion.data.folders import load_csv, load_folder
-from ssl_diffusion.data.labels import hold_out_test
+from ssl_diffusion.data.label_choice import hold_out_test
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.data.settings import DataSettings

@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from ssl_diffusion.data.pictures import to_pil
 from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.thumbnails import to_pil
 from ssl_diffusion.errors import DataError, nearest_names
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
 from ssl_diffusion.generation.counterfactual.search import explain_run

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
-from ssl_diffusion.data.labels import LabeledSet
+from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.inference.embedding import embed_whole

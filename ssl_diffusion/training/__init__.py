@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from ssl_diffusion.training.data_changes import load_run_pool as load_run_pool
     from ssl_diffusion.training.denoiser_cache import CachedDenoiser as CachedDenoiser
     from ssl_diffusion.training.denoiser_cache import DenoiserCache as DenoiserCache
     from ssl_diffusion.training.denoiser_cache import denoiser_key as denoiser_key
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from ssl_diffusion.training.run_folder import load_metrics as load_metrics
     from ssl_diffusion.training.run_folder import model_metadata as model_metadata
     from ssl_diffusion.training.run_folder import run_inputs as run_inputs
-    from ssl_diffusion.training.run_pool import load_run_pool as load_run_pool
     from ssl_diffusion.training.settings import AugmentationSettings as AugmentationSettings
     from ssl_diffusion.training.settings import ComputeSettings as ComputeSettings
     from ssl_diffusion.training.settings import PhaseSettings as PhaseSettings
@@ -45,7 +45,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "result": ["Fitted", "TrainingResult"],
         "evaluate": ["ClassificationReport", "evaluate_run", "report_fit", "wilson_interval"],
         "run_folder": ["RunFolder", "default_run_name", "load_metrics", "model_metadata", "run_inputs"],
-        "run_pool": ["load_run_pool"],
+        "data_changes": ["load_run_pool"],
         "denoiser_cache": ["CachedDenoiser", "DenoiserCache", "denoiser_key"],
         "planning": ["parse_duration", "plan_for_time"],
     },

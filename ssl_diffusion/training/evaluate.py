@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from ssl_diffusion.data.labels import LabeledSet
+from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
@@ -23,10 +23,10 @@ from ssl_diffusion.models.build import count_parameters
 from ssl_diffusion.outputs import check_output_folder, output_folder
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.training import figures
+from ssl_diffusion.training.data_changes import load_run_pool
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.result import Fitted
 from ssl_diffusion.training.run_folder import RunFolder, run_inputs
-from ssl_diffusion.training.run_pool import load_run_pool
 
 __all__ = ["ClassificationReport", "evaluate_run", "report_fit", "wilson_interval"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ssl_diffusion.data.labels import LabeledSet, choose_labeled
+from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
 from ssl_diffusion.data.loading import input_paths, load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ssl_diffusion.data.labels import LabeledSet
+from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RecipeError
 from ssl_diffusion.inference.predict import represent

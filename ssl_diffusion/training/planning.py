@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ssl_diffusion.data.labels import LabeledSet
+from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.inference.predict import predict_logits

@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from ssl_diffusion.data.labels import LabeledSet
+from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.loading import input_paths
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.tables import read_table

@@ -11,8 +11,8 @@ import torch
 from scipy.stats import spearmanr
 
 from ssl_diffusion.acquisition import STRATEGIES, Candidates, choose, query
+from ssl_diffusion.acquisition.batch_selection import best, diverse, in_proportion
 from ssl_diffusion.acquisition.names import strategy_for
-from ssl_diffusion.acquisition.selection import best, diverse, in_proportion
 from ssl_diffusion.acquisition.strategies.gradient import gradient_norms
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, SSLDError

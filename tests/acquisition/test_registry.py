@@ -13,7 +13,7 @@ import pytest
 from support.plugins import install
 
 from ssl_diffusion.acquisition import STRATEGIES, Candidates, choose, get_strategy, register_batch, register_score
-from ssl_diffusion.acquisition.selection import best
+from ssl_diffusion.acquisition.batch_selection import best
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.machine import load_plugins
 from ssl_diffusion.testing.strategies import noise_candidates

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition import STRATEGIES, Candidates, Choice, Strategy, strategies_frame
-from ssl_diffusion.acquisition.selection import best
+from ssl_diffusion.acquisition.batch_selection import best
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.testing import StrategyContract, check
 from ssl_diffusion.testing.strategies import known_distances, noise_candidates

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from ssl_diffusion.acquisition.selection import with_chance
+from ssl_diffusion.acquisition.batch_selection import with_chance
 from ssl_diffusion.annotation.loop.accuracy import audit_interval, lure, lure_weights
 from ssl_diffusion.errors import DataError
 

@@ -24,8 +24,8 @@ from ssl_diffusion.annotation.label_studio.sync import order_of, pull, push, rem
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.annotation.store.store import Actor
-from ssl_diffusion.data.pictures import shown_image
 from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.thumbnails import shown_image
 from ssl_diffusion.errors import DataError, SSLDError
 
 PROJECT = 7

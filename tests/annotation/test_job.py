@@ -22,7 +22,7 @@ from ssl_diffusion.annotation.loop.rounds import next_round, rerank
 from ssl_diffusion.annotation.loop.snapshot import take_snapshot
 from ssl_diffusion.annotation.loop.status import drawn_estimate, labels_per_hour
 from ssl_diffusion.annotation.loop.stopping import advice, progress_of
-from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store import leases, queries
 from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, Interrupted, RunError
@@ -148,10 +148,10 @@ def test_the_queue_follows_new_labels_and_the_audit_keeps_its_place(job: Job, di
     assert not rerank(take_snapshot(job))  # there are no labels
     answer(job, digits_pool)
     asked(job, "--strategy", "random")
-    before = queue.pending(job.store)
+    before = leases.pending(job.store)
     audit = set(job.store.of_role("audit").tolist())
     assert rerank(take_snapshot(job))
-    after = queue.pending(job.store)
+    after = leases.pending(job.store)
     assert set(after) == set(before)
     classifier = take_snapshot(job, fast=True).classifier
     assert classifier is not None
@@ -168,7 +168,7 @@ def test_what_is_half_labeled_or_disputed_is_asked_for_again(tmp_path: Path, dig
     job.store.label(first[1], "4", Actor("bob"))
     second = asked(job)
     assert second[-2:] == first[:2] or set(first[:2]) <= set(second)
-    rows = queue.batch_of(job.store, 2)
+    rows = leases.batch_of(job.store, 2)
     assert [row["id"] for row in rows[:2]] == first[:2]
     assert rows[0]["note"] == "carried over from the last round"
 
@@ -189,7 +189,7 @@ def test_draws_by_chance_measure_the_model(job: Job, digits_pool: Pool) -> None:
     answer(job, digits_pool)
     by_chance = drawn_estimate(take_snapshot(job, fast=True))
     assert by_chance is not None
-    rows = [row for row in queue.batch_of(job.store, 3) if row["draw"]]
+    rows = [row for row in leases.batch_of(job.store, 3) if row["draw"]]
     assert by_chance.accuracy == pytest.approx(np.mean([row["label"] == row["predicted"] for row in rows]))
 
 

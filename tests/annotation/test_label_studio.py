@@ -35,7 +35,7 @@ from ssl_diffusion.annotation.label_studio.client import LabelStudio
 from ssl_diffusion.annotation.label_studio.sync import order_of
 from ssl_diffusion.annotation.loop.fits import fit_job
 from ssl_diffusion.annotation.loop.job import Job
-from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store import leases, queries
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import SSLDError
 
@@ -207,7 +207,7 @@ def test_backend_predicts_follows_labels_and_trains(
         assert found[other]["result"][0]["value"]["choices"][0] in job.store.classes
         assert found[foreign]["result"] == []
         # A label there is a label here a moment later, and the next task is what the job asks for next.
-        first = job.store.ids[queue.pending(job.store)[0]]
+        first = job.store.ids[leases.pending(job.store)[0]]
         task = next_task(server, project)
         assert task["data"]["ssld_id"] == first
         began = time.monotonic()
@@ -216,7 +216,7 @@ def test_backend_predicts_follows_labels_and_trains(
         eventually(lambda: first in {row["id"] for row in queries.listing(job.store, "labeled")}, 25)
         eventually(lambda: not httpx.get(f"{url}/health").json()["busy"], 25)  # the probe is fitted to it
         assert server.project(project)["model_version"] == order_of(job).version
-        assert next_task(server, project)["data"]["ssld_id"] == job.store.ids[queue.pending(job.store)[0]]
+        assert next_task(server, project)["data"]["ssld_id"] == job.store.ids[leases.pending(job.store)[0]]
         # Start training: a new model in the background.
         before = (job.path / "model.json").read_text()
         server.call("POST", f"/api/ml/{made['id']}/train", {})

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import event
 
-from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store import leases, queries
 from ssl_diffusion.annotation.store.store import Actor, Store
 from ssl_diffusion.annotation.store.votes import Status, Vote, status_of
 
@@ -47,7 +47,7 @@ class Leases(RuleBasedStateMachine):
         event.listen(self.store.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
         self.store.engine.dispose()
         self.now = 1000.0
-        queue.time = SimpleNamespace(time=lambda: self.now)  # type: ignore[assignment]
+        leases.time = SimpleNamespace(time=lambda: self.now)  # type: ignore[assignment]
         self.agreement = agreement
         self.votes: dict[str, dict[str, Vote]] = {id_: {} for id_ in IDS}  # in order of time
         self.last: dict[str, list[str]] = {"ann": [], "bob": []}  # samples by their votes, the latest at the end
@@ -57,7 +57,7 @@ class Leases(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
-            queue.time = time
+            leases.time = time
             queries.check(self.store)
             self.store.close()
             shutil.rmtree(self.folder)
@@ -84,18 +84,18 @@ class Leases(RuleBasedStateMachine):
 
     def give(self, holder: str, given: list[str]) -> None:
         self.leases = {key: until for key, until in self.leases.items() if key[1] != holder}
-        self.leases |= {(id_, holder): self.now + queue.LEASE for id_ in given}
+        self.leases |= {(id_, holder): self.now + leases.LEASE for id_ in given}
 
     @rule(order=st.permutations(IDS), n=st.integers(1, len(IDS)))
     def new_round(self, order: list[str], n: int) -> None:
         self.queue = order[:n]
-        entries = [queue.QueueEntry(IDS.index(id_), "", k) for k, id_ in enumerate(self.queue, start=1)]
-        queue.add_round(self.store, queue.RoundBatch("random", "", 0, "none", len(IDS), entries))
+        entries = [leases.QueueEntry(IDS.index(id_), "", k) for k, id_ in enumerate(self.queue, start=1)]
+        leases.add_round(self.store, leases.RoundBatch("random", "", 0, "none", len(IDS), entries))
 
     @rule(order=st.permutations(IDS))
     def new_order(self, order: list[str]) -> None:
         self.queue = [id_ for id_ in order if id_ in self.queue]
-        queue.reorder(self.store, self.store.positions(self.queue))
+        leases.reorder(self.store, self.store.positions(self.queue))
 
     @rule(holder=holders, n=st.integers(1, 3))
     def lease_after_lease(self, holder: str, n: int) -> None:
@@ -108,7 +108,7 @@ class Leases(RuleBasedStateMachine):
         free = [id_ for id_ in self.queue if self.free(id_, holder)]
         kept, fresh = [i for i in free if i in mine], [i for i in free if i not in mine][:n]
         first = mine - set(kept)  # of an earlier round, or taken out of turn: in any order
-        items = queue.lease(self.store, HOLDERS[holder], holder, n)
+        items = leases.lease(self.store, HOLDERS[holder], holder, n)
         given = [item.id for item in items]
         assert set(given[: len(first)]) <= first
         assert given[len(first) :] == (kept + fresh)[: max(0, n - len(first))]
@@ -118,15 +118,15 @@ class Leases(RuleBasedStateMachine):
 
     @rule(holder=holders, id_=ids)
     def review(self, holder: str, id_: str) -> None:
-        item = queue.take(self.store, id_, HOLDERS[holder], holder)
+        item = leases.take(self.store, id_, HOLDERS[holder], holder)
         assert (item.id, item.status) == (id_, self.status(id_).status)
         self.give(holder, [id_])
 
     @rule(holder=holders, fraction=st.sampled_from([0.0, 0.5, 1.0]))
     def release_or_wait(self, holder: str, fraction: float) -> None:
-        self.now += fraction * queue.LEASE
+        self.now += fraction * leases.LEASE
         if not fraction:
-            queue.release(self.store, holder)
+            leases.release(self.store, holder)
             self.give(holder, [])
 
     @rule(holder=holders, id_=ids, label=st.sampled_from([0, 1, None]), final=st.booleans())
@@ -158,7 +158,7 @@ class Leases(RuleBasedStateMachine):
     def pending_are_the_samples_of_the_queue_without_a_decision(self) -> None:
         if hasattr(self, "store"):
             waiting = [id_ for id_ in self.queue if self.status(id_).status not in ("labeled", "skipped")]
-            assert self.store.ids[queue.pending(self.store)].tolist() == waiting
+            assert self.store.ids[leases.pending(self.store)].tolist() == waiting
 
 
 Leases.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)

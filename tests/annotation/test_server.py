@@ -16,14 +16,14 @@ from sqlalchemy import event
 from support.annotation_jobs import LEARNS, make_job, truth
 from support.commands import ok, refused
 
-from ssl_diffusion.annotation.access import Guard, is_loopback
+from ssl_diffusion.annotation.http_access import Guard, is_loopback
 from ssl_diffusion.annotation.loop.fits import fit_job
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.rounds import next_round
 from ssl_diffusion.annotation.loop.workbench import Workbench
 from ssl_diffusion.annotation.page import server
 from ssl_diffusion.annotation.page.server import make_app
-from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store import leases, queries
 from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RunError, SSLDError
@@ -356,7 +356,7 @@ def test_a_round_that_cannot_be_made_is_said_on_the_page(job: Job) -> None:
 def test_a_round_of_the_command_line_is_asked_for_after_what_is_in_hand(page: Page, job: Job) -> None:
     in_hand = page.next()["id"]
     ok("loop", "next", job.path, "--n", 3)
-    assert len(queue.pending(job.store)) == 3
+    assert len(leases.pending(job.store)) == 3
     assert page.next()["id"] == in_hand
     page.say(in_hand, "label", label="3")
-    assert page.next()["id"] in {row["id"] for row in queue.batch_of(job.store, 2)}
+    assert page.next()["id"] in {row["id"] for row in leases.batch_of(job.store, 2)}

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from support.annotation_faults import IDS, batch
 from support.stores import postgresql_server
 
-from ssl_diffusion.annotation.store import queries, queue, schema
+from ssl_diffusion.annotation.store import leases, queries, schema
 from ssl_diffusion.annotation.store.state import read_state
 from ssl_diffusion.annotation.store.store import Action, Actor, Store
 from ssl_diffusion.annotation.store.votes import Status, Vote, status_of
@@ -170,7 +170,7 @@ def test_of_two_final_decisions_by_different_people_the_later_wins(store: Store)
 
 def test_a_state_is_what_the_single_queries_say(store: Store) -> None:
     store.add_samples(["audit.png"], "audit")
-    queue.add_round(store, batch())
+    leases.add_round(store, batch())
     store.label("audit.png", "dog", ANN)
     store.label("1.png", "emu", ANN)
     store.skip("2.png", ANN)
@@ -181,8 +181,8 @@ def test_a_state_is_what_the_single_queries_say(store: Store) -> None:
     assert found.counts == queries.counts(store) == {
         "samples": 7, "open": 4, "partial": 0, "labeled": 2, "disputed": 0, "skipped": 1, "flagged": 2
     }  # fmt: skip
-    assert found.last_round == queue.last_round(store)
-    assert found.waiting.tolist() == queue.pending(store).tolist() == [0, 3, 4, 5]
+    assert found.last_round == leases.last_round(store)
+    assert found.waiting.tolist() == leases.pending(store).tolist() == [0, 3, 4, 5]
     for role in ("pool", "audit", "test"):
         for ours, theirs in zip(found.labels_of(role), queries.labels(store, role), strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -190,68 +190,68 @@ def test_a_state_is_what_the_single_queries_say(store: Store) -> None:
 
 
 def test_annotators_get_different_samples_in_the_order_of_the_round(store: Store) -> None:
-    assert queue.last_round(store) is None
-    assert queue.lease(store, "ann", "tab") == []
-    assert queue.add_round(store, batch()) == 1
-    assert [item.id for item in queue.lease(store, "ann", "tab", 2)] == IDS[:2]
-    assert [item.id for item in queue.lease(store, "ann", "tab", 2)] == IDS[:2]  # a reload
-    assert [item.id for item in queue.lease(store, "bob", "other", 2)] == IDS[2:4]
-    assert [item.id for item in queue.lease(store, "ann", "second tab")] == IDS[4:5]
+    assert leases.last_round(store) is None
+    assert leases.lease(store, "ann", "tab") == []
+    assert leases.add_round(store, batch()) == 1
+    assert [item.id for item in leases.lease(store, "ann", "tab", 2)] == IDS[:2]
+    assert [item.id for item in leases.lease(store, "ann", "tab", 2)] == IDS[:2]  # a reload
+    assert [item.id for item in leases.lease(store, "bob", "other", 2)] == IDS[2:4]
+    assert [item.id for item in leases.lease(store, "ann", "second tab")] == IDS[4:5]
     store.label(IDS[0], "cat", ANN)
-    assert [item.id for item in queue.lease(store, "ann", "tab", 2)] == [IDS[1], IDS[5]]
-    queue.release(store, "other")
-    assert [item.id for item in queue.lease(store, "eve", "third", 9)] == IDS[2:4]
-    assert queue.pending(store).tolist() == [1, 2, 3, 4, 5]
+    assert [item.id for item in leases.lease(store, "ann", "tab", 2)] == [IDS[1], IDS[5]]
+    leases.release(store, "other")
+    assert [item.id for item in leases.lease(store, "eve", "third", 9)] == IDS[2:4]
+    assert leases.pending(store).tolist() == [1, 2, 3, 4, 5]
     with pytest.raises(DataError, match="lease one sample or more"):
-        queue.lease(store, "ann", "tab", 0)
+        leases.lease(store, "ann", "tab", 0)
 
 
 def test_what_somebody_walked_away_from_comes_back(store: Store) -> None:
-    queue.add_round(store, batch())
-    queue.lease(store, "ann", "tab", 6, seconds=-1)
-    assert [item.id for item in queue.lease(store, "bob", "other", 6)] == IDS
+    leases.add_round(store, batch())
+    leases.lease(store, "ann", "tab", 6, seconds=-1)
+    assert [item.id for item in leases.lease(store, "bob", "other", 6)] == IDS
 
 
 def test_skipped_samples_are_shown_to_others(url: str) -> None:
     store = filled(url, agreement=2)
-    queue.add_round(store, batch())
+    leases.add_round(store, batch())
     store.skip(IDS[0], ANN)
-    assert queue.lease(store, "ann", "tab")[0].id == IDS[1]
-    assert queue.lease(store, "bob", "other")[0].id == IDS[0]
+    assert leases.lease(store, "ann", "tab")[0].id == IDS[1]
+    assert leases.lease(store, "bob", "other")[0].id == IDS[0]
     store.close()
 
 
 def test_agreement_gives_a_sample_to_as_many_as_it_needs_and_a_tie_to_one_more(url: str) -> None:
     store = filled(url, agreement=2)
-    queue.add_round(store, batch())
-    assert [queue.lease(store, who, who)[0].id for who in ("ann", "bob", "eve")] == [IDS[0], IDS[0], IDS[1]]
+    leases.add_round(store, batch())
+    assert [leases.lease(store, who, who)[0].id for who in ("ann", "bob", "eve")] == [IDS[0], IDS[0], IDS[1]]
     store.label(IDS[0], "cat", ANN)
     store.label(IDS[0], "dog", BOB)
-    queue.release(store, "eve")
-    (item,) = queue.lease(store, "eve", "eve")
+    leases.release(store, "eve")
+    (item,) = leases.lease(store, "eve", "eve")
     assert (item.id, item.status) == (IDS[0], "disputed")
-    assert queue.lease(store, "joe", "joe")[0].id == IDS[1]
+    assert leases.lease(store, "joe", "joe")[0].id == IDS[1]
     store.close()
 
 
 def test_one_sample_can_be_taken_out_of_turn(store: Store) -> None:
-    queue.add_round(store, batch())
+    leases.add_round(store, batch())
     store.label(IDS[3], "cat", ANN)
-    queue.take(store, IDS[3], "ann", "tab")
+    leases.take(store, IDS[3], "ann", "tab")
     store.unlabel(IDS[3], ANN)
-    assert queue.lease(store, "ann", "tab")[0].id == IDS[3]
+    assert leases.lease(store, "ann", "tab")[0].id == IDS[3]
     with pytest.raises(DataError, match="no sample"):
-        queue.take(store, "x.png", "ann", "tab")
+        leases.take(store, "x.png", "ann", "tab")
 
 
 def test_a_new_order_and_a_new_round(store: Store) -> None:
-    queue.reorder(store, np.array([1]))  # before the first round there is nothing to order
-    queue.add_round(store, batch())
-    queue.reorder(store, np.array([4, 2]))
-    assert queue.pending(store).tolist() == [4, 2, 0, 1, 3, 5]
-    assert queue.add_round(store, batch()) == 2
-    assert queue.pending(store).tolist() == [0, 1, 2, 3, 4, 5]
-    rows = queue.batch_of(store, 1)
+    leases.reorder(store, np.array([1]))  # before the first round there is nothing to order
+    leases.add_round(store, batch())
+    leases.reorder(store, np.array([4, 2]))
+    assert leases.pending(store).tolist() == [4, 2, 0, 1, 3, 5]
+    assert leases.add_round(store, batch()) == 2
+    assert leases.pending(store).tolist() == [0, 1, 2, 3, 4, 5]
+    rows = leases.batch_of(store, 1)
     assert [row["id"] for row in rows[:2]] == [IDS[4], IDS[2]]
     assert [row["draw"] for row in rows[:2]] == [5, 3]
 
@@ -261,11 +261,11 @@ def test_many_at_once_lose_nothing_and_double_nothing(url: str) -> None:
     ids = [f"{i:03d}" for i in range(40)]
     store.add_samples(ids)
     store.add_classes(["cat"])
-    queue.add_round(store, queue.RoundBatch("random", "", 0, "", 40, [queue.QueueEntry(i, "") for i in range(40)]))
+    leases.add_round(store, leases.RoundBatch("random", "", 0, "", 40, [leases.QueueEntry(i, "") for i in range(40)]))
     done: list[str] = []
 
     def work(name: str) -> None:
-        while items := queue.lease(store, name, name):
+        while items := leases.lease(store, name, name):
             store.label(items[0].id, "cat", Actor(name))
             done.append(items[0].id)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ssl_diffusion.data.labels import LabeledSet, choose_labeled, hold_out_test, label_name
+from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled, hold_out_test, label_name
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError
 

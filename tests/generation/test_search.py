@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_diffusion.data.labels import choose_labeled
+from ssl_diffusion.data.label_choice import choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, make_pairs

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from ssl_diffusion import JointDiffusionClassifier
-from ssl_diffusion.data.labels import choose_labeled
+from ssl_diffusion.data.label_choice import choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.inference.predict import predict_logits, represent

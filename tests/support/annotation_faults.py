@@ -11,16 +11,16 @@ from pathlib import Path
 
 from sqlalchemy import event
 
-from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store import leases, queries
 from ssl_diffusion.annotation.store.store import Actor, Store
 
 IDS = [f"{i}.png" for i in range(6)]
 
 
-def batch() -> queue.RoundBatch:
+def batch() -> leases.RoundBatch:
     """All samples."""
-    entries = [queue.QueueEntry(i, "", i + 1) for i in range(len(IDS))]
-    return queue.RoundBatch("random", "", 0, "none", len(IDS), entries)
+    entries = [leases.QueueEntry(i, "", i + 1) for i in range(len(IDS))]
+    return leases.RoundBatch("random", "", 0, "none", len(IDS), entries)
 
 
 SESSION = (
@@ -36,9 +36,9 @@ def session(store: Store, say: int) -> None:
     for line in SESSION:
         verb, *rest = line.split()
         if verb == "round":
-            queue.add_round(store, batch())
+            leases.add_round(store, batch())
         elif verb == "label":
-            queue.lease(store, "ann", "tab")
+            leases.lease(store, "ann", "tab")
             store.label(rest[0], rest[1], by)
         elif verb == "skip":
             store.skip(rest[0], by)

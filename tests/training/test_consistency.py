@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from ssl_diffusion.data.labels import choose_labeled
+from ssl_diffusion.data.label_choice import choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import Interrupted, RecipeError
 from ssl_diffusion.progress import ProgressUpdate

@@ -15,7 +15,7 @@ from support import processes
 from support.jobs import CPU, TINY_RUN, equal, make_job, same
 from torch import Tensor
 
-from ssl_diffusion.data.labels import LabeledSet, choose_labeled
+from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RecipeError, SSLDError
 from ssl_diffusion.models.build import build_model

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssl_diffusion.data.labels import choose_labeled
+from ssl_diffusion.data.label_choice import choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.training import planning

@@ -13,7 +13,7 @@ import pytest
 from support import processes
 from support.jobs import TINY_RUN, equal, make_job, same
 
-from ssl_diffusion.data.labels import LabeledSet, choose_labeled
+from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import CheckpointError, Interrupted
 from ssl_diffusion.models.build import build_model

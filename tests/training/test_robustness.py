@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ssl_diffusion.data.labels import LabeledSet, choose_labeled
+from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.inference.predict import predict_logits
 from ssl_diffusion.training.fit import fit_model

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssl_diffusion.data.labels import LabeledSet, choose_labeled
+from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import CheckpointError, DataError, Interrupted, RunError
 from ssl_diffusion.inference.run import load_run

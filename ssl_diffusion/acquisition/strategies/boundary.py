@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_diffusion.acquisition.batch_selection import diverse, shortlist
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, register_batch
-from ssl_diffusion.acquisition.selection import diverse, shortlist
 from ssl_diffusion.acquisition.strategies.uncertainty import margin
 from ssl_diffusion.generation.boundary_distance import deepfool_distance, linear_distance
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult

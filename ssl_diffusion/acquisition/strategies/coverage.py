@@ -10,9 +10,9 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import pairwise_distances_argmin_min, pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
+from ssl_diffusion.acquisition.batch_selection import squared_distances
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, register_batch
-from ssl_diffusion.acquisition.selection import squared_distances
 from ssl_diffusion.storage import IN_MEMORY, allocate
 
 __all__ = ["coreset", "probcover", "typiclust"]

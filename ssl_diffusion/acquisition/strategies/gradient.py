@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
+from ssl_diffusion.acquisition.batch_selection import spread_out, squared_distances
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, register_batch
-from ssl_diffusion.acquisition.selection import spread_out, squared_distances
 from ssl_diffusion.inference.predict import by_batches, represent
 from ssl_diffusion.models.joint import JointDiffusion
 

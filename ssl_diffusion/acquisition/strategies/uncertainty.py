@@ -5,9 +5,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_diffusion.acquisition.batch_selection import in_proportion
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, register_batch, register_score
-from ssl_diffusion.acquisition.selection import in_proportion
 from ssl_diffusion.generation.sampling import NoiseStream
 from ssl_diffusion.inference.predict import by_batches
 from ssl_diffusion.models.joint import JointDiffusion

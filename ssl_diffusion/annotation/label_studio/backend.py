@@ -17,12 +17,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from ssl_diffusion.annotation.access import check_access, host_refusal
+from ssl_diffusion.annotation.http_access import check_access, host_refusal
 from ssl_diffusion.annotation.label_studio.client import LabelStudio, parse_interface
 from ssl_diffusion.annotation.label_studio.sync import is_selected, order_of, prediction, pull, push
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.workbench import Workbench
-from ssl_diffusion.annotation.store import queue
+from ssl_diffusion.annotation.store import leases
 from ssl_diffusion.errors import SSLDError
 
 __all__ = ["Backend", "make_backend"]
@@ -133,7 +133,7 @@ class Backend:
         pulled = pull(self.job, self.server, self.project)
         if pulled.imported.labeled or pulled.withdrawn:
             self.bench.rerank()
-        if not len(queue.pending(self.job.store, 1)):
+        if not len(leases.pending(self.job.store, 1)):
             self.bench.next_round()
         order = order_of(self.job)
         if order.scores and not is_selected(self.server, self.project, order):

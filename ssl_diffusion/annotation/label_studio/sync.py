@@ -16,9 +16,9 @@ from typing import Any
 from ssl_diffusion.annotation.files.imports import Imported, apply_records, from_label_studio
 from ssl_diffusion.annotation.label_studio.client import Interface, LabelStudio, parse_interface
 from ssl_diffusion.annotation.loop.job import Job
-from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store import leases, queries
 from ssl_diffusion.annotation.store.store import Action, Actor
-from ssl_diffusion.data.pictures import shown_image
+from ssl_diffusion.data.thumbnails import shown_image
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.storage import atomic_write_text
 
@@ -70,10 +70,10 @@ def order_of(job: Job) -> Order:
 
     The rank is that within the whole round, so that scores and version change only with the order.
     """
-    last = queue.last_round(job.store)
+    last = leases.last_round(job.store)
     if last is None:
         return Order("ssld-r000", {}, {}, {})
-    rows, waiting = queue.batch_of(job.store, last["number"]), set(queue.pending(job.store).tolist())
+    rows, waiting = leases.batch_of(job.store, last["number"]), set(leases.pending(job.store).tolist())
     ids, names = [row["id"] for row in rows], job.store.classes
     open_ = [(rank, row) for rank, row in enumerate(rows) if row["position"] in waiting]
     return Order(

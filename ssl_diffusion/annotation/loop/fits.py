@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ssl_diffusion.annotation.loop.current_model import folder_of, label_digest, publish, training_labels
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
-from ssl_diffusion.data.labels import label_name
+from ssl_diffusion.data.label_choice import label_name
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.storage import atomic_write_text, default_cache_dir

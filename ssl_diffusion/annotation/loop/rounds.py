@@ -15,7 +15,7 @@ from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.snapshot import Snapshot, take_snapshot
 from ssl_diffusion.annotation.loop.status import audit_estimate
 from ssl_diffusion.annotation.loop.stopping import record
-from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store import leases, queries
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.storage import atomic_write_text
@@ -133,10 +133,10 @@ def choose_round(
         candidates = Candidates.of(model.frozen, open_, known, classes, len(names), rng, p, with_head)
         choice = choose(chosen, candidates, max(1, min(len(open_), n - len(audit))))
         batch = QueryBatch.from_choice(choice, candidates, ids[open_], names, chosen.name, reason, seed)
-    entries = [queue.QueueEntry(int(i), _CARRIED) for i in carried]
+    entries = [leases.QueueEntry(int(i), _CARRIED) for i in carried]
     drawn = _drawn(job, batch, names) if batch is not None else []
-    entries += _spread(drawn, [queue.QueueEntry(int(i), _AUDIT) for i in audit])
-    queue.add_round(job.store, queue.RoundBatch(chosen.name, reason, seed, model.description, len(open_), entries))
+    entries += _spread(drawn, [leases.QueueEntry(int(i), _AUDIT) for i in audit])
+    leases.add_round(job.store, leases.RoundBatch(chosen.name, reason, seed, model.description, len(open_), entries))
     record(snapshot, number, audit_estimate(snapshot))
     made = Round(number, chosen.name, reason, model.description, batch, tuple(ids[audit]), tuple(ids[carried]))
     atomic_write_text(round_file(job, number), made.to_frame().to_csv(index=False))
@@ -158,20 +158,20 @@ def rerank(snapshot: Snapshot) -> bool:
         Whether the queue was reordered: not before there are labels of two classes.
     """
     waiting, classifier = snapshot.state.waiting, snapshot.classifier
-    drawn = np.isin(waiting, queue.drawn(snapshot.job.store))
+    drawn = np.isin(waiting, leases.drawn(snapshot.job.store))
     movable = waiting[drawn]
     if not len(movable) or classifier is None:
         return False
     p = np.sort(classifier.probabilities(movable), axis=1)
     order = movable[np.argsort(p[:, -1] - p[:, -2], kind="stable")]
-    queue.reorder(snapshot.job.store, np.concatenate([waiting[~drawn], order]))
+    leases.reorder(snapshot.job.store, np.concatenate([waiting[~drawn], order]))
     return True
 
 
 def _carried(snapshot: Snapshot) -> NDArray[np.int64]:
     """Positions in the last round that have votes but no decision."""
     last = snapshot.state.last_round
-    rows = [] if last is None else queue.batch_of(snapshot.job.store, last["number"])
+    rows = [] if last is None else leases.batch_of(snapshot.job.store, last["number"])
     return np.array([row["position"] for row in rows if row["status"] in ("partial", "disputed")], dtype=np.int64)
 
 
@@ -182,17 +182,17 @@ def _audit(job: Job, n: int, touched: NDArray[np.int64]) -> NDArray[np.int64]:
     return left[: math.ceil(_AUDIT_FRACTION * n)]
 
 
-def _drawn(job: Job, batch: QueryBatch, names: tuple[str, ...]) -> list[queue.QueueEntry]:
+def _drawn(job: Job, batch: QueryBatch, names: tuple[str, ...]) -> list[leases.QueueEntry]:
     """Entries of the queue for the samples that a strategy chose."""
     predicted: list[int | None] = [names.index(name) for name, _ in batch.predictions]
     positions = job.store.positions(batch.ids.tolist()).tolist()
     return [
-        queue.QueueEntry(position, why, i + 1, float(batch.utilities[i]), float(batch.probabilities[i]), label)
+        leases.QueueEntry(position, why, i + 1, float(batch.utilities[i]), float(batch.probabilities[i]), label)
         for i, (position, why, label) in enumerate(zip(positions, batch.reasons, predicted or [None] * len(batch), strict=True))
     ]
 
 
-def _spread(among: list[queue.QueueEntry], others: list[queue.QueueEntry]) -> list[queue.QueueEntry]:
+def _spread(among: list[leases.QueueEntry], others: list[leases.QueueEntry]) -> list[leases.QueueEntry]:
     """Mix both evenly, each in its order, so that annotators who stop early have seen some of each."""
     step = (len(among) + 1) / (len(others) + 1)
     at = [(float(i), item) for i, item in enumerate(among)] + [((i + 1) * step - 0.5, item) for i, item in enumerate(others)]

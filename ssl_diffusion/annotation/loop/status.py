@@ -14,7 +14,7 @@ from ssl_diffusion.annotation.loop.accuracy import Estimate, audit_interval, lur
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.snapshot import Snapshot
 from ssl_diffusion.annotation.loop.stopping import advice
-from ssl_diffusion.annotation.store import queue, schema
+from ssl_diffusion.annotation.store import leases, schema
 from ssl_diffusion.annotation.store.votes import VOTE_KINDS
 
 __all__ = ["JobStatus", "audit_estimate", "drawn_estimate", "fitted_labels", "job_status", "labels_per_hour"]
@@ -118,7 +118,7 @@ def drawn_estimate(snapshot: Snapshot) -> Estimate | None:
     last = snapshot.state.last_round
     if last is None or not (last["strategy"] == "random" or last["strategy"].endswith(":sampled")):
         return None
-    rows = queue.batch_of(snapshot.job.store, last["number"])
+    rows = leases.batch_of(snapshot.job.store, last["number"])
     drawn = sorted((row for row in rows if row["draw"]), key=lambda row: row["draw"])
     done = list(takewhile(lambda row: row["status"] in ("labeled", "skipped"), drawn))
     labeled = [row for row in done if row["status"] == "labeled" and row["predicted"] is not None]

@@ -21,7 +21,7 @@ from ssl_diffusion.annotation.loop.rounds import choose_round, rerank
 from ssl_diffusion.annotation.loop.snapshot import Snapshot, take_snapshot
 from ssl_diffusion.annotation.loop.status import JobStatus, fitted_labels, job_status
 from ssl_diffusion.annotation.loop.stopping import progress_of
-from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store import leases, queries
 from ssl_diffusion.annotation.store.state import read_state
 from ssl_diffusion.annotation.store.statements import known_of
 from ssl_diffusion.annotation.store.store import Action, Actor, Verb
@@ -114,11 +114,11 @@ class Workbench:
 
     # -- samples ------------------------------------------------------------------------------------------------------
 
-    def take(self, annotator: str, holder: str) -> queue.LeasedSample | None:
+    def take(self, annotator: str, holder: str) -> leases.LeasedSample | None:
         """Lease the next sample to an annotator; without one, None, and a round is chosen if the queue is empty."""
-        items = queue.lease(self.job.store, annotator, holder)
+        items = leases.lease(self.job.store, annotator, holder)
         if not items:
-            if not len(queue.pending(self.job.store, 1)):
+            if not len(leases.pending(self.job.store, 1)):
                 self.submit("round", self.next_round)
             return None
         self._look_ahead()
@@ -137,13 +137,13 @@ class Workbench:
                 self.submit("rerank", self.rerank)
         return found.status
 
-    def undo(self, annotator: str, holder: str) -> queue.LeasedSample | None:
+    def undo(self, annotator: str, holder: str) -> leases.LeasedSample | None:
         """Withdraw the last vote of an annotator and lease its sample again; None without a vote."""
         last = queries.last_voted(self.job.store, annotator)
         if last is None:
             return None
         self.record(last, "un-label", Actor(annotator, "page"))
-        return queue.take(self.job.store, last, annotator, holder)
+        return leases.take(self.job.store, last, annotator, holder)
 
     def explanation(self, id_: str) -> Explanation:
         """Predicted classes and counterfactuals of a sample."""
@@ -259,7 +259,7 @@ class Workbench:
         """Choose a round if the queue is empty."""
         self.refresh_model()
         with self.job.alone("next"):
-            if len(queue.pending(self.job.store, 1)):  # someone has just chosen one
+            if len(leases.pending(self.job.store, 1)):  # someone has just chosen one
                 return
             choose_round(self._classify(), quick=True)
         self._look_ahead()
@@ -273,4 +273,4 @@ class Workbench:
 
     def _look_ahead(self) -> None:
         if self._model is not None and self._model.run is not None:  # only a network has counterfactuals
-            self.explainer.ahead(queue.pending(self.job.store, _AHEAD).tolist())
+            self.explainer.ahead(leases.pending(self.job.store, _AHEAD).tolist())

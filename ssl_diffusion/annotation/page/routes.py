@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from fastapi.templating import Jinja2Templates
 
-from ssl_diffusion.annotation.access import Guard
+from ssl_diffusion.annotation.http_access import Guard
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.workbench import Explanation, Workbench
 from ssl_diffusion.annotation.page.messages import (
@@ -31,9 +31,9 @@ from ssl_diffusion.annotation.page.messages import (
     TakeRequest,
     image_url,
 )
-from ssl_diffusion.annotation.store import queries, queue
+from ssl_diffusion.annotation.store import leases, queries
 from ssl_diffusion.annotation.store.store import Actor
-from ssl_diffusion.data.pictures import shown_image, to_pil
+from ssl_diffusion.data.thumbnails import shown_image, to_pil
 
 __all__ = ["STATIC", "Page", "api", "documents", "images"]
 
@@ -58,7 +58,7 @@ class Page:
     guard: Guard
     blind: bool
 
-    def sample(self, item: queue.LeasedSample | None, note: str | None = None) -> SampleResponse:
+    def sample(self, item: leases.LeasedSample | None, note: str | None = None) -> SampleResponse:
         """The response for a leased sample; the note replaces the reason for its choice."""
         if item is None:
             return SampleResponse(sample=None)
@@ -140,7 +140,7 @@ def undo(who: AnnotatorRequest, page: Served) -> SampleResponse:
 @api.post("/take")
 def take(what: TakeRequest, page: Served) -> SampleResponse:
     """Lease one sample, whoever else has it."""
-    return page.sample(queue.take(page.job.store, what.id, what.annotator, what.holder), "under review")
+    return page.sample(leases.take(page.job.store, what.id, what.annotator, what.holder), "under review")
 
 
 @api.post("/fit")

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 
-from ssl_diffusion.annotation.access import Guard
+from ssl_diffusion.annotation.http_access import Guard
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.workbench import Workbench
 from ssl_diffusion.annotation.page.routes import STATIC, Page, api, documents, images

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from ssl_diffusion.annotation.store import schema
+from ssl_diffusion.annotation.store.leases import last_round_in, pending_in
 from ssl_diffusion.annotation.store.queries import counts_in
-from ssl_diffusion.annotation.store.queue import last_round_in, pending_in
 from ssl_diffusion.annotation.store.store import Store
 
 __all__ = ["StoreState", "read_state"]

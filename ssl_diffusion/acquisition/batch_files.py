@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.query import QueryBatch
-from ssl_diffusion.data.pictures import to_pil
 from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.thumbnails import to_pil
 from ssl_diffusion.errors import SSLDError, nearest_names
 from ssl_diffusion.generation.counterfactual.search import explain_run
 from ssl_diffusion.generation.gallery import file_stems
