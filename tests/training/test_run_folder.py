@@ -192,7 +192,7 @@ def test_runs_that_cannot_be_loaded(copy: Path, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="not made by this version"):
             load_run(copy)
     narrow = json.loads(json.dumps(metadata))
-    narrow["config"]["unet"]["channels"] = 4
+    narrow["config"]["model"]["channels"] = 4
     save_tensors(copy / "model.safetensors", tensors, narrow)
     with pytest.raises(CheckpointError, match="not made by this version"):
         load_run(copy)
