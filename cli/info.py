@@ -1,5 +1,6 @@
 """`ssld recipes`, `ssld datasets`, `ssld doctor`: what is available, and what this machine can do."""
 
+import json
 from typing import Annotated, Any
 
 import typer
@@ -13,10 +14,15 @@ __all__ = ["datasets", "doctor", "recipes"]
 def recipes(
     context: Context,
     name: Annotated[str | None, typer.Argument(help="Recipe to print as TOML.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a recipe.")] = False,
 ) -> None:
-    """List the recipes, or print one."""
-    from ssl_diffusion.training.recipe import load_recipe, recipe_names
+    """List the recipes, print one, or print the schema of all."""
+    from ssl_diffusion.training.recipe import Recipe, load_recipe, recipe_names
 
+    if schema:
+        described = Recipe.model_json_schema()
+        context.output.result(described, json.dumps(described, indent=2))
+        return
     if name is not None:
         recipe = load_recipe(name)
         context.output.result(recipe.to_dict(), recipe.to_toml().rstrip())

@@ -1,5 +1,6 @@
 """The README and the docs say what the program does: every command line in them parses, every Python block runs or compiles."""
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Sequence
@@ -9,6 +10,10 @@ from typing import Any
 import pytest
 import typer
 from ssl_diffusion.cli.main import app
+
+from ssl_diffusion.annotation import JobSettings
+from ssl_diffusion.studies import StudySettings
+from ssl_diffusion.training import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -100,3 +105,20 @@ def test_the_estimator_page_runs() -> None:
     names: dict[str, object] = {}
     exec(example, names)
     assert names["features"].shape[0] == 1797  # type: ignore[attr-defined]
+
+
+def test_the_reference_of_settings_has_every_setting() -> None:
+    spec = importlib.util.spec_from_file_location("settings_reference", ROOT / "docs" / "hooks" / "settings_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.reference()
+    headings = re.split(r"^## \[(\w+)\]$", page, flags=re.MULTILINE)
+    sections = dict(zip(["", *headings[1::2]], headings[::2], strict=True))
+    for kind in (Recipe, StudySettings, JobSettings):
+        for key in kind.setting_names():
+            section, _, name = key.rpartition(".")
+            assert f"| `{name}` |" in sections[section], key
+    assert "| `warm_steps` | number in (0, 1] | `0.3` |" in sections["study"]
+    assert '| `pool_maps` | `levels`, `blocks` | `"levels"` |' in sections["model"]

@@ -1,9 +1,9 @@
 """MkDocs hook: pages that are not files under docs/, and links that lead out of it.
 
-The README, the benchmarks and the files that a repository has at its top are pages of the site as they stand; the reference of
-the command line is written anew from the program. In every page a relative link is one of the repository, so that it also works
-where the repository is read; here it becomes the link within the site. A link to a file that is no page stays as it is, and the
-strict build refuses it.
+The README, the benchmarks and the files that a repository has at its top are pages of the site as they stand; the references of
+the command line and of the settings are written anew from the program. In every page a relative link is one of the repository,
+so that it also works where the repository is read; here it becomes the link within the site. A link to a file that is no page
+stays as it is, and the strict build refuses it.
 """
 
 import posixpath
@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command_line import reference
+import command_line
+import settings_reference
 from formulas import Formulas
 from mkdocs.structure.files import File, Files
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND_LINE = "reference/command-line.md"
+WRITTEN = {"reference/command-line.md": command_line.reference, "reference/settings.md": settings_reference.reference}
 PAGES = {
     "README.md": "index.md",
     "benchmarks/README.md": "explanation/benchmarks.md",
@@ -47,7 +48,8 @@ def on_files(files: Files, config: "MkDocsConfig") -> Files:
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     for picture in sorted((ROOT / PICTURES).glob("*.png")):
         files.append(File.generated(config, f"{PICTURES}/{picture.name}", abs_src_path=str(picture)))
-    files.append(File.generated(config, COMMAND_LINE, content=reference()))
+    for page, reference in WRITTEN.items():
+        files.append(File.generated(config, page, content=reference()))
     return files
 
 

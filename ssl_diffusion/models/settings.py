@@ -13,7 +13,7 @@ _Dropout = Annotated[float, Field(ge=0, le=0.99)]
 
 
 class ModelSettings(Settings):
-    """Architecture and noise of a :class:`ssl_diffusion.models.JointDiffusion`."""
+    """Architecture and noise of the joint model."""
 
     channels: Annotated[int, Field(ge=4, le=4096)] = 64
     """Width of the first level."""
@@ -34,7 +34,7 @@ class ModelSettings(Settings):
     stem: Annotated[int, Field(ge=1, le=8)] = 1
     """Pixel-unshuffle factor: 2 turns (C, H, W) into (4C, H/2, W/2) before the first convolution."""
     parameterisation: Literal["edm", "ddpm"] = "edm"
-    """Noise levels, preconditioning and loss weight (:mod:`ssl_diffusion.models.noise`)."""
+    """Noise levels, preconditioning and loss weight."""
     p_mean: Annotated[float, Field(ge=-20, le=20)] = -1.2
     """Mean of ln sigma during training (edm)."""
     p_std: Annotated[float, Field(ge=0, le=20)] = 1.2

@@ -53,7 +53,7 @@ class StudySettings(SettingsWithRecipe):
     first_seed: Seed = 0
     """Seed of the first trial."""
     refits: Annotated[tuple[RefitName, ...], Field(min_length=1, max_length=4)] = ("probe",)
-    """Ways to refit, see :data:`REFITS`; each makes trials of its own."""
+    """Ways to refit; each makes trials of its own."""
     cold_start: bool = True
     """Whether strategies that need no labels choose the starting set themselves, on the denoiser's representation; the others
     start from a random set of the seed, as all do without it."""

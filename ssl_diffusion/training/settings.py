@@ -75,7 +75,7 @@ class TrainingSettings(PhaseSettings):
     """First weights of the head; "probe" starts a linear head of a pretrained model from logistic regression on its frozen
     representation."""
     consistency: Literal["none", "match"] = "none"
-    """Term for images without labels; "match" adds pseudo-labels (:mod:`ssl_diffusion.training.consistency`)."""
+    """Term for images without labels; "match" adds pseudo-labels."""
     unlabeled_batch_size: _BatchSize = 64
     """Unlabeled images of the consistency term in one step, over all ranks."""
     consistency_threshold: _Fraction = 0.0

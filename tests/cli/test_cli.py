@@ -122,6 +122,9 @@ def test_recipes_are_listed_and_printed() -> None:
     assert all(name in text for name in recipe_names())
     assert tomllib.loads(ok("recipes", "digits").stdout)["data"]["dataset"] == "digits"
     assert "did you mean digits" in refused("recipes", "digit")
+    schema = json.loads(ok("recipes", "--schema").stdout)
+    assert schema == json.loads(ok("recipes", "--schema", "--json").stdout)
+    assert schema["$defs"]["TrainingSettings"]["properties"]["steps"]["minimum"] == 0
 
 
 def test_datasets_are_listed() -> None:
@@ -166,6 +169,7 @@ def test_doctor_says_what_this_machine_can_do() -> None:
         (["--dataset", "digits", "--set", "training.steps"], "section.name=value"),
         (["--dataset", "digits", "--set", "model.dropout=2"], "model.dropout must be in"),
         (["--dataset", "digits", "--set", "training.batch_size=63", "--devices", "2"], "cannot be divided among 2 ranks"),
+        (["--dataset", "digits", "--objective", "probe", "--seed", "5000000000"], "command line: training.seed must be in"),
         (["--dataset", "digits", "--accelerator", "cudda"], "compute.accelerator cannot be 'cudda'"),
         (["--dataset", "digits", "--accelerator", "mps"], "torch finds no mps device"),
     ],
