@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from ssl_diffusion.errors import RecipeError, nearest_names
 
-__all__ = ["LARGEST_SEED", "Seed", "Settings", "parse_toml", "read_toml"]
+__all__ = ["LARGEST_SEED", "Seed", "Settings", "parse_toml", "read_toml", "shown"]
 
 # Largest seed of a recipe, study or job: NumPy's legacy generators, and so scikit-learn's splitters, take no larger one.
 LARGEST_SEED = 2**32 - 1
@@ -148,7 +148,7 @@ def _text(value: Any) -> Any:
     if isinstance(value, os.PathLike) or (isinstance(value, int | float) and not isinstance(value, bool)):
         value = str(value)
     if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
-        raise ValueError(f"{_shown(value)} cannot be written in UTF-8; choose another name")
+        raise ValueError(f"{shown(value)} cannot be written in UTF-8; choose another name")
     return value
 
 
@@ -185,16 +185,16 @@ def _sentence(kind: type[Settings], loc: tuple[int | str, ...], error: str, valu
     if error == "extra_forbidden":
         if isinstance(value, Mapping) and value:
             key = f"{key}.{next(iter(value))}"
-        return f"unknown setting {_shown(key)}; {_nearest(key, kind.setting_names())}"
+        return f"unknown setting {shown(key)}; {_nearest(key, kind.setting_names())}"
     if error == "value_error" and (inner := _settings_in(field)) is not None:  # a check of several fields names the first
         return _joined(inner.section or key, str(message))
     key = key or str(loc[-1] if loc else "what is given")
     if error in _TYPES:
-        return f"{key} {_TYPES[error]}, not {_shown(value)}"
+        return f"{key} {_TYPES[error]}, not {shown(value)}"
     if error == "literal_error":
-        return f"{key} cannot be {_shown(value)}; {_nearest(value, typing.get_args(field))}"
+        return f"{key} cannot be {shown(value)}; {_nearest(value, typing.get_args(field))}"
     if error in _RANGES:
-        return f"{key} must be in {_range(metadata)}, not {_shown(value)}"
+        return f"{key} must be in {_range(metadata)}, not {shown(value)}"
     if error in ("too_short", "too_long"):
         low, high = (next((n for m in metadata if (n := getattr(m, name, None)) is not None), None) for name in _LENGTHS)
         return f"{key} needs {low or 0} to {high} entries, not {len(value)}"
@@ -246,7 +246,7 @@ def _nearest(value: Any, known: Iterable[str]) -> str:
     return nearest_names(value[:80] if isinstance(value, str) else "", known)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value in a message, cut if it is long."""
     try:
         return _short.repr(value)

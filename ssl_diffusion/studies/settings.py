@@ -20,7 +20,7 @@ from pydantic import Field, field_validator, model_validator
 from ssl_diffusion.acquisition.adapters.from_activeml import foreign_strategy, is_foreign
 from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.errors import RecipeError, SSLDError
-from ssl_diffusion.settings import LARGEST_SEED, Seed, read_toml
+from ssl_diffusion.settings import LARGEST_SEED, Seed, read_toml, shown
 from ssl_diffusion.training.recipe import Recipe, SettingsWithRecipe, load_recipe
 
 __all__ = ["REFITS", "RefitName", "StudySettings", "load_study"]
@@ -102,7 +102,7 @@ class StudySettings(SettingsWithRecipe):
         if base is None:
             return Recipe.from_dict(values, source)
         if not isinstance(base, str):
-            raise RecipeError(f"{source}: study.recipe is the name of a recipe or a file, not {base!r}")
+            raise RecipeError(f"{source}: study.recipe is the name of a recipe or a file, not {shown(base)}")
         return load_recipe(base).updated(values, source)
 
     def differences(self, other: "StudySettings") -> list[str]:

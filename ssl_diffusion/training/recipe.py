@@ -15,7 +15,7 @@ from pydantic import Field
 from ssl_diffusion.data.settings import DataSettings, LabelSettings
 from ssl_diffusion.errors import RecipeError, nearest_names
 from ssl_diffusion.models.settings import ModelSettings
-from ssl_diffusion.settings import Settings, parse_toml, read_toml
+from ssl_diffusion.settings import Settings, parse_toml, read_toml, shown
 from ssl_diffusion.training.settings import AugmentationSettings, ComputeSettings, PhaseSettings, TrainingSettings
 
 __all__ = ["Recipe", "SettingsWithRecipe", "load_recipe", "recipe_for", "recipe_names"]
@@ -115,7 +115,7 @@ class SettingsWithRecipe(Settings):
             return super().from_dict(values, source)
         own = values.get(cls.section, {})
         if not isinstance(own, Mapping):
-            raise RecipeError(f"{source}: {cls.section} is a section, not {own!r}")
+            raise RecipeError(f"{source}: {cls.section} is a section, not {shown(own)}")
         beside = {key: value for key, value in values.items() if key != cls.section}
         return super().from_dict({**own, "recipe": cls._recipe(own.get("recipe"), beside, source)}, source)
 
