@@ -17,13 +17,11 @@ from ssl_diffusion.inference.predict import by_batches
 from ssl_diffusion.inference.projection import BLOCK, ProjectedRows, projection_matrix
 from ssl_diffusion.inference.rows import Rows, SelectedRows
 from ssl_diffusion.models.joint import JointDiffusion
-from ssl_diffusion.models.probe import LinearProbe, fit_probe
+from ssl_diffusion.models.probe import LinearProbe, fit_probe, reference_sample
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.storage import IN_MEMORY
 
 __all__ = ["EmbeddedPool"]
-
-_REFERENCE = 2000
 
 
 @dataclass(frozen=True)
@@ -89,11 +87,19 @@ class EmbeddedPool:
         lazy = ProjectedRows(self.representation, rows)
         return self.projected[rows] if 4 * len(self.representation) * lazy.shape[1] <= IN_MEMORY else lazy
 
+    def reference(self, seed: int) -> NDArray[np.float32]:
+        """Representations that standardise the features of a probe (:func:`ssl_diffusion.models.reference_sample`)."""
+        found = self._references.get(seed)
+        if found is None:
+            found = np.asarray(self.representation[reference_sample(self.train, seed)])
+            self._references.clear()
+            self._references[seed] = found
+        return found
+
     @cached_property
-    def reference(self) -> NDArray[np.float32]:
-        """Representations of 2,000 images at most, which standardise the features of a probe."""
-        rows = np.random.default_rng(0).permutation(self.train)[:_REFERENCE]
-        return np.asarray(self.representation[np.sort(rows)])
+    def _references(self) -> dict[int, NDArray[np.float32]]:
+        """The reference of the last seed: a study fits many probes with it, one after the other."""
+        return {}
 
     def probe(
         self,
@@ -104,9 +110,17 @@ class EmbeddedPool:
         seed: int = 0,
         inverse_penalty: float | None = None,
     ) -> LinearProbe:
-        """Fit a probe to the labels at these positions (:func:`ssl_diffusion.models.fit_probe`)."""
+        """Fit a probe.
+
+        Args:
+            known: Positions of the labeled samples, int64 (n,).
+            classes: Classes of the labeled samples, int64 (n,).
+            n_classes: Number of classes, K.
+            seed: Random seed of the images that standardise the features, and of the folds.
+            inverse_penalty: See :func:`ssl_diffusion.models.fit_probe`.
+        """
         z = np.asarray(self.representation[known])
-        return fit_probe(z, classes, self.reference, n_classes, seed=seed, inverse_penalty=inverse_penalty)
+        return fit_probe(z, classes, self.reference(seed), n_classes, seed=seed, inverse_penalty=inverse_penalty)
 
     def logits(self, probe: LinearProbe | None, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Class logits of images by position, float32 (n, K).

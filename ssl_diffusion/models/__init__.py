@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ssl_diffusion.models.noise import target as target
     from ssl_diffusion.models.probe import LinearProbe as LinearProbe
     from ssl_diffusion.models.probe import fit_probe as fit_probe
+    from ssl_diffusion.models.probe import reference_sample as reference_sample
     from ssl_diffusion.models.settings import ModelSettings as ModelSettings
     from ssl_diffusion.models.unet import Features as Features
     from ssl_diffusion.models.unet import UNet as UNet
@@ -44,7 +45,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "noise": ["Coefficients", "DDPM", "EDM", "Parameterisation", "target"],
         "unet": ["Features", "UNet", "sinusoidal_embedding"],
         "joint": ["JointConfig", "JointDiffusion"],
-        "probe": ["LinearProbe", "fit_probe"],
+        "probe": ["LinearProbe", "fit_probe", "reference_sample"],
         "settings": ["ModelSettings"],
         "build": ["build_model", "count_parameters"],
         "weights": ["load_tensors", "prefixed", "read_metadata", "save_tensors", "with_prefix"],

@@ -1,8 +1,8 @@
 r"""Logistic regression on a frozen representation, as a linear head.
 
 The representation that a denoiser has learned without labels is evaluated by multinomial logistic regression with an L2
-penalty: a convex problem, solved in seconds and independent of the seed. The representation is standardised with the mean and
-standard deviation of images of the pool, labeled or not, and the solution is folded into the weights of a linear head,
+penalty: a convex problem, solved in seconds. The representation is standardised with the mean and standard deviation of images
+of the pool, labeled or not (:func:`reference_sample`), and the solution is folded into the weights of a linear head,
 
 .. math::
     \mathrm{logits} = W \frac{z - \mu}{s} + b = (W / s) \, z + (b - W \mu / s)
@@ -22,12 +22,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-__all__ = ["LinearProbe", "fit_probe"]
+__all__ = ["LinearProbe", "fit_probe", "reference_sample"]
 
 # Inverse penalties for standardised features divided by the square root of their number, where a sample has length 1.
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 WITHOUT_VALIDATION = 30.0
 _FOLDS = 5
+_REFERENCE = 2000
 _LARGEST_FOR_VALIDATION = 1000
 _LARGEST_SPAN = 1000  # from here on finding a basis takes longer than it saves
 
@@ -51,6 +52,19 @@ class LinearProbe:
         return z @ self.weight.T + self.bias
 
 
+def reference_sample(train: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Positions of the images, labeled or not, whose mean and standard deviation standardise the features of a probe.
+
+    Args:
+        train: Positions that training may see, int64 (N,).
+        seed: Random seed of the probe.
+
+    Returns:
+        At most 2,000 of the positions, in random order.
+    """
+    return np.random.default_rng(seed).permutation(train)[:_REFERENCE]
+
+
 def fit_probe(
     z: NDArray[np.float32],
     labels: NDArray[np.int64],
@@ -66,8 +80,8 @@ def fit_probe(
         z: Representations of the labeled samples, float32, (n, F).
         labels: Classes of these samples, int64, (n,), or 0/1 for every class, (n, K), for multi-label data, where each class is
             fitted by itself.
-        reference: Representations of images of the pool, float32, (m, F), whose mean and standard deviation standardise the
-            features.
+        reference: Representations of images of the pool (:func:`reference_sample`), float32, (m, F), whose mean and standard
+            deviation standardise the features.
         n_classes: Number of classes K. A class without a label gets a probability of about 1 / 2n everywhere.
         inverse_penalty: Inverse penalty C; None chooses it by cross-validated log-likelihood on at most 1,000 samples, or takes
             30 if a class among them has only one.

@@ -19,7 +19,7 @@ from ssl_diffusion.inference.predict import represent
 from ssl_diffusion.machine import Device
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.joint import JointConfig
-from ssl_diffusion.models.probe import fit_probe
+from ssl_diffusion.models.probe import fit_probe, reference_sample
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.denoiser_cache import CachedDenoiser, DenoiserCache
@@ -31,7 +31,6 @@ from ssl_diffusion.training.result import Fitted, TrainingResult
 __all__ = ["FITS", "FitOptions", "FitTask", "no_pretraining"]
 
 _log = logging.getLogger(__name__)
-_PROBE_REFERENCE = 2000
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def _with_probe(
     model = build_model(config, seed=0, initial=weights).to(device.accelerator)
     positions = pool.positions(labeled.train)
     seed = recipe.training.seed
-    reference = np.random.default_rng(seed).permutation(pool.train)[:_PROBE_REFERENCE]
+    reference = reference_sample(pool.train, seed)
     z = represent(model, pool.images[np.concatenate([positions, reference])], precision=device.precision)
     n = len(positions)
     probe = fit_probe(z[:n], pool.labels[positions], z[n:], len(pool.classes), seed=seed)

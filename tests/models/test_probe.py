@@ -11,6 +11,7 @@ from ssl_diffusion import JointDiffusionClassifier
 from ssl_diffusion.data.label_choice import choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RecipeError
+from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.inference.predict import predict_logits, represent
 from ssl_diffusion.models.probe import PENALTIES, fit_probe
 from ssl_diffusion.training.fit import fit_model
@@ -111,6 +112,24 @@ def test_a_fit_of_the_objective_probe_reads_the_frozen_denoiser(tiny_recipe: Rec
     direct = fit_probe(z[:40], digits_pool.labels[positions], z[40:], 10)
     agreement = direct.logits(represent(fitted.model(), images)).argmax(axis=1) == logits.argmax(axis=1)
     assert agreement.mean() > 0.97
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_pool_whose_representation_is_at_hand_gives_the_probe_of_the_fit(
+    tiny_recipe: Recipe, digits_pool: Pool, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both standardise by the same images, here so few that others would show."""
+    monkeypatch.setattr("ssl_diffusion.models.probe._REFERENCE", 50)
+    labeled = choose_labeled(digits_pool, 40, seed=0)
+    recipe = tiny_recipe.with_setting("training.objective", "probe").with_setting("training.seed", seed)
+    model = fit_model(recipe, digits_pool, labeled).model()
+    embedded = EmbeddedPool(digits_pool.images, represent(model, digits_pool.images), digits_pool.train, model)
+    known = digits_pool.positions(labeled.train)
+    probe = embedded.probe(known, digits_pool.labels[known], 10, seed=seed)
+    logits = predict_logits(model, digits_pool.images)
+    np.testing.assert_allclose(embedded.logits(probe, np.arange(len(digits_pool))), logits, atol=0.02)
+    other = embedded.probe(known, digits_pool.labels[known], 10, seed=seed + 1)
+    assert np.abs(embedded.logits(other, np.arange(len(digits_pool))) - logits).max() > 0.1
 
 
 def test_training_can_start_from_the_probe(tiny_recipe: Recipe, digits_pool: Pool) -> None:
