@@ -35,16 +35,16 @@ class QueryBatch:
     """Samples to label next, the most useful first.
 
     Attributes:
-        ids: sample ids, (n,).
-        utilities: float64 (n,); higher = label it sooner. Comparable within one query only.
-        probabilities: with which each was drawn, given those before it, float64 (n,).
-        predictions: predicted class of each and its probability, as (name, p); empty for models without classes.
-        runners_up: second most probable class and its probability, likewise; empty with fewer than two classes.
-        notes: what the strategy saw in each, in words; empty if it has nothing to say.
-        strategy: that was used; for "auto", the one it chose.
-        reason: one sentence: why this strategy.
-        seed: of the draws.
-        overview: the map of the pool, if one was asked for.
+        ids: Sample ids, (n,).
+        utilities: Utilities, float64 (n,); higher = label it sooner. Comparable within one query only.
+        probabilities: Probability with which each sample was drawn, given those before it, float64 (n,), in (0, 1].
+        predictions: Most probable class of each sample and its probability, as (name, p); empty for models without classes.
+        runners_up: Second most probable class and its probability, likewise; empty with fewer than two classes.
+        notes: What the strategy saw in each sample, in words; empty if it has nothing to say.
+        strategy: Name of the strategy; for "auto", of the one it chose.
+        reason: One sentence: why this strategy.
+        seed: Random seed of the draws.
+        overview: Map of the pool; None if none was asked for.
     """
 
     ids: NDArray[np.str_]
@@ -97,7 +97,7 @@ class QueryBatch:
 
     @property
     def reasons(self) -> list[str]:
-        """One line a sample: what the strategy saw in it, and what the model takes it for."""
+        """One line per sample: what the strategy saw in it, and what the model predicts for it."""
         lines = []
         for i, utility in enumerate(self.utilities):
             line = f"{self.strategy}: {self.notes[i] if self.notes else f'utility {utility:.3g}'}"
@@ -109,7 +109,7 @@ class QueryBatch:
         return lines
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a sample: id, rank (from 1), utility, selection_probability, prediction, probability, strategy, reason."""
+        """One row per sample: id, rank (from 1), utility, selection_probability, prediction, probability, strategy, reason."""
         names, p = zip(*self.predictions, strict=True) if self.predictions else ([""] * len(self), [np.nan] * len(self))
         return pd.DataFrame(
             {
@@ -142,25 +142,29 @@ def query(
     """Choose the samples to label next.
 
     Args:
-        model: a finished run.
-        pool: its images; the test split is never chosen.
-        n: samples to choose.
-        strategy: a name in :data:`~ssl_diffusion.acquisition.STRATEGIES`, also with one of
+        run: Finished run.
+        pool: Images of the run; the test split is never chosen.
+        n: Samples to choose.
+        strategy: Name in :data:`~ssl_diffusion.acquisition.STRATEGIES`, also with one of
             :data:`~ssl_diffusion.acquisition.names.VARIANTS`, as in "margin:diverse"; or "auto": coverage while there are
-            fewer than two labels a class, counterfactual distance with diversity after that, and margin with diversity for
+            fewer than two labels per class, counterfactual distance with diversity after that, and margin with diversity for
             batches so large that searching counterfactuals would take hours (:mod:`ssl_diffusion.acquisition.regime`).
-        labeled: ids that have a label already. None: those of the run.
-        power: draws with probability proportional to utility^power instead of taking the best; for scores only.
-        dedupe: of images that are equal to the pixel, only one can be chosen, and none that is equal to a labeled one.
-        random_state: seed of all chance.
-        keep_scores: what the encoder says of the images is kept in the run folder, and read from there if it is
+        labeled: Ids that have a label already. None: those of the run.
+        power: Exponent; samples are drawn with probability proportional to utility^power instead of taking the best. For
+            scores only.
+        dedupe: Whether at most one of several images that are equal to the pixel is chosen, and none that equals a labeled one.
+        random_state: Random seed.
+        keep_scores: Whether what the encoder computes is kept in the run folder, and read from there if it is there already
             (:mod:`ssl_diffusion.inference.embedding_store`).
-        map_by: "pca" or "umap" adds a map of the pool (:mod:`ssl_diffusion.acquisition.pool_map`).
-        progress: called while the pool is read.
+        map_by: Projection, "pca" or "umap", of a map of the pool (:mod:`ssl_diffusion.acquisition.pool_map`); None draws none.
+        progress: Callback for the number of images read.
 
     Raises:
-        SSLDError: if the strategy does not exist or cannot be used with this model.
-        DataError: if n is not positive, an id does not exist, images have another size, or nothing is left to label.
+        SSLDError: If the strategy does not exist or cannot be used with this model.
+        DataError: If n is not positive, an id does not exist, images have another size, or nothing is left to label.
+
+    Example:
+        >>> batch = query(load_run("runs/R"), load_dataset("digits"), n=100)  # doctest: +SKIP
     """
     if n < 1:
         raise DataError(f"a query is for one sample or more, not {n}")
@@ -197,13 +201,13 @@ def choose(strategy: Strategy | str, candidates: Candidates, n: int, *, power: f
     """Run a strategy on candidates and check what it promised.
 
     Args:
-        strategy: a strategy or its name.
-        candidates: at least one.
-        n: batch size; more than there are candidates takes all, with a warning.
-        power: see :func:`query`.
+        strategy: Strategy, or its name.
+        candidates: Candidates, at least one.
+        n: Batch size; more than there are candidates takes all, with a warning.
+        power: See :func:`query`.
 
     Raises:
-        SSLDError: if the strategy cannot be used here, or broke its contract.
+        SSLDError: If the strategy cannot be used here, or broke its contract.
     """
     strategy = get_variant(strategy) if isinstance(strategy, str) else strategy
     if not np.isfinite(candidates.representation[: 2**12]).all():

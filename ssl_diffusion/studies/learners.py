@@ -36,10 +36,10 @@ class Shared:
     """What all trials of a study share.
 
     Attributes:
-        recipe: of the study, for the objective "probe".
-        pool: the images.
-        frozen: what the pretrained denoiser makes of them.
-        options: cache of denoisers; progress is that of the study, not of every fit.
+        recipe: Recipe of the study, for the objective "probe".
+        pool: Images of the study.
+        frozen: Pool with the representation by the pretrained denoiser.
+        options: Cache of denoisers; without a progress callback, since progress is that of the study, not of every fit.
     """
 
     recipe: Recipe
@@ -60,7 +60,7 @@ class Learner(Protocol):
         ...
 
     def candidates(self, open_: NDArray[np.int64], known: NDArray[np.int64], rng: np.random.Generator) -> Candidates:
-        """What strategies see of the pool through the model."""
+        """What strategies see of the pool as the model represents it."""
         ...
 
 
@@ -110,12 +110,12 @@ class _Probe:
 
 
 class _Joint:
-    """Joint training: from the cached denoiser, or on from the last weights."""
+    """Joint training: from the cached denoiser, or from the last weights."""
 
     def __init__(self, shared: Shared, settings: StudySettings, seed: int, warm: bool) -> None:
         self.shared, self.warm = shared, warm
         self.recipe = settings.recipe.with_setting("training.seed", seed)
-        self.share = settings.warm_steps
+        self.fraction = settings.warm_steps
         self.weights: dict[str, torch.Tensor] | None = None
         self.rounds = 0
 
@@ -126,7 +126,7 @@ class _Joint:
         if start is not None:
             # Another stream of batches in every round, and fewer steps.
             t = recipe.training
-            steps = max(1, round(self.share * t.steps))
+            steps = max(1, round(self.fraction * t.steps))
             recipe = recipe.replace(
                 training=t.replace(steps=steps, seed=(t.seed + 1_000_003 * self.rounds) % (LARGEST_SEED + 1))
             )

@@ -30,21 +30,21 @@ def choose_rows(
     """Choose the rows of X to label next.
 
     Args:
-        estimator: fitted; it is not changed.
-        X: images, as the estimator takes them, (N, ...).
-        y: labels, (N,); -1 where there is none.
-        n: rows to choose.
-        strategy: see :func:`~ssl_diffusion.acquisition.query`.
-        candidates: rows among which to choose, distinct, (k,). None: all with y == -1.
-        power: see :func:`~ssl_diffusion.acquisition.query`.
+        estimator: Fitted estimator; it is not changed.
+        X: Images, as the estimator takes them, (N, ...).
+        y: Labels, (N,); -1 where there is none.
+        n: Number of rows to choose.
+        strategy: Name of a strategy; see :func:`~ssl_diffusion.acquisition.query`.
+        candidates: Distinct rows among which to choose, (k,). None: all with y == -1.
+        power: Exponent; see :func:`~ssl_diffusion.acquisition.query`.
         random_state: Random seed.
 
     Returns:
         Picks are rows of X; utilities are those of all rows, (N,), NaN where a row is no candidate.
 
     Raises:
-        DataError: if there is no candidate, one does not exist, or y has a class that is new to the estimator.
-        SSLDError: if the strategy does not exist or cannot be used.
+        DataError: If there is no candidate, one does not exist, or y has a class that is new to the estimator.
+        SSLDError: If the strategy does not exist or cannot be used.
     """
     images, labels = estimator.read_images(X), np.asarray(y)
     if labels.shape != (len(images),):
