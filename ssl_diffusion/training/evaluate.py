@@ -30,6 +30,8 @@ from ssl_diffusion.training.run_folder import RunFolder, run_inputs
 
 __all__ = ["ClassificationReport", "evaluate_run", "report_fit", "wilson_interval"]
 
+_PICTURED = 10
+
 
 @dataclass(frozen=True)
 class ClassificationReport:
@@ -195,7 +197,10 @@ def report_fit(
     if not history.empty:
         figures.history_figure(history).savefig(folder.path / "history.png", dpi=130)
     if recipe.training.objective != "labels-only":
-        shown = pool.images[(pool.test if len(pool.test) >= 8 else pool.train)[:10]]
+        some = pool.test if len(pool.test) >= 8 else pool.train
+        n = min(_PICTURED, len(some))
+        spread = np.arange(n) * (len(some) - 1) // max(1, n - 1)  # the first images of a folder are all of one class
+        shown = pool.images[some[spread]]
         figure = figures.reconstruction_figure(run.model, shown, precision=run.precision)
         figure.savefig(folder.path / "reconstructions.png", dpi=130)
     training, pretraining = fitted.training, fitted.pretraining

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
 from ssl_diffusion.data.pool import Pool
@@ -153,6 +154,22 @@ def test_finished_run_has_its_files_and_no_state(finished: Path) -> None:
     metrics = load_metrics(finished)
     assert (metrics["n_labeled"], metrics["n_unlabeled"], metrics["n_test"]) == (20, 1417, 360)
     assert metrics["val_accuracy"] in [k / 10 for k in range(11)]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_reconstructions_are_of_images_from_the_whole_test_split(
+    tiny_recipe: Recipe, digits_pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[np.ndarray] = []
+
+    def draw(model: object, images: np.ndarray, **_: object) -> Figure:
+        drawn.append(images)
+        return Figure(figsize=(1, 1))
+
+    monkeypatch.setattr("ssl_diffusion.training.figures.reconstruction_figure", draw)
+    fit_run(tiny_recipe.with_overrides(["labels.budget=20"]), tmp_path / "run")
+    test = digits_pool.test
+    np.testing.assert_array_equal(drawn[0], digits_pool.images[test[[0, 39, 79, 119, 159, 199, 239, 279, 319, 359]]])
 
 
 @pytest.mark.usefixtures("no_pictures")
