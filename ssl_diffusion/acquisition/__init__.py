@@ -4,6 +4,7 @@
 `uncertainty`, `boundary`, `coverage`, `gradient`; importing this package registers them all.
 """
 
+from ssl_diffusion.acquisition.batch_files import batch_figure
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.query import QueryBatch, choose, query
 from ssl_diffusion.acquisition.registry import (
@@ -23,6 +24,7 @@ __all__ = [
     "Choice",
     "QueryBatch",
     "Strategy",
+    "batch_figure",
     "boundary",
     "choose",
     "coverage",
