@@ -7,7 +7,7 @@ exit code 2. Anything else that escapes is a bug.
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CheckpointError", "DataError", "Interrupted", "RecipeError", "RunError", "SSLDError", "nearest_names"]
+__all__ = ["CheckpointError", "DataError", "Interrupted", "RecipeError", "RunError", "SSLDError", "StateError", "nearest_names"]
 
 
 class SSLDError(Exception):
@@ -24,6 +24,10 @@ class RecipeError(SSLDError, ValueError):
 
 class RunError(SSLDError):
     """A run folder cannot be created, resumed or read as asked."""
+
+
+class StateError(RunError):
+    """A file that the program keeps for itself is missing, damaged, or was changed."""
 
 
 class CheckpointError(RunError):

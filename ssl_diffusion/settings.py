@@ -3,6 +3,9 @@
 A class of settings is a frozen pydantic model without coercion. Values that come from TOML or from text are read by
 :func:`_read` where their meaning is plain ("1e3" and 1000.0 are a whole number, "1,2" is a list of two); what is still of the
 wrong type, out of range or unknown raises :class:`~ssl_diffusion.errors.RecipeError`.
+
+What the program writes for itself and reads again is a class of :class:`State`, or one of settings; :func:`read_state` is the
+one reader of such files.
 """
 
 import contextlib
@@ -14,16 +17,31 @@ import tomllib
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import from_json
 
-from ssl_diffusion.errors import RecipeError, nearest_names
+from ssl_diffusion.errors import RecipeError, StateError, nearest_names
+from ssl_diffusion.storage import LARGEST_STATE, damaged, read_regular
 
-__all__ = ["LARGEST_SEED", "Seed", "Settings", "parse_toml", "read_toml", "shown"]
+__all__ = [
+    "LARGEST_SEED",
+    "PlainName",
+    "Seed",
+    "Settings",
+    "State",
+    "parse_state",
+    "parse_toml",
+    "read_state",
+    "read_toml",
+    "shown",
+]
 
 # Largest seed of a recipe, study or job: NumPy's legacy generators, and so scikit-learn's splitters, take no larger one.
 LARGEST_SEED = 2**32 - 1
+
+_M = TypeVar("_M", bound=BaseModel)
 
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
@@ -117,6 +135,95 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: also whole numbers of thousands of digits
         raise RecipeError(f"{source} is not valid TOML: {error}") from None
+
+
+class State(BaseModel):
+    """Base of what the program writes for itself and reads again: immutable and strict, without NaN or infinity.
+
+    Unknown keys are ignored, since a newer version may have written them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+def _check_plain(name: str) -> str:
+    if name in ("", ".", "..") or any(c in "/\\:" or ord(c) < ord(" ") for c in name):
+        raise ValueError(f"{shown(name)} is no plain file name")
+    return name
+
+
+# Name of a file or folder in a folder that is known: no path, so that no state file points outside of its own folder.
+PlainName = Annotated[str, AfterValidator(_check_plain)]
+
+
+def read_state(path: Path, kind: type[_M], *, remedy: str, nan: bool = False, largest: int = LARGEST_STATE) -> _M:
+    """Read and check a file that the program keeps for itself; the one reader of all of them.
+
+    Args:
+        path: File to read, JSON or (with the suffix .toml) TOML.
+        kind: Class that describes the content: a :class:`State`, a class of :class:`Settings`, or another pydantic model.
+        remedy: Advice that ends the sentence of an error, such as "fit again".
+        nan: Whether JSON may hold NaN and infinity, in fields that allow them.
+        largest: Largest size in bytes that is read.
+
+    Returns:
+        The content, checked.
+
+    Raises:
+        StateError: If the file is missing, a folder, a pipe or a device, too large, damaged, or holds something else than
+            `kind` describes. The sentence names the file, the fault and the remedy.
+
+    Example:
+        >>> class Facts(State):
+        ...     n_train: int
+        >>> read_state(Path("run/pool.json"), Facts, remedy="fit again").n_train
+    """
+    data = read_regular(path, remedy=remedy, largest=largest)
+    if path.suffix != ".toml":
+        return parse_state(data, kind, path, remedy=remedy, nan=nan)
+    try:
+        values = parse_toml(data.decode(), str(path))
+        return kind.from_dict(values, str(path)) if issubclass(kind, Settings) else kind.model_validate(values)
+    except UnicodeDecodeError as error:
+        raise damaged(path, f"is damaged: it is not UTF-8 at byte {error.start}", remedy) from None
+    except RecipeError as error:
+        raise StateError(f"{error}; {remedy}") from None
+    except ValidationError as error:
+        raise damaged(path, f"is damaged: {_fault(error)}", remedy) from None
+
+
+def parse_state(data: str | bytes, kind: type[_M], path: Path, *, remedy: str, nan: bool = False) -> _M:
+    """Check JSON that stands in a file of another format, such as the header of a model file; see :func:`read_state`.
+
+    Args:
+        data: JSON in UTF-8.
+        kind: Class that describes the content.
+        path: File that an error names.
+        remedy: Advice that ends the sentence of an error.
+        nan: Whether NaN and infinity may occur, in fields that allow them.
+
+    Raises:
+        StateError: If the JSON is damaged, or holds something else than `kind` describes.
+    """
+    try:
+        from_json(data, allow_inf_nan=nan)  # also where a field takes anything
+        if issubclass(kind, Settings):
+            return kind.from_dict(from_json(data), "")
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise damaged(path, f"is damaged: {_fault(error)}", remedy) from None
+    except RecipeError as error:
+        raise damaged(path, f"is damaged: {error}", remedy) from None
+    except ValueError as error:
+        raise damaged(path, f"is damaged: it is not valid JSON ({error})" if data else "is empty", remedy) from None
+
+
+def _fault(error: ValidationError) -> str:
+    """The first fault that pydantic found, as part of a sentence."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(shown(step)[1:-1] if isinstance(step, str) else str(step) for step in first["loc"])
+    what = str(first.get("ctx", {}).get("error") or first["msg"])
+    return f"{where}: {what[:1].lower()}{what[1:]}" if where else f"{what[:1].lower()}{what[1:]}"
 
 
 def _read(value: Any, kind: Any) -> Any:

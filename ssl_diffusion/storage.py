@@ -11,6 +11,7 @@ import math
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,10 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ssl_diffusion.errors import DataError, RunError
+from ssl_diffusion.errors import DataError, RunError, StateError
 
 __all__ = [
     "IN_MEMORY",
+    "LARGEST_STATE",
     "TEMPORARY",
     "allocate",
     "atomic_file",
@@ -31,12 +33,15 @@ __all__ = [
     "atomic_write_text",
     "cannot_write",
     "create_array",
+    "damaged",
     "default_cache_dir",
+    "read_regular",
     "remove_temporary",
 ]
 
 IN_MEMORY = 2**28  # bytes of an array that is not worth a file
 _MANY = 200  # files that are flushed one by one
+LARGEST_STATE = 2**26  # bytes of a file of facts or settings
 TEMPORARY = ".tmp"  # safetensors names its own temporary files like this, too
 
 
@@ -159,6 +164,51 @@ def remove_temporary(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def read_regular(path: Path, *, remedy: str = "", largest: int = LARGEST_STATE) -> bytes:
+    """The content of a regular file; folders, pipes, sockets and devices are refused without being opened.
+
+    Args:
+        path: File to read; links are followed.
+        remedy: Advice that ends the sentence of an error, such as "fit again"; empty leaves it out.
+        largest: Largest size in bytes that is read.
+
+    Raises:
+        StateError: If there is no such file, it is something else than a regular file, too large, or cannot be read.
+
+    Example:
+        >>> read_regular(Path("run/pool.json"), remedy="fit again")
+    """
+    try:
+        # A pipe would wait for its writer, and opening a device may act on it; one that takes the file's place in between is
+        # opened without waiting, and refused.
+        if reason := _irregular(path.stat()):
+            raise damaged(path, reason, remedy)
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:
+            if reason := _irregular(os.fstat(descriptor)):
+                raise damaged(path, reason, remedy)
+            data = file.read(largest + 1)
+    except FileNotFoundError:
+        raise damaged(path, "is missing", remedy) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise damaged(path, f"cannot be read ({getattr(error, 'strerror', None) or error})", remedy) from None
+    if len(data) > largest:
+        raise damaged(path, f"is larger than {largest / 2**20:.3g} MiB", remedy)
+    return data
+
+
+def damaged(path: Path, reason: str, remedy: str = "") -> StateError:
+    """The error about a file that the program keeps for itself: its path, what is wrong, and what to do."""
+    return StateError(f"{path} {reason}" + (f"; {remedy}" if remedy else ""))
+
+
+def _irregular(facts: os.stat_result) -> str:
+    """What a path is, if it is no regular file; else empty."""
+    if stat.S_ISREG(facts.st_mode):
+        return ""
+    return "is a folder, not a file" if stat.S_ISDIR(facts.st_mode) else "is a pipe, socket or device, not a regular file"
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:
