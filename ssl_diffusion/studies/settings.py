@@ -92,7 +92,7 @@ class StudySettings(SettingsWithRecipe):
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         if self.baseline not in self.strategies:
-            raise ValueError(f"baseline {self.baseline!r} is not among the strategies {', '.join(self.strategies)}")
+            raise ValueError(f"baseline {shown(self.baseline)} is not among the strategies {', '.join(self.strategies)}")
         if self.first_seed + self.seeds - 1 > LARGEST_SEED:
             raise ValueError(f"first_seed is too large for {self.seeds} seeds; the last one may be {LARGEST_SEED}")
         return self
