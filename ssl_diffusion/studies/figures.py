@@ -1,6 +1,7 @@
 """Pictures of a study: learning curves, and the images that a strategy chose. For light pages and for dark ones."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,6 @@ from sklearn.isotonic import isotonic_regression
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import SSLDError, nearest_names
 from ssl_diffusion.studies import statistics
-from ssl_diffusion.training.figures import show_image
 
 __all__ = ["check_highlight", "chosen_figure", "curves_figure"]
 
@@ -37,6 +37,9 @@ _SIDE = 1.05  # from one strategy to the next, at a single budget
 # height of a label's line, and how far its baseline is below its middle.
 _PANEL, _LEFT, _RIGHT, _TOP, _HEIGHT, _BOTTOM, _NOTE = 4.8, 0.5, 0.1, 0.36, 2.7, 0.52, 0.24
 _NARROWEST, _LEADER, _GAP, _LINE, _BASELINE = 2.8, 0.24, 0.04, 0.155, 0.04
+
+# Inches of the images that were chosen: the margin for the number of labels, a column, an image, the class above it, a row.
+_MARGIN, _COLUMN, _IMAGE, _TITLE, _ROW = 0.65, 0.55, 0.5, 0.17, 0.74
 
 
 def check_highlight(highlight: Sequence[str], strategies: Sequence[str], baseline: str) -> None:
@@ -262,34 +265,33 @@ def _width(figure: Figure, text: str, points: float) -> float:
 
 
 def chosen_figure(picks: pd.DataFrame, pool: Pool, *, dark: bool = False) -> Figure:
-    """What one trial chose: a row for every round, with the first images of it and their classes.
+    """Draw what one trial chose: a row for every round, with its first images and their classes.
 
     Args:
-        picks: of one trial.
-        pool: where the images are.
-        dark: light ink on a transparent ground.
+        picks: Table of picks of one trial; columns `n_labeled`, `rank`, `id`, `label`.
+        pool: Pool of the images.
+        dark: Whether to draw for a dark page, with light ink; the ground is transparent on both.
     """
     parts = [part.sort_values("rank").head(_SHOWN) for _, part in picks.groupby("n_labeled")]
     columns = max(len(part) for part in parts)
-    figure = Figure(figsize=(0.55 * columns + 0.6, 0.78 * len(parts) + 0.1), layout="constrained")
+    width, height = _COLUMN * columns + _MARGIN, _ROW * len(parts)
+    figure = Figure(figsize=(width, height))
     figure.patch.set_alpha(0)
-    axes = figure.subplots(len(parts), columns, squeeze=False)
-    for row, part in zip(axes, parts, strict=True):
-        for axis in row:
-            axis.set_axis_off()
-        for axis, (_, pick) in zip(row, part.iterrows(), strict=False):
-            image: NDArray[np.uint8] = pool.images[pool.positions([pick["id"]])[0]]
-            show_image(axis, image.astype(np.float32) / 127.5 - 1)
-            axis.set_axis_off()
-            axis.set_title(str(pick["label"])[:9], fontsize=6.5, color=_INK[dark], pad=2)
-        row[0].text(
-            -0.35,
-            0.5,
-            f"{part['n_labeled'].iloc[0]:,}",
-            transform=row[0].transAxes,
-            ha="right",
-            va="center",
-            fontsize=8,
-            color=_INK[dark],
-        )
+    # One panel in inches, with y downwards: a panel for each image would take a hundred times as long to set up.
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axis.set_axis_off()
+    side = np.array(pool.images.shape[:1:-1]) / max(pool.images.shape[2:]) * _IMAGE  # width, height
+    for i, part in enumerate(parts):
+        top = _ROW * i + _TITLE
+        middle = top + _IMAGE / 2
+        ink: dict[str, Any] = {"color": _INK[dark], "clip_on": False}
+        axis.text(_MARGIN - 0.1, middle, f"{part['n_labeled'].iloc[0]:,}", ha="right", va="center", fontsize=8, **ink)
+        images = pool.images[pool.positions(part["id"].tolist())]
+        for j, (image, label) in enumerate(zip(images, part["label"], strict=True)):
+            center = _MARGIN + _COLUMN * (j + 0.5)
+            (left, upper), (right, lower) = (np.array([center, middle]) + s * side / 2 for s in (-1, 1))
+            pixels = image[0] if len(image) < 3 else image.transpose(1, 2, 0)
+            axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=(left, right, lower, upper), aspect="auto")
+            axis.text(center, top - 0.03, str(label)[:9], ha="center", va="bottom", fontsize=6.5, **ink)
+    axis.set(xlim=(0, width), ylim=(height, 0))  # which every image has changed to its own
     return figure

@@ -18,7 +18,7 @@ from support.commands import ok, refused, ssld
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RunError, SSLDError
 from ssl_diffusion.studies import StudyFolder, StudySettings
-from ssl_diffusion.studies.figures import curves_figure
+from ssl_diffusion.studies.figures import chosen_figure, curves_figure
 from ssl_diffusion.studies.report import write_report
 from ssl_diffusion.studies.summary import sentences, summary
 from ssl_diffusion.studies.trial import Trial, TrialResult, save_failure, trials_of
@@ -144,6 +144,41 @@ def test_curves_show_means(study: StudyFolder) -> None:
     np.testing.assert_allclose(lines["margin"].get_ydata(), 100 * means)
     np.testing.assert_allclose({line.get_label(): line for line in difference.lines}["random"].get_ydata(), 0)
     assert len(curves_figure(rounds[rounds["strategy"] == "margin"], "random").axes) == 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_was_chosen_is_shown_in_order_under_its_classes(channels: int) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, channels, 6, 3), dtype=np.uint8)
+    ids = np.array([f"i{k}" for k in range(40)])
+    none = np.full(40, -1)
+    pool = Pool("p", images, ids, labels=none, classes=("a", "b"), is_test=np.zeros(40, dtype=bool), augmentation="none")
+    order = rng.permutation(30)
+    picks = pd.DataFrame(
+        {"n_labeled": [10] * 10 + [1000] * 20, "rank": range(30), "id": ids[order], "label": [f"class {k}" for k in range(30)]}
+    )
+    figure = chosen_figure(picks.sample(frac=1, random_state=0), pool)
+    figure.canvas.draw()
+    shown = [*range(10), *range(10, 26)]  # at most 16 of a round
+    panel = figure.axes[0]
+    for picture, k in zip(panel.images, shown, strict=True):
+        wanted = images[order[k]]
+        np.testing.assert_array_equal(picture.get_array(), wanted[0] if channels == 1 else wanted.transpose(1, 2, 0))
+    boxes = [picture.get_window_extent() for picture in panel.images]
+    assert all(box.height == pytest.approx(2 * box.width) for box in boxes)
+    texts = {text.get_text(): text.get_window_extent() for text in panel.texts}
+    assert set(texts) == {"10", "1,000", *(f"class {k}" for k in shown)}
+    for box, k in zip(boxes, shown, strict=True):
+        label = texts[f"class {k}"]
+        assert label.y0 >= box.y1
+        assert (label.x0 + label.x1) / 2 == pytest.approx((box.x0 + box.x1) / 2, abs=1)
+        count = texts["10" if k < 10 else "1,000"]
+        assert count.y0 < (box.y0 + box.y1) / 2 < count.y1
+        assert count.x1 < box.x0
+    everything = [*boxes, *texts.values()]
+    assert not any(a.overlaps(b) for n, a in enumerate(everything) for b in everything[:n])
+    assert all(figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1 for box in everything)
+    assert all(figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1 for box in everything)
 
 
 NAMES = ("random", "auto", *(f"activeml:Measure{k}" if k % 2 else f"measure-{k}" for k in range(15)))
