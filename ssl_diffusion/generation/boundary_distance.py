@@ -29,6 +29,8 @@ from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 __all__ = ["deepfool_distance", "linear_distance"]
 
 _OVERSHOOTS = (1.02, 1.1, 1.25, 1.5, *(2.0**i for i in range(1, 8)))
+_LEVELS = (0.75, 1.5, 3.0)  # largest change of a pixel, in levels of 8 bits, where all these factors are lost in rounding
+_UNCERTAIN = 1e-6  # difference of two scores that single precision cannot tell from 0, relative to the scores
 
 
 def linear_distance(
@@ -101,8 +103,8 @@ def deepfool_distance(
 
     Returns:
         One entry for each pair. `distance_pixel` is that of the point on the boundary, before rounding; `counterfactual` lies
-        behind it, by 2 % or as much as the class needs to change after rounding to 8 bits. `success` is False where no factor
-        up to 128 is enough, or no boundary was found.
+        behind it, by 2 % or as much as the class needs to change after rounding to 8 bits. `success` is False where neither a
+        factor of 128 nor three levels of 8 bits in the pixel that changes most are enough, or no boundary was found.
 
     Raises:
         RunError: If the model has fewer than two classes.
@@ -117,7 +119,9 @@ def deepfool_distance(
         steps = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         left = torch.arange(len(x), device=x.device)
         for _ in range(max_steps):
-            step, logits = _step_to_boundary(model.classify, x[left] + 1.02 * change[left], source[left], wanted[left])
+            at = x[left] + 1.02 * change[left]
+            # On the boundary, but for rounding, a step of the difference found might never end behind it.
+            step, logits = _step_to_boundary(model.classify, at, source[left], wanted[left], uncertain=_UNCERTAIN)
             steps[left] += 2
             open_ = logits.argmax(dim=1) != wanted[left]
             left, step = left[open_], step[open_]
@@ -126,11 +130,15 @@ def deepfool_distance(
             change[left] += step
         found = x + change
         success = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        for factor in _OVERSHOOTS:
-            todo = torch.nonzero(~success).flatten()
+        one_level = 2 / 255 / change.abs().flatten(1).amax(dim=1).clamp(min=1e-30)  # as a factor
+        factors = [torch.full_like(one_level, factor) for factor in _OVERSHOOTS]
+        farther = [n * one_level for n in _LEVELS]
+        for factor in (*factors, *(torch.where(f > _OVERSHOOTS[-1], f, 0) for f in farther)):
+            todo = torch.nonzero(~success & (factor > 0)).flatten()
             if not len(todo):
-                break
-            found[todo] = to_floats(to_bytes(x[todo] + factor * change[todo]), x.device)
+                continue
+            changed = x[todo] + factor[todo, None, None, None] * change[todo]
+            found[todo] = to_floats(to_bytes(changed), x.device)
             success[todo] = model.classify(found[todo]).argmax(dim=1) == wanted[todo]
             steps[todo] += 1
         rms = (change.double() / 2).flatten(1).square().mean(dim=1).sqrt()
@@ -189,15 +197,27 @@ def _result(images: NDArray[np.uint8], pairs: Pairs, values: dict[str, Any]) -> 
     return CounterfactualResult(**defaults | given | values)
 
 
-def _step_to_boundary(scores: Callable[[Tensor], Tensor], at: Tensor, source: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """The shortest step to the first-order boundary between two classes, in the shape of `at`, and the class scores at `at`."""
+def _step_to_boundary(
+    scores: Callable[[Tensor], Tensor], at: Tensor, source: Tensor, wanted: Tensor, uncertain: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The shortest step to the first-order boundary between two classes, in the shape of `at`, and the class scores at `at`.
+
+    Args:
+        scores: Function from points to class scores, (n, K).
+        at: Points, (n, ...).
+        source: Classes on this side, (n,).
+        wanted: Classes on the other side, (n,).
+        uncertain: Smallest difference of two scores to step over, relative to the largest score of the point.
+    """
     with torch.enable_grad():
         at = at.detach().requires_grad_()
         f = scores(at)
         gap = (f.gather(1, source[:, None]) - f.gather(1, wanted[:, None]))[:, 0]
         (g,) = torch.autograd.grad(gap.sum(), at)
+    least = uncertain * f.detach().abs().amax(dim=1)
+    gap = torch.where(gap.abs() < least, least, gap.detach())
     square = g.double().flatten(1).square().sum(dim=1).clamp(min=1e-30)
-    length = (gap.detach().double() / square).view(-1, *[1] * (at.ndim - 1))
+    length = (gap.double() / square).view(-1, *[1] * (at.ndim - 1))
     return (-length * g).to(at.dtype), f.detach()
 
 

@@ -39,6 +39,7 @@ def exact(model: LinearModel, images: np.ndarray) -> np.ndarray:
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 10_000))
 @example(575)  # a sample that is on the boundary but for a few units of single precision
+@example(2630)  # one so near that 128 times the distance is less than a level of 8 bits
 def test_distances_to_a_linear_boundary_are_exact(seed: int) -> None:
     model, images = linear_model(seed), some_images(seed=seed)
     wanted = exact(model, images)
@@ -48,6 +49,23 @@ def test_distances_to_a_linear_boundary_are_exact(seed: int) -> None:
     deepfool = deepfool_distance(model, images)  # type: ignore[arg-type]
     assert deepfool.distance_pixel == pytest.approx(wanted / 2 / np.sqrt(12), abs=1e-5)
     assert deepfool.target.tolist() == linear.target.tolist()
+    assert deepfool.success.all()
+
+
+def test_an_image_on_the_boundary_is_moved_behind_it() -> None:
+    """Equal scores, of which the first counts: the distance is 0, and still there is a way to the other class."""
+    model, images = linear_model(), np.full((1, *SHAPE), 128, dtype=np.uint8)
+    with torch.no_grad():
+        model.weight[1] = -model.weight[0]
+        model.bias[:] = torch.tensor([2.0, 2.0, -9.0, -9.0])
+        model.weight[:2] -= model.weight[:2].mean(dim=1, keepdim=True)  # the image is gray: both scores are 2
+        first, second = model.classify(torch.from_numpy(images).float() / 127.5 - 1)[0, :2].tolist()
+    assert first == pytest.approx(second, abs=1e-6)
+    result = deepfool_distance(model, images)  # type: ignore[arg-type]
+    assert result.success.all()
+    assert result.distance_pixel[0] < 1e-5
+    assert result.counterfactual is not None
+    assert np.abs(result.counterfactual.astype(int) - images).max() <= 3
 
 
 @pytest.mark.parametrize("method", METHODS)
