@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
-from ssl_diffusion.training.figures import show_image
+from ssl_diffusion.training.figures import image_sheet, sheet_gap, show_image
 
 __all__ = ["counterfactual_figure", "distance_figure", "grid_figure", "strip_figure"]
 
@@ -24,18 +24,12 @@ def grid_figure(images: NDArray[np.uint8], rows: Sequence[str] = ()) -> Figure:
         rows: Names of the rows, of n / len(rows) images each; empty makes the grid about square.
     """
     per_row = len(images) // len(rows) if rows else int(np.ceil(np.sqrt(len(images))))
-    n_rows = -(-len(images) // per_row)
-    c, h, w = images.shape[1:]
-    gap = max(1, h // 14)
-    sheet = np.full((c, n_rows * (h + gap) - gap, per_row * (w + gap) - gap), 255, dtype=np.uint8)
-    for i, image in enumerate(images):
-        y, x = (i // per_row) * (h + gap), (i % per_row) * (w + gap)
-        sheet[:, y : y + h, x : x + w] = image
+    n_rows, h = -(-len(images) // per_row), images.shape[2]
     figure = Figure(figsize=(0.55 * per_row + (1.3 if rows else 0.2), 0.55 * n_rows + 0.2), layout="constrained")
     axes = figure.subplots()
-    show_image(axes, sheet.astype(np.float32) / 127.5 - 1)
+    show_image(axes, image_sheet(images.astype(np.float32) / 127.5 - 1, per_row))
     if rows:
-        axes.set_yticks([i * (h + gap) + h / 2 for i in range(n_rows)], rows, fontsize=9)
+        axes.set_yticks([i * (h + sheet_gap(h)) + (h - 1) / 2 for i in range(n_rows)], rows, fontsize=9)
         axes.tick_params(length=0)
     return figure
 
@@ -48,11 +42,14 @@ def strip_figure(steps: Sequence[NDArray[np.float32]], levels: Sequence[float]) 
         levels: Noise level of each step.
     """
     figure = Figure(figsize=(0.85 * len(steps) + 0.2, 0.85 * len(steps[0]) + 0.3), layout="constrained")
-    axes = figure.subplots(len(steps[0]), len(steps), squeeze=False)
-    for j, (images, sigma) in enumerate(zip(steps, levels, strict=True)):
-        axes[0, j].set_title(f"σ = {sigma:.2g}" if sigma else "image", fontsize=8)
-        for axis, image in zip(axes[:, j], images, strict=True):
-            show_image(axis, image / np.float32(np.sqrt(1 + sigma**2)))
+    axis = figure.subplots()
+    columns = [images / np.float32(np.sqrt(1 + sigma**2)) for images, sigma in zip(steps, levels, strict=True)]
+    by_sample = np.stack(columns, axis=1).reshape(-1, *steps[0].shape[1:])
+    show_image(axis, image_sheet(by_sample, len(steps)))
+    h, w = steps[0].shape[2:]
+    names = [f"σ = {sigma:.2g}" if sigma else "image" for sigma in levels]
+    axis.set_xticks([j * (w + sheet_gap(h)) + (w - 1) / 2 for j in range(len(steps))], names, fontsize=8)
+    axis.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
     return figure
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
@@ -118,25 +119,50 @@ def reconstruction_figure(
             noised = clean + sigma * noise
             rows.append((f"noised, σ = {sigma:g}", noised))
             rows.append(("denoised", model.denoise(noised.to(device), sigma).cpu()))
+    h = clean.shape[2]
     figure = Figure(figsize=(1.3 + 0.62 * len(images), 0.66 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), len(images), squeeze=False)
-    for row, (label, values) in zip(axes, rows, strict=True):
-        for axis, image in zip(row, values, strict=True):
-            show_image(axis, image.numpy())
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+    axis = figure.subplots()
+    show_image(axis, image_sheet(torch.cat([values for _, values in rows]).numpy(), len(images)))
+    step = h + sheet_gap(h)
+    axis.set_yticks([i * step + (h - 1) / 2 for i in range(len(rows))], [label for label, _ in rows], fontsize=8)
+    axis.tick_params(length=0)
     return figure
 
 
-def show_image(axis: "object", image: NDArray[np.float32]) -> None:
+def image_sheet(images: NDArray[np.float32], per_row: int) -> NDArray[np.float32]:
+    """Images side by side in rows on white, as one image: a panel for each would take far longer to draw.
+
+    Args:
+        images: Images, float32, (n, C, H, W), shown as if clipped to [-1, 1].
+        per_row: Images in a row; the last row may have fewer.
+
+    Returns:
+        The sheet, float32, (C, height, width), with :func:`sheet_gap` pixels between images.
+    """
+    n, c, h, w = images.shape
+    gap, n_rows = sheet_gap(h), -(-n // per_row)
+    sheet = np.ones((c, n_rows * (h + gap) - gap, per_row * (w + gap) - gap), dtype=np.float32)
+    for i, image in enumerate(images):
+        y, x = (i // per_row) * (h + gap), (i % per_row) * (w + gap)
+        sheet[:, y : y + h, x : x + w] = image
+    return sheet
+
+
+def sheet_gap(height: int) -> int:
+    """Pixels between images of this height on a sheet."""
+    return max(1, height // 14)
+
+
+def show_image(axis: Axes, image: NDArray[np.float32]) -> None:
     """Draw a float image (C, H, W) in [-1, 1] on matplotlib axes, without ticks or frame."""
     pixels = np.clip((image + 1) / 2, 0, 1)
     if pixels.shape[0] in (1, 2):
-        axis.imshow(pixels[0], cmap="gray", vmin=0, vmax=1)  # type: ignore[attr-defined]
+        axis.imshow(pixels[0], cmap="gray", vmin=0, vmax=1)
     else:
-        axis.imshow(pixels.transpose(1, 2, 0))  # type: ignore[attr-defined]
-    axis.set_xticks([])  # type: ignore[attr-defined]
-    axis.set_yticks([])  # type: ignore[attr-defined]
-    for spine in axis.spines.values():  # type: ignore[attr-defined]
+        axis.imshow(pixels.transpose(1, 2, 0))
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
         spine.set_visible(False)
 
 

@@ -50,9 +50,19 @@ def test_grids_and_strips() -> None:
     assert [t.get_text() for t in sheet.get_yticklabels()] == ["ant", "bee"]
     assert sheet.images[0].get_array().shape == (13, 34)
     assert grid_figure(images).axes[0].images[0].get_array().shape == (20, 27)  # 3 rows of 4, the last one not full
-    strip = strip_figure([np.zeros((2, 3, 6, 6), dtype=np.float32)] * 3, [80.0, 1.0, 0.0])
-    assert len(strip.axes) == 6
-    assert [axes.get_title() for axes in strip.axes[:3]] == ["σ = 80", "σ = 1", "image"]
+
+
+def test_a_strip_has_a_row_for_every_sample_and_a_named_column_for_every_level() -> None:
+    steps = [np.full((2, 3, 6, 6), k, dtype=np.float32) for k in (-0.5, 0.5, 1.0)]
+    for images in steps:
+        images[1] /= 2
+    strip = strip_figure(steps, [80.0, 1.0, 0.0]).axes[0]
+    assert [label.get_text() for label in strip.get_xticklabels()] == ["σ = 80", "σ = 1", "image"]
+    assert strip.get_xticks().tolist() == [2.5, 9.5, 16.5]
+    drawn = strip.images[0].get_array()
+    assert drawn.shape == (13, 20, 3)
+    expected = np.array([[-0.5 / 80, 0.5 / np.sqrt(2), 1.0], [-0.25 / 80, 0.25 / np.sqrt(2), 0.5]])
+    np.testing.assert_allclose(2 * drawn[2::7, 2::7, 0] - 1, expected, atol=1e-3)
 
 
 def test_a_histogram_tells_failures_from_successes() -> None:

@@ -1,18 +1,15 @@
 """Studies: trials are paired, whole or absent, the same with any engine, and what cannot be studied is said first."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from support import processes
 from support.commands import ok, ssld
 
 from ssl_diffusion.acquisition.adapters.from_activeml import foreign_strategy
@@ -162,15 +159,14 @@ def test_ctrl_c_says_how_to_go_on(
 
 def test_kill_9_loses_at_most_the_trial_in_flight(tiny: list[str], tmp_path: Path) -> None:
     arguments = ["--dataset", "digits", "--strategies", "random,coreset", "--budgets", "10,20,30", "--seeds", "3", *tiny]
-    command = [str(Path(sys.executable).with_name("ssld")), "study", *arguments, "--out", str(tmp_path / "killed"), "--quiet"]
-    process = subprocess.Popen(command, start_new_session=True)
-    trials = tmp_path / "killed" / "trials"
-    deadline = time.monotonic() + 120
-    while not (trials.is_dir() and len([t for t in trials.iterdir() if not t.name.startswith(".")]) >= 2):
-        assert process.poll() is None or time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    trials, log = tmp_path / "killed" / "trials", tmp_path / "log.txt"
+    process = processes.start(["study", *arguments, "--out", str(trials.parent), "--quiet"], log)
+    processes.wait_for(
+        lambda: trials.is_dir() and len([t for t in trials.iterdir() if not t.name.startswith(".")]) >= 2, process, 120
+    )
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, log.read_text()
     killed = StudyFolder(tmp_path / "killed")
     ok("study", killed.path, "--resume", "--quiet")
     whole = tmp_path / "whole"

@@ -104,12 +104,19 @@ def test_reconstructions_show_every_image_at_every_level(tmp_path: Path, channel
     model = JointDiffusion(JointConfig(model=unet, image_shape=(channels, 6, 5), sigma_data=0.5)).train()
     images = np.random.default_rng(0).integers(0, 256, (3, channels, 6, 5), dtype=np.uint8)
     figure = reconstruction_figure(model, images, levels=(0.2, 1.0))
-    grid = np.array(figure.axes).reshape(5, 3)
-    assert [axis.get_ylabel() for axis in grid[:, 0]] == ["clean", "noised, σ = 0.2", "denoised", "noised, σ = 1", "denoised"]
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.get_yticklabels()] == [
+        *("clean", "noised, σ = 0.2", "denoised", "noised, σ = 1", "denoised")
+    ]
+    assert axis.get_yticks().tolist() == [2.5, 9.5, 16.5, 23.5, 30.5]
+    sheet = np.asarray(axis.images[0].get_array(), dtype=np.float64)
 
     def shown(row: int, column: int) -> np.ndarray:
-        return np.asarray(grid[row, column].images[0].get_array(), dtype=np.float64)
+        return sheet[7 * row : 7 * row + 6, 6 * column : 6 * column + 5]
 
+    assert sheet.shape[:2] == (34, 17)
+    assert (sheet[6::7] == 1).all()  # white between them
+    assert (sheet[:, 5::6] == 1).all()
     for column in range(3):
         clean = images[column] / 255.0
         np.testing.assert_allclose(shown(0, column), clean[0] if channels < 3 else clean.transpose(1, 2, 0), atol=1e-6)
