@@ -33,6 +33,20 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> None:
     Leases.empty = path
 
 
+def test_a_lease_ends_at_its_last_moment_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(Leases.empty, tmp_path / "job.db")
+    store = Store(f"sqlite:///{tmp_path}/job.db")
+    leases.add_round(store, leases.RoundBatch("random", "", 0, "none", len(IDS), [leases.QueueEntry(0, "")]))
+    clock = SimpleNamespace(time=lambda: 1000.0)
+    monkeypatch.setattr(leases, "time", clock)
+    assert [item.id for item in leases.lease(store, "ann", "ann 1", seconds=60)] == ["0.png"]
+    clock.time = lambda: 1059.9
+    assert leases.lease(store, "bob", "bob 1") == []
+    clock.time = lambda: 1060.0
+    assert [item.id for item in leases.lease(store, "bob", "bob 1")] == ["0.png"]
+    store.close()
+
+
 class Leases(RuleBasedStateMachine):
     """Votes and leases as dictionaries beside the store."""
 

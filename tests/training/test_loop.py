@@ -66,7 +66,8 @@ def test_both_losses_fall_and_labels_are_learned(tiny_recipe: Recipe, digits_poo
             "model.head_dropout=0",
         ]
     )
-    history = fit_model(recipe, digits_pool, labeled).history
+    fitted = fit_model(recipe, digits_pool, labeled)
+    history = fitted.history
     rows = {phase: [r for r in history if r["phase"] == phase] for phase in ("pretraining", "training")}
 
     def mean(rows: list[dict[str, float]], key: str) -> float:
@@ -76,6 +77,14 @@ def test_both_losses_fall_and_labels_are_learned(tiny_recipe: Recipe, digits_poo
     assert mean(rows["training"][-15:], "denoising_loss") < 0.7 * mean(rows["pretraining"][:5], "denoising_loss")
     assert mean(rows["training"][-15:], "classification_loss") < 0.5 * mean(rows["training"][:3], "classification_loss")
     assert mean(rows["training"][-15:], "labeled_accuracy") > 0.8
+    # These are the labels of these images, not of any others that would be learned by heart as well.
+    known = digits_pool.positions(labeled.train)
+    logits = (
+        build_model(fitted.config, 0, fitted.raw)
+        .eval()
+        .classify(torch.from_numpy(digits_pool.images[known]).float() / 127.5 - 1)
+    )
+    assert (logits.argmax(dim=1).numpy() == digits_pool.labels[known]).mean() > 0.8
 
 
 def test_history_tells_steps_images_and_rate(tiny_recipe: Recipe, digits_pool: Pool, labeled: LabeledSet) -> None:
@@ -106,11 +115,28 @@ def test_only_labels_of_the_budget_and_no_test_image_are_looked_at(
     images[digits_pool.is_test] = 255 - images[digits_pool.is_test]
     other = replace(digits_pool, labels=labels, images=images)
     assert equal(fit_model(tiny_recipe, digits_pool, labeled), fit_model(tiny_recipe, other, labeled))
+    # Where labels alone train, no other image is looked at, either.
+    images[hidden] = 255 - digits_pool.images[hidden]
+    assert_equal_by_labels_only(tiny_recipe, digits_pool, labeled, replace(digits_pool, labels=labels, images=images), labeled)
 
 
 def test_validation_labels_do_not_train(tiny_recipe: Recipe, digits_pool: Pool, labeled: LabeledSet) -> None:
-    with_val = replace(labeled, val=tuple(digits_pool.ids[digits_pool.train][-5:]))
+    first = [str(id_) for id_ in digits_pool.ids[digits_pool.train] if id_ not in labeled.train][:5]
+    with_val = replace(labeled, val=tuple(first))
     assert equal(fit_model(tiny_recipe, digits_pool, labeled), fit_model(tiny_recipe, digits_pool, with_val))
+    labels, images = digits_pool.labels.copy(), digits_pool.images.copy()
+    positions = digits_pool.positions(first)
+    labels[positions], images[positions] = 9 - labels[positions], 255 - images[positions]
+    other = replace(digits_pool, labels=labels, images=images)
+    assert_equal_by_labels_only(tiny_recipe, digits_pool, labeled, other, with_val)
+
+
+def assert_equal_by_labels_only(recipe: Recipe, pool: Pool, labeled: LabeledSet, other: Pool, others: LabeledSet) -> None:
+    """Two pools, the same but for images that may not train without their labels, end in the same weights."""
+    recipe = recipe.with_overrides(["training.objective=labels-only"])
+    first, second = fit_model(recipe, pool, labeled), fit_model(recipe, other, others)
+    assert first.pretraining is None
+    assert equal(first, second)
 
 
 @pytest.mark.parametrize(("objective", "left_alone"), [("labels-only", "decoder"), ("denoise-only", "head")])
