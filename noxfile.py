@@ -57,6 +57,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def notebooks(session: nox.Session) -> None:
+    """Execute the notebooks of examples/ and keep their results in them."""
+    session.install(".[test]")
+    session.run("python", "tests/support/notebooks.py")
+
+
+@nox.session
 def oldest_web(session: nox.Session) -> None:
     """Access to the pages, with the oldest web framework that setup.cfg allows."""
     setup = configparser.ConfigParser(interpolation=None)
