@@ -17,14 +17,14 @@ nox.options.reuse_existing_virtualenvs = True
 def tests(session: nox.Session) -> None:
     """The default tests against the installed package; arguments after -- go to pytest."""
     session.install(".[test]")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-n", "2", *session.posargs)
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
     """The default tests, and that enough of the package is run by them (the floor is in pyproject.toml)."""
     session.install(".[test]", "pytest-cov>=5")
-    session.run("pytest", "--cov", "--cov-report=term", "--cov-report=xml", *session.posargs)
+    session.run("pytest", "-n", "2", "--cov", "--cov-report=term", "--cov-report=xml", *session.posargs)
 
 
 @nox.session
