@@ -30,7 +30,7 @@ class StateError(RunError):
     """A file that the program keeps for itself is missing, damaged, or was changed."""
 
 
-class CheckpointError(RunError):
+class CheckpointError(StateError):
     """A checkpoint is missing, damaged, or was made by something else."""
 
 

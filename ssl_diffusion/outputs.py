@@ -10,10 +10,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ssl_diffusion.errors import RunError
+from pydantic import field_validator
+
+from ssl_diffusion.errors import RunError, StateError
+from ssl_diffusion.settings import State, read_state, shown
 from ssl_diffusion.storage import atomic_file, atomic_folder, atomic_write_text, cannot_write
 
 __all__ = [
@@ -30,6 +33,27 @@ MANIFEST = ".ssld-outputs.json"
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # made by file managers, wherever somebody looks
 _SHOWN = 3
+
+
+class _Written(State):
+    """A file that was written."""
+
+    bytes: int
+    sha256: str
+
+
+class _Manifest(State):
+    """Content of :data:`MANIFEST`; names of files by their path below the folder."""
+
+    files: dict[str, _Written]
+
+    @field_validator("files")
+    @classmethod
+    def _check_inside(cls, files: dict[str, _Written]) -> dict[str, _Written]:
+        for name in files:
+            if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ValueError(f"{shown(name)} does not lie in the folder")
+        return files
 
 
 def check_output_file(out: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> None:
@@ -167,10 +191,10 @@ def _check_parent(out: Path) -> None:
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """What was written to a folder; empty where that is not known (any more)."""
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return files if isinstance(files, dict) else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        found = read_state(folder / MANIFEST, _Manifest, remedy="", largest=2**30)
+    except StateError:
         return {}
+    return {name: dict(facts) for name, facts in found.files.items()}
 
 
 def _save_manifest(folder: Path, files: dict[str, dict[str, Any]]) -> None:

@@ -123,8 +123,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         RecipeError: if the file cannot be read, or is not TOML in UTF-8.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+        text = read_regular(path).decode()
+    except StateError as error:
+        raise RecipeError(str(error)) from None
+    except UnicodeDecodeError as error:
         raise RecipeError(f"{path} cannot be read as text in UTF-8: {error}") from None
     return parse_toml(text, str(path))
 

@@ -7,6 +7,7 @@ The space of a memory-mapped array is reserved before it is used: otherwise a fu
 some later write.
 """
 
+import hashlib
 import math
 import os
 import secrets
@@ -16,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -24,6 +25,7 @@ from numpy.typing import DTypeLike, NDArray
 from ssl_diffusion.errors import DataError, RunError, StateError
 
 __all__ = [
+    "CHECKSUMS",
     "IN_MEMORY",
     "LARGEST_STATE",
     "TEMPORARY",
@@ -32,15 +34,20 @@ __all__ = [
     "atomic_folder",
     "atomic_write_text",
     "cannot_write",
+    "clear_place",
     "create_array",
     "damaged",
     "default_cache_dir",
+    "map_array",
     "read_regular",
     "remove_temporary",
+    "verify_checksums",
+    "write_checksums",
 ]
 
 IN_MEMORY = 2**28  # bytes of an array that is not worth a file
 _MANY = 200  # files that are flushed one by one
+CHECKSUMS = "SHA256SUMS"
 LARGEST_STATE = 2**26  # bytes of a file of facts or settings
 TEMPORARY = ".tmp"  # safetensors names its own temporary files like this, too
 
@@ -202,6 +209,108 @@ def read_regular(path: Path, *, remedy: str = "", largest: int = LARGEST_STATE) 
 def damaged(path: Path, reason: str, remedy: str = "") -> StateError:
     """The error about a file that the program keeps for itself: its path, what is wrong, and what to do."""
     return StateError(f"{path} {reason}" + (f"; {remedy}" if remedy else ""))
+
+
+def map_array(
+    path: Path, dtype: DTypeLike | None = None, shape: tuple[int | None, ...] | None = None, *, remedy: str = ""
+) -> NDArray[Any]:
+    """Map a `.npy` file of numbers after its header and its length were checked; nothing is ever unpickled.
+
+    Args:
+        path: File to map.
+        dtype: Data type that it must have; None takes any but Python objects.
+        shape: Shape that it must have, None for an axis of any length; None takes any.
+        remedy: Advice that ends the sentence of an error; empty leaves it out.
+
+    Returns:
+        The array, read-only, memory-mapped.
+
+    Raises:
+        StateError: If the file is missing, no regular file, damaged, longer or shorter than its header says, or holds another
+            kind of array.
+
+    Example:
+        >>> map_array(Path("keys.npy"), "S16", (None,))
+    """
+    try:
+        if reason := _irregular(path.stat()):
+            raise damaged(path, reason, remedy)
+        with path.open("rb") as file:
+            found, fortran, kind = _array_header(file)
+            start, size = file.tell(), os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        raise damaged(path, "is missing", remedy) from None
+    except StateError:
+        raise
+    except Exception as error:  # numpy parses the header as Python, with as many kinds of errors
+        reason = f"({error.strerror})" if isinstance(error, OSError) else "(it has no header of a .npy file)"
+        raise damaged(path, f"cannot be read {reason}", remedy) from None
+    n_bytes = math.prod(found) * kind.itemsize
+    if kind.hasobject or min(found, default=0) < 0:
+        raise damaged(path, "is damaged: it holds no numbers or text", remedy)
+    if size != start + n_bytes:
+        raise damaged(path, f"is damaged: it has {size} bytes, and its header says {start + n_bytes}", remedy)
+    if (dtype is not None and kind != np.dtype(dtype)) or (shape is not None and not _fits(found, shape)):
+        raise damaged(path, f"holds another array, {kind} of shape {found}", remedy)
+    if not n_bytes:
+        return np.zeros(found, kind)
+    return np.memmap(path, kind, mode="r", offset=start, shape=found, order="F" if fortran else "C")
+
+
+def _array_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
+def _fits(found: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    return len(found) == len(shape) and all(n in (None, m) for m, n in zip(found, shape, strict=True))
+
+
+def write_checksums(folder: Path, *names: str) -> None:
+    """Write :data:`CHECKSUMS` with the SHA-256 of files in a folder, in the format of `sha256sum`."""
+    lines = []
+    for name in names:
+        with (folder / name).open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def verify_checksums(folder: Path, *names: str) -> None:
+    """Compare files with what :func:`write_checksums` wrote; a folder of an earlier version, without checksums, passes.
+
+    Raises:
+        StateError: If a file or the checksums are damaged, or a file is missing.
+    """
+    if not os.path.lexists(folder / CHECKSUMS):
+        return
+    said = read_regular(folder / CHECKSUMS).decode(errors="replace").splitlines()
+    for name in names:
+        path = folder / name
+        try:
+            if reason := _irregular(path.stat()):
+                raise damaged(path, reason)
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise damaged(path, f"cannot be read ({error.strerror})") from None
+        if f"{digest}  {name}" not in said:
+            raise damaged(path, "is damaged: its checksum is another one than when it was written")
+
+
+def clear_place(path: Path) -> None:
+    """Move a folder aside that stands where a file of ours is to be written again, to a name that ends in ".damaged".
+
+    A folder there is nothing that we wrote, so it is kept; a file need not be moved, since writing replaces it.
+
+    Raises:
+        RunError: If the folder cannot be moved.
+    """
+    if path.is_dir() and not path.is_symlink():
+        try:
+            path.rename(path.with_name(f"{path.name}-{secrets.token_hex(2)}.damaged"))
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
 
 def _irregular(facts: os.stat_result) -> str:

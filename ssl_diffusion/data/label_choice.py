@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import DataError
-from ssl_diffusion.storage import atomic_write_text
+from ssl_diffusion.errors import DataError, StateError
+from ssl_diffusion.storage import atomic_write_text, read_regular
 
 __all__ = ["LabeledSet", "choose_labeled", "hold_out_test", "label_name"]
 
@@ -53,9 +54,11 @@ class LabeledSet:
     def load(cls, path: Path, pool: Pool) -> "LabeledSet":
         """Read `labeled.csv` and check it against the pool; raises :class:`DataError` on the first difference."""
         try:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read ({error})") from None
+            frame = pd.read_csv(io.BytesIO(read_regular(path, largest=2**32)), dtype=str, keep_default_na=False)
+        except StateError as error:
+            raise DataError(str(error)) from None
+        except (ValueError, OverflowError) as error:
+            raise DataError(f"{path} cannot be read ({' '.join(str(error).split())})") from None
         if list(frame.columns) != ["id", "label", "role"]:
             raise DataError(f"{path} must have exactly the columns id, label, role")
         if (twice := frame["id"].duplicated()).any():

@@ -7,6 +7,8 @@ whether guided samples belong to their class.
 
 import hashlib
 import json
+import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +19,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import CheckpointError, RecipeError, RunError
+from ssl_diffusion.errors import RecipeError, RunError, StateError
 from ssl_diffusion.inference.predict import by_batches, predict_logits
 from ssl_diffusion.inference.run import Run
+from ssl_diffusion.models.build import weights_fault
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.weights import load_tensors, save_tensors
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.storage import default_cache_dir
+from ssl_diffusion.storage import clear_place, default_cache_dir
 from ssl_diffusion.training.fit import FitOptions, fit_model
 from ssl_diffusion.training.run_folder import RunFolder
 
 __all__ = ["Extractor", "extractor_of_run", "inception_extractor", "labels_only_extractor"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ def labels_only_extractor(
     model = _load(path)
     if model is None:
         model = fit_model(recipe, pool, labeled, options=FitOptions(progress=progress)).model()
+        clear_place(path)
         save_tensors(path, model.state_dict(), {"config": model.config.to_dict()})
     device = next(run.model.parameters()).device
     return _of_model(model.to(device), "labels-only")
@@ -145,12 +151,16 @@ def _colours(images: NDArray[np.uint8], device: torch.device) -> Tensor:
 
 
 def _load(path: Path) -> JointDiffusion | None:
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
         weights, metadata = load_tensors(path)
-        model = JointDiffusion(JointConfig.from_dict(metadata["config"]))
-        model.load_state_dict(weights)
-    except (CheckpointError, RecipeError, KeyError, TypeError, RuntimeError):
-        return None  # damaged, or of another version: made again
+        config = JointConfig.from_dict(metadata.get("config", {}), str(path))
+        if fault := weights_fault(config, weights):
+            raise StateError(f"{path} is damaged, or of another version: {fault}")
+    except (StateError, RecipeError) as error:
+        _log.warning("a kept extractor is made again: %s", error)
+        return None
+    model = JointDiffusion(config)
+    model.load_state_dict(weights)
     return model.eval()

@@ -69,15 +69,14 @@ def counterfactual_figure(
         after: Class probabilities of the counterfactuals, (m, K).
         names: Name of each image, (m,).
     """
-    assert result.counterfactual is not None
-    m = len(result)
+    m, found = len(result), result.images()
     figure = Figure(figsize=(8.2, 1.55 * m + 0.45), layout="constrained")
     axes = figure.subplots(m, 4, squeeze=False, width_ratios=(1, 1, 1, 2.1))
-    difference = (result.counterfactual.astype(np.float32) - result.original).mean(axis=1) / 255
+    difference = (found.astype(np.float32) - result.original).mean(axis=1) / 255
     for i, row in enumerate(axes):
         source, target = classes[result.source[i]], classes[result.target[i]]
         show_image(row[0], result.original[i].astype(np.float32) / 127.5 - 1)
-        show_image(row[1], result.counterfactual[i].astype(np.float32) / 127.5 - 1)
+        show_image(row[1], found[i].astype(np.float32) / 127.5 - 1)
         reach = max(0.05, float(np.abs(difference[i]).max()))  # a scale for each image, so that faint changes are visible, too
         picture = row[2].imshow(difference[i], cmap="RdBu_r", vmin=-reach, vmax=reach)
         row[2].set(xticks=[], yticks=[])

@@ -169,19 +169,17 @@ def write_explanations(
         result = explain_run(
             run, images, wanted, confidence=confidence, revert=revert, seed=seed, batch_size=batch_size, progress=progress
         )
-        assert result.counterfactual is not None
         frame = result.to_frame(np.array(ids), run.classes)
         stems = file_stems(ids)
         files = []
-        for image, k, found in zip(result.image, result.target, result.counterfactual, strict=True):
+        for image, k, found in zip(result.image, result.target, result.images(), strict=True):
             files.append(f"{stems[image]}_to_{run.classes[k]}.png".replace("/", "_"))
             to_pil(found).save(folder / files[-1])
         frame.insert(1, "file", files)
         frame.to_csv(folder / "counterfactuals.csv", index=False)
         shown = result.take(np.arange(min(_SHEET, len(result))))
-        assert shown.counterfactual is not None
         names = [str(ids[i]) for i in shown.image]
-        after = predict_probabilities(run.model, shown.counterfactual)
+        after = predict_probabilities(run.model, shown.images())
         counterfactual_figure(shown, run.classes, before[shown.image], after, names).savefig(folder / "sheet.png", dpi=110)
         if len(result) > 1:
             distance_figure(result).savefig(folder / "distances.png", dpi=130)

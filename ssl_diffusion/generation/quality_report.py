@@ -1,8 +1,9 @@
 """Quality of a run's samples: they are drawn and compared with its training images by the features of a frozen extractor."""
 
 import hashlib
+import logging
+import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import CheckpointError
+from ssl_diffusion.errors import StateError
 from ssl_diffusion.generation.extractors import Extractor
 from ssl_diffusion.generation.figures import grid_figure
 from ssl_diffusion.generation.quality import compare_features
@@ -21,10 +22,11 @@ from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.weights import load_tensors, save_tensors
 from ssl_diffusion.outputs import output_folder
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.storage import default_cache_dir
+from ssl_diffusion.storage import clear_place, default_cache_dir
 
 __all__ = ["GenerationReport", "evaluate_generation", "real_features", "write_generation"]
 
+_log = logging.getLogger(__name__)
 _MOST_REAL = 10_000
 
 
@@ -112,10 +114,16 @@ def real_features(extractor: Extractor, pool: Pool, cache_dir: Path | None = Non
     chosen = train[:: -(-len(train) // _MOST_REAL)]
     key = hashlib.sha256(f"{extractor.name} {pool.fingerprint()} {len(chosen)}".encode()).hexdigest()[:24]
     path = (cache_dir or default_cache_dir()) / "features" / f"{key}.safetensors"
-    if path.exists():
-        with suppress(CheckpointError, KeyError):  # damaged: made again
-            kept: NDArray[np.float32] = load_tensors(path)[0]["features"].numpy()
-            return kept
+    if os.path.lexists(path):
+        try:
+            kept = load_tensors(path)[0].get("features")
+            if kept is None or kept.dtype != torch.float32 or kept.ndim != 2 or len(kept) != len(chosen):
+                raise StateError(f"{path} holds something else")
+            found: NDArray[np.float32] = kept.numpy()
+            return found
+        except StateError as error:
+            _log.warning("kept features are made again: %s", error)
+            clear_place(path)
     features = extractor.features(pool.images[chosen])
     save_tensors(path, {"features": torch.from_numpy(features)}, {"extractor": extractor.name})
     return features

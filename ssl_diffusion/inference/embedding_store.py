@@ -12,6 +12,7 @@ A store keeps it in one of two forms:
 
 import hashlib
 import logging
+import os
 import re
 import shutil
 import uuid
@@ -21,10 +22,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_diffusion.errors import RunError
+from ssl_diffusion.errors import RunError, StateError
 from ssl_diffusion.inference.projection import DIMENSIONS
 from ssl_diffusion.inference.run import Run
-from ssl_diffusion.storage import IN_MEMORY, allocate, atomic_file, atomic_folder, atomic_write_text, create_array
+from ssl_diffusion.storage import (
+    IN_MEMORY,
+    allocate,
+    atomic_file,
+    atomic_folder,
+    atomic_write_text,
+    clear_place,
+    create_array,
+    map_array,
+    read_regular,
+    verify_checksums,
+    write_checksums,
+)
 
 __all__ = ["EmbeddingStore", "Embeddings", "digests", "store_of"]
 
@@ -33,6 +46,7 @@ _log = logging.getLogger(__name__)
 _KEY = np.dtype("S16")
 _BLOCK = 8192
 _FILES = ("keys", "representation", "probabilities")
+_NAMES = tuple(f"{name}.npy" for name in _FILES)
 _FOLDER = re.compile("[0-9a-f]{24}")
 
 
@@ -98,15 +112,17 @@ class EmbeddingStore:
                 self._delete_others()
             with atomic_folder(self._folder / f"part-{uuid.uuid4().hex[:8]}") as made:
                 for name, values in zip(_FILES, (keys, representation, probabilities), strict=True):
-                    np.save(made / f"{name}.npy", values)
+                    np.save(made / f"{name}.npy", values, allow_pickle=False)
+                write_checksums(made, *_NAMES)
         except (OSError, RunError) as error:
             _log.info("scores are not kept: %s", error)
 
     def whole(self, name: str, shape: tuple[int, int], fill: Callable[[NDArray[np.float32]], None]) -> NDArray[np.float32]:
         """Representations of all images in one file, which is computed if it is not there.
 
-        The file is `NAME.npy` in the folder of the store, beside it `NAME.txt` with the identity of the store. A file of
-        another identity or shape, or one that is damaged, is made again. It is written atomically.
+        The file is `NAME.npy` in the folder of the store, beside it `NAME.txt` with the identity of the store and the SHA-256
+        of the file. A file of another identity or shape is made again, and so is one that is damaged, which is logged as a
+        warning. It is written atomically.
 
         Args:
             name: Name of the file.
@@ -123,26 +139,34 @@ class EmbeddingStore:
         path, note = self._root / f"{name}.npy", self._root / f"{name}.txt"
         if (found := self._opened(path, note, shape)) is not None:
             return found
+        for place in (path, note):
+            clear_place(place)
         with atomic_file(path) as temporary:
             made = create_array(temporary, shape, np.float32)
             fill(made)
             made.flush()
             note.unlink(missing_ok=True)  # it belongs to the file that is replaced
-        atomic_write_text(note, self._identity + "\n")
-        values: NDArray[np.float32] = np.load(path, mmap_mode="r")
-        return values
+        atomic_write_text(note, self._note(path))
+        return map_array(path, np.float32, shape)
 
     def _opened(self, path: Path, note: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+        if not os.path.lexists(note) or not os.path.lexists(path):
+            return None
         try:
-            if note.read_text(encoding="utf-8") != self._identity + "\n":
+            said = read_regular(note).decode(errors="replace")
+            if not said.startswith(self._identity + "\n"):
                 return None
-            values: NDArray[np.float32] = np.load(path, mmap_mode="r")
-        except FileNotFoundError:
+            values = map_array(path, np.float32, shape)
+            if said != self._note(path):
+                raise StateError(f"{path} is damaged: its checksum is another one than when it was written")
+        except (StateError, OSError) as error:
+            _log.warning("what is kept of images is made again: %s", error)
             return None
-        except (OSError, ValueError, EOFError) as error:
-            _log.info("%s is damaged and is made again: %s", path, error)
-            return None
-        return values if values.shape == shape and values.dtype == np.float32 else None
+        return values
+
+    def _note(self, path: Path) -> str:
+        with path.open("rb") as file:
+            return f"{self._identity}\nsha256 {hashlib.file_digest(file, 'sha256').hexdigest()}\n"
 
     def _delete_others(self) -> None:
         for folder in self._root.glob("*"):
@@ -152,11 +176,12 @@ class EmbeddingStore:
     def _parts(self) -> Iterator[tuple[NDArray[np.bytes_], NDArray[np.float32], NDArray[np.float32]]]:
         for folder in sorted(self._folder.glob("part-*")):
             try:
-                keys, representation, probabilities = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FILES)
-                if not keys.dtype == _KEY or not len(keys) == len(representation) == len(probabilities):
-                    raise ValueError("its files do not match")
-            except (OSError, ValueError, EOFError) as error:
-                _log.info("%s is damaged and is not used: %s", folder, error)
+                verify_checksums(folder, *_NAMES)
+                keys = map_array(folder / _NAMES[0], _KEY, (None,))
+                representation, probabilities = (map_array(folder / n, np.float32, (len(keys), None)) for n in _NAMES[1:])
+            except (StateError, OSError) as error:
+                _log.warning("what is kept of images is made again: %s", error)
+                shutil.rmtree(folder, ignore_errors=True)
                 continue
             yield np.asarray(keys), representation, probabilities
 

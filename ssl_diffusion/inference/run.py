@@ -1,23 +1,47 @@
 """A fitted model, opened for inference."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import field_validator
 
-from ssl_diffusion.errors import CheckpointError, DataError, RecipeError, RunError
+from ssl_diffusion.errors import CheckpointError, DataError, RecipeError, RunError, StateError
 from ssl_diffusion.inference.predict import predict_logits, probabilities, represent
 from ssl_diffusion.machine import Device
+from ssl_diffusion.models.build import weights_fault
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.weights import load_tensors, with_prefix
 from ssl_diffusion.progress import ProgressCallback
+from ssl_diffusion.settings import State, parse_state
 
 __all__ = ["Run", "load_run"]
 
 _MODEL_FILE = "model.safetensors"
+
+
+class ModelHeader(State):
+    """Metadata of a model file."""
+
+    config: dict[str, Any]
+    """Configuration of the model, see :meth:`JointConfig.from_dict`."""
+    classes: tuple[str, ...]
+    """Class names in the order of the logits; empty without a head."""
+    multilabel: bool
+    """Whether classes are predicted independently."""
+    objective: str
+    """Objective of the fit."""
+
+    @field_validator("classes")
+    @classmethod
+    def _check_distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("a class is named twice")
+        return names
 
 
 @dataclass
@@ -83,7 +107,8 @@ def load_run(path: str | Path, accelerator: str = "auto", precision: str = "auto
 
     Raises:
         RunError: if the folder is no run or is not finished.
-        CheckpointError: if its model file is damaged or foreign.
+        CheckpointError: if its model file is damaged or foreign, its header and its weights do not agree, or a weight is not
+            finite.
     """
     path = Path(path)
     if not path.is_dir():
@@ -93,18 +118,30 @@ def load_run(path: str | Path, accelerator: str = "auto", precision: str = "auto
         if not (path / "recipe.toml").is_file():
             raise RunError(f"{path} is not a run folder (it has no recipe.toml)")
         raise RunError(f"{path} has no model yet; continue it with: ssld fit --resume {path}")
-    tensors, metadata = load_tensors(file)
+    remedy = f"copy it again from where it is whole, or fit again with --overwrite --out {path}"
+    tensors, metadata = load_tensors(file, remedy)
     try:
-        model = JointDiffusion(JointConfig.from_dict(metadata["config"]))
-        model.load_state_dict(with_prefix("ema", tensors))
-    except (KeyError, TypeError, RuntimeError, RecipeError) as error:
-        raise CheckpointError(f"{file} was not made by this version of the program ({error})") from error
+        header = parse_state(json.dumps(metadata), ModelHeader, file, remedy=remedy)
+        config = JointConfig.from_dict(header.config)
+    except (StateError, RecipeError) as error:
+        raise CheckpointError(
+            f"{file} was not made by this version of the program ({error})" if isinstance(error, RecipeError) else str(error)
+        ) from error
+    if len(header.classes) != config.n_classes:
+        raise CheckpointError(
+            f"{file} is damaged: it names {len(header.classes)} classes for {config.n_classes} outputs of its head; {remedy}"
+        )
+    weights = with_prefix("ema", tensors)
+    if fault := weights_fault(config, weights):
+        raise CheckpointError(f"{file} was not made by this version of the program, or is damaged: {fault}; {remedy}")
+    model = JointDiffusion(config)
+    model.load_state_dict(weights)
     device = Device.resolve(accelerator, precision)
     return Run(
         path=path,
         model=model.to(device.accelerator).eval(),
-        classes=tuple(metadata["classes"]),
-        multilabel=metadata["multilabel"],
+        classes=header.classes,
+        multilabel=header.multilabel,
         precision=device.precision,
         metadata=metadata,
     )

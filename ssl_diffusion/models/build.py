@@ -1,5 +1,7 @@
 """Models with seeded weights."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +9,7 @@ from ssl_diffusion.errors import CheckpointError
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.seeding import derive_seed
 
-__all__ = ["build_model", "count_parameters"]
+__all__ = ["build_model", "count_parameters", "weights_fault"]
 
 
 def build_model(config: JointConfig, seed: int, initial: dict[str, Tensor] | None = None) -> JointDiffusion:
@@ -35,6 +37,34 @@ def build_model(config: JointConfig, seed: int, initial: dict[str, Tensor] | Non
         if unexpected or any(not name.startswith("head.") for name in missing):
             raise CheckpointError(f"weights do not fit the model: {len(missing)} missing, {len(unexpected)} unexpected")
     return model
+
+
+def weights_fault(config: JointConfig, weights: Mapping[str, Tensor], *, head: bool = True) -> str:
+    """What is wrong with weights for a model, as part of a sentence; empty if nothing is.
+
+    Args:
+        config: Configuration of the model; no memory is taken for it, so that an absurd one is found out, too.
+        weights: Weights by name.
+        head: Whether the weights of the head must be there; else they may be missing.
+    """
+    try:
+        with torch.device("meta"):
+            expected = JointDiffusion(config).state_dict()
+    except (ValueError, TypeError, RuntimeError, OverflowError, ZeroDivisionError) as error:
+        return f"there is no such model ({error})"
+    for name in dict.fromkeys([*expected, *weights]):
+        if name not in weights and not head and name.startswith("head."):
+            continue
+        there, wanted = _described(weights.get(name)), _described(expected.get(name))
+        if there != wanted:
+            return f"the weights {name!r} are {there}, not {wanted}"
+        if not torch.isfinite(weights[name]).all():
+            return f"the weights {name!r} are not finite"
+    return ""
+
+
+def _described(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else f"{tensor.dtype} of shape {tuple(tensor.shape)}"
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -1,14 +1,17 @@
 """Tensors on disk: safetensors with JSON in the header, never pickle, written atomically.
 
 One file holds one consistent state: weights, optimiser moments and counters cannot come from different steps, whenever the
-process dies.
+process dies. A checksum of tensors and metadata stands in the header, so that a flipped bit is an error and not another
+prediction.
 """
 
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,6 +21,9 @@ from ssl_diffusion.storage import atomic_file
 
 __all__ = ["load_tensors", "prefixed", "read_metadata", "save_tensors", "with_prefix"]
 
+_CHECKSUM = "checksum"  # key among the metadata; files of earlier versions have none
+# What safetensors and torch raise for files that are damaged, and for kinds of numbers that they do not know.
+_DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError, MemoryError)
 _KEY = "ssld-1"  # one key only: safetensors writes several in random order, and equal weights should be equal bytes
 
 
@@ -36,10 +42,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         >>> save_tensors(Path("model.safetensors"), model.state_dict(), {"classes": ["cat", "dog"]})
         >>> weights, metadata = load_tensors(Path("model.safetensors"))
     """
-    header = {_KEY: json.dumps(metadata)}
+    on_cpu = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    header = {_KEY: json.dumps({**metadata, _CHECKSUM: _checksum(on_cpu, metadata)})}
     try:
         with atomic_file(path) as temporary:
-            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata=header)
+            save_file(on_cpu, temporary, metadata=header)
     except (RunError, SafetensorError) as error:
         raise CheckpointError(
             f"cannot write {path} ({error.__cause__ or error}); what was there before is untouched: free some space and "
@@ -47,11 +54,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         ) from error
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: Path, remedy: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file of :func:`save_tensors`.
 
     Args:
         path: File to read.
+        remedy: Advice that ends the sentence of an error, such as "fit again"; empty leaves it out.
 
     Returns:
         The tensors by name, on the CPU, and the metadata.
@@ -59,25 +67,56 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: If the file is missing, damaged, or was not written by this program.
     """
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint {path}")
+    advice = f"; {remedy}" if remedy else ""
+    if not _is_file(path):
+        raise CheckpointError(f"no checkpoint {path}{advice}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = _metadata(file.metadata())
             if metadata is None:
-                raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of this program")
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged or not a checkpoint ({error})") from error
+                raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of this program{advice}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except _DAMAGE as error:
+        raise CheckpointError(f"{path} is damaged or not a checkpoint ({_first_line(error)}){advice}") from error
+    checksum = metadata.pop(_CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(tensors, metadata):
+        raise CheckpointError(f"{path} is damaged: its content has another checksum than when it was written{advice}")
+    return tensors, metadata
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
     """The metadata of a file of :func:`save_tensors`, without its tensors; None if the file is damaged or foreign."""
     try:
+        if not _is_file(path):
+            return None
         with safe_open(path, framework="pt") as file:
-            return _metadata(file.metadata())
-    except (SafetensorError, OSError, ValueError, KeyError):
+            metadata = _metadata(file.metadata())
+    except _DAMAGE:
         return None
+    if metadata is not None:
+        metadata.pop(_CHECKSUM, None)
+    return metadata
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a path is a regular file: a pipe would never be read to its end."""
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for a file
+        return False
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> int:
+    """CRC-32 of the metadata and of names, types, shapes and bytes of the tensors."""
+    checksum = zlib.crc32(json.dumps(metadata).encode())
+    for name, tensor in sorted(tensors.items()):
+        checksum = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum)
+        checksum = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return checksum
 
 
 def _metadata(header: Mapping[str, str] | None) -> dict[str, Any] | None:
@@ -85,8 +124,8 @@ def _metadata(header: Mapping[str, str] | None) -> dict[str, Any] | None:
     header = header or {}
     if header.get("format") == _KEY:  # how earlier versions wrote it
         header = {_KEY: header["metadata"]}
-    metadata: dict[str, Any] | None = json.loads(header[_KEY]) if _KEY in header else None
-    return metadata
+    metadata = json.loads(header[_KEY]) if _KEY in header else None
+    return metadata if isinstance(metadata, dict) else None
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

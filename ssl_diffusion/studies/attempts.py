@@ -1,6 +1,6 @@
 """One trial of a study, here or in another process, and the folder that keeps it."""
 
-import json
+import os
 import traceback
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,14 +9,21 @@ from pathlib import Path
 import pandas as pd
 
 from ssl_diffusion.data.loading import load_pool
-from ssl_diffusion.errors import RunError
+from ssl_diffusion.errors import RunError, StateError
+from ssl_diffusion.settings import State, read_state
 from ssl_diffusion.studies.learners import Shared, prepare
-from ssl_diffusion.studies.settings import StudySettings, load_study
+from ssl_diffusion.studies.settings import StudySettings
 from ssl_diffusion.studies.trial import Trial, TrialResult, run_trial, trials_of
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.fit import FitOptions
 
 __all__ = ["Outcome", "StudyFolder", "attempt", "attempt_elsewhere"]
+
+
+class _Failure(State):
+    """Content of error.json."""
+
+    traceback: str
 
 
 Outcome = tuple[Trial, str | None]  # a trial, and the traceback if it failed
@@ -34,10 +41,10 @@ class StudyFolder:
         return self.path / "study.toml"
 
     def settings(self) -> StudySettings:
-        """Settings of the study; raises :class:`RunError` if this is no study folder."""
-        if not self.settings_file.is_file():
+        """Settings of the study; raises :class:`RunError` if this is no study folder, or its settings are damaged."""
+        if not os.path.lexists(self.settings_file):
             raise RunError(f"{self.path} is no study folder: it has no study.toml")
-        return load_study(self.settings_file)
+        return read_state(self.settings_file, StudySettings, remedy="put it back as it was, or give another --out")
 
     def trial(self, trial: Trial) -> Path:
         """Folder of a trial."""
@@ -61,9 +68,13 @@ class StudyFolder:
     def failure(self, trial: Trial) -> str | None:
         """The last line of the traceback of a trial that failed."""
         path = self.trial(trial) / "error.json"
-        if not path.is_file():
+        if not os.path.lexists(path):
             return None
-        return str(json.loads(path.read_text(encoding="utf-8"))["traceback"]).strip().splitlines()[-1]
+        try:
+            traceback = read_state(path, _Failure, remedy="continue the study with --resume").traceback
+        except StateError as error:
+            return str(error)
+        return (traceback.strip().splitlines() or ["failed"])[-1]
 
 
 def attempt(folder: StudyFolder, settings: StudySettings, shared: Shared, trial: Trial) -> str | None:

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,10 +11,12 @@ import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from pydantic import RootModel
 
 from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import RunError
+from ssl_diffusion.errors import RunError, StateError
+from ssl_diffusion.settings import read_state
 from ssl_diffusion.storage import atomic_write_text
 from ssl_diffusion.studies import statistics
 from ssl_diffusion.studies.attempts import StudyFolder
@@ -220,7 +221,7 @@ def _data_uri(figure: Figure, dpi: int, quality: int) -> str:
 
 def _versions(path: Path) -> str:
     try:
-        facts = json.loads((path / "about.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        facts = read_state(path / "about.json", RootModel[dict[str, str | int | None]], remedy="")
+    except StateError:
         return "unknown"
-    return ", ".join(f"{name} {value}" for name, value in facts.items())
+    return ", ".join(f"{name} {value}" for name, value in facts.root.items())

@@ -3,7 +3,10 @@
 The folder is written atomically when the trial is complete. A trial that failed leaves its traceback there instead.
 """
 
+import io
 import json
+import logging
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -20,13 +23,19 @@ from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.acquisition.query import choose
 from ssl_diffusion.acquisition.registry import Choice, Strategy
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import DataError, RunError
+from ssl_diffusion.errors import DataError, RunError, StateError
 from ssl_diffusion.inference.metrics import classification_metrics
-from ssl_diffusion.storage import atomic_folder, atomic_write_text
+from ssl_diffusion.storage import atomic_folder, atomic_write_text, read_regular, verify_checksums, write_checksums
 from ssl_diffusion.studies.learners import Learner, Shared, learner_of
 from ssl_diffusion.studies.settings import StudySettings
 
 __all__ = ["Trial", "TrialResult", "run_trial", "trials_of"]
+
+_log = logging.getLogger(__name__)
+_TABLES = ("rounds.csv", "picks.csv")
+_ROUNDS = ("refit", "strategy", "seed", "n_labeled", "accuracy", "nll", "ece", "missing_classes", "balance", "used")
+_PICKS = ("refit", "strategy", "seed", "n_labeled", "rank", "id", "label", "utility", "selection_probability")
+_FIGURES = ("accuracy", "nll", "ece", "balance", "train_seconds", "query_seconds")
 
 
 @dataclass(frozen=True, order=True)
@@ -63,15 +72,23 @@ class TrialResult:
         with atomic_folder(folder, discard=shutil.rmtree) as temporary:
             self.rounds.to_csv(temporary / "rounds.csv", index=False)
             self.picks.to_csv(temporary / "picks.csv", index=False)
+            write_checksums(temporary, *_TABLES)
 
     @classmethod
     def load(cls, folder: Path, trial: Trial, budgets: tuple[int, ...]) -> "TrialResult | None":
-        """What a folder holds, or None if it is not complete."""
+        """What a folder holds; None if it is not complete, or damaged, which is logged as a warning."""
+        if not any(os.path.lexists(folder / name) for name in _TABLES):
+            return None
         try:
-            rounds, picks = (
-                pd.read_csv(folder / "rounds.csv"),
-                pd.read_csv(folder / "picks.csv", dtype={"id": str, "label": str}),
-            )
+            verify_checksums(folder, *_TABLES)
+            first, second = (io.BytesIO(read_regular(folder / name)) for name in _TABLES)
+            rounds = pd.read_csv(first, dtype={"refit": str, "strategy": str, "used": str, **dict.fromkeys(_FIGURES, float)})
+            # A sample or a class may be called "NA".
+            missing = {name: ["", "nan"] for name in ("utility", "selection_probability")}
+            picks = pd.read_csv(second, dtype={"id": str, "label": str}, keep_default_na=False, na_values=missing)
+            for table, columns in ((rounds, _ROUNDS), (picks, _PICKS)):
+                if absent := [name for name in columns if name not in table.columns]:
+                    raise ValueError(f"it has no column {absent[0]!r}")
             whole = (
                 rounds["n_labeled"].tolist() == list(budgets)
                 and len(picks) == budgets[-1]
@@ -79,7 +96,9 @@ class TrialResult:
                 and set(zip(rounds["refit"], rounds["strategy"], rounds["seed"], strict=True))
                 == {(trial.refit, trial.strategy, trial.seed)}
             )
-        except (OSError, ValueError, KeyError):
+        except (StateError, ValueError, KeyError, TypeError, OverflowError) as error:
+            reason = str(error) if isinstance(error, StateError) else f"{folder} is damaged ({error})"
+            _log.warning("a trial counts as missing until the study is resumed: %s", reason)
             return None
         return cls(rounds, picks) if whole else None
 

@@ -8,15 +8,21 @@ fit continues.
 import hashlib
 import json
 import logging
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import Tensor
 
-from ssl_diffusion.errors import CheckpointError
+from ssl_diffusion.errors import StateError
+from ssl_diffusion.models.build import weights_fault
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.weights import load_tensors, read_metadata, save_tensors
+from ssl_diffusion.settings import State, parse_state
+from ssl_diffusion.storage import clear_place
 from ssl_diffusion.training.result import TrainingResult
 from ssl_diffusion.training.settings import PhaseSettings
 
@@ -81,6 +87,24 @@ def denoiser_key(fingerprint: str, config: JointConfig, settings: PhaseSettings,
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
+class _Facts(State):
+    """Metadata of a file of the cache; see :class:`CachedDenoiser`."""
+
+    history: list[dict[str, Any]]
+    steps: Annotated[int, Field(ge=0)]
+    images_seen: Annotated[int, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0)]
+    family: str = ""
+    key: str | None = None
+
+
+_KEPT = ("history", "steps", "images_seen", "seconds")
+
+
+def _facts(path: Path, metadata: dict[str, Any]) -> _Facts:
+    return parse_state(json.dumps(metadata), _Facts, path, remedy="it is made again when it is needed", nan=True)
+
+
 class DenoiserCache:
     """A folder of pretrained denoisers.
 
@@ -99,20 +123,39 @@ class DenoiserCache:
         paths = [
             path for path in sorted(self.folder.glob("*.safetensors")) if path.stem.isalnum()
         ]  # neither partial nor temporary
-        facts = [read_metadata(path) for path in paths]
-        return sorted(int(f["steps"]) for f in facts if f is not None and f.get("family") == family)
+        found = []
+        for path in paths:
+            if (metadata := read_metadata(path)) is not None:
+                with suppress(StateError):  # a damaged one is reported when it is wanted
+                    facts = _facts(path, metadata)
+                    found += [facts.steps] if facts.family == family else []
+        return sorted(found)
 
-    def load(self, key: str) -> CachedDenoiser | None:
-        """The denoiser of a key; None if there is none or its file is damaged, which is logged as a warning."""
+    def load(self, key: str, config: JointConfig | None = None) -> CachedDenoiser | None:
+        """A denoiser of the cache.
+
+        Args:
+            key: Key of the pretraining.
+            config: Configuration of the model, which the weights are checked against; None checks only that the file is whole.
+
+        Returns:
+            The denoiser; None if there is none, or if its file is damaged, which is logged as a warning: pretraining makes it
+            again.
+        """
         path = self._path(key)
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         try:
             weights, metadata = load_tensors(path)
-            return CachedDenoiser(weights, **{k: metadata[k] for k in ("history", "steps", "images_seen", "seconds")})
-        except (CheckpointError, KeyError) as error:
-            _log.warning("cached denoiser left out: %s", error)
+            facts = _facts(path, metadata)
+            if facts.key not in (None, key):
+                raise StateError(f"{path} is the denoiser of another key")
+            if config is not None and (fault := weights_fault(config, weights, head=False)):
+                raise StateError(f"{path} is damaged: {fault}")
+        except StateError as error:
+            _log.warning("a cached denoiser is made again: %s", error)
             return None
+        return CachedDenoiser(weights, **{name: getattr(facts, name) for name in _KEPT})
 
     def store(self, key: str, denoiser: CachedDenoiser, family: str = "") -> None:
         """Write a finished denoiser and remove the unfinished state of the same key.
@@ -125,20 +168,29 @@ class DenoiserCache:
         Raises:
             CheckpointError: If the cache cannot be written.
         """
-        metadata = {k: v for k, v in vars(denoiser).items() if k != "weights"} | {"family": family}
+        metadata = {name: getattr(denoiser, name) for name in _KEPT} | {"family": family, "key": key}
+        clear_place(self._path(key))
         save_tensors(self._path(key), denoiser.weights, metadata)
-        self._partial_path(key).unlink(missing_ok=True)
+        self._discard_partial(key)
 
     def partial(self, key: str) -> Path:
         """File for the checkpoint of an unfinished pretraining; a damaged one is removed, which is logged as a warning."""
         path = self._partial_path(key)
-        if path.exists():
+        if os.path.lexists(path):
             try:
-                load_tensors(path)
-            except CheckpointError as error:
-                _log.warning("unfinished pretraining left out: %s", error)
-                path.unlink(missing_ok=True)
+                _, metadata = load_tensors(path)
+                if metadata.get("identity") != key:
+                    raise StateError(f"{path} is the state of another pretraining")
+            except StateError as error:
+                _log.warning("an unfinished pretraining begins again: %s", error)
+                self._discard_partial(key)
         return path
+
+    def _discard_partial(self, key: str) -> None:
+        path = self._partial_path(key)
+        clear_place(path)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"

@@ -132,7 +132,7 @@ def _pretrain_first(task: FitTask) -> _Pretrained:
 def _pretrain(task: FitTask, phase: Phase) -> _Pretrained:
     """The denoiser that a pretraining makes, from the cache if it is there."""
     cache, key = task.options.cache, phase.identity
-    denoiser = cache.load(key) if cache is not None else None
+    denoiser = cache.load(key, phase.config) if cache is not None else None
     cached = denoiser is not None
     if denoiser is not None:
         _log.info("pretrained denoiser %s taken from the cache", key)

@@ -14,13 +14,15 @@ scores/              cached outputs of the encoder for the pool, by :mod:`ssl_di
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+from pydantic import Field, RootModel
 from torch import Tensor
 
 from ssl_diffusion.data.label_choice import LabeledSet
@@ -32,8 +34,9 @@ from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.weights import prefixed, save_tensors
 from ssl_diffusion.outputs import refuse_inputs
+from ssl_diffusion.settings import State, read_state
 from ssl_diffusion.storage import TEMPORARY, atomic_write_text, remove_temporary
-from ssl_diffusion.training.recipe import Recipe, load_recipe
+from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.settings import TrainingSettings
 
 __all__ = ["RunFolder", "default_run_name", "load_metrics", "model_metadata", "run_inputs"]
@@ -45,6 +48,37 @@ _OURS = frozenset(
         *("model.safetensors", "history.png", "confusion.png", "reconstructions.png", "last", "scores"),
     )
 )
+
+
+_Count = Annotated[int, Field(ge=0)]
+
+
+class _PoolFacts(State):
+    """Facts about the pool of a run, as pool.json has them."""
+
+    name: str
+    n_train: _Count
+    n_test: _Count
+    image_shape: tuple[_Count, _Count, _Count]
+    classes: tuple[str, ...]
+    multilabel: bool
+    fingerprint: str
+    labeled: str | None = None
+    """Digest of the labels; None without labels."""
+
+    @classmethod
+    def of(cls, pool: Pool, fingerprint: str, labeled: str | None = None) -> "_PoolFacts":
+        """The facts about a pool."""
+        return cls(
+            name=pool.name,
+            n_train=len(pool.train),
+            n_test=len(pool.test),
+            image_shape=pool.image_shape,
+            classes=tuple(pool.classes),
+            multilabel=pool.multilabel,
+            fingerprint=fingerprint,
+            labeled=labeled,
+        )
 
 
 class RunFolder:
@@ -136,16 +170,17 @@ class RunFolder:
             if pool.skipped:
                 skipped = pd.DataFrame(pool.skipped, columns=["id", "reason"])
                 atomic_write_text(self.path / "skipped.csv", skipped.to_csv(index=False))
-            facts = _pool_facts(pool, fingerprint) | {"labeled": _digest(labeled)}
+            facts = _PoolFacts.of(pool, fingerprint, _digest(labeled)).model_dump(mode="json")
             atomic_write_text(self.path / "pool.json", json.dumps(facts, indent=2) + "\n")
         except OSError as error:
             raise RunError(f"cannot create the run folder {self.path} ({error})") from error
 
     def recipe(self) -> Recipe:
         """The resolved recipe of the run."""
-        if not (self.path / "recipe.toml").is_file():
+        path = self.path / "recipe.toml"
+        if not os.path.lexists(path):
             raise RunError(f"{self.path} is not a run folder (it has no recipe.toml)")
-        return load_recipe(self.path / "recipe.toml")
+        return read_state(path, Recipe, remedy="put it back as it was, or fit again with --overwrite")
 
     def labeled(self, pool: Pool) -> LabeledSet | None:
         """The labels of the run; None if it has none.
@@ -158,25 +193,25 @@ class RunFolder:
         """
         path = self.path / "labeled.csv"
         labeled = LabeledSet.load(path, pool) if path.exists() else None
-        if _digest(labeled) != self._pool_facts().get("labeled"):
+        if _digest(labeled) != self._pool_facts().labeled:
             raise DataError(f"{path} lists other samples, or is missing; start another run")
         return labeled
 
     def check_pool(self, pool: Pool, fingerprint: str) -> None:
         """Raise :class:`RunError`, which names the differences, if a pool is not the one of the run."""
-        kept = self._pool_facts()
-        now = json.loads(json.dumps(_pool_facts(pool, fingerprint)))
-        differences = [f"{key}: {kept.get(key)!r} -> {now[key]!r}" for key in now if now[key] != kept.get(key)]
+        kept, now = self._pool_facts(), _PoolFacts.of(pool, fingerprint)
+        pairs = [(key, getattr(kept, key), value) for key, value in now if key != "labeled"]
+        differences = [f"{key}: {before!r} -> {value!r}" for key, before, value in pairs if before != value]
         if differences:
             raise RunError(f"the pool is not the one that {self.path} was started with: {'; '.join(differences)}")
 
     def changes(self, pool: Pool) -> list[str]:
         """Differences between a pool and the one that the run was fitted to, a phrase each; empty if there are none."""
-        kept = self._pool_facts()
-        now: dict[str, Any] = json.loads(json.dumps(_pool_facts(pool, "")))
+        kept, now = self._pool_facts(), _PoolFacts.of(pool, "")
         names = {"n_train": "training images", "n_test": "test images", "classes": "classes", "image_shape": "image shape"}
-        found = [f"{what}: {kept.get(key)} -> {now[key]}" for key, what in names.items() if now[key] != kept.get(key)]
-        if not found and kept.get("fingerprint") != pool.fingerprint():
+        pairs = [(what, getattr(kept, key), getattr(now, key)) for key, what in names.items()]
+        found = [f"{what}: {_listed(before)} -> {_listed(value)}" for what, before, value in pairs if before != value]
+        if not found and kept.fingerprint != pool.fingerprint():
             found = ["other training images or ids"]
         return found
 
@@ -189,14 +224,11 @@ class RunFolder:
         path = self.path / "labeled.csv"
         return read_table(path).column("id") if path.exists() else []
 
-    def _pool_facts(self) -> dict[str, Any]:
-        try:
-            kept = json.loads((self.path / "pool.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            kept = None
-        if not isinstance(kept, dict):
+    def _pool_facts(self) -> "_PoolFacts":
+        path = self.path / "pool.json"
+        if not os.path.lexists(path):
             raise RunError(f"{self.path} was never begun in full (no readable pool.json); fit it again with --overwrite")
-        return kept
+        return read_state(path, _PoolFacts, remedy="put it back as it was, or fit again with --overwrite")
 
     def save_history(self, history: list[dict[str, Any]]) -> pd.DataFrame:
         """Write history.csv and return it as a table."""
@@ -233,8 +265,8 @@ def model_metadata(config: JointConfig, pool: Pool, objective: str) -> dict[str,
 
 def run_inputs(run: Run) -> list[Path]:
     """Files and folders that a run's images are read from, which no output may replace; empty if its recipe is missing."""
-    recipe = RunFolder(run.path).path / "recipe.toml"
-    return input_paths(load_recipe(recipe).data) if recipe.is_file() else []
+    there = os.path.lexists(run.path / "recipe.toml")
+    return input_paths(RunFolder(run.path).recipe().data) if there else []
 
 
 def load_metrics(path: Path) -> dict[str, Any]:
@@ -244,16 +276,16 @@ def load_metrics(path: Path) -> dict[str, Any]:
         path: Run folder.
 
     Raises:
-        RunError: If the run is not finished.
+        RunError: If the run is not finished, or the file is damaged.
 
     Example:
         >>> load_metrics(Path("runs/digits-40-s0"))["test_accuracy"]
     """
     metrics = path / "metrics.json"
-    if not metrics.is_file():
+    if not os.path.lexists(metrics):
         raise RunError(f"{path} is not finished; continue it with: ssld fit --resume {path}")
-    values: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
-    return values
+    remedy = "put it back as it was, or fit again with --overwrite"
+    return read_state(metrics, RootModel[dict[str, Any]], remedy=remedy, nan=True).root
 
 
 def default_run_name(pool_name: str, n_labeled: int, training: TrainingSettings) -> str:
@@ -278,13 +310,5 @@ def _digest(labeled: LabeledSet | None) -> str | None:
     return None if labeled is None else hashlib.sha256(json.dumps(asdict(labeled)).encode()).hexdigest()
 
 
-def _pool_facts(pool: Pool, fingerprint: str) -> dict[str, Any]:
-    return {
-        "name": pool.name,
-        "n_train": len(pool.train),
-        "n_test": len(pool.test),
-        "image_shape": list(pool.image_shape),
-        "classes": list(pool.classes),
-        "multilabel": pool.multilabel,
-        "fingerprint": fingerprint,
-    }
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

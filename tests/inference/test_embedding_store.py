@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from support.damage import DAMAGES, Damage
 
 from ssl_diffusion.acquisition import query
 from ssl_diffusion.data.pool import Pool
@@ -202,6 +203,48 @@ def test_a_damaged_whole_file_is_made_again(tmp_path: Path, damage: str) -> None
     np.testing.assert_array_equal(store.whole("a", (5, 3), fill), np.ones((5, 3)))
     store.whole("a", (5, 3), fill)
     assert fill.times == 2
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.txt"])
+@pytest.mark.parametrize("damage", DAMAGES, ids=repr)
+def test_whatever_stands_in_the_place_of_a_whole_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Damage, name: str
+) -> None:
+    store, fill = EmbeddingStore(tmp_path, "model 1"), Computed()
+    store.whole("a", (5, 3), fill)
+    damage.apply(tmp_path / name)
+    np.testing.assert_array_equal(store.whole("a", (5, 3), fill), np.ones((5, 3)))
+    np.testing.assert_array_equal(store.whole("a", (5, 3), fill), np.ones((5, 3)))
+    assert fill.times == 2
+    assert "pickle" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["keys.npy", "representation.npy", "probabilities.npy"])
+@pytest.mark.parametrize("damage", DAMAGES, ids=repr)
+def test_whatever_stands_in_the_place_of_a_part(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Damage, name: str
+) -> None:
+    keys = digests(np.arange(8, dtype=np.uint8).reshape(2, 4))
+    values = np.ones((2, 3), np.float32)
+    store, found = EmbeddingStore(tmp_path, "model 1"), Embeddings(2, 3, 3)
+    store.keep(keys, values, values)
+    assert not len(store.fill(keys, found))
+    (file,) = tmp_path.glob(f"*/part-*/{name}")
+    damage.apply(file)
+    assert len(store.fill(keys, found)) == 2
+    assert "is made again" in caplog.text
+    assert "pickle" not in caplog.text
+    store.keep(keys, values, values)
+    assert not len(store.fill(keys, found))
+
+
+def test_a_flipped_bit_is_no_other_representation(tmp_path: Path) -> None:
+    store, fill = EmbeddingStore(tmp_path, "model 1"), Computed()
+    store.whole("a", (5, 3), fill)
+    data = bytearray((tmp_path / "a.npy").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "a.npy").write_bytes(data)
+    np.testing.assert_array_equal(store.whole("a", (5, 3), fill), np.ones((5, 3)))
 
 
 def test_a_whole_file_of_other_images_or_of_another_model_is_made_again(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-__all__ = ["DAMAGES", "Damage", "damages", "json_damages", "json_values"]
+from ssl_diffusion.models.weights import load_tensors, save_tensors
+
+__all__ = ["DAMAGES", "Damage", "damages", "header_damages", "json_damages", "json_values", "likely_values"]
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec="utf-8")),
@@ -143,3 +145,18 @@ def _with(document: Any, at: list[int], value: Any, drop: bool) -> Any:
     else:
         changed[key] = _with(inner, at[1:], value, drop)
     return changed
+
+
+def header_damages(values: st.SearchStrategy[Any] = likely_values) -> st.SearchStrategy[Damage]:
+    """One place of the header of a model file dropped or replaced, with a checksum that is right again."""
+    steps = st.lists(st.integers(0, 50), min_size=1, max_size=4)
+
+    def changed(at: list[int], value: Any, drop: bool) -> Damage:
+        def change(path: Path) -> None:
+            tensors, metadata = load_tensors(path)
+            found = _with(metadata, at, value, drop)
+            save_tensors(path, tensors, found)
+
+        return Damage(f"header at {at} {'dropped' if drop else f'= {value!r}'}", change)
+
+    return st.builds(changed, steps, values, st.booleans())

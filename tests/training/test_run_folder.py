@@ -81,7 +81,7 @@ def test_folder_without_readable_pool_facts(tmp_path: Path, tiny_recipe: Recipe,
     (tmp_path / "pool.json").unlink()
     if content is not None:
         (tmp_path / "pool.json").write_text(content)
-    with pytest.raises(RunError, match=r"no readable pool\.json.*--overwrite"):
+    with pytest.raises(RunError, match=r"(no readable pool\.json|pool\.json is damaged).*--overwrite"):
         folder.check_pool(small_pool, small_pool.fingerprint())
 
 
@@ -206,7 +206,7 @@ def test_runs_that_cannot_be_loaded(copy: Path, tmp_path: Path) -> None:
     tensors, metadata = load_tensors(copy / "model.safetensors")
     for broken in ({}, {**metadata, "config": {**metadata["config"], "surprise": 1}}):
         save_tensors(copy / "model.safetensors", tensors, broken)
-        with pytest.raises(CheckpointError, match="not made by this version"):
+        with pytest.raises(CheckpointError, match=r"not made by this version|is damaged: config: field required"):
             load_run(copy)
     narrow = json.loads(json.dumps(metadata))
     narrow["config"]["model"]["channels"] = 4

@@ -80,8 +80,7 @@ def counterfactual_metrics(
     valid = result.take(np.flatnonzero(result.success))
     if not len(valid):
         return values
-    assert valid.counterfactual is not None
-    change = (valid.counterfactual.astype(np.float64) - valid.original) / 255
+    change = (valid.images().astype(np.float64) - valid.original) / 255
     areas = insertion_areas(model, valid)
     values |= {
         "l1": float(np.abs(change).mean()),
@@ -96,7 +95,7 @@ def counterfactual_metrics(
     if reference is not None:
         values["ynn"] = float(nearest_agreement(model, valid, reference, features).mean())
     if features is not None and len(valid) >= 40:
-        values["split_fd"] = split_frechet(features(valid.original), features(valid.counterfactual))
+        values["split_fd"] = split_frechet(features(valid.original), features(valid.images()))
     return values
 
 
@@ -111,7 +110,6 @@ def redundancy(model: JointDiffusion, result: CounterfactualResult, *, values: b
     Returns:
         Fractions, float64, (m,), in [0, 1]; lower is better.
     """
-    assert result.counterfactual is not None
     shape = result.original.shape[1:]
     side = patch_side(shape)
     if values:
@@ -119,7 +117,7 @@ def redundancy(model: JointDiffusion, result: CounterfactualResult, *, values: b
     else:
         part = np.broadcast_to(np.arange(shape[1])[:, None] // side * shape[2] + np.arange(shape[2]) // side, shape)
     fractions = np.zeros(len(result))
-    for i, (original, found) in enumerate(zip(result.original, result.counterfactual, strict=True)):
+    for i, (original, found) in enumerate(zip(result.original, result.images(), strict=True)):
         changed = np.unique(part[found != original])
         tries = np.where(part[None] == changed[:, None, None, None], original[None], found[None])
         p = predict_probabilities(model, tries)
@@ -137,9 +135,8 @@ def insertion_areas(model: JointDiffusion, result: CounterfactualResult) -> NDAr
     Returns:
         Areas of the target and of the source class, float64, (m, 2), in [0, 1].
     """
-    assert result.counterfactual is not None
     areas = np.zeros((len(result), 2))
-    for i, (original, found) in enumerate(zip(result.original, result.counterfactual, strict=True)):
+    for i, (original, found) in enumerate(zip(result.original, result.images(), strict=True)):
         change = np.abs(found.astype(np.int64) - original).sum(axis=0).ravel()  # all channels of a pixel go together
         order = np.argsort(-change, kind="stable")
         flat, end = original.reshape(len(original), -1), found.reshape(len(original), -1)
@@ -170,11 +167,10 @@ def nearest_agreement(
     Returns:
         Fractions, float64, (m,), in [0, 1]; higher is better.
     """
-    assert result.counterfactual is not None
     features = features or _pixels
     classes = predict_probabilities(model, reference).argmax(axis=1)
     near = NearestNeighbors(n_neighbors=min(y, len(reference))).fit(features(reference))
-    found = near.kneighbors(features(result.counterfactual), return_distance=False)
+    found = near.kneighbors(features(result.images()), return_distance=False)
     agreement: NDArray[np.float64] = (classes[found] == result.target[:, None]).mean(axis=1)
     return agreement
 

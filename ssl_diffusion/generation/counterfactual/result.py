@@ -59,6 +59,12 @@ class CounterfactualResult:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: v[rows] for name, v in values.items() if v is not None})
 
+    def images(self) -> NDArray[np.uint8]:
+        """The counterfactuals, uint8, (m, C, H, W); raises :class:`DataError` if the method only measures a distance."""
+        if self.counterfactual is None:
+            raise DataError("this result has distances and no counterfactual images: use a method that changes the image")
+        return self.counterfactual
+
     def nearest(self) -> "CounterfactualResult":
         """The pair with the smallest pixel distance for each image, successes before failures; costs are added up."""
         distance = np.where(np.isnan(self.distance_pixel), self.distance_representation, self.distance_pixel)

@@ -9,9 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_diffusion.errors import DataError, SSLDError
+from ssl_diffusion.errors import DataError, SSLDError, StateError
 from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.backbones.registry import register_backbone
+from ssl_diffusion.storage import map_array
 
 __all__ = ["PrecomputedBackbone"]
 
@@ -99,7 +100,7 @@ def _read(path: Path, ids: list[str] | None, id_column: str) -> tuple[list[str],
         if path.suffix == ".npy":
             if ids is None:
                 raise DataError(f"{path} has no ids: give ids, one a row, or save ids and features in an .npz file")
-            return ids, np.load(path, mmap_mode="r", allow_pickle=False)
+            return ids, map_array(path)
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 if not {"ids", "features"} <= set(arrays.files):
@@ -114,10 +115,15 @@ def _read(path: Path, ids: list[str] | None, id_column: str) -> tuple[list[str],
             raise DataError(f"features are read from .npz, .npy, .csv and .parquet files, not from {path}")
     except DataError:
         raise
+    except StateError as error:
+        raise DataError(f"{error}; save the features again") from None
     except ImportError as error:
         raise DataError(f"reading {path} needs pyarrow: pip install 'ssld[parquet]'") from error
     except Exception as error:  # numpy, pandas and pyarrow raise many kinds for damaged files
-        raise DataError(f"{path} cannot be read ({' '.join(str(error).split())[:200]})") from None
+        reason = " ".join(str(error).split())[:200]
+        if "pickle" in reason:  # whoever did what numpy advises would run the code in the file
+            reason = "it is damaged, or holds Python objects, which are never loaded: save numbers and text"
+        raise DataError(f"{path} cannot be read ({reason})") from None
     return _of_frame(path, frame, id_column)
 
 
