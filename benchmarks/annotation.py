@@ -170,12 +170,12 @@ def load(work: Path, n: int, people: int, seconds: float, pause: float) -> None:
         team = [Annotator(port, f"{time.time_ns()}-{i}", pause) for i in range(people)]
         csrf = team[0].call("/api/session", None)["csrf"]
         team[0].call("/api/fit", {}, csrf)
-        while "training" not in (fit := team[0].call("/api/state", None)["fit"])["message"] and fit["seconds"] < 30:
+        while (fit := team[0].call("/api/state", None)["status"]["fit"])["task"] != "training" and fit["seconds"] < 30:
             time.sleep(0.2)
         for person in team:
             person.start()
         time.sleep(seconds)
-        fit = team[0].__class__(port, "looks").call("/api/state", None)["fit"]
+        fit = team[0].__class__(port, "looks").call("/api/state", None)["status"]["fit"]
         for person in team:
             person.stop.set()
         for person in team:

@@ -241,8 +241,12 @@ def _status_lines(found: "JobStatus") -> list[str]:
         f"rounds          {found.rounds}, {found.waiting} samples are waiting",
         f"model           {found.model}" + (f", not fitted to {found.new_labels} new labels" if found.new_labels else ""),
     ]
-    if found.fitting is not None:
-        lines.append(f"fit             in progress, by {found.fitting}")
+    if found.fit.state == "running":
+        how = f", {found.fit.task} {found.fit.done:.0%}" if found.fit.task else ""
+        left = f", {found.fit.seconds_left / 60:.1f} min left" if found.fit.seconds_left is not None else ""
+        lines.append(f"fit             in progress{how}{left}, by {found.fit.process}")
+    elif found.fit.state in ("failed", "stopped"):
+        lines.append(f"fit             {found.fit.state}: {found.fit.message}")
     sampled = "labels sampled in the last round (accuracy of the model that sampled them)"
     for estimate, where in ((found.audit, "labels of the audit"), (found.drawn, sampled)):
         if estimate is not None:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from ssl_diffusion.annotation.files.imports import apply_records as apply_records
     from ssl_diffusion.annotation.files.imports import import_labels as import_labels
     from ssl_diffusion.annotation.files.imports import read_labels as read_labels
+    from ssl_diffusion.annotation.loop.fit_state import FitState as FitState
     from ssl_diffusion.annotation.loop.fits import Background as Background
-    from ssl_diffusion.annotation.loop.fits import FitState as FitState
     from ssl_diffusion.annotation.loop.fits import fit_job as fit_job
     from ssl_diffusion.annotation.loop.job import Job as Job
     from ssl_diffusion.annotation.loop.job import create_job as create_job
@@ -39,7 +39,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "loop.job": ["Job", "create_job", "move_images", "open_job"],
         "loop.settings": ["JobSettings"],
         "loop.rounds": ["Round", "next_round", "rerank"],
-        "loop.fits": ["Background", "FitState", "fit_job"],
+        "loop.fit_state": ["FitState"],
+        "loop.fits": ["Background", "fit_job"],
         "loop.snapshot": ["Snapshot", "take_snapshot"],
         "loop.status": ["JobStatus", "audit_estimate", "drawn_estimate", "fitted_labels", "job_status", "labels_per_hour"],
         "files.imports": ["Imported", "LabelRecord", "apply_records", "import_labels", "read_labels"],

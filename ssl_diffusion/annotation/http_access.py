@@ -1,27 +1,33 @@
 """Access to the labeling page: from this machine, or with the token.
 
 Every response has headers that keep other sites out of the page and scripts out of its text; requests for a foreign host name
-(DNS rebinding) are refused; writes need a header that only the page itself can send; bodies have a limit.
+(DNS rebinding) are refused; writes need a header that only the page itself can send; bodies have a limit and have to arrive in
+time; whoever gives wrong tokens has to wait, longer each time.
 
 Nothing here reads `request.url`: Starlette builds it from the Host header, so its path may differ from the one that is routed
 (`Host: x/login?`, before 1.0.1), and its host is the socket's address if the header is malformed (since then).
 """
 
+import asyncio
 import hmac
 import ipaddress
 import re
 import secrets
+import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
+from starlette.requests import ClientDisconnect
 
 from ssl_diffusion.errors import SSLDError
 
-__all__ = ["HEADERS", "Guard", "check_access", "host_refusal", "is_loopback"]
+__all__ = ["HEADERS", "Attempts", "Guard", "check_access", "host_refusal", "is_loopback"]
 
 _COOKIE = "ssld"
 _LARGEST = 64 * 1024  # bytes of a request body
+_BODY_SECONDS = 10.0  # in which a body has to arrive
 _OPEN = ("/login", "/static/style.css", "/static/icon.svg")
 _HOST = re.compile(
     rb"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?))(?::(?P<port>[0-9]{1,5}))?"
@@ -101,6 +107,43 @@ def _host_of(request: Request) -> str | None:
         return None
 
 
+class Attempts:
+    """Limit on attempts to log in from one address: after a few wrong ones each has to wait, twice as long as the one before.
+
+    Other addresses do not wait, and none waits longer than a minute, so that nobody is locked out for long by a stranger.
+    """
+
+    FREE, LONGEST = 5, 60.0  # wrong attempts without a wait; seconds
+    _KEPT = 1000  # addresses
+
+    def __init__(self) -> None:
+        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # wrong attempts, and time of the next one
+
+    def wait(self, address: str) -> float:
+        """Seconds that an address has to wait before its next attempt."""
+        _, when = self._wrong.get(_network(address), (0, 0.0))
+        return max(0.0, when - time.monotonic())
+
+    def note(self, address: str, right: bool) -> None:
+        """Note an attempt of an address."""
+        network = _network(address)
+        wrong, _ = self._wrong.pop(network, (0, 0.0))
+        if not right:
+            pause = 0.0 if wrong + 1 < self.FREE else min(self.LONGEST, 2.0 ** min(wrong + 1 - self.FREE, 30))
+            self._wrong[network] = (wrong + 1, time.monotonic() + pause)
+            while len(self._wrong) > self._KEPT:
+                self._wrong.popitem(last=False)
+
+
+def _network(address: str) -> str:
+    """An address, or of IPv6 the network of 64 bits, all of which one host may use."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
+
+
 class Guard:
     """Middleware that accepts or refuses requests.
 
@@ -115,14 +158,14 @@ class Guard:
     def __init__(self, host: str, token: str | None) -> None:
         check_access(host, token)
         self._token = token
+        self.attempts = Attempts()
         self.csrf = secrets.token_urlsafe(32)
         # The cookie is not the token: it is of no use elsewhere, and ends with the server.
         self._session = secrets.token_urlsafe(32)
 
     async def __call__(self, request: Request, call_next: Next) -> Response:
         """Refuse a request or pass it on."""
-        refusal = self._refusal(request)
-        response = refusal if refusal is not None else await call_next(request)
+        response = self._refusal(request) or await _late(request) or await call_next(request)
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response
@@ -158,5 +201,19 @@ class Guard:
         return None
 
 
-def _error(code: int, message: str) -> JSONResponse:
-    return JSONResponse({"error": message}, code)
+async def _late(request: Request) -> Response | None:
+    """Read the body of a request; a refusal if it does not arrive."""
+    if request.method in ("GET", "HEAD"):
+        return None
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            await request.body()
+    except TimeoutError:
+        return _error(408, f"the request did not arrive within {_BODY_SECONDS:g} seconds", {"Connection": "close"})
+    except ClientDisconnect:  # nobody reads the response
+        return _error(400, "the connection was closed before the request had arrived")
+    return None
+
+
+def _error(code: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": message}, code, headers)

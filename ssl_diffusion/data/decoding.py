@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["Decoded", "Header", "decode", "read_header"]
+__all__ = ["DAMAGE", "Decoded", "Header", "decode", "read_header", "reason_of"]
 
 # Whatever Pillow's decoders are known to raise on damaged files. Not `Exception`: running out of memory is no fault of a file.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     EOFError,
     SyntaxError,
@@ -69,8 +69,8 @@ def read_header(path: str | Path) -> Header | str:
             if (image.format != "PNG" or "exif" in image.info) and _orientation(image) >= 5:
                 width, height = height, width
             return Header(height, width, image.mode in _GRAY)
-    except _DAMAGE as error:
-        return _reason(path, error)
+    except DAMAGE as error:
+        return reason_of(path, error)
 
 
 def decode(path: str | Path, out: NDArray[np.uint8]) -> Decoded | str:
@@ -92,8 +92,8 @@ def decode(path: str | Path, out: NDArray[np.uint8]) -> Decoded | str:
         if flat.size != (w, h):
             flat = flat.resize((w, h), Image.Resampling.BICUBIC)
         pixels = np.asarray(flat)
-    except _DAMAGE as error:
-        return _reason(path, error)
+    except DAMAGE as error:
+        return reason_of(path, error)
     out[:] = pixels[None] if c == 1 else pixels.transpose(2, 0, 1)
     return Decoded(
         resized=(width, height) != (w, h),
@@ -120,11 +120,12 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 (upright) to 8; damaged EXIF data does not make an image unreadable."""
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except _DAMAGE:
+    except DAMAGE:
         return 1
 
 
-def _reason(path: str | Path, error: Exception) -> str:
+def reason_of(path: str | Path, error: Exception) -> str:
+    """Why an image cannot be read, in words, from the exception that Pillow raised for it."""
     for kind, text in ((FileNotFoundError, "file not found"), (PermissionError, "no permission to read it")):
         if isinstance(error, kind):
             return text

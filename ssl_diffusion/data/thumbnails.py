@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-__all__ = ["shown_image", "to_pil"]
+from ssl_diffusion.data.decoding import DAMAGE, reason_of
+from ssl_diffusion.errors import DataError
+
+__all__ = ["shown_bytes", "shown_image", "to_pil"]
 
 _SHOWN_BY_BROWSERS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
 _LARGE = 4 * 2**20  # bytes
@@ -20,19 +23,42 @@ def shown_image(path: Path, side: int | None = None) -> tuple[bytes, str]:
     Args:
         path: Image file.
         side: Largest width and height in pixels; None leaves files of up to 4 MiB as they are, and scales larger ones to 1,600.
+
+    Raises:
+        DataError: If it has to be scaled or converted, and is damaged or too large for that.
     """
-    if path.suffix.lower() in _SHOWN_BY_BROWSERS and path.stat().st_size <= _LARGE and (side is None or _fits(path, side)):
-        return path.read_bytes(), mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    with Image.open(path) as opened:
-        shown = ImageOps.exif_transpose(opened).convert("RGB")
-        shown.thumbnail((side or 1600, side or 1600))
+    return shown_bytes(path.read_bytes(), str(path), side)
+
+
+def shown_bytes(content: bytes, name: str, side: int | None = None) -> tuple[bytes, str]:
+    """An image in memory for a browser, see :func:`shown_image`.
+
+    Args:
+        content: Content of the image file.
+        name: Name of the file, whose ending says what a browser can show.
+        side: See :func:`shown_image`.
+    """
+    try:
+        if (
+            Path(name).suffix.lower() in _SHOWN_BY_BROWSERS
+            and len(content) <= _LARGE
+            and (side is None or _fits(content, side))
+        ):
+            return content, mimetypes.guess_type(name)[0] or "application/octet-stream"
+        limit = side or 1600
+        with Image.open(io.BytesIO(content)) as opened:
+            opened.draft("RGB", (limit, limit))  # lets the JPEG decoder shrink large photos on the fly
+            shown = ImageOps.exif_transpose(opened).convert("RGB")
+            shown.thumbnail((limit, limit))
+    except DAMAGE as error:
+        raise DataError(f"{name} cannot be shown: {reason_of(name, error)}") from None
     buffer = io.BytesIO()
     shown.save(buffer, format="JPEG", quality=92)
     return buffer.getvalue(), "image/jpeg"
 
 
-def _fits(path: Path, side: int) -> bool:
-    with Image.open(path) as opened:
+def _fits(content: bytes, side: int) -> bool:
+    with Image.open(io.BytesIO(content)) as opened:
         return max(opened.size) <= side
 
 

@@ -16,7 +16,8 @@ from support.commands import files, ok, refused, ssld, write_digits
 from support.jobs import same
 
 from ssl_diffusion.annotation.loop.current_model import present_model
-from ssl_diffusion.annotation.loop.fits import Background, FitState, fit_job
+from ssl_diffusion.annotation.loop.fit_state import FitState
+from ssl_diffusion.annotation.loop.fits import Background, fit_job
 from ssl_diffusion.annotation.loop.job import Job, open_job
 from ssl_diffusion.annotation.loop.rounds import next_round, rerank
 from ssl_diffusion.annotation.loop.snapshot import take_snapshot
@@ -130,7 +131,7 @@ def test_init_begins_to_pretrain_in_the_background(
     (process,) = started
     seen, code = False, None
     while code is None:
-        seen = seen or status(job)["fitting"] is not None
+        seen = seen or dict(status(job)["fit"])["state"] == "running"
         with suppress(subprocess.TimeoutExpired):
             code = process.wait(0.1)
     log = (job.path / "fit.log").read_text()

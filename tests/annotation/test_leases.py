@@ -79,14 +79,15 @@ class Leases(RuleBasedStateMachine):
     def status(self, id_: str) -> Status:
         return status_of(self.votes[id_].values(), self.agreement)
 
-    def free(self, id_: str, holder: str) -> bool:
-        """Whether a sample of the queue may be given to a holder."""
+    def free(self, id_: str, holder: str, *, elsewhere: bool = False) -> bool:
+        """Whether a sample of the queue may be given to a holder; `elsewhere`: although another tab of the annotator has it."""
         who, status = HOLDERS[holder], self.status(id_)
         if status.status in ("labeled", "skipped") or who in self.votes[id_]:
             return False
         others = [h for i, h in self.leases if i == id_ and h != holder]
+        strangers = [h for h in others if HOLDERS[h] != who]
         lacking = max(self.agreement - status.votes, 1 if status.status == "disputed" else 0)
-        return len(others) < lacking and all(HOLDERS[h] != who for h in others)
+        return len(strangers) < lacking and (elsewhere or others == strangers)
 
     def vote(self, id_: str, who: str, vote: Vote | None) -> None:
         self.votes[id_].pop(who, None)
@@ -122,11 +123,16 @@ class Leases(RuleBasedStateMachine):
         free = [id_ for id_ in self.queue if self.free(id_, holder)]
         kept, fresh = [i for i in free if i in mine], [i for i in free if i not in mine][:n]
         first = mine - set(kept)  # of an earlier round, or taken out of turn: in any order
+        expected = kept + fresh
+        if not first and not expected:  # what another tab of the same annotator has
+            expected = [i for i in self.queue if self.free(i, holder, elsewhere=True)][:n]
+            self.leases = {(i, h): t for (i, h), t in self.leases.items() if i not in expected or HOLDERS[h] != HOLDERS[holder]}
         items = leases.lease(self.store, HOLDERS[holder], holder, n)
         given = [item.id for item in items]
         assert set(given[: len(first)]) <= first
-        assert given[len(first) :] == (kept + fresh)[: max(0, n - len(first))]
-        assert len(given) == min(n, len(first) + len(kept) + len(fresh))
+        assert given[len(first) :] == expected[: max(0, n - len(first))]
+        assert len(given) == min(n, len(first) + len(expected))
+        assert all(item.until == self.now + leases.LEASE for item in items)
         assert [item.status for item in items] == [self.status(id_).status for id_ in given]
         self.give(holder, given)
 
@@ -142,6 +148,16 @@ class Leases(RuleBasedStateMachine):
         if not fraction:
             leases.release(self.store, holder)
             self.give(holder, [])
+
+    @rule(holder=holders, age=st.sampled_from([0.0, 1.0]))
+    def leave(self, holder: str, age: float) -> None:
+        """A tab is closed that saw its leases of so many seconds before: only those end, soon."""
+        seen = self.now + leases.LEASE - age
+        leases.release(self.store, holder, seen, after=10.0)
+        for key, until in self.leases.items():
+            if key[1] == holder and until <= seen:
+                self.leases[key] = min(until, self.now + 10.0)
+        self.now += age
 
     @rule(holder=holders, id_=ids, label=st.sampled_from([0, 1, None]), final=st.booleans())
     def answer(self, holder: str, id_: str, label: int | None, final: bool) -> None:
@@ -161,7 +177,6 @@ class Leases(RuleBasedStateMachine):
     @rule(holder=holders)
     def undo(self, holder: str) -> None:
         who = HOLDERS[holder]
-        assert queries.last_voted(self.store, who) == (self.last[who][-1] if self.last[who] else None)
         if self.last[who]:
             id_ = self.last[who][-1]
             self.store.unlabel(id_, Actor(who))

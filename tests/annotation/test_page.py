@@ -1,67 +1,27 @@
 """The labeling page in a real browser: by keyboard, after a reload, in two tabs, on a phone, with a class called <img ...>."""
 
-import asyncio
-import shutil
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.annotation_jobs import LEARNS, make_job, truth
-from support.serving import served
+from support.browser import CHROMIUM, browse, open_page, shown
 
 from ssl_diffusion.annotation.loop.fits import fit_job
 from ssl_diffusion.annotation.loop.job import Job
-from ssl_diffusion.annotation.page.server import make_app
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.pool import Pool
 
-playwright = pytest.importorskip("playwright.async_api", reason="the package playwright is not installed (extra: test)")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian package chromium)"),
     pytest.mark.timeout(120),
 ]
 
-Scenario = Callable[[Any, str], Awaitable[None]]
-
 
 @pytest.fixture
 def job(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> Job:
     return make_job(tmp_path, digits_pool, tiny, "--n", 10)
-
-
-def browse(job: Job, scenario: Scenario, **options: Any) -> None:
-    """Run a scenario in a fresh browser context: it gets the context and the address of the page."""
-
-    async def run(url: str) -> None:
-        async with playwright.async_playwright() as p:
-            browser = await p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            await scenario(await browser.new_context(**options), url)
-            await browser.close()
-
-    with served(make_app(job)) as port:
-        asyncio.run(run(f"http://127.0.0.1:{port}/"))
-
-
-async def open_page(context: Any, url: str, complaints: list[str] | None = None) -> Any:
-    """A tab; what it complains of is added to a list."""
-    page = await context.new_page()
-    if complaints is not None:
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
-    await page.goto(url)
-    return page
-
-
-async def shown(page: Any, other_than: str = "") -> str:
-    """Id of the sample on the page, once it is another one."""
-    await page.wait_for_function(
-        "other => { const e = document.getElementById('id'); return !e.hidden && e.textContent && e.textContent !== other }",
-        arg=other_than,
-    )
-    return str(await page.text_content("#id"))
 
 
 def test_twenty_images_by_keyboard_undo_and_reload(job: Job, digits_pool: Pool) -> None:

@@ -61,7 +61,14 @@ class Page:
 
     def say(self, id_: str, verb: str, who: dict[str, str] = ME, **more: Any) -> str:
         token = more.pop("token", f"{id_} {verb} {time.monotonic_ns()}")
+        if verb == "label":
+            more.setdefault("digest", self.digest(id_))
         return str(self.post("/api/label", id=id_, verb=verb, token=token, **who, **more)["status"])
+
+    def digest(self, id_: str) -> str:
+        """Digest of the image of a sample, as if it had just been shown."""
+        pictures = self.client.app.state.page.pictures  # type: ignore[attr-defined]
+        return str(pictures.digest(int(self.bench.job.store.positions([id_])[0])))
 
 
 @pytest.fixture
@@ -72,19 +79,20 @@ def page(job: Job) -> Iterator[Page]:
 
 def test_labels_skips_flags_and_undo_are_kept(page: Page, job: Job, digits_pool: Pool) -> None:
     first = page.next()
-    assert first["image"] == f"/image?id={first['id']}"
+    assert first["image"] == f"/image?id={first['id']}&digest={first['digest']}"
     assert page.next()["id"] == first["id"]  # a reload
     other = page.next({"annotator": "bob", "holder": "other"})
     assert other["id"] != first["id"]
-    assert page.say(first["id"], "label", label=truth(digits_pool, first["id"]), seconds=2.5) == "labeled"
+    assert page.say(first["id"], "label", label=truth(digits_pool, first["id"]), seconds=2.5, token="1") == "labeled"
     second = page.next()
     page.say(second["id"], "flag")
-    assert page.say(second["id"], "skip") == "skipped"
-    assert page.post("/api/undo", **ME)["sample"]["id"] == second["id"]
+    assert page.say(second["id"], "skip", token="2") == "skipped"
+    assert page.post("/api/undo", **ME, token="2")["sample"]["id"] == second["id"]
     assert page.next()["id"] == second["id"]
-    assert page.post("/api/undo", **ME)["sample"]["id"] == first["id"]
-    assert page.post("/api/undo", annotator="nobody", holder="x")["sample"] is None
-    state = page.client.get("/api/state").json()
+    assert page.post("/api/undo", annotator="nobody", holder="x", token="1")["sample"] is None
+    assert page.post("/api/undo", **ME, token="1")["sample"]["id"] == first["id"]
+    assert page.post("/api/undo", **ME, token="1")["sample"] is None  # it does not stand any more
+    state = page.client.get("/api/state").json()["status"]
     assert state["counts"]["labeled"] == 0
     assert state["counts"]["flagged"] == 1
     assert state["rounds"] == 1
@@ -105,7 +113,7 @@ def test_rounds_follow_one_another(page: Page, job: Job, digits_pool: Pool) -> N
     for _ in range(24):
         id_ = page.next()["id"]
         page.say(id_, "label", label=truth(digits_pool, id_))
-    assert page.client.get("/api/state").json()["rounds"] >= 3
+    assert page.client.get("/api/state").json()["status"]["rounds"] >= 3
     assert queries.counts(job.store)["labeled"] == 24
     assert page.client.get("/api/explanation", params={"id": page.next()["id"]}).json()["predictions"]  # there are classes now
 
@@ -126,7 +134,7 @@ def new_model(page: Page, job: Job, digits_pool: Pool) -> None:
     fit_job(job)
     page.bench.submit("model", page.bench.refresh_model)  # as it is every two seconds
     assert page.bench.idle(60)
-    assert page.client.get("/api/state").json()["model"] == "joint model 001"
+    assert page.client.get("/api/state").json()["status"]["model"] == "joint model 001"
     sample = page.next()
     page.client.get("/api/explanation", params={"id": sample["id"]})
     assert page.bench.explainer.idle(60)
@@ -148,7 +156,13 @@ def test_disputes_and_flags_can_be_reviewed_and_settled(page: Page, job: Job) ->
     assert set(rows) == {"0000.png", "0001.png"}
     taken = page.post("/api/take", **ME, id="0000.png")
     assert taken["sample"]["status"] == "disputed"
-    assert page.say("0000.png", "label", label="3", final=True) == "labeled"
+    # Who settles is decided by what was given out for review, not by the request.
+    assert (
+        page.say("0000.png", "label", {"annotator": "eve", "holder": "else"}, label="4", token="eve", final=True) == "labeled"
+    )
+    assert page.post("/api/undo", annotator="eve", holder="else", token="eve")["sample"]["status"] == "disputed"
+    assert page.say("0000.png", "label", label="3") == "labeled"
+    assert [row["final"] for row in queries.history(job.store) if row["kind"] in ("labeled", "corrected")][-2:] == [False, True]
 
 
 @contextmanager
@@ -185,7 +199,7 @@ def test_no_request_asks_the_store_for_the_same_thing_twice(page: Page, job: Job
     assert len(seen) == len(set(seen))
     # Before a request read the state once, these were 13, 4, 1, and 8 for the next sample.
     assert counts == {"/api/state": 7, "/api/explanation": 2, "/api/session": 1}
-    assert len(seen) == 7
+    assert len(seen) == 8
 
 
 def test_blind_pages_tell_nothing_of_the_model(job: Job, digits_pool: Pool) -> None:
@@ -196,7 +210,7 @@ def test_blind_pages_tell_nothing_of_the_model(job: Job, digits_pool: Pool) -> N
         sample = page.next()
         assert sample["note"] == ""
         found = client.get("/api/explanation", params={"id": sample["id"]}).json()
-        assert found == {"ready": True, "predictions": [], "counterfactuals": []}
+        assert found == {"ready": True, "note": "", "predictions": [], "counterfactuals": []}
 
 
 def test_images_are_served_by_id_only(page: Page, job: Job, tmp_path: Path) -> None:

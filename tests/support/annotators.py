@@ -51,7 +51,8 @@ class Annotator(threading.Thread):
                     continue
                 self.stop.wait(self.pause)
                 label = str(len(self.acknowledged) % 10)
-                body = {**self.who, "id": sample["id"], "verb": "label", "label": label, "token": str(uuid.uuid4())}
+                body = {**self.who, "id": sample["id"], "verb": "label", "label": label, "digest": sample["digest"]}
+                body["token"] = str(uuid.uuid4())
                 began = time.perf_counter()
                 self.call("/api/label", body, csrf)
                 self.seconds.append(time.perf_counter() - began)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.annotation.loop.current_model import Classifier
 from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.generation.counterfactual.search import explain
 from ssl_diffusion.inference.predict import predict_probabilities
 
@@ -46,6 +47,7 @@ class Explainer:
         self.job = job
         self._classifier: Classifier | None = None
         self._found: dict[int, list[Counterfactual]] = {}
+        self._failed: dict[int, str] = {}
         self._requests: deque[int] = deque(maxlen=_REQUESTS)
         self._ahead: deque[int] = deque()
         self._wake = threading.Condition()
@@ -69,7 +71,7 @@ class Explainer:
         with self._wake:
             self._classifier = classifier
             if afresh:
-                self._found = {}
+                self._found, self._failed = {}, {}
 
     def ahead(self, positions: Iterable[int]) -> None:
         """Search the counterfactuals of these samples when there are no requests."""
@@ -87,6 +89,11 @@ class Explainer:
                 self._requests.append(position)
                 self._wake.notify_all()
             return found
+
+    def problem(self, position: int) -> str:
+        """What went wrong in the search for a sample; empty if nothing did."""
+        with self._wake:
+            return self._failed.get(position, "")
 
     def idle(self, timeout: float | None = None) -> bool:
         """Wait until there is nothing to search; returns whether that came before the timeout (seconds)."""
@@ -109,11 +116,14 @@ class Explainer:
                     if position in self._requests:
                         self._requests.remove(position)
                     continue
+            problem = ""
             try:
                 found = self._search(classifier, position)
-            except Exception:  # the page does without it
+            except Exception as error:  # the page says so, and labeling goes on
                 _log.exception("no counterfactuals of sample %d", position)
                 found = []
+                reason = str(error) if isinstance(error, SSLDError) else "see the log of the server"
+                problem = f"the search for counterfactuals failed: {reason}"
             with self._wake:
                 if self._found is not before:  # there is another model: search again if it is still requested
                     continue
@@ -121,7 +131,10 @@ class Explainer:
                     self._requests.remove(position)
                 if len(before) >= _KEPT:
                     before.clear()
+                    self._failed.clear()
                 before[position] = found
+                if problem:
+                    self._failed[position] = problem
 
     def _search(self, classifier: Classifier, position: int) -> list[Counterfactual]:
         """Counterfactuals towards the two most probable classes after the predicted one."""

@@ -13,13 +13,13 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from ssl_diffusion.annotation.loop.current_model import folder_of, label_digest, publish, training_labels
+from ssl_diffusion.annotation.loop.fit_state import FitState, fit_state, reporting
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.data.label_choice import label_name
@@ -31,7 +31,7 @@ from ssl_diffusion.training.fit import FitOptions, fit_run, resume_run
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.run_folder import RunFolder
 
-__all__ = ["Background", "FitState", "fit_job"]
+__all__ = ["Background", "fit_job"]
 
 _PROGRESS_EVERY = 2  # seconds between lines of fit.log
 
@@ -55,8 +55,9 @@ def fit_job(job: Job, *, pretrain: bool = False, options: FitOptions | None = No
         Interrupted: On Ctrl-C; the next fit resumes if the labels are the same.
     """
     options = options or FitOptions()
-    options = replace(options, cache=options.cache or DenoiserCache(default_cache_dir()))
-    with job.alone("fit"):
+    cache = options.cache or DenoiserCache(default_cache_dir())
+    with job.alone("fit"), reporting(job, options.progress) as progress:
+        options = replace(options, cache=cache, progress=progress)
         known, classes = training_labels(job)
         if not pretrain and len(np.unique(classes)) < 2:
             raise DataError(f"{job.path} has labels of {len(np.unique(classes))} classes: label samples of two or more first")
@@ -78,24 +79,9 @@ def fit_job(job: Job, *, pretrain: bool = False, options: FitOptions | None = No
     return name
 
 
-@dataclass(frozen=True)
-class FitState:
-    """Progress of a background fit.
-
-    Attributes:
-        state: Whether a fit was started here, and how it is going.
-        seconds: Seconds since the start of the fit.
-        message: Last line of its log.
-    """
-
-    state: Literal["none", "running", "done", "failed"] = "none"
-    seconds: float = 0.0
-    message: str = ""
-
-
 @dataclass
 class Background:
-    """A fit in its own process (`ssld loop fit`), so that labeling never waits; its output goes to `fit.log`.
+    """Fits in their own process (`ssld loop fit`), so that labeling never waits; the output goes to `fit.log`.
 
     Attributes:
         job: Job to fit.
@@ -113,7 +99,7 @@ class Background:
         return self.job.path / "fit.log"
 
     def start(self, *, pretrain: bool = False) -> bool:
-        """Start a fit unless one started here is running; returns whether it was started."""
+        """Start a fit unless one is running, started here or elsewhere; returns whether it was started."""
         if self.running:
             return False
         command = [sys.executable, "-P", "-m", "ssl_diffusion.cli", "loop", "fit", str(self.job.path.resolve())]
@@ -129,22 +115,29 @@ class Background:
 
     @property
     def running(self) -> bool:
-        """Whether a fit started here is running."""
+        """Whether a fit is running, started here or elsewhere."""
+        return self._own or self.job.busy_with("fit") is not None
+
+    @property
+    def _own(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
     def state(self) -> FitState:
-        """Progress of the last fit."""
-        if self.process is None:
-            return FitState()
-        code = self.process.poll()
+        """State of the last fit, started here or elsewhere."""
+        found = fit_state(self.job)
+        if self.process is None or found.state == "running" or found.began >= self.began:
+            return found
+        # The process started here has not written anything.
+        seconds, code = round(time.time() - self.began, 1), self.process.poll()
+        if code is None:
+            return FitState("running", self.began, seconds, process=f"process {self.process.pid}")
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        message = lines[-1].removeprefix("ssld: error: ") if lines else ""
-        state: Literal["running", "done", "failed"] = "running" if code is None else "done" if code == 0 else "failed"
-        return FitState(state, round(time.time() - self.began, 1), message)
+        message = lines[-1].removeprefix("ssld: error: ") if lines else f"the process ended with status {code}"
+        return FitState("failed", self.began, seconds, message=message)
 
     def stop(self) -> None:
         """Interrupt a fit as Ctrl-C does: its state is saved, and the next fit resumes it."""
-        if self.process is not None and self.running:
+        if self.process is not None and self._own:
             self.process.send_signal(signal.SIGINT)
             try:
                 self.process.wait(timeout=30)

@@ -1,8 +1,9 @@
-"""A job at one moment: its store, its current model and the classifier, taken once for everything that answers one request."""
+"""A job at one moment: its store, model, classifier and fit, taken once for everything that answers one request."""
 
 from dataclasses import dataclass
 
 from ssl_diffusion.annotation.loop.current_model import Classifier, Model, classifier_of, present_model
+from ssl_diffusion.annotation.loop.fit_state import FitState, fit_state
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store.state import StoreState, read_state
 from ssl_diffusion.progress import ProgressCallback
@@ -19,12 +20,14 @@ class Snapshot:
         state: State of its store.
         model: Current model; None while it is being opened.
         classifier: Classifier by that model; None with labels of fewer than two classes.
+        fit: State of the last fit, whoever started it.
     """
 
     job: Job
     state: StoreState
     model: Model | None
     classifier: Classifier | None
+    fit: FitState
 
 
 def take_snapshot(
@@ -40,4 +43,4 @@ def take_snapshot(
     """
     model = present_model(job, progress) if model is None else model
     state = read_state(job.store)
-    return Snapshot(job, state, model, classifier_of(job, model, state, fast=fast))
+    return Snapshot(job, state, model, classifier_of(job, model, state, fast=fast), fit_state(job))

@@ -11,6 +11,7 @@ import numpy as np
 from sqlalchemy import select
 
 from ssl_diffusion.annotation.loop.accuracy import Estimate, audit_interval, lure
+from ssl_diffusion.annotation.loop.fit_state import FitState
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.snapshot import Snapshot
 from ssl_diffusion.annotation.loop.stopping import advice
@@ -36,7 +37,8 @@ class JobStatus:
         waiting: Number of samples in the queue that need votes.
         model: Description of the current model.
         new_labels: Number of labels that it was not fitted to.
-        fitting: Process that is fitting a model; None if none is.
+        fit: State of the last fit, whoever started it.
+        no_fit: Reason why no fit can be started now; empty if one can.
         audit: Accuracy of the current classifier on the labels of the audit set; None without any.
         drawn: Accuracy, on the pool, of the model that chose the last round, estimated from samples drawn in proportion to
             utility (LURE); None if the strategy does not draw so, or fewer than ten draws are labeled.
@@ -51,7 +53,8 @@ class JobStatus:
     waiting: int
     model: str
     new_labels: int
-    fitting: str | None
+    fit: FitState
+    no_fit: str
     audit: Estimate | None
     drawn: Estimate | None
     labels_per_hour: float | None
@@ -79,13 +82,22 @@ def job_status(snapshot: Snapshot) -> JobStatus:
         waiting=waiting,
         model=model.description if model is not None else "being opened",
         new_labels=len(state.training[0]) - fitted_labels(job, model.name) if model is not None else 0,
-        fitting=job.busy_with("fit"),
+        fit=snapshot.fit,
+        no_fit=_no_fit(snapshot),
         audit=audit_estimate(snapshot),
         drawn=drawn_estimate(snapshot),
         labels_per_hour=labels_per_hour(job),
         next_step=_next_step(job, waiting),
         advice=advice(snapshot),
     )
+
+
+def _no_fit(snapshot: Snapshot) -> str:
+    if snapshot.fit.state == "running":
+        return f"a fit is running (by {snapshot.fit.process})"
+    if len(np.unique(snapshot.state.training[1])) < 2:
+        return "a fit needs labels of two classes or more"
+    return ""
 
 
 def _next_step(job: Job, waiting: int) -> str:

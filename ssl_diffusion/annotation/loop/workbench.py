@@ -15,7 +15,7 @@ import numpy as np
 
 from ssl_diffusion.annotation.loop.counterfactuals import Counterfactual, Explainer
 from ssl_diffusion.annotation.loop.current_model import Classifier, Model, present_model, training_labels
-from ssl_diffusion.annotation.loop.fits import Background, FitState
+from ssl_diffusion.annotation.loop.fits import Background
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.rounds import choose_round, rerank
 from ssl_diffusion.annotation.loop.snapshot import Snapshot, take_snapshot
@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 _RERANK_EVERY, _RERANK_PAUSE = 5, 2.0  # labels; seconds at least
 _WATCH_EVERY = 2.0  # seconds between looks for a new model
 _AHEAD = 4  # samples whose counterfactuals are searched before they are requested
+_LOADED_AHEAD = 2  # samples whose images the page loads before they are handed out
 _TOP = 3  # predicted classes that are shown
 
 
@@ -45,10 +46,15 @@ class Explanation:
     Attributes:
         predictions: The three most probable classes and their probabilities; empty without a classifier.
         counterfactuals: Class name and counterfactual; None while they are being searched.
+        note: Reason why there is less than usual; empty if there is none.
     """
 
     predictions: list[tuple[str, float]] = field(default_factory=list)
     counterfactuals: list[tuple[str, Counterfactual]] | None = field(default_factory=list)
+    note: str = ""
+
+
+_MEASURES = Explanation(note="Hidden: the label of this sample measures the model.")
 
 
 @dataclass(frozen=True)
@@ -59,14 +65,12 @@ class PageState:
         status: Status of the job.
         classes: Class names by number.
         curve: Labels, accuracy on the audit set, and the ends of its interval, one row per round.
-        fit: Progress of the fit that was started here.
         problem: What went wrong in the background and has not succeeded since; empty if nothing did.
     """
 
     status: JobStatus
     classes: tuple[str, ...]
     curve: list[tuple[float, float, float, float]]
-    fit: FitState
     problem: str
 
 
@@ -94,6 +98,7 @@ class Workbench:
         self._futures: set[Future[None]] = set()
         self._submitting = threading.Lock()
         self._problems: dict[str, str] = {}
+        self._settling: dict[str, str] = {}  # disputed sample that a holder was given under review
         self._stopped = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="model watcher", daemon=True)
 
@@ -137,35 +142,61 @@ class Workbench:
                 self.submit("rerank", self.rerank)
         return found.status
 
-    def undo(self, annotator: str, holder: str) -> leases.LeasedSample | None:
-        """Withdraw the last vote of an annotator and lease its sample again; None without a vote."""
-        last = queries.last_voted(self.job.store, annotator)
+    def ahead(self, annotator: str, holder: str) -> list[leases.LeasedSample]:
+        """Samples that a holder is likely to get next, so that their images can be loaded."""
+        return leases.ahead(self.job.store, annotator, holder, _LOADED_AHEAD)
+
+    def review(self, id_: str, annotator: str, holder: str) -> leases.LeasedSample:
+        """Lease one sample, whoever else has it; if it is disputed, the holder's label will settle it."""
+        item = leases.take(self.job.store, id_, annotator, holder)
+        self._settling.pop(holder, None)
+        if item.status == "disputed":
+            self._settling[holder] = id_
+        return item
+
+    def label(self, id_: str, verb: Verb, by: Actor, label: str | None, holder: str) -> str:
+        """Apply a verb of a tab, see :meth:`record`; a label of a disputed sample that it has under review is final."""
+        final = verb == "label" and self._settling.get(holder) == id_
+        status = self.record(id_, verb, by, label, final=final)
+        if final:
+            self._settling.pop(holder, None)
+        return status
+
+    def undo(self, annotator: str, holder: str, token: str) -> leases.LeasedSample | None:
+        """Withdraw the vote that came with a token and lease its sample again; None if the vote does not stand any more."""
+        last = queries.voted_with(self.job.store, annotator, token)
         if last is None:
             return None
         self.record(last, "un-label", Actor(annotator, "page"))
         return leases.take(self.job.store, last, annotator, holder)
 
     def explanation(self, id_: str) -> Explanation:
-        """Predicted classes and counterfactuals of a sample."""
-        position = self.job.store.positions([id_])
-        names, found = self.job.store.classes, self._counterfactuals(int(position[0]))
+        """Predicted classes and counterfactuals of a sample; nothing of one whose label measures the model."""
+        (position,) = self.job.store.positions([id_]).tolist()
+        if self._measures(position):
+            return _MEASURES
+        names, found = self.job.store.classes, self._counterfactuals(position)
         counterfactuals = None if found is None else [(names[c.label], c) for c in found]
-        return Explanation(self._top_predictions(int(position[0]), names), counterfactuals)
+        return Explanation(self._top_predictions(position, names), counterfactuals, self.explainer.problem(position))
 
     def counterfactuals(self, id_: str) -> list[Counterfactual] | None:
-        """Counterfactuals of a sample; None while they are being searched."""
+        """Counterfactuals of a sample, none of one whose label measures the model; None while they are being searched."""
         (position,) = self.job.store.positions([id_]).tolist()
-        return self._counterfactuals(position)
+        return [] if self._measures(position) else self._counterfactuals(position)
 
     def predicted_classes(self, ids: list[str]) -> dict[str, str]:
-        """Predicted class by id; empty without a classifier; unknown ids are left out."""
+        """Predicted class by id; empty without a classifier; unknown ids and samples that measure the model are left out."""
         with self.job.store.reading() as connection:
-            known = known_of(connection, ids)
+            known = {id_: row for id_, row in known_of(connection, ids).items() if not self._measures(row)}
         if self._classifier is None or not known:
             return {}
         best = self._classifier.probabilities(np.array(list(known.values()), dtype=np.int64)).argmax(axis=1)
         names = self.job.store.classes
         return {id_: names[k] for id_, k in zip(known, best.tolist(), strict=True)}
+
+    def _measures(self, position: int) -> bool:
+        """Whether the label of a sample measures the models, so that it has to be given without knowing what they say."""
+        return bool(self.job.store.role_of(position) != "pool")
 
     def _top_predictions(self, position: int, names: tuple[str, ...]) -> list[tuple[str, float]]:
         if self._classifier is None:
@@ -185,11 +216,11 @@ class Workbench:
 
     def state(self) -> PageState:
         """What the page shows beside a sample."""
-        snapshot = Snapshot(self.job, read_state(self.job.store), self._model, self._classifier)
+        snapshot = Snapshot(self.job, read_state(self.job.store), self._model, self._classifier, self.fits.state())
         table = progress_of(self.job).dropna(subset=["audit_accuracy"])
         columns = (table[name].round(4).tolist() for name in ("labels", "audit_accuracy", "audit_low", "audit_high"))
         curve = list(zip(*columns, strict=True))
-        return PageState(job_status(snapshot), snapshot.state.classes, curve, self.fits.state(), self.problem)
+        return PageState(job_status(snapshot), snapshot.state.classes, curve, self.problem)
 
     # -- in the background --------------------------------------------------------------------------------------------
 
@@ -246,9 +277,8 @@ class Workbench:
         if self.refit_every and not self.fits.running:
             known, classes = training_labels(self.job)
             # A failed fit is tried again after as many labels more.
-            if len(known) >= self._fitted + self.refit_every and len(np.unique(classes)) > 1:
+            if len(known) >= self._fitted + self.refit_every and len(np.unique(classes)) > 1 and self.fits.start():
                 self._fitted = len(known)
-                self.fits.start()
 
     def rerank(self) -> None:
         """Fit the probe to the current labels and reorder the queue by it."""

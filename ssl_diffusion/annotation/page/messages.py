@@ -3,11 +3,9 @@
 from typing import Annotated
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
-from ssl_diffusion.annotation.loop.accuracy import Estimate
-from ssl_diffusion.annotation.loop.fits import FitState
-from ssl_diffusion.annotation.loop.workbench import Explanation, PageState
+from ssl_diffusion.annotation.loop.workbench import Explanation
 from ssl_diffusion.annotation.store.store import Verb
 
 __all__ = [
@@ -20,23 +18,35 @@ __all__ = [
     "LabelRequest",
     "LabelResponse",
     "PredictionMessage",
+    "ReleaseRequest",
+    "ReleaseResponse",
     "ReviewResponse",
     "ReviewedSample",
     "SampleMessage",
     "SampleResponse",
     "SessionResponse",
-    "StateResponse",
     "TakeRequest",
+    "UndoRequest",
     "image_url",
 ]
 
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")]
-SampleId = Annotated[str, Field(min_length=1, max_length=1000)]
+
+def _check_text(text: str) -> str:
+    # JSON can hold half of a pair of UTF-16 surrogates ("\\ud800"), which is no character and cannot be stored or sent.
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("the text has half of a surrogate pair, which is no character")
+    return text
 
 
-def image_url(id_: str) -> str:
-    """Address of the image of a sample."""
-    return f"/image?id={quote(id_, safe='')}"
+_Text = Annotated[str, AfterValidator(_check_text)]
+Name = Annotated[_Text, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+SampleId = Annotated[_Text, Field(min_length=1, max_length=1000)]
+Digest = Annotated[_Text, Field(max_length=64, pattern=r"^[0-9a-f]*$")]
+
+
+def image_url(id_: str, digest: str = "") -> str:
+    """Address of the image of a sample; with a digest only of that image."""
+    return f"/image?id={quote(id_, safe='')}" + (f"&digest={digest}" if digest else "")
 
 
 class AnnotatorRequest(BaseModel):
@@ -47,14 +57,26 @@ class AnnotatorRequest(BaseModel):
 
 
 class LabelRequest(AnnotatorRequest):
-    """A verb on a sample, see :class:`~ssl_diffusion.annotation.store.Action`."""
+    """A verb on a sample, see :class:`~ssl_diffusion.annotation.store.Action`; a label needs the digest of the image shown."""
 
     id: SampleId
     verb: Verb
-    label: str | None = None
-    final: bool = False
-    seconds: float | None = Field(default=None, ge=0, le=86400)
+    label: Annotated[_Text, Field(max_length=1000)] | None = None
+    digest: Digest = ""
+    seconds: float | None = Field(default=None, ge=0, le=86400, allow_inf_nan=False)
     token: Name
+
+
+class UndoRequest(AnnotatorRequest):
+    """A vote to withdraw, by the token of the request that gave it."""
+
+    token: Name
+
+
+class ReleaseRequest(AnnotatorRequest):
+    """Leases that a tab leaves: those that end at `until` (seconds since 1970) or before."""
+
+    until: float = Field(ge=0, allow_inf_nan=False)
 
 
 class TakeRequest(AnnotatorRequest):
@@ -79,18 +101,34 @@ class SessionResponse(BaseModel):
 
 
 class SampleMessage(BaseModel):
-    """A sample to label: its id, the address of its image, the reason for its choice, and its status."""
+    """A sample to label.
+
+    Attributes:
+        id: Sample id.
+        image: Address of its image.
+        digest: Digest of the image file, which a label has to name; empty if the file cannot be read.
+        note: Reason for its choice.
+        status: Status of the sample.
+        until: End of the lease, in seconds since 1970.
+    """
 
     id: str
     image: str
+    digest: str
     note: str
     status: str
+    until: float
 
 
 class SampleResponse(BaseModel):
-    """A leased sample; None if there is none."""
+    """A leased sample, None if there is none; and addresses of images that are likely to follow."""
 
     sample: SampleMessage | None
+    ahead: list[str] = []
+
+
+class ReleaseResponse(BaseModel):
+    """Leases were ended."""
 
 
 class LabelResponse(BaseModel):
@@ -145,9 +183,10 @@ class CounterfactualMessage(BaseModel):
 
 
 class ExplanationResponse(BaseModel):
-    """What the model says about a sample; ready once the counterfactuals have been searched."""
+    """What the model says about a sample, or why it says less; ready once the counterfactuals have been searched."""
 
     ready: bool
+    note: str
     predictions: list[PredictionMessage]
     counterfactuals: list[CounterfactualMessage]
 
@@ -157,36 +196,10 @@ class ExplanationResponse(BaseModel):
         address = f"/counterfactual?id={quote(id_, safe='')}&k="
         return cls(
             ready=explanation.counterfactuals is not None,
+            note=explanation.note,
             predictions=[PredictionMessage(label=label, probability=p) for label, p in explanation.predictions],
             counterfactuals=[
                 CounterfactualMessage(label=label, distance=found.distance, image=f"{address}{k}")
                 for k, (label, found) in enumerate(explanation.counterfactuals or [])
             ],
         )
-
-
-class StateResponse(BaseModel):
-    """State of the job, see :class:`~ssl_diffusion.annotation.JobStatus` and :class:`PageState`."""
-
-    counts: dict[str, int]
-    labels: dict[str, int]
-    rounds: int
-    waiting: int
-    model: str
-    new_labels: int
-    fitting: str | None
-    audit: Estimate | None
-    drawn: Estimate | None
-    labels_per_hour: float | None
-    next_step: str
-    advice: list[str]
-    classes: tuple[str, ...]
-    curve: list[tuple[float, float, float, float]]
-    fit: FitState
-    problem: str
-
-    @classmethod
-    def of(cls, state: PageState) -> "StateResponse":
-        """The response for a state."""
-        own = {"classes": state.classes, "curve": state.curve, "fit": state.fit, "problem": state.problem}
-        return cls.model_validate(state.status.to_dict() | own)

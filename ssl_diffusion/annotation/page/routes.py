@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from fastapi.templating import Jinja2Templates
 
 from ssl_diffusion.annotation.http_access import Guard
 from ssl_diffusion.annotation.loop.job import Job
-from ssl_diffusion.annotation.loop.workbench import Explanation, Workbench
+from ssl_diffusion.annotation.loop.workbench import Explanation, PageState, Workbench
 from ssl_diffusion.annotation.page.messages import (
     AnnotatorRequest,
     ClassesResponse,
@@ -22,22 +23,27 @@ from ssl_diffusion.annotation.page.messages import (
     FitResponse,
     LabelRequest,
     LabelResponse,
+    ReleaseRequest,
+    ReleaseResponse,
     ReviewedSample,
     ReviewResponse,
     SampleMessage,
     SampleResponse,
     SessionResponse,
-    StateResponse,
     TakeRequest,
+    UndoRequest,
     image_url,
 )
+from ssl_diffusion.annotation.page.pictures import Pictures
 from ssl_diffusion.annotation.store import leases, queries
 from ssl_diffusion.annotation.store.store import Actor
-from ssl_diffusion.data.thumbnails import shown_image, to_pil
+from ssl_diffusion.data.thumbnails import to_pil
+from ssl_diffusion.errors import DataError
 
 __all__ = ["STATIC", "Page", "api", "documents", "images"]
 
 _log = logging.getLogger(__name__)
+_GRACE = 10.0  # seconds in which a tab that was left can come back, as on a reload
 STATIC = Path(__file__).parent / "static"
 _templates = Jinja2Templates(Path(__file__).parent / "templates")
 
@@ -51,19 +57,30 @@ class Page:
         bench: Work behind the page.
         guard: Access to the page.
         blind: Whether to hide the model's predictions and reasons.
+        pictures: Image files of the job.
     """
 
     job: Job
     bench: Workbench
     guard: Guard
     blind: bool
+    pictures: Pictures
 
     def sample(self, item: leases.LeasedSample | None, note: str | None = None) -> SampleResponse:
         """The response for a leased sample; the note replaces the reason for its choice."""
         if item is None:
             return SampleResponse(sample=None)
         text = "" if self.blind else item.note if note is None else note
-        return SampleResponse(sample=SampleMessage(id=item.id, image=image_url(item.id), note=text, status=item.status))
+        digest = self.digest(item)
+        facts = {"image": image_url(item.id, digest), "digest": digest, "note": text, "status": item.status}
+        return SampleResponse(sample=SampleMessage(id=item.id, until=item.until, **facts))
+
+    def digest(self, item: leases.LeasedSample) -> str:
+        """Digest of a sample's image file; empty if it cannot be read, which the request for the image explains."""
+        try:
+            return self.pictures.digest(item.position)
+        except DataError:
+            return ""
 
 
 def _page_of(request: Request) -> Page:
@@ -95,8 +112,14 @@ def get_login(request: Request) -> Response:
 @documents.post("/login")
 async def log_in(request: Request, page: Served) -> Response:
     """Check the token and set the cookie."""
-    given = parse_qs((await request.body()).decode(errors="replace")).get("token", [""])[0]
-    if page.guard.log_in(given):
+    address, attempts = request.client.host if request.client is not None else "", page.guard.attempts
+    if wait := attempts.wait(address):
+        problem = {"problem": f"Too many wrong tokens: wait {math.ceil(wait)} seconds."}
+        headers = {"Retry-After": str(math.ceil(wait))}
+        return _templates.TemplateResponse(request, "login.html", problem, status_code=429, headers=headers)
+    right = page.guard.log_in(parse_qs((await request.body()).decode(errors="replace")).get("token", [""])[0])
+    attempts.note(address, right)
+    if right:
         return page.guard.set_session_cookie(RedirectResponse("/", 303))
     _log.info("login with a wrong token")
     return _templates.TemplateResponse(request, "login.html", {"problem": "That is not the token."}, status_code=401)
@@ -113,34 +136,47 @@ def get_session(page: Served) -> SessionResponse:
 
 
 @api.get("/state")
-def get_state(page: Served) -> StateResponse:
+def get_state(page: Served) -> PageState:
     """State of the job."""
-    return StateResponse.of(page.bench.state())
+    return page.bench.state()
 
 
 @api.post("/next")
 def next_sample(who: AnnotatorRequest, page: Served) -> SampleResponse:
     """Lease the next sample."""
-    return page.sample(page.bench.take(who.annotator, who.holder))
+    found = page.sample(page.bench.take(who.annotator, who.holder))
+    if found.sample is not None:
+        found.ahead = [image_url(item.id, page.digest(item)) for item in page.bench.ahead(who.annotator, who.holder)]
+    return found
+
+
+@api.post("/release")
+def release(what: ReleaseRequest, page: Served) -> ReleaseResponse:
+    """End the leases of a tab that is left, unless it comes back at once."""
+    leases.release(page.job.store, what.holder, what.until, _GRACE)
+    return ReleaseResponse()
 
 
 @api.post("/label")
 def label(what: LabelRequest, page: Served) -> LabelResponse:
-    """Apply a verb to a sample."""
+    """Apply a verb to a sample; a label must name the digest of its image."""
+    if what.verb == "label":
+        (position,) = page.job.store.positions([what.id]).tolist()
+        page.pictures.check(position, what.digest)
     by = Actor(what.annotator, "page", what.seconds, what.token)
-    return LabelResponse(status=page.bench.record(what.id, what.verb, by, what.label, final=what.final))
+    return LabelResponse(status=page.bench.label(what.id, what.verb, by, what.label, what.holder))
 
 
 @api.post("/undo")
-def undo(who: AnnotatorRequest, page: Served) -> SampleResponse:
-    """Withdraw the annotator's last vote and lease its sample again."""
-    return page.sample(page.bench.undo(who.annotator, who.holder), "your last answer, withdrawn")
+def undo(what: UndoRequest, page: Served) -> SampleResponse:
+    """Withdraw a vote and lease its sample again; without a sample if the vote does not stand any more."""
+    return page.sample(page.bench.undo(what.annotator, what.holder, what.token), "your last answer, withdrawn")
 
 
 @api.post("/take")
 def take(what: TakeRequest, page: Served) -> SampleResponse:
     """Lease one sample, whoever else has it."""
-    return page.sample(leases.take(page.job.store, what.id, what.annotator, what.holder), "under review")
+    return page.sample(page.bench.review(what.id, what.annotator, what.holder), "under review")
 
 
 @api.post("/fit")
@@ -174,11 +210,11 @@ def explanation(id_: Id, page: Served) -> ExplanationResponse:
 
 
 @images.get("/image")
-def image(id_: Id, page: Served) -> Response:
-    """Image of a sample."""
+def image(id_: Id, page: Served, digest: Annotated[str, Query(max_length=64)] = "") -> Response:
+    """Image of a sample; with a digest only if the file is still the same."""
     (position,) = page.job.store.positions([id_]).tolist()  # ids are looked up: no path comes from outside
-    content, kind = shown_image(page.job.image_file(position))
-    return Response(content, media_type=kind, headers={"Cache-Control": "private, max-age=3600"})
+    content, kind = page.pictures.shown(position, digest)
+    return Response(content, media_type=kind, headers={"Cache-Control": "private, max-age=3600" if digest else "no-cache"})
 
 
 @images.get("/counterfactual")

@@ -11,6 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from ssl_diffusion.annotation.http_access import Guard
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.workbench import Workbench
+from ssl_diffusion.annotation.page.pictures import ImageChangedError, Pictures
 from ssl_diffusion.annotation.page.routes import STATIC, Page, api, documents, images
 from ssl_diffusion.errors import SSLDError
 
@@ -35,7 +36,7 @@ def make_app(
     Raises:
         SSLDError: If others could reach the host without a token, or the token is short.
     """
-    page = Page(job, Workbench(job, refit_every), Guard(host, token), blind)
+    page = Page(job, Workbench(job, refit_every), Guard(host, token), blind, Pictures(job))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -55,12 +56,13 @@ def make_app(
 
 
 def on_ssld_error(_request: Request, error: Exception) -> JSONResponse:
-    """Status 400, with the sentence of the error."""
-    return JSONResponse({"error": str(error)}, 400)
+    """Status 400, or 409 if an image is not what it was; with the sentence of the error."""
+    return JSONResponse({"error": str(error)}, 409 if isinstance(error, ImageChangedError) else 400)
 
 
 def on_invalid_request(_request: Request, error: Exception) -> JSONResponse:
     """Status 422, naming the fields at fault."""
     assert isinstance(error, RequestValidationError)
     faults = (f"{'.'.join(map(str, fault['loc'][1:])) or 'body'}: {fault['msg']}" for fault in error.errors())
-    return JSONResponse({"error": f"the request is not valid ({'; '.join(faults)})"}, 422)
+    text = f"the request is not valid ({'; '.join(faults)})".encode(errors="backslashreplace").decode()
+    return JSONResponse({"error": text}, 422)

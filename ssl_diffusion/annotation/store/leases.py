@@ -1,12 +1,13 @@
 """The queue of samples to label, and the leases on them: one annotator at a time, unless a sample requires more votes.
 
-The queue is the batch of the last round. A lease belongs to one tab of one annotator; it ends with the annotator's vote or when
-it expires, so that abandoned samples return to the queue.
+The queue is the batch of the last round. A lease belongs to one tab of one annotator; it ends with the annotator's vote, when
+the tab is closed, or when it expires, so that abandoned samples return to the queue.
 """
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
     "QueueEntry",
     "RoundBatch",
     "add_round",
+    "ahead",
     "batch_of",
     "drawn",
     "last_round",
@@ -83,12 +85,21 @@ class RoundBatch:
 
 @dataclass(frozen=True)
 class LeasedSample:
-    """A sample handed to an annotator: position, id, reason for the choice, and status."""
+    """A sample handed to an annotator.
+
+    Attributes:
+        position: Position of the sample.
+        id: Sample id.
+        note: Reason for the choice.
+        status: Status of the sample.
+        until: End of the lease, in seconds since 1970.
+    """
 
     position: int
     id: str
     note: str
     status: str
+    until: float = 0.0
 
 
 def add_round(store: Store, batch: RoundBatch) -> int:
@@ -173,6 +184,8 @@ def reorder(store: Store, positions: NDArray[np.int64]) -> None:
 def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float = LEASE) -> list[LeasedSample]:
     """Lease the next samples of the queue; samples that the holder has already come first.
 
+    If there are no others, samples that other tabs of the same annotator have are taken over: such a tab may have been lost.
+
     Args:
         store: Store of the job.
         annotator: Name of the annotator.
@@ -198,28 +211,18 @@ def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float 
             .where(schema.leases.c.holder == holder, ~_has_vote(schema.leases.c.position, annotator))
         )
         mine = {row.position: LeasedSample(row.position, row.id, "", row.status or "open") for row in connection.execute(has)}
-        own = select(schema.leases.c.position).where(schema.leases.c.annotator == annotator, schema.leases.c.holder != holder)
-        others = (
-            select(schema.leases.c.position, func.count().label("taken"))
-            .where(schema.leases.c.holder != holder)
-            .group_by(schema.leases.c.position)
-            .subquery()
-        )
-        required = func.coalesce(schema.samples.c.wanted, store.agreement)
-        votes = func.coalesce(schema.current.c.votes, 0)
-        short = func.coalesce(others.c.taken, 0) < required - votes
-        # A tie requires one more vote.
-        tied = and_(schema.current.c.status == "disputed", func.coalesce(others.c.taken, 0) < 1)
-        query = (
-            _queue()
-            .join(others, others.c.position == schema.batch.c.position, isouter=True)
-            .where(~_has_vote(schema.batch.c.position, annotator), schema.batch.c.position.not_in(own), short | tied)
-        )
-        kept = _items(connection, query.where(schema.batch.c.position.in_(mine))) if mine else []
-        fresh_ones = _items(connection, query.where(schema.batch.c.position.not_in(mine)).limit(n))
+        query = _free(annotator, holder, store.agreement)
+        elsewhere = _of_other_tabs(annotator, holder)
+        others = query.where(schema.batch.c.position.not_in(elsewhere))
+        kept = _items(connection, others.where(schema.batch.c.position.in_(mine))) if mine else []
+        fresh_ones = _items(connection, others.where(schema.batch.c.position.not_in(mine)).limit(n))
         # A sample that the holder has may be of an earlier round, un-labeled again, or under review.
         in_queue = {item.position for item in kept}
         items = ([item for position, item in mine.items() if position not in in_queue] + kept + fresh_ones)[:n]
+        if not items:
+            items = _items(connection, query.where(schema.batch.c.position.in_(elsewhere)).limit(n))
+            lost = schema.leases.c.position.in_([item.position for item in items])
+            connection.execute(delete(schema.leases).where(schema.leases.c.annotator == annotator, lost))
         taken = [item.position for item in items]
         connection.execute(delete(schema.leases).where(schema.leases.c.holder == holder))
         rows = [{"position": p, "holder": holder, "annotator": annotator, "until": now + seconds} for p in taken]
@@ -230,13 +233,33 @@ def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float 
         statements.insert_rows(
             connection, schema.events, [{"number": number + i, "position": p, **event} for i, p in enumerate(fresh)]
         )
-    return items
+    return [replace(item, until=now + seconds) for item in items]
 
 
-def release(store: Store, holder: str) -> None:
-    """End all leases of a holder."""
+def ahead(store: Store, annotator: str, holder: str, n: int) -> list[LeasedSample]:
+    """Samples that a holder would get after those that it has, at most n; they are not leased."""
+    has = select(schema.leases.c.position).where(schema.leases.c.annotator == annotator)
+    query = _free(annotator, holder, store.agreement).where(schema.batch.c.position.not_in(has))
+    with store.reading() as connection:
+        return _items(connection, query.limit(n))
+
+
+def release(store: Store, holder: str, until: float = math.inf, after: float = 0.0) -> None:
+    """End leases of a holder.
+
+    Args:
+        store: Store of the job.
+        holder: Tab or program of an annotator.
+        until: Latest end of the leases meant, in seconds since 1970: a lease that was renewed in the meantime stays.
+        after: Seconds from now after which they end.
+    """
+    mine = and_(schema.leases.c.holder == holder, schema.leases.c.until <= until)
     with store.writing() as connection:
-        connection.execute(delete(schema.leases).where(schema.leases.c.holder == holder))
+        if after:
+            end = time.time() + after
+            connection.execute(update(schema.leases).where(mine, schema.leases.c.until > end).values(until=end))
+        else:
+            connection.execute(delete(schema.leases).where(mine))
 
 
 def take(store: Store, id_: str, annotator: str, holder: str, seconds: float = LEASE) -> LeasedSample:
@@ -255,10 +278,37 @@ def take(store: Store, id_: str, annotator: str, holder: str, seconds: float = L
     with store.writing() as connection:
         (position,) = statements.positions_of(connection, [id_]).tolist()
         connection.execute(delete(schema.leases).where(schema.leases.c.holder == holder))
-        row = {"position": position, "holder": holder, "annotator": annotator, "until": time.time() + seconds}
+        until = time.time() + seconds
+        row = {"position": position, "holder": holder, "annotator": annotator, "until": until}
         statements.insert_rows(connection, schema.leases, [row])
         status = select(schema.current.c.status).where(schema.current.c.position == position)
-        return LeasedSample(position, id_, "", connection.execute(status).scalar_one_or_none() or "open")
+        return LeasedSample(position, id_, "", connection.execute(status).scalar_one_or_none() or "open", until)
+
+
+def _of_other_tabs(annotator: str, holder: str) -> "Select[tuple[int]]":
+    """Positions that other tabs of an annotator have."""
+    has = schema.leases.c
+    return select(has.position).where(has.annotator == annotator, has.holder != holder)
+
+
+def _free(annotator: str, holder: str, agreement: int) -> "Select[tuple[int, str, str, str]]":
+    """Samples of the queue that an annotator may vote on: those that lack more votes than other annotators may be giving."""
+    others = (
+        select(schema.leases.c.position, func.count().label("taken"))
+        .where(schema.leases.c.holder != holder, schema.leases.c.annotator != annotator)
+        .group_by(schema.leases.c.position)
+        .subquery()
+    )
+    required = func.coalesce(schema.samples.c.wanted, agreement)
+    votes = func.coalesce(schema.current.c.votes, 0)
+    short = func.coalesce(others.c.taken, 0) < required - votes
+    # A tie requires one more vote.
+    tied = and_(schema.current.c.status == "disputed", func.coalesce(others.c.taken, 0) < 1)
+    return (
+        _queue()
+        .join(others, others.c.position == schema.batch.c.position, isouter=True)
+        .where(~_has_vote(schema.batch.c.position, annotator), short | tied)
+    )
 
 
 def _has_vote(position: "ColumnElement[int]", annotator: str) -> "Exists":

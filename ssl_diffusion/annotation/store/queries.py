@@ -11,7 +11,7 @@ from ssl_diffusion.annotation.store.store import Store
 from ssl_diffusion.annotation.store.votes import Status, replay
 from ssl_diffusion.errors import SSLDError
 
-__all__ = ["check", "counts", "counts_in", "history", "labels", "last_voted", "listing", "touched"]
+__all__ = ["check", "counts", "counts_in", "history", "labels", "listing", "touched", "voted_with"]
 
 
 def labels(store: Store, role: str | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -88,14 +88,13 @@ def listing(store: Store, status: str | None = None, flagged: bool | None = None
     ]
 
 
-def last_voted(store: Store, annotator: str) -> str | None:
-    """Id of the sample that an annotator voted on last; None without a vote."""
+def voted_with(store: Store, annotator: str, token: str) -> str | None:
+    """Id of the sample on which an annotator's vote came with a token; None if there is no such vote, or no longer."""
     query = (
         select(schema.samples.c.id)
         .join(schema.votes, schema.votes.c.position == schema.samples.c.position)
-        .where(schema.votes.c.annotator == annotator)
-        .order_by(schema.votes.c.event.desc())
-        .limit(1)
+        .join(schema.events, schema.events.c.number == schema.votes.c.event)
+        .where(schema.votes.c.annotator == annotator, schema.events.c.token == token)
     )
     with store.reading() as connection:
         return connection.execute(query).scalar_one_or_none()

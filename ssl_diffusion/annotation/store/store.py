@@ -154,6 +154,10 @@ class Store:
         """Positions of the samples with a role, increasing."""
         return np.flatnonzero(self._known.roles == role)
 
+    def role_of(self, position: int) -> str:
+        """Role of a sample: "pool", "audit" or "test"."""
+        return str(self._known.roles[position])
+
     def by_id(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sort distinct positions by their ids, so that draws from them do not depend on the order of files."""
         order = self._known.order

@@ -2,41 +2,96 @@
 // The labeling page. Text from outside is only ever set as textContent, never as HTML.
 
 const $ = (id) => document.getElementById(id);
-const session = { csrf: "", classes: [], blind: false };
+const session = { csrf: "", job: "", classes: [], blind: false };
 let sample = null;
+let ready = false; // whether the image of the sample is on the screen: nothing can be said about it before
 let shownAt = 0;
 let flagged = false;
 let busy = false;
 let waitingFor = null;
 
-// A tab keeps its name over a reload, so that it gets the same sample again; another tab has its own.
-const holder = sessionStorage.getItem("ssld-tab") || crypto.randomUUID();
+// crypto.randomUUID exists on https and localhost only; this page is also served over plain http.
+function randomId() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// A tab keeps its identity over a reload, so that it gets the same sample again; another tab has its own.
+const holder = sessionStorage.getItem("ssld-tab") || randomId();
 sessionStorage.setItem("ssld-tab", holder);
 const who = () => localStorage.getItem("ssld-annotator") || "";
 
-async function call(path, body) {
+// Tokens of the votes of this tab, the latest at the end: undo takes back these and no others.
+const votes = JSON.parse(sessionStorage.getItem("ssld-votes") || "[]");
+function keepVotes() {
+  sessionStorage.setItem("ssld-votes", JSON.stringify(votes.slice(-200)));
+}
+
+class Refused extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function call(path, body, again = true) {
   const options = body === undefined ? {} : {
     method: "POST",
     headers: { "Content-Type": "application/json", "X-CSRF-Token": session.csrf },
     body: JSON.stringify(body),
   };
   const response = await fetch(path, options);
-  if (response.status === 401) { location.href = "/login"; throw new Error("log in first"); }
-  const values = await response.json();
-  if (!response.ok) throw new Error(values.error || `the server responded with status ${response.status}`);
+  if (response.status === 401) { location.href = "/login"; throw new Refused("log in first", 401); }
+  if (response.status === 403 && again) { // the server has been started again since
+    session.csrf = (await call("/api/session")).csrf;
+    return call(path, body, false);
+  }
+  const values = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Refused(values.error || `the server responded with status ${response.status}`, response.status);
   return values;
 }
 
-// A vote is sent again with the same token until it is acknowledged: it is recorded once, and never lost.
-async function send(path, body) {
+// Whether a request may succeed later: the server, or its store, is away.
+const isAway = (error) => error instanceof TypeError || [502, 503, 504].includes(error.status);
+
+function away(error) {
+  const text = error instanceof TypeError ? "There is no connection to the server." : error.message;
+  const kept = unsent().length ? " Your last answer is kept and sent again." : "";
+  $("away").textContent = `${text}${kept} Trying again every few seconds.`;
+  $("away").hidden = false;
+}
+
+const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+
+// What is tried until the server responds.
+async function persist(task) {
   for (let attempt = 0; ; attempt++) {
     try {
-      return await call(path, body);
+      const found = await task();
+      $("away").hidden = true;
+      return found;
     } catch (error) {
-      if (!(error instanceof TypeError) || attempt > 30) throw error;
-      notify("no connection to the server; trying again", true);
-      await new Promise((done) => setTimeout(done, 1000));
+      if (!isAway(error)) throw error;
+      away(error);
+      await pause(Math.min(5000, 500 * 2 ** attempt));
     }
+  }
+}
+
+// Answers without an acknowledgement. They outlive the tab, and have a token: sent twice, they count once.
+const unsentName = () => `ssld-unsent-${session.job}`;
+const unsent = () => JSON.parse(localStorage.getItem(unsentName()) || "[]");
+const keepUnsent = (bodies) => localStorage.setItem(unsentName(), JSON.stringify(bodies));
+
+async function send(body) {
+  keepUnsent([...unsent().filter((other) => other.token !== body.token), body]);
+  const settled = () => keepUnsent(unsent().filter((other) => other.token !== body.token));
+  try {
+    const found = await persist(() => call("/api/label", body));
+    settled();
+    return found;
+  } catch (error) {
+    if (error.status !== 401) settled(); // refused for good; after a new log-in it is sent again
+    throw error;
   }
 }
 
@@ -55,11 +110,13 @@ function element(name, text, className) {
   return made;
 }
 
-function ask(question, value) {
+function ask(question, value, { needed = false } = {}) {
   return new Promise((done) => {
     const dialog = $("ask");
     $("question").textContent = question;
     $("answer").value = value || "";
+    $("cancel").hidden = needed;
+    dialog.oncancel = (event) => { if (needed) event.preventDefault(); };
     dialog.onclose = () => done(dialog.returnValue === "ok" ? $("answer").value.trim() : "");
     dialog.returnValue = "cancel";
     dialog.showModal();
@@ -80,41 +137,90 @@ function showClasses() {
     }
     button.append(name);
     button.hidden = wanted !== "" && !name.toLowerCase().includes(wanted);
-    button.disabled = sample === null;
+    button.disabled = !ready;
     button.addEventListener("click", () => label(name));
     return button;
   }));
 }
 
-function show(found) {
+function enable() {
+  for (const button of $("classes").children) button.disabled = !ready;
+  for (const id of ["skip", "flag"]) $(id).disabled = sample === null;
+}
+
+// An image that cannot be read can be skipped or flagged, but not labeled.
+async function show(found) {
   sample = found;
-  flagged = false;
+  ready = flagged = false;
+  sessionStorage.setItem("ssld-until", found === null ? "" : String(found.until));
   $("flag").setAttribute("aria-pressed", "false");
-  $("image").hidden = $("id").hidden = $("note").hidden = found === null;
+  $("image").hidden = true;
+  $("id").hidden = $("note").hidden = found === null;
   $("empty").hidden = found !== null;
   document.querySelector(".frame").hidden = found === null;
-  for (const id of ["skip", "flag"]) $(id).disabled = found === null;
+  $("loading").textContent = "loading the image";
   $("predictions").replaceChildren();
   $("counterfactuals").replaceChildren();
+  $("counterfactuals-title").hidden = true;
+  $("explanation-note").textContent = "";
   $("explanation").hidden = session.blind || found === null;
   showClasses();
+  enable();
   if (found === null) return;
-  shownAt = performance.now();
-  const image = $("image");
-  image.onload = () => image.classList.toggle("small", image.naturalWidth < 200);
-  image.src = found.image;
-  image.alt = `sample ${found.id}`;
   $("id").textContent = found.id;
   $("note").textContent = found.note;
-  explain(found.id, 0);
+  const image = element("img");
+  image.id = "image";
+  image.alt = `sample ${found.id}`;
+  image.src = found.image;
+  try {
+    await image.decode();
+  } catch {
+    if (sample === found) $("loading").textContent = await complaint(found.image);
+    return;
+  }
+  if (sample !== found) return;
+  image.classList.toggle("small", image.naturalWidth < 200);
+  $("image").replaceWith(image);
+  $("loading").textContent = "";
+  ready = true;
+  shownAt = performance.now();
+  enable();
+  explain(found);
+}
+
+async function complaint(address) {
+  try {
+    const response = await fetch(address);
+    if (!response.ok) return (await response.json()).error;
+  } catch { /* the banner says that there is no connection */ }
+  return "The image cannot be shown: its file is damaged, or of a kind that this browser does not know.";
 }
 
 // The explanation is shown when it is ready: labeling does not wait for it.
-async function explain(id, attempt) {
-  if (session.blind || sample === null || sample.id !== id) return;
-  if (attempt === 0) $("counterfactuals-title").hidden = true;
-  const found = await call(`/api/explanation?id=${encodeURIComponent(id)}`).catch(() => null);
-  if (found === null || sample === null || sample.id !== id) return;
+async function explain(of) {
+  for (let attempt = 0; !session.blind && sample === of; attempt++) {
+    if (attempt) await pause(Math.min(5000, 500 * 1.2 ** attempt));
+    let found = null;
+    try {
+      found = await call(`/api/explanation?id=${encodeURIComponent(of.id)}`);
+    } catch (error) {
+      if (sample === of) $("explanation-note").textContent = `The predictions cannot be loaded (${error.message}).`;
+      if (isAway(error)) continue;
+      return;
+    }
+    if (sample !== of) return;
+    showPredictions(found);
+    if (found.ready) {
+      showCounterfactuals(found.counterfactuals);
+      return;
+    }
+    $("explanation-note").textContent = "searching counterfactuals";
+  }
+}
+
+function showPredictions(found) {
+  $("explanation-note").textContent = found.note || (found.predictions.length ? "" : "no prediction yet");
   $("predictions").replaceChildren(...found.predictions.map((prediction) => {
     const row = element("li");
     const meter = element("div", undefined, "meter");
@@ -124,13 +230,11 @@ async function explain(id, attempt) {
     row.append(element("span", prediction.label), meter, element("span", `${Math.round(100 * prediction.probability)} %`));
     return row;
   }));
-  if (!found.predictions.length) $("predictions").append(element("li", "no prediction yet"));
-  if (!found.ready) {
-    if (attempt < 60) setTimeout(() => explain(id, attempt + 1), 500);
-    return;
-  }
-  $("counterfactuals-title").hidden = !found.counterfactuals.length;
-  $("counterfactuals").replaceChildren(...found.counterfactuals.map((c) => {
+}
+
+function showCounterfactuals(found) {
+  $("counterfactuals-title").hidden = !found.length;
+  $("counterfactuals").replaceChildren(...found.map((c) => {
     const figure = element("figure");
     const image = element("img");
     image.src = c.image;
@@ -144,10 +248,12 @@ async function explain(id, attempt) {
   }));
 }
 
+let preloaded = []; // images that are likely to follow; kept so that the browser keeps them, too
 async function next() {
   clearTimeout(waitingFor);
-  const { sample: found } = await call("/api/next", { annotator: who(), holder });
+  const { sample: found, ahead } = await persist(() => call("/api/next", { annotator: who(), holder }));
   show(found);
+  preloaded = ahead.map((address) => { const image = new Image(); image.src = address; return image; });
   if (found === null) {
     $("empty").textContent = "Waiting for a sample: the next round is being chosen, or other annotators have the remaining ones.";
     waitingFor = setTimeout(() => once(next), 2000);
@@ -168,15 +274,26 @@ async function once(task) {
   }
 }
 
-function verb(name, more) {
-  const seconds = Math.min(86400, (performance.now() - shownAt) / 1000);
-  return send("/api/label", { annotator: who(), holder, id: sample.id, verb: name, seconds, token: crypto.randomUUID(), ...more });
+async function verb(name, more) {
+  const token = randomId();
+  const seconds = ready ? Math.min(86400, (performance.now() - shownAt) / 1000) : null;
+  const found = await send({ annotator: who(), holder, id: sample.id, verb: name, seconds, token, ...more });
+  if (name === "label" || name === "skip") {
+    votes.push(token);
+    keepVotes();
+  }
+  return found;
 }
 
 const label = (name) => once(async () => {
-  if (sample === null) return;
-  const { status } = await verb("label", { label: name, final: sample.status === "disputed" && sample.settling === true });
-  notify(status === "labeled" ? `${sample.id}: ${name}` : `${sample.id}: ${name} (${status})`);
+  if (!ready) return;
+  try {
+    const { status } = await verb("label", { label: name, digest: sample.digest });
+    notify(status === "labeled" ? `${sample.id}: ${name}` : `${sample.id}: ${name} (${status})`);
+  } catch (error) {
+    if (error.status !== 409) throw error;
+    notify(error.message, true); // the image has changed since: the sample is shown again
+  }
   await next();
 });
 const skip = () => once(async () => { if (sample !== null) { await verb("skip"); await next(); } });
@@ -188,11 +305,17 @@ const flag = () => once(async () => {
   notify(flagged ? "flagged" : "flag removed");
 });
 const undo = () => once(async () => {
-  const { sample: found } = await call("/api/undo", { annotator: who(), holder });
-  if (found === null) { notify("there is nothing to undo"); return; }
-  show(found);
-  notify(`withdrawn: ${found.id}`);
-  state();
+  while (votes.length) {
+    const { sample: found } = await persist(() => call("/api/undo", { annotator: who(), holder, token: votes.at(-1) }));
+    votes.pop();
+    keepVotes();
+    if (found === null) continue; // it does not stand any more
+    show(found);
+    notify(`withdrawn: ${found.id}`);
+    state();
+    return;
+  }
+  notify("this tab has nothing to undo");
 });
 const add = () => once(async () => {
   const name = await ask("Name of the new class");
@@ -200,19 +323,38 @@ const add = () => once(async () => {
   session.classes = (await call("/api/classes", { name })).classes;
   showClasses();
 });
-const rename = () => once(async () => {
-  const name = await ask("Your name, which is recorded with your labels", who());
+async function askName(needed) {
+  const name = await ask("Your name, which is recorded with your labels", who(), { needed });
   if (!name) return;
   localStorage.setItem("ssld-annotator", name);
   $("who").textContent = name;
-});
+}
+// Under another name there may be other samples to label.
+const rename = () => once(async () => { const before = who(); await askName(false); if (who() !== before) await next(); });
 
 const percent = (p) => `${(100 * p).toFixed(1)} %`;
 
+function fitLine(fit) {
+  const minutes = (seconds) => (seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
+  if (fit.state === "none") return "";
+  if (fit.state === "done") return "The last fit is finished.";
+  if (fit.state !== "running") return `The last fit ${fit.state === "failed" ? "failed" : "was interrupted"}: ${fit.message}`;
+  const part = fit.task ? `${fit.task}, ${Math.floor(100 * fit.done)} %` : "starting";
+  const left = fit.seconds_left === null ? `for ${minutes(fit.seconds)}` : `${minutes(fit.seconds_left)} left`;
+  return `Fitting: ${part}, ${left}.`;
+}
+
 async function state() {
-  const s = await call("/api/state").catch(() => null);
-  if (s === null) return;
-  if (s.classes.join("\n") !== session.classes.join("\n")) { session.classes = s.classes; showClasses(); }
+  let found;
+  try {
+    found = await call("/api/state");
+  } catch (error) {
+    if (isAway(error)) away(error);
+    return;
+  }
+  if (!busy) $("away").hidden = true;
+  const s = found.status;
+  if (found.classes.join("\n") !== session.classes.join("\n")) { session.classes = found.classes; showClasses(); }
   const speed = s.labels_per_hour === null ? "" : ` · ${Math.round(s.labels_per_hour).toLocaleString("en")} an hour`;
   $("progress").textContent = `${s.counts.labeled} labeled · ${s.waiting} waiting${speed}`;
   const done = s.counts.labeled + s.counts.skipped;
@@ -223,15 +365,21 @@ async function state() {
   $("accuracy").textContent = estimate === null
     ? "Not measured yet: this needs labels of an audit set, or of a round drawn at random."
     : `${percent(estimate.accuracy)}, between ${percent(estimate.low)} and ${percent(estimate.high)} (95 %), from ${estimate.n} labels`;
-  curve(s.curve);
+  curve(found.curve);
   $("model").textContent = s.model;
-  $("fit").disabled = s.fit.state === "running";
-  const fits = { none: "", running: `fitting for ${Math.round(s.fit.seconds)} s`, done: "fit finished", failed: "fit failed: " };
-  $("fit-state").textContent = fits[s.fit.state] + (s.fit.state === "failed" ? s.fit.message : "");
-  const lines = [...(s.problem ? [s.problem] : []), ...s.advice];
+  const running = s.fit.state === "running";
+  $("fit").disabled = s.no_fit !== "";
+  $("fit").title = s.no_fit;
+  $("fit-reason").textContent = running ? "" : s.no_fit;
+  $("fit-reason").hidden = running || s.no_fit === "";
+  $("fit-bar").hidden = !running;
+  $("fit-filled").style.width = `${100 * s.fit.done}%`;
+  $("fit-bar").setAttribute("aria-valuenow", String(Math.floor(100 * s.fit.done)));
+  $("fit-state").textContent = fitLine(s.fit);
+  const lines = [...(found.problem ? [found.problem] : []), ...s.advice];
   $("advice-title").hidden = !lines.length;
   $("advice").replaceChildren(...lines.map((line) => element("li", line)));
-  await review(s.counts.disputed + s.counts.flagged);
+  await review(s.counts.disputed + s.counts.flagged).catch(() => undefined);
 }
 
 async function review(n) {
@@ -245,7 +393,7 @@ async function review(n) {
     button.addEventListener("click", () => once(async () => {
       const body = { annotator: who(), holder, id: row.id };
       const { sample: found } = await call("/api/take", body);
-      show({ ...found, settling: true });
+      show(found);
       flagged = row.flagged;
       $("flag").setAttribute("aria-pressed", String(flagged));
     }));
@@ -304,6 +452,7 @@ $("skip").addEventListener("click", skip);
 $("flag").addEventListener("click", flag);
 $("add").addEventListener("click", add);
 $("who").addEventListener("click", rename);
+$("cancel").addEventListener("click", () => $("ask").close("cancel"));
 $("fit").addEventListener("click", () => once(async () => {
   const { started } = await call("/api/fit", {});
   notify(started ? "fitting a model in the background; you can continue labeling" : "a fit is already running");
@@ -311,12 +460,23 @@ $("fit").addEventListener("click", () => once(async () => {
 }));
 setInterval(() => { if (!document.hidden) state(); }, 5000);
 
+// A tab that is left gives its sample back; if it comes back at once, as on a reload, it gets the same one again.
+addEventListener("pagehide", () => {
+  const until = Number(sessionStorage.getItem("ssld-until"));
+  if (!until || !who()) return;
+  const headers = { "Content-Type": "application/json", "X-CSRF-Token": session.csrf };
+  fetch("/api/release", { method: "POST", headers, keepalive: true, body: JSON.stringify({ annotator: who(), holder, until }) })
+    .catch(() => undefined);
+});
+addEventListener("pageshow", (event) => { if (event.persisted) once(next); });
+
 (async () => {
-  Object.assign(session, await call("/api/session"));
+  Object.assign(session, await persist(() => call("/api/session")));
   document.title = `${session.job}: label`;
   $("job").textContent = session.job;
-  if (!who()) localStorage.setItem("ssld-annotator", "me");
-  $("who").textContent = who();
   showClasses();
+  while (!who()) await askName(true);
+  $("who").textContent = who();
+  for (const body of unsent()) await once(() => send(body));
   await once(next);
 })().catch((error) => notify(error.message, true));
