@@ -323,11 +323,15 @@ const add = () => once(async () => {
   session.classes = (await call("/api/classes", { name })).classes;
   showClasses();
 });
+function showName() {
+  $("who").textContent = who();
+  $("who").hidden = false;
+}
 async function askName(needed) {
   const name = await ask("Your name, which is recorded with your labels", who(), { needed });
   if (!name) return;
   localStorage.setItem("ssld-annotator", name);
-  $("who").textContent = name;
+  showName();
 }
 // Under another name there may be other samples to label.
 const rename = () => once(async () => { const before = who(); await askName(false); if (who() !== before) await next(); });
@@ -476,7 +480,7 @@ addEventListener("pageshow", (event) => { if (event.persisted) once(next); });
   $("job").textContent = session.job;
   showClasses();
   while (!who()) await askName(true);
-  $("who").textContent = who();
+  showName();
   for (const body of unsent()) await once(() => send(body));
   await once(next);
 })().catch((error) => notify(error.message, true));
