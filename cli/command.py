@@ -102,7 +102,7 @@ def command(
     one per field; the class may name the panel of the help page that shows them in a class variable `panel`.
 
     Args:
-        needs: What the command works on: :data:`NOTHING`, :data:`RUN` or :data:`JOB`.
+        needs: Kind of folder that the command works on: :data:`NOTHING`, :data:`RUN` or :data:`JOB`.
         threads: Default of the option --threads; None leaves the option out.
 
     Returns:

@@ -81,7 +81,7 @@ class Settings(BaseModel):
 
         Args:
             values: Values by field; fields that are left out keep their defaults.
-            source: What an error names as the origin: a file, an option.
+            source: Origin of the values that errors name: a file, an option.
 
         Raises:
             RecipeError: if a setting is unknown, of the wrong type or out of range.

@@ -111,7 +111,11 @@ def label_studio_tasks(batch: QueryBatch, pool: Pool) -> list[dict[str, object]]
 
 
 def batch_figure(batch: QueryBatch, pool: Pool, run: Run | None = None) -> Figure:
-    """The first samples of a batch and why they were chosen; with a run that has classes, beside its counterfactual."""
+    """The first samples of a batch and why they were chosen; with a run that has classes, beside its counterfactual.
+
+    Example:
+        >>> figure = batch_figure(query(run, pool, n=4, strategy="margin"), pool)
+    """
     n = min(_PICTURED, len(batch))
     images = pool.images[pool.positions(batch.ids[:n])]
     predictions = batch.predictions[:n]

@@ -40,7 +40,7 @@ class QueryBatch:
         probabilities: Probability with which each sample was drawn, given those before it, float64 (n,), in (0, 1].
         predictions: Most probable class of each sample and its probability, as (name, p); empty for models without classes.
         runners_up: Second most probable class and its probability, likewise; empty with fewer than two classes.
-        notes: What the strategy saw in each sample, in words; empty if it has nothing to say.
+        notes: Remarks of the strategy on each sample; empty if it has nothing to say.
         strategy: Name of the strategy; for "auto", of the one it chose.
         reason: One sentence: why this strategy.
         seed: Random seed of the draws.
@@ -208,6 +208,9 @@ def choose(strategy: Strategy | str, candidates: Candidates, n: int, *, power: f
 
     Raises:
         SSLDError: If the strategy cannot be used here, or broke its contract.
+
+    Example:
+        >>> chosen = choose("margin", candidates, 10)  # doctest: +SKIP
     """
     strategy = get_variant(strategy) if isinstance(strategy, str) else strategy
     if not np.isfinite(candidates.representation[: 2**12]).all():

@@ -89,7 +89,7 @@ def register_score(name: str, *, needs: str, cost: str, when: str, reference: st
 
     Example:
         >>> @register_score("tail", needs="labels", cost="one pass", when="rare classes", reference="this example")
-        ... def tail(c: Candidates) -> NDArray[np.float64]:
+        ... def tail(c: Candidates) -> np.ndarray:
         ...     return 1 - c.p.max(axis=1)
     """
 
@@ -101,7 +101,13 @@ def register_score(name: str, *, needs: str, cost: str, when: str, reference: st
 
 
 def register_batch(name: str, *, needs: str, cost: str, when: str, reference: str) -> Callable[[BatchStrategy], BatchStrategy]:
-    """Register a function as a batch strategy under a name; arguments and errors as :func:`register_score`."""
+    """Register a function as a batch strategy under a name; arguments and errors as :func:`register_score`.
+
+    Example:
+        >>> @register_batch("first", needs="images", cost="none", when="a baseline", reference="this example")
+        ... def first(c: Candidates, n: int) -> Choice:
+        ...     return Choice(np.arange(n), np.zeros(len(c)), np.ones(n))
+    """
 
     def register(function: BatchStrategy) -> BatchStrategy:
         _add(Strategy(name, needs, cost, when, reference, batch=function))
@@ -132,6 +138,10 @@ def get_strategy(name: str) -> Strategy:
 
     Raises:
         SSLDError: If there is none, with the nearest names; or if the plug-in that offers it cannot be loaded.
+
+    Example:
+        >>> get_strategy("margin").needs
+        'labels'
     """
     if name not in STRATEGIES:
         broken = load_plugins(PLUGINS)
@@ -142,7 +152,12 @@ def get_strategy(name: str) -> Strategy:
 
 
 def strategies_frame() -> pd.DataFrame:
-    """One row a strategy, those of plug-ins included: name, needs, cost, when, reference."""
+    """One row a strategy, those of plug-ins included: name, needs, cost, when, reference.
+
+    Example:
+        >>> "margin" in set(strategies_frame()["name"])
+        True
+    """
     load_plugins(PLUGINS)
     columns = ("name", "needs", "cost", "when", "reference")
     return pd.DataFrame([{c: getattr(s, c) for c in columns} for s in STRATEGIES.values()])

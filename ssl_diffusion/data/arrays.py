@@ -24,6 +24,10 @@ def find_image_shape(X: NDArray[Any], given: tuple[int, ...] | str | None) -> tu
     Raises:
         ValueError: if the shape is not that of an image, does not fit the rows, or leaves open which axis is the channels.
         TypeError: if `given` is none of the above.
+
+    Example:
+        >>> find_image_shape(np.zeros((10, 28, 28)), None)
+        ((28, 28), (1, 28, 28))
     """
     if isinstance(given, str):
         if given != "row":
@@ -59,7 +63,12 @@ def find_image_shape(X: NDArray[Any], given: tuple[int, ...] | str | None) -> tu
 
 
 def find_value_range(X: NDArray[Any], given: tuple[float, float] | str) -> tuple[float, float]:
-    """The values that become 0 and 255; a constant X becomes 0."""
+    """The values that become 0 and 255; a constant X becomes 0.
+
+    Example:
+        >>> find_value_range(np.array([0.0, 0.2, 1.0]), "auto")
+        (0.0, 1.0)
+    """
     if isinstance(given, str):
         if given != "auto":
             raise ValueError(f"value_range must be 'auto' or (lo, hi), not {given!r}")
@@ -89,13 +98,23 @@ def to_images(
 
     Raises:
         ValueError: if the images have another shape.
+
+    Example:
+        >>> to_images(np.array([[[0.0, 1.0]]]), (1, 2), (1, 1, 2), (0.0, 1.0)).tolist()
+        [[[[0, 255]]]]
     """
     images = X.reshape(len(X), *row_shape) if X.ndim == 2 else X
     return np.require(_to_bytes(_channels_first(images, image_shape), *value_range), requirements=("C", "W"))
 
 
 def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The classes, sorted, and y as positions among them with -1 where there is no label."""
+    """The classes, sorted, and y as positions among them with -1 where there is no label.
+
+    Example:
+        >>> classes, positions = encode_labels(np.array(["dog", "cat", "dog"]))
+        >>> positions.tolist()
+        [1, 0, 1]
+    """
     as_text = np.array([isinstance(value, str) for value in y])
     if any(value == "-1" for value in y[as_text]):
         raise ValueError("y has the text '-1': mark samples without label by the number -1, in an array of dtype object")

@@ -63,6 +63,10 @@ def load_folder(
     Raises:
         DataError: if the folder is missing, has no images or unreadable ones, mixes splits and classes at its top, or a
             class of `test/` does not occur in training.
+
+    Example:
+        >>> load_folder("photos", size=32).classes  # doctest: +SKIP
+        ('cat', 'dog')
     """
     root = Path(root)
     if not root.exists():
@@ -123,6 +127,9 @@ def load_csv(
 
     Raises:
         DataError: naming the file and, where there is one, the row and the column at fault.
+
+    Example:
+        >>> pool = load_csv("labels.csv", image_column="file", label_column="class", root="photos")  # doctest: +SKIP
     """
     table = read_table(Path(path), encoding)
     image_column = _image_column(table, image_column)

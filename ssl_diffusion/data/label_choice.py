@@ -98,6 +98,10 @@ def choose_labeled(
 
     Raises:
         DataError: if the budget is larger than the number of labels, or a class would be without one.
+
+    Example:
+        >>> len(choose_labeled(load_dataset("digits"), 40, seed=0).train)
+        40
     """
     eligible = np.flatnonzero(pool.has_label & ~pool.is_test)
     if budget is None:
@@ -148,6 +152,10 @@ def hold_out_test(pool: Pool, fraction: float, *, seed: int = 0) -> None:
 
     Raises:
         DataError: If the pool has a test split already, or no labeled image would be left on one of the sides.
+
+    Example:
+        >>> pool = load_folder("photos")  # doctest: +SKIP
+        >>> hold_out_test(pool, 0.2)  # doctest: +SKIP
     """
     if pool.is_test.any():
         raise DataError(f"{pool.name!r} has a test split of {pool.is_test.sum()} images; leave out --test-fraction")

@@ -14,12 +14,22 @@ __all__ = ["input_paths", "is_table", "load_pool"]
 
 
 def input_paths(data: DataSettings) -> list[Path]:
-    """What a recipe reads and no output may replace: the folder of images, or the CSV file that lists them."""
+    """What a recipe reads and no output may replace: the folder of images, or the CSV file that lists them.
+
+    Example:
+        >>> input_paths(DataSettings(path="photos"))
+        [PosixPath('photos')]
+    """
     return [Path(data.path)] if data.path else []
 
 
 def is_table(path: Path) -> bool:
-    """Whether a path names a CSV file that lists images, by its ending, rather than a folder of them."""
+    """Whether a path names a CSV file that lists images, by its ending, rather than a folder of them.
+
+    Example:
+        >>> is_table(Path("labels.csv")), is_table(Path("photos"))
+        (True, False)
+    """
     return path.suffix.lower() in (".csv", ".tsv")
 
 
@@ -41,6 +51,9 @@ def load_pool(
     Raises:
         RecipeError: if not exactly one of data set and path is named.
         DataError: if the images cannot be used.
+
+    Example:
+        >>> pool = load_pool(DataSettings(dataset="digits"))
     """
     if bool(data.dataset) == bool(data.path):
         raise RecipeError("name either a data set (--dataset) or a folder or CSV file of images (--data)")

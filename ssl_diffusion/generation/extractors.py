@@ -59,7 +59,7 @@ def extractor_of_run(run: Run) -> Extractor:
         run: Fitted model, other than the one to be measured.
 
     Example:
-        >>> extractor = extractor_of_run(load_run("runs/other"))
+        >>> extractor = extractor_of_run(load_run("runs/digits-40-s0"))
     """
     return _of_model(run.model, "classifier")
 
@@ -108,7 +108,7 @@ def inception_extractor(weights: Path) -> Extractor:
         RunError: If torch-fidelity is not installed, or the file cannot be used.
 
     Example:
-        >>> extractor = inception_extractor(Path("pt_inception-2015-12-05-6726825d.pth"))
+        >>> extractor = inception_extractor(Path("pt_inception-2015-12-05-6726825d.pth"))  # doctest: +SKIP
     """
     if not weights.is_file():
         raise RunError(f"no file {weights}: name the weights of Inception with --inception")

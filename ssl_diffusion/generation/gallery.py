@@ -40,7 +40,8 @@ def class_index(run: Run, name: str) -> int:
         DataError: If there is no class of that name; the message has the nearest names.
 
     Example:
-        >>> class_index(run, "cat")
+        >>> class_index(run, "7")
+        7
     """
     run.check_single_label("to choose")
     if name not in run.classes:

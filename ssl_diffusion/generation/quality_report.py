@@ -81,8 +81,8 @@ def evaluate_generation(
         DataError: If there are too few images to compare.
 
     Example:
-        >>> report = evaluate_generation(run, pool, extractor_of_run(run), n=2000)
-        >>> report.metrics["fd"]
+        >>> report = evaluate_generation(run, pool, extractor_of_run(run), n=2000)  # doctest: +SKIP
+        >>> report.metrics["fd"]  # doctest: +SKIP
     """
     real = real_features(extractor, pool, cache_dir)
     images = sample_run(run, n, seed=seed, progress=progress)
@@ -109,6 +109,10 @@ def real_features(extractor: Extractor, pool: Pool, cache_dir: Path | None = Non
 
     Returns:
         Features, float32, (n, d).
+
+    Example:
+        >>> real_features(extractor_of_run(run), pool).shape[0]  # doctest: +SKIP
+        1437
     """
     train = pool.train
     chosen = train[:: -(-len(train) // _MOST_REAL)]
@@ -139,6 +143,9 @@ def write_generation(report: GenerationReport, out: Path, inputs: Sequence[Path]
 
     Raises:
         RunError: If the place is taken or cannot be written.
+
+    Example:
+        >>> write_generation(report, Path("quality"))  # doctest: +SKIP
     """
     row = {"extractor": report.extractor, "n_real": report.n_real, "n_generated": report.n_generated, **report.metrics}
     with output_folder(out, overwrite=True, inputs=inputs) as folder:

@@ -162,7 +162,12 @@ SAMPLERS: dict[str, type[Sampler]] = {"heun": Heun, "dpmpp": DPMSolverPP, "ddim"
 
 
 def find_sampler(name: str) -> type[Sampler]:
-    """The sampler of a name in :data:`SAMPLERS`; raises :class:`SSLDError` for any other name."""
+    """The sampler of a name in :data:`SAMPLERS`; raises :class:`SSLDError` for any other name.
+
+    Example:
+        >>> find_sampler("heun").__name__
+        'Heun'
+    """
     if name not in SAMPLERS:
         raise SSLDError(f"no sampler {name!r}; {nearest_names(name, SAMPLERS)}")
     return SAMPLERS[name]
@@ -335,6 +340,9 @@ def denoising_strip(
 
     Returns:
         The images at each of these noise levels, float32, (n, C, H, W), and the levels, decreasing to 0.
+
+    Example:
+        >>> rows, levels = denoising_strip(model, 2, 5)  # doctest: +SKIP
     """
     levels = model.noise.levels(Heun.default_steps)
     kept = set(np.linspace(0, len(levels) - 1, shown).round().astype(int).tolist())

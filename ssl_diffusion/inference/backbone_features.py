@@ -21,7 +21,7 @@ def pool_features(
         backbone: Network, or features by sample id, in which case no image is read.
         source: Images.
         batch_size: Number of images read at once.
-        progress: Called with the number of images read.
+        progress: Callback for the number of images read.
 
     Returns:
         Features; beyond 256 MiB in a temporary file.
@@ -31,8 +31,8 @@ def pool_features(
             backbone says.
 
     Example:
-        >>> backbone = load_backbone("torchvision:resnet18", weights="resnet18.safetensors")
-        >>> pool_features(backbone, load_dataset("digits")).shape
+        >>> backbone = load_backbone("torchvision:resnet18", weights="resnet18.safetensors")  # doctest: +SKIP
+        >>> pool_features(backbone, load_dataset("digits")).shape  # doctest: +SKIP
         (1797, 512)
     """
     z: NDArray[np.float32] = allocate((len(source), backbone.n_features), np.float32, IN_MEMORY)

@@ -61,7 +61,7 @@ class EmbeddedPool:
         Args:
             model: Joint diffusion model.
             images: Images of the larger pool, uint8 (M, C, H, W).
-            positions: Which of them to read, int64 (N,); the pool that is made has them in this order.
+            positions: Row numbers of the images to read, int64 (N,); the pool that is made has them in this order.
             classify: Whether class probabilities are wanted; for models with one class an image.
             precision: "fp32" or "bf16".
             store: Store to read from and add to; None computes everything.

@@ -48,7 +48,7 @@ def embed(
         projected: Whether representations of more than 512 features are projected to 512.
         precision: "fp32" or "bf16".
         batch_size: Images in a batch.
-        engine: Where images are read; None reads them in this process.
+        engine: Engine that reads the images; None reads them in this process.
         progress: Callback for the number of images read.
 
     Returns:
@@ -108,7 +108,7 @@ def embed_whole(
         name: Name of the file; see :meth:`EmbeddingStore.whole`.
         precision: "fp32" or "bf16".
         batch_size: Images in a batch.
-        engine: Where images are read; None reads them in this process.
+        engine: Engine that reads the images; None reads them in this process.
         progress: Callback for the number of images read.
 
     Returns:
@@ -116,6 +116,9 @@ def embed_whole(
 
     Raises:
         DataError: If the file cannot be created or the disk is too full.
+
+    Example:
+        >>> z = embed_whole(run.model, pool.images, store_of(run), "pool")  # doctest: +SKIP
     """
     images = rows_of(source)
 

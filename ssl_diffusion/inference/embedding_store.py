@@ -68,7 +68,7 @@ class EmbeddingStore:
 
     Args:
         folder: Folder of the store; created when something is kept.
-        identity: What the embeddings were made by: model, precision and the like. Those of another identity are not used.
+        identity: Description of model, precision and the like; embeddings of another identity are not used.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
@@ -187,11 +187,20 @@ class EmbeddingStore:
 
 
 def digests(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.bytes_]:
-    """Digests of the bytes of images, (n,)."""
+    """Digests of the bytes of images, (n,).
+
+    Example:
+        >>> len(set(digests([np.zeros((1, 2, 2), np.uint8), np.ones((1, 2, 2), np.uint8)])))
+        2
+    """
     return np.fromiter((hashlib.blake2b(x.tobytes(), digest_size=16).digest() for x in images), dtype=_KEY)
 
 
 def store_of(run: Run) -> EmbeddingStore:
-    """The store in the folder of a run, for what its present model makes of images."""
+    """The store in the folder of a run, for what its present model makes of images.
+
+    Example:
+        >>> store = store_of(load_run("runs/digits-40-s0"))
+    """
     device = next(run.model.parameters()).device.type
     return EmbeddingStore(run.path / "scores", f"1 {run.digest()} {run.precision} {device} {DIMENSIONS}")

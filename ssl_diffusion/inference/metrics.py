@@ -9,7 +9,13 @@ __all__ = ["classification_metrics", "expected_calibration_error"]
 
 
 def classification_metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
-    """`accuracy`, `nll` and `ece` of logits (n, K) against labels (n,), or (n, K) with 0/1 for multi-label data."""
+    """`accuracy`, `nll` and `ece` of logits (n, K) against labels (n,), or (n, K) with 0/1 for multi-label data.
+
+    Example:
+        >>> logits = np.array([[2.0, 0.0], [0.0, 2.0]], np.float32)
+        >>> classification_metrics(logits, np.array([0, 1]))["accuracy"]
+        1.0
+    """
     z, y = torch.from_numpy(logits), torch.from_numpy(labels)
     if y.ndim == 2:
         p = z.sigmoid().numpy()
@@ -35,6 +41,10 @@ def expected_calibration_error(confidence: NDArray[np.float32], right: NDArray[n
         confidence: probability of the predicted class, (n,), in [0, 1].
         right: whether the prediction was right, (n,).
         bins: number of equally wide bins over [0, 1].
+
+    Example:
+        >>> expected_calibration_error(np.array([0.75] * 4, np.float32), np.array([True, True, True, False]))
+        0.0
     """
     index = np.clip(np.ceil(confidence.astype(np.float64) * bins).astype(int) - 1, 0, bins - 1)
     gap = np.bincount(index, weights=right.astype(np.float64) - confidence, minlength=bins)

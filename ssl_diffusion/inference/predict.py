@@ -43,6 +43,10 @@ def evaluating(model: nn.Module, precision: str, gradients: bool = False) -> Ite
 
     Yields:
         Device of the model.
+
+    Example:
+        >>> with evaluating(model, "fp32") as device:
+        ...     logits = model.classify(torch.zeros(2, 1, 8, 8, device=device))
     """
     device = next(model.parameters()).device
     training = model.training
@@ -87,6 +91,11 @@ def map_batches(
 
     Yields:
         Numbers of the rows of a batch, int64 (B,), and the results of the function as arrays (B, ...).
+
+    Example:
+        >>> for rows, (z,) in map_batches(model, lambda model, x, rows: (model.representation(x),), images):
+        ...     print(rows)
+        [0 1 2 3 4 5 6 7]
     """
     rows = np.arange(len(data)) if rows is None else rows
     for start in range(0, len(rows), batch_size):
@@ -117,6 +126,10 @@ def by_batches(
         empty: Shape of the result where there are no rows.
         progress: Callback for the number of rows read.
         task: Name of the task in progress updates.
+
+    Example:
+        >>> by_batches(model, lambda model, x, rows: model.representation(x), images).shape == (8, model.n_features)
+        True
     """
     parts, done = [np.zeros(empty, dtype=np.float32)] if not len(data) else [], 0
     for rows, (values,) in map_batches(
@@ -144,7 +157,12 @@ def predict_logits(
     progress: ProgressCallback | None = None,
     task: str = "predict",
 ) -> NDArray[np.float32]:
-    """Class logits of uint8 images (n, C, H, W): float32, (n, K); runs the encoder only, at the smallest noise level."""
+    """Class logits of uint8 images (n, C, H, W): float32, (n, K); runs the encoder only, at the smallest noise level.
+
+    Example:
+        >>> predict_logits(model, images).shape
+        (8, 10)
+    """
     return by_batches(
         model,
         lambda model, x, _: model.classify(x),
@@ -165,7 +183,12 @@ def represent(
     batch_size: int = 256,
     progress: ProgressCallback | None = None,
 ) -> NDArray[np.float32]:
-    """Representations of uint8 images (n, C, H, W): float32, (n, F)."""
+    """Representations of uint8 images (n, C, H, W): float32, (n, F).
+
+    Example:
+        >>> represent(model, images).shape == (8, model.n_features)
+        True
+    """
     return by_batches(
         model,
         lambda model, x, _: model.representation(x),
@@ -179,7 +202,12 @@ def represent(
 
 
 def probabilities(logits: NDArray[np.float32], multilabel: bool) -> NDArray[np.float32]:
-    """Class probabilities, (n, K): softmax, or a sigmoid of each logit for multi-label data."""
+    """Class probabilities, (n, K): softmax, or a sigmoid of each logit for multi-label data.
+
+    Example:
+        >>> probabilities(np.zeros((1, 2), np.float32), multilabel=False).tolist()
+        [[0.5, 0.5]]
+    """
     tensor = torch.from_numpy(logits)
     return (tensor.sigmoid() if multilabel else tensor.softmax(dim=1)).numpy()
 
@@ -189,5 +217,9 @@ def predict_probabilities(model: JointDiffusion, images: Rows) -> NDArray[np.flo
 
     They are computed in fp32, as searches for counterfactuals compute them: at the boundary rounding decides which class
     comes first.
+
+    Example:
+        >>> predict_probabilities(model, images).shape
+        (8, 10)
     """
     return probabilities(predict_logits(model, images), multilabel=False)

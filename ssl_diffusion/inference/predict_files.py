@@ -24,6 +24,9 @@ def collect_images(inputs: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
     Raises:
         DataError: if an input does not exist, or there is no image at all.
+
+    Example:
+        >>> paths, ids = collect_images([Path("photos")])  # doctest: +SKIP
     """
     paths: list[Path] = []
     ids: list[str] = []
@@ -64,6 +67,9 @@ def predict_files(
         DataError: if there is no image, or one cannot be read and `skip_bad` is off.
         RunError: if the model has no classes, or `out` cannot be written. Earlier predictions in the same place are replaced,
             any other file is not.
+
+    Example:
+        >>> n, bad = predict_files(run, [Path("photos")], Path("predictions.csv"))  # doctest: +SKIP
     """
     if not run.classes:
         raise RunError(f"{run.path} was trained without labels and cannot predict; fit with --labeled")

@@ -15,7 +15,12 @@ BLOCK = 2048  # rows that are projected at once
 
 
 def project(z: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Representations as strategies measure them, (n, F) to (n, 512), or as they are if they are no longer than that."""
+    """Representations as strategies measure them, (n, F) to (n, 512), or as they are if they are no longer than that.
+
+    Example:
+        >>> project(np.ones((2, 2048), np.float32)).shape
+        (2, 512)
+    """
     matrix = projection_matrix(z.shape[1])
     return z if matrix is None else z @ matrix
 

@@ -27,7 +27,7 @@ class SelectedRows:
 
     Args:
         base: Rows to select from, N of them.
-        positions: Which of them, int64 (n,).
+        positions: Row numbers of the selected images, int64 (n,).
     """
 
     def __init__(self, base: Rows, positions: NDArray[np.int64]) -> None:

@@ -109,6 +109,11 @@ def load_run(path: str | Path, accelerator: str = "auto", precision: str = "auto
         RunError: if the folder is no run or is not finished.
         CheckpointError: if its model file is damaged or foreign, its header and its weights do not agree, or a weight is not
             finite.
+
+    Example:
+        >>> run = load_run("runs/digits-40-s0")
+        >>> run.classes[:3]
+        ('0', '1', '2')
     """
     path = Path(path)
     if not path.is_dir():

@@ -68,5 +68,10 @@ def _described(tensor: Tensor | None) -> str:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of parameters of a module."""
+    """Number of parameters of a module.
+
+    Example:
+        >>> count_parameters(torch.nn.Linear(3, 2))
+        8
+    """
     return sum(p.numel() for p in module.parameters())

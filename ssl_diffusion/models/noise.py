@@ -237,5 +237,9 @@ def target(clean: Tensor, noised: Tensor, c: Coefficients) -> Tensor:
 
     Returns:
         Target of the raw network, (B, C, H, W).
+
+    Example:
+        >>> c = EDM(sigma_data=0.5).coefficients(torch.tensor([1.0]))
+        >>> f = target(clean, noised, c)  # doctest: +SKIP
     """
     return (clean - c.skip * noised) / c.out

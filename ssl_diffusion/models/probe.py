@@ -61,6 +61,10 @@ def reference_sample(train: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 
     Returns:
         At most 2,000 of the positions, in random order.
+
+    Example:
+        >>> reference_sample(pool.train, seed=0).shape
+        (1437,)
     """
     return np.random.default_rng(seed).permutation(train)[:_REFERENCE]
 
@@ -91,7 +95,8 @@ def fit_probe(
         Linear classifier of representations that are not standardised.
 
     Example:
-        >>> probe = fit_probe(z[labeled], y[labeled], z[:2000], n_classes=10)
+        >>> z, y = pool.images.reshape(len(pool), -1) / np.float32(16), pool.labels
+        >>> probe = fit_probe(z[:100], y[:100], z[:1000], n_classes=10)
         >>> accuracy = (probe.logits(z).argmax(axis=1) == y).mean()
     """
     mean, scale = reference.mean(axis=0, dtype=np.float64), reference.std(axis=0, dtype=np.float64)

@@ -254,6 +254,10 @@ def sinusoidal_embedding(value: Tensor, dim: int, max_period: float = 1e4) -> Te
 
     Returns:
         Embedding, float32, (B, dim).
+
+    Example:
+        >>> sinusoidal_embedding(torch.zeros(1), 4)
+        tensor([[1., 1., 0., 0.]])
     """
     half = dim // 2
     frequency = torch.exp(-math.log(max_period) / half * torch.arange(half, device=value.device, dtype=torch.float32))

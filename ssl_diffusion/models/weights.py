@@ -66,6 +66,9 @@ def load_tensors(path: Path, remedy: str = "") -> tuple[dict[str, Tensor], dict[
 
     Raises:
         CheckpointError: If the file is missing, damaged, or was not written by this program.
+
+    Example:
+        >>> weights, metadata = load_tensors(Path("runs/digits-40-s0/model.safetensors"))
     """
     advice = f"; {remedy}" if remedy else ""
     if not _is_file(path):
@@ -85,7 +88,12 @@ def load_tensors(path: Path, remedy: str = "") -> tuple[dict[str, Tensor], dict[
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """The metadata of a file of :func:`save_tensors`, without its tensors; None if the file is damaged or foreign."""
+    """The metadata of a file of :func:`save_tensors`, without its tensors; None if the file is damaged or foreign.
+
+    Example:
+        >>> read_metadata(Path("runs/digits-40-s0/model.safetensors"))["objective"]
+        'joint'
+    """
     try:
         if not _is_file(path):
             return None
@@ -129,11 +137,21 @@ def _metadata(header: Mapping[str, str] | None) -> dict[str, Any] | None:
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with "prefix." added in front of their names."""
+    """The tensors with "prefix." added in front of their names.
+
+    Example:
+        >>> prefixed("ema", {"bias": torch.zeros(1)})
+        {'ema.bias': tensor([0.])}
+    """
     return {f"{prefix}.{name}": t for name, t in tensors.items()}
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names start with "prefix.", under their names without it."""
+    """The tensors whose names start with "prefix.", under their names without it.
+
+    Example:
+        >>> with_prefix("ema", {"ema.bias": torch.zeros(1), "raw.bias": torch.ones(1)})
+        {'bias': tensor([0.])}
+    """
     start = len(prefix) + 1
     return {name[start:]: t for name, t in tensors.items() if name.startswith(prefix + ".")}

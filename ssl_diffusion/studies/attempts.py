@@ -78,7 +78,12 @@ class StudyFolder:
 
 
 def attempt(folder: StudyFolder, settings: StudySettings, shared: Shared, trial: Trial) -> str | None:
-    """Run and keep a trial; the traceback if it failed."""
+    """Run and keep a trial; the traceback if it failed.
+
+    Example:
+        >>> attempt(folder, settings, shared, Trial("margin", "probe", 0)) is None  # doctest: +SKIP
+        True
+    """
     try:
         run_trial(trial, settings, shared).save(folder.trial(trial))
     except Exception:  # whatever it is belongs to this trial: it is kept and reported, and the others go on
@@ -87,7 +92,11 @@ def attempt(folder: StudyFolder, settings: StudySettings, shared: Shared, trial:
 
 
 def attempt_elsewhere(path: Path, trial: Trial, cache: Path, cache_dir: Path | None, threads: int) -> str | None:
-    """:func:`attempt` in another process, which reads the study from its folder."""
+    """:func:`attempt` in another process, which reads the study from its folder.
+
+    Example:
+        >>> attempt_elsewhere(Path("study"), trial, Path("cache"), None, threads=1)  # doctest: +SKIP
+    """
     import torch
 
     torch.set_num_threads(threads)

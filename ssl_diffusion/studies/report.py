@@ -44,6 +44,10 @@ def write_report(path: Path, cache_dir: Path | None = None, highlight: Sequence[
     Raises:
         RunError: if this is no study folder, or no trial is complete.
         SSLDError: if `highlight` names a strategy that the study does not have, or too many.
+
+    Example:
+        >>> write_report(Path("study"), highlight=["margin"])  # doctest: +SKIP
+        PosixPath('study/report.html')
     """
     folder = StudyFolder(path)
     settings = folder.settings()

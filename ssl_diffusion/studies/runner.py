@@ -51,7 +51,7 @@ def run_study(
         out: Study folder.
         resume: Whether a study that exists is continued; without it, that is an error.
         workers: Number of processes on this machine; 1 runs everything in this process.
-        engine: Where trials run, "local" or "ray".
+        engine: Name of the engine that runs the trials, "local" or "ray".
         address: Address of a Ray cluster; None starts one on this machine.
         options: Options of the fits: cache, progress.
 
@@ -59,6 +59,9 @@ def run_study(
         RunError: if the folder was made with other settings, or is there and `resume` was not asked for.
         DataError: if the pool cannot be studied, or is smaller than the largest budget.
         Interrupted: on Ctrl-C; complete trials are kept.
+
+    Example:
+        >>> folder = run_study(load_study(Path("study.toml")), Path("study"))  # doctest: +SKIP
     """
     folder = StudyFolder(out)
     if engine not in ENGINES:

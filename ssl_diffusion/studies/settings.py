@@ -117,6 +117,10 @@ def load_study(path: Path) -> StudySettings:
 
     Raises:
         RecipeError: if it cannot be read, or a setting is unknown, of the wrong type or out of range.
+
+    Example:
+        >>> load_study(Path("study.toml")).strategies  # doctest: +SKIP
+        ('random', 'margin')
     """
     if not path.is_file():
         raise RecipeError(f"no study file {path}")

@@ -22,6 +22,9 @@ def summary(rounds: pd.DataFrame, baseline: str) -> pd.DataFrame:
         `difference` of it from the baseline's with `low` and `high` (95 %), `p_holm`, and `labels` that it needs for the
         baseline's accuracy at its largest budget with `saving`, `saving_low`, `saving_high`. NaN where there is nothing to
         compare.
+
+    Example:
+        >>> summary(folder.rounds(), "random")  # doctest: +SKIP
     """
     curves = statistics.curves(rounds)
     means = curves.pivot(index="strategy", columns="n_labeled", values="mean")
@@ -40,7 +43,12 @@ def summary(rounds: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def sentences(rounds: pd.DataFrame, baseline: str) -> list[str]:
-    """One sentence per strategy on its difference from the baseline, with effect size and sample size."""
+    """One sentence per strategy on its difference from the baseline, with effect size and sample size.
+
+    Example:
+        >>> for sentence in sentences(folder.rounds(), "random"):  # doctest: +SKIP
+        ...     print(sentence)
+    """
     table = summary(rounds, baseline)
     if "difference" not in table:
         return [f"There is nothing to compare with {baseline} yet."]

@@ -31,7 +31,7 @@ class TrainingData:
         images:  images of the pool, uint8, (N, C, H, W)
         train:   positions of the training images, int64, (n,)
         labeled: positions of the images whose labels may be used, int64, (m,)
-        labels:  their classes, int64, (m,), or 0/1 for every class, float32, (m, K), for multi-label data
+        labels:  classes of the labeled images, int64, (m,), or 0/1 for every class, float32, (m, K), for multi-label data
         hidden:  classes of `train`, int64, (n,), -1 where unknown; not for training: they measure the pseudo-labels. None
                  leaves those unmeasured
     """

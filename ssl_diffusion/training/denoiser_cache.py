@@ -74,7 +74,8 @@ def denoiser_key(fingerprint: str, config: JointConfig, settings: PhaseSettings,
         24 hexadecimal digits.
 
     Example:
-        >>> key = denoiser_key(pool.fingerprint(), config, recipe.pretraining, flip=False)
+        >>> recipe = load_recipe("digits")
+        >>> key = denoiser_key(pool.fingerprint(), model.config, recipe.pretraining, flip=False)
     """
     m = config.model
     unet = {name: getattr(m, name) for name in _NETWORK}
@@ -162,7 +163,7 @@ class DenoiserCache:
 
         Args:
             key: Key of the pretraining.
-            denoiser: Its result.
+            denoiser: Result of the pretraining.
             family: Key of its family, see :func:`denoiser_key`.
 
         Raises:

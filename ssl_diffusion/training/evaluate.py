@@ -175,6 +175,9 @@ def report_fit(
         labeled: Labels that were used; None without labels.
         fitted: Result of the fit.
         progress: Callback for the number of test images done.
+
+    Example:
+        >>> report_fit(folder, recipe, pool, labeled, fitted, None)  # doctest: +SKIP
     """
     run = load_run(folder.path, recipe.compute.accelerator, recipe.compute.precision)
     history = folder.save_history(fitted.history)

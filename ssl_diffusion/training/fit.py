@@ -163,7 +163,7 @@ def resume_run(
         RunError: If this is no run folder, the run is finished, or recipe, pool or labels are not those of the run.
 
     Example:
-        >>> path = resume_run(Path("runs/digits"))
+        >>> path = resume_run(Path("runs/digits"))  # doctest: +SKIP
     """
     options = options or FitOptions()
     if not path.is_dir():

@@ -24,7 +24,7 @@ class MovingAverage:
 
     Attributes:
         model: Copy of the model with the averaged parameters, in evaluation mode.
-        weights: Its parameters, in the order of `model.parameters()`.
+        weights: Parameters of the average, in the order of `model.parameters()`.
     """
 
     def __init__(self, model: JointDiffusion, horizon: float, device: torch.device) -> None:

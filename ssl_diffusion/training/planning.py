@@ -87,6 +87,7 @@ def plan_for_time(
         RecipeError: If the time is too short for a single step.
 
     Example:
+        >>> recipe, labeled = load_recipe("digits"), choose_labeled(pool, 40, seed=0)
         >>> recipe = plan_for_time(recipe, pool, labeled, pool.fingerprint(), parse_duration("10m"), None)
     """
     began = time.monotonic() if began is None else began

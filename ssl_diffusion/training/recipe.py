@@ -140,7 +140,12 @@ class SettingsWithRecipe(Settings):
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Names of the recipes that come with the package.
+
+    Example:
+        >>> "digits" in recipe_names()
+        True
+    """
     folder = resources.files("ssl_diffusion.recipes")
     return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
 
@@ -150,6 +155,10 @@ def recipe_for(dataset: str, preset: str | None = None) -> str:
 
     Raises:
         RecipeError: if there is no such preset.
+
+    Example:
+        >>> recipe_for("fashion-mnist", "thorough")
+        'fashion-mnist-thorough'
     """
     known = recipe_names()
     base = dataset if dataset in known else "images"
@@ -168,6 +177,10 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
     Raises:
         RecipeError: if there is no such recipe, the file is not TOML, or a setting is unknown or out of range.
+
+    Example:
+        >>> load_recipe("fashion-mnist").model.channels
+        64
     """
     path = Path(name_or_path)
     try:

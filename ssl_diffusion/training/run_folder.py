@@ -254,6 +254,10 @@ def model_metadata(config: JointConfig, pool: Pool, objective: str) -> dict[str,
         config: Configuration of the model.
         pool: Pool that it was fitted to.
         objective: Objective of the fit.
+
+    Example:
+        >>> model_metadata(model.config, pool, "joint")["objective"]
+        'joint'
     """
     return {
         "config": config.to_dict(),
@@ -264,7 +268,12 @@ def model_metadata(config: JointConfig, pool: Pool, objective: str) -> dict[str,
 
 
 def run_inputs(run: Run) -> list[Path]:
-    """Files and folders that a run's images are read from, which no output may replace; empty if its recipe is missing."""
+    """Files and folders that a run's images are read from, which no output may replace; empty if its recipe is missing.
+
+    Example:
+        >>> run_inputs(load_run("runs/digits-40-s0"))
+        []
+    """
     there = os.path.lexists(run.path / "recipe.toml")
     return input_paths(RunFolder(run.path).recipe().data) if there else []
 

@@ -34,6 +34,10 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
 
     Raises:
         SSLDError: If the format or status does not exist, the output exists, or an image file is missing.
+
+    Example:
+        >>> export_labels(open_job(Path("job")), Path("labels.csv"))  # doctest: +SKIP
+        120
     """
     if form not in (*EXPORTS, "folder"):
         raise SSLDError(f"no format {form!r}; {nearest_names(form, [*EXPORTS, 'folder'])}")

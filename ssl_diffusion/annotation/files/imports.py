@@ -52,6 +52,9 @@ def import_labels(
     Raises:
         DataError: If the file cannot be read, names samples or classes that the job does not have, or has different labels for
             a sample by the same annotator; nothing is imported then.
+
+    Example:
+        >>> import_labels(open_job(Path("job")), Path("labels.csv"), annotator="ada")  # doctest: +SKIP
     """
     return apply_records(job, read_labels(path, annotator or _WHO), str(path), "import", add_class=add_class, final=final)
 
@@ -68,6 +71,9 @@ def apply_records(
         source: Source of the actions, see :class:`~ssl_diffusion.annotation.store.Actor`.
         add_class: Whether to add classes that the job does not have.
         final: Whether these labels override the votes of others.
+
+    Example:
+        >>> apply_records(job, read_labels(path, "ada"), path.name, "csv")  # doctest: +SKIP
     """
     known, classes = set(job.store.ids.tolist()), job.store.classes
     if unknown := [record for record in records if record.id not in known]:
@@ -101,7 +107,11 @@ def _action(record: LabelRecord, source: str, final: bool) -> Action:
 
 
 def read_labels(path: Path, annotator: str) -> list[LabelRecord]:
-    """Read the labels of a file; see :func:`import_labels`."""
+    """Read the labels of a file; see :func:`import_labels`.
+
+    Example:
+        >>> read_labels(Path("labels.csv"), "ada")  # doctest: +SKIP
+    """
     if path.suffix.lower() in (".csv", ".tsv"):
         return _from_table(path, annotator)
     try:

@@ -53,6 +53,10 @@ def fit_job(job: Job, *, pretrain: bool = False, options: FitOptions | None = No
         DataError: If the labels have fewer than two classes, or the test split has a class without a training label.
         RunError: If another process is fitting.
         Interrupted: On Ctrl-C; the next fit resumes if the labels are the same.
+
+    Example:
+        >>> fit_job(open_job(Path("job")))  # doctest: +SKIP
+        '001'
     """
     options = options or FitOptions()
     cache = options.cache or DenoiserCache(default_cache_dir())

@@ -134,6 +134,9 @@ def create_job(
 
     Raises:
         SSLDError: If the folder exists, the images cannot be used, or the store holds another job.
+
+    Example:
+        >>> job = create_job(Path("job"), JobSettings(...), ["cat", "dog"])  # doctest: +SKIP
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         what = "holds a job" if (path / "job.toml").exists() else "exists"
@@ -181,6 +184,9 @@ def move_images(job: Job, data: Path, image_root: Path | None = None) -> None:
 
     Raises:
         DataError: If images of the job are missing there; names some. Nothing is changed then.
+
+    Example:
+        >>> move_images(open_job(Path("job")), Path("elsewhere/photos"))  # doctest: +SKIP
     """
     recipe = job.settings.recipe
     root = str(image_root.resolve()) if image_root is not None else ""
@@ -207,6 +213,9 @@ def open_job(path: Path) -> Job:
 
     Raises:
         SSLDError: If it is not a job folder, or its store cannot be opened.
+
+    Example:
+        >>> job = open_job(Path("job"))  # doctest: +SKIP
     """
     if not (path / "job.toml").is_file():
         raise RunError(f"{path} is not a job folder (it has no job.toml): create one with: ssld loop init {path} --data FOLDER")

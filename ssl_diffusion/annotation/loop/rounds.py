@@ -89,6 +89,9 @@ def next_round(
         DataError: If nothing is left to choose, or n is not positive.
         RunError: If another process is choosing.
         SSLDError: If the strategy does not exist or cannot be used yet.
+
+    Example:
+        >>> chosen = next_round(open_job(Path("job")), 20, "margin:diverse")  # doctest: +SKIP
     """
     with job.alone("next"):
         return choose_round(take_snapshot(job, progress=progress), n, strategy, seed=seed, quick=quick)
@@ -156,6 +159,10 @@ def rerank(snapshot: Snapshot) -> bool:
 
     Returns:
         Whether the queue was reordered: not before there are labels of two classes.
+
+    Example:
+        >>> rerank(take_snapshot(job))  # doctest: +SKIP
+        True
     """
     waiting, classifier = snapshot.state.waiting, snapshot.classifier
     drawn = np.isin(waiting, leases.drawn(snapshot.job.store))

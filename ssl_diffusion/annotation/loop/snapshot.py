@@ -40,6 +40,9 @@ def take_snapshot(
         model: Current model; None opens it.
         fast: Whether to skip the cross-validation that chooses the probe's penalty.
         progress: Callback for the images read by a new model.
+
+    Example:
+        >>> snapshot = take_snapshot(open_job(Path("job")))  # doctest: +SKIP
     """
     model = present_model(job, progress) if model is None else model
     state = read_state(job.store)

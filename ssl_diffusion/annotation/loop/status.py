@@ -43,7 +43,7 @@ class JobStatus:
         drawn: Accuracy, on the pool, of the model that chose the last round, estimated from samples drawn in proportion to
             utility (LURE); None if the strategy does not draw so, or fewer than ten draws are labeled.
         labels_per_hour: Labels per hour of work; None before the second label.
-        next_step: What to do next, as a sentence.
+        next_step: Advice on the next step, one sentence.
         advice: Sentences on whether more labels seem worthwhile.
     """
 
@@ -71,6 +71,9 @@ def job_status(snapshot: Snapshot) -> JobStatus:
 
     Args:
         snapshot: The job at one moment, see :func:`~ssl_diffusion.annotation.loop.snapshot.take_snapshot`.
+
+    Example:
+        >>> job_status(take_snapshot(job)).next_step  # doctest: +SKIP
     """
     job, state, model = snapshot.job, snapshot.state, snapshot.model
     by_class = Counter(state.labels[1].tolist())
@@ -107,13 +110,22 @@ def _next_step(job: Job, waiting: int) -> str:
 
 
 def fitted_labels(job: Job, name: str) -> int:
-    """Number of labels that a model was fitted to."""
+    """Number of labels that a model was fitted to.
+
+    Example:
+        >>> fitted_labels(job, "001")  # doctest: +SKIP
+        120
+    """
     path = job.path / "models" / f"{name}.json"
     return int(json.loads(path.read_text(encoding="utf-8"))["n"]) if path.exists() else 0
 
 
 def audit_estimate(snapshot: Snapshot) -> Estimate | None:
-    """Accuracy of the classifier on the labeled samples of the audit set; None without any, or without a classifier."""
+    """Accuracy of the classifier on the labeled samples of the audit set; None without any, or without a classifier.
+
+    Example:
+        >>> audit_estimate(take_snapshot(job)).accuracy  # doctest: +SKIP
+    """
     positions, classes = snapshot.state.labels_of("audit")
     if snapshot.classifier is None or not len(positions):
         return None
@@ -126,6 +138,9 @@ def drawn_estimate(snapshot: Snapshot) -> Estimate | None:
 
     Samples are used in the order of their draws, up to the first that has no label yet; skipped samples are left out, as if
     they were not in the pool.
+
+    Example:
+        >>> drawn_estimate(take_snapshot(job)).accuracy  # doctest: +SKIP
     """
     last = snapshot.state.last_round
     if last is None or not (last["strategy"] == "random" or last["strategy"].endswith(":sampled")):
@@ -148,6 +163,10 @@ def labels_per_hour(job: Job, now: float | None = None) -> float | None:
     Args:
         job: Job of the votes.
         now: Time in seconds since 1970 up to which votes count; None is the current time.
+
+    Example:
+        >>> labels_per_hour(job)  # doctest: +SKIP
+        840.0
     """
     events = schema.events.c
     query = select(events.at).where(events.kind.in_(VOTE_KINDS), events.source != "import").order_by(events.at.desc())

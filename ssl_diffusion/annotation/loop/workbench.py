@@ -65,7 +65,7 @@ class PageState:
         status: Status of the job.
         classes: Class names by number.
         curve: Labels, accuracy on the audit set, and the ends of its interval, one row per round.
-        problem: What went wrong in the background and has not succeeded since; empty if nothing did.
+        problem: Last failure in the background that no success has followed; empty if there is none.
     """
 
     status: JobStatus

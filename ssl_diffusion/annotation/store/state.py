@@ -25,7 +25,7 @@ class StoreState:
     Attributes:
         classes: Class names by number.
         labels: All labeled samples.
-        roles: Their roles ("pool", "audit" or "test"), (n,).
+        roles: Roles of the samples ("pool", "audit" or "test"), (n,).
         counts: Number of samples, see :func:`ssl_diffusion.annotation.store.queries.counts`.
         last_round: The last round (columns of `rounds`); None before the first.
         waiting: Positions in the queue that need votes, in order, (m,).

@@ -58,9 +58,9 @@ class Action:
     """One change to a sample; see :class:`Store`.
 
     Attributes:
-        verb: What to do.
+        verb: Kind of action.
         id: Sample id.
-        by: Who does it.
+        by: Name of the annotator.
         label: Class name, for "label".
         final: Whether the label overrides the votes of others.
     """
@@ -226,7 +226,7 @@ class Store:
         Args:
             id_: Sample id.
             label: Class name.
-            by: Who labels.
+            by: Name of the annotator.
             final: Whether the label overrides the votes of others.
 
         Raises:

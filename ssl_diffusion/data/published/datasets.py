@@ -59,6 +59,10 @@ def find_dataset(name: str, data_dir: str | Path | None = None, cache_dir: str |
 
     Raises:
         DataError: for an unknown name.
+
+    Example:
+        >>> find_dataset("fashion-mnist", data_dir="nowhere") is None
+        True
     """
     dataset_info(name)
     if name == "digits":
@@ -99,6 +103,10 @@ def load_dataset(
 
     Raises:
         DataError: if the name is unknown, a file is damaged, or the set is neither here nor can be downloaded.
+
+    Example:
+        >>> load_dataset("digits").images.shape
+        (1797, 1, 8, 8)
     """
     dataset_info(name)
     if name == "digits":
@@ -117,7 +125,12 @@ def load_dataset(
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """What is known of a data set by its name; raises :class:`DataError` with the nearest names if there is none."""
+    """What is known of a data set by its name; raises :class:`DataError` with the nearest names if there is none.
+
+    Example:
+        >>> dataset_info("cifar10").classes[3]
+        'cat'
+    """
     if name not in DATASETS:
         raise DataError(f"there is no data set {name!r}; {nearest_names(name, DATASETS)}")
     return DATASETS[name]

@@ -52,7 +52,7 @@ class Backbone(nn.Module, ABC):
 
         Args:
             ids: Sample ids, (n,).
-            images: Their images, uint8 (n, C, H, W); may be None where features are looked up by id.
+            images: Images with these ids, uint8 (n, C, H, W); may be None where features are looked up by id.
         """
         if images is None:
             raise SSLDError(f"the backbone {self.identity} reads images, and none were given")
@@ -78,6 +78,10 @@ def fit_images(x: Tensor, *, channels: int | None = None, size: int | None = Non
 
     Raises:
         SSLDError: If images have neither 1 nor `channels` channels.
+
+    Example:
+        >>> fit_images(torch.zeros(2, 1, 28, 28), channels=3, size=224).shape
+        torch.Size([2, 3, 224, 224])
     """
     if channels is not None and x.shape[1] != channels:
         if x.shape[1] != 1:

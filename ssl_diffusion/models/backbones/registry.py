@@ -53,7 +53,7 @@ def load_backbone(name: str, **options: Any) -> Backbone:
             an argument is missing or unknown.
 
     Example:
-        >>> load_backbone("torchvision:resnet18", weights="resnet18.safetensors").n_features
+        >>> load_backbone("torchvision:resnet18", weights="resnet18.safetensors").n_features  # doctest: +SKIP
         512
     """
     base, colon, argument = name.partition(":")
@@ -71,7 +71,12 @@ def load_backbone(name: str, **options: Any) -> Backbone:
 
 
 def backbone_names() -> list[str]:
-    """Names of all backbones, those of plug-ins included, sorted."""
+    """Names of all backbones, those of plug-ins included, sorted.
+
+    Example:
+        >>> "torchvision" in backbone_names()
+        True
+    """
     load_plugins(PLUGINS)
     return sorted(BACKBONES)
 
