@@ -1,8 +1,8 @@
 """Pretrained denoisers, cached by the content of the pool and the recipe, for every budget, seed and objective.
 
 The key is a hash of the training images, the architecture, the noise distribution and the pretraining settings; labels, the
-run's seed and the budget do not enter it. An unfinished pretraining leaves a checkpoint under the same key, from which the next
-fit continues.
+run's seed and the budget do not enter it. An unfinished pretraining leaves a checkpoint under the same key and its conditions
+(threads, device, precision), from which the next fit with the same continues.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.weights import load_tensors, read_metadata, save_tensors
 from ssl_diffusion.settings import State, parse_state
 from ssl_diffusion.storage import clear_place
+from ssl_diffusion.training.conditions import Conditions, file_digest
 from ssl_diffusion.training.result import TrainingResult
 from ssl_diffusion.training.settings import PhaseSettings
 
@@ -45,6 +46,7 @@ class CachedDenoiser:
         steps: Number of training steps.
         images_seen: Number of images that these steps read.
         seconds: Time of the pretraining, in seconds.
+        made_with: Conditions of the pretraining, as plain values; None if they are not known, or changed on the way.
     """
 
     weights: dict[str, Tensor]
@@ -52,12 +54,13 @@ class CachedDenoiser:
     steps: int
     images_seen: int
     seconds: float
+    made_with: dict[str, Any] | None = None
 
     @classmethod
-    def from_result(cls, result: TrainingResult) -> "CachedDenoiser":
+    def from_result(cls, result: TrainingResult, made_with: dict[str, Any] | None = None) -> "CachedDenoiser":
         """The denoiser of a finished pretraining."""
         weights = {name: t for name, t in result.ema.items() if not name.startswith("head.")}
-        return cls(weights, result.history, result.steps, result.images_seen, result.seconds)
+        return cls(weights, result.history, result.steps, result.images_seen, result.seconds, made_with)
 
 
 def denoiser_key(fingerprint: str, config: JointConfig, settings: PhaseSettings, flip: bool) -> str:
@@ -95,11 +98,12 @@ class _Facts(State):
     steps: Annotated[int, Field(ge=0)]
     images_seen: Annotated[int, Field(ge=0)]
     seconds: Annotated[float, Field(ge=0)]
+    made_with: dict[str, Any] | None = None
     family: str = ""
     key: str | None = None
 
 
-_KEPT = ("history", "steps", "images_seen", "seconds")
+_KEPT = ("history", "steps", "images_seen", "seconds", "made_with")
 
 
 def _facts(path: Path, metadata: dict[str, Any]) -> _Facts:
@@ -159,7 +163,7 @@ class DenoiserCache:
         return CachedDenoiser(weights, **{name: getattr(facts, name) for name in _KEPT})
 
     def store(self, key: str, denoiser: CachedDenoiser, family: str = "") -> None:
-        """Write a finished denoiser and remove the unfinished state of the same key.
+        """Write a finished denoiser.
 
         Args:
             key: Key of the pretraining.
@@ -172,11 +176,19 @@ class DenoiserCache:
         metadata = {name: getattr(denoiser, name) for name in _KEPT} | {"family": family, "key": key}
         clear_place(self._path(key))
         save_tensors(self._path(key), denoiser.weights, metadata)
-        self._discard_partial(key)
 
-    def partial(self, key: str) -> Path:
-        """File for the checkpoint of an unfinished pretraining; a damaged one is removed, which is logged as a warning."""
-        path = self._partial_path(key)
+    def digest(self, key: str) -> str | None:
+        """SHA-256 of the file of a finished denoiser; None if there is none."""
+        return file_digest(self._path(key))
+
+    def partial(self, key: str, conditions: Conditions) -> Path:
+        """File for the checkpoint of an unfinished pretraining; a damaged one is removed, which is logged as a warning.
+
+        Args:
+            key: Key of the pretraining.
+            conditions: Conditions of the pretraining, since only under these it is continued bit for bit.
+        """
+        path = self.folder / f"{key}.{conditions.key()}.partial.safetensors"
         if os.path.lexists(path):
             try:
                 _, metadata = load_tensors(path)
@@ -184,17 +196,18 @@ class DenoiserCache:
                     raise StateError(f"{path} is the state of another pretraining")
             except StateError as error:
                 _log.warning("an unfinished pretraining begins again: %s", error)
-                self._discard_partial(key)
+                self._discard(path)
         return path
 
-    def _discard_partial(self, key: str) -> None:
-        path = self._partial_path(key)
+    def discard_partial(self, key: str, conditions: Conditions) -> None:
+        """Remove the checkpoint of an unfinished pretraining, if there is one."""
+        self._discard(self.partial(key, conditions))
+
+    @staticmethod
+    def _discard(path: Path) -> None:
         clear_place(path)
         with suppress(OSError):
             path.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
-
-    def _partial_path(self, key: str) -> Path:
-        return self.folder / f"{key}.partial.safetensors"

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
@@ -18,10 +19,11 @@ from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
 from ssl_diffusion.machine import resolve_accelerator
 from ssl_diffusion.progress import log_to
 from ssl_diffusion.training.augment import policy
+from ssl_diffusion.training.conditions import Conditions, RunConditions, resumed_conditions, using_threads
 from ssl_diffusion.training.evaluate import report_fit
 from ssl_diffusion.training.loop import check_divisible
 from ssl_diffusion.training.objective_fits import FITS, FitOptions, FitTask, no_pretraining
-from ssl_diffusion.training.phases import PRETRAINING_ONLY, training_job
+from ssl_diffusion.training.phases import PRETRAINING_ONLY, pretraining_job, training_job
 from ssl_diffusion.training.planning import plan_for_time
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.result import Fitted
@@ -41,6 +43,7 @@ def fit_model(
     start: dict[str, Tensor] | None = None,
     checkpoints: Path | None = None,
     options: FitOptions | None = None,
+    conditions: RunConditions | None = None,
 ) -> Fitted:
     """Fit a model to a pool: pretraining (or a denoiser from the cache), then training under the recipe's objective.
 
@@ -53,6 +56,8 @@ def fit_model(
             pretrained then. None starts as the recipe says.
         checkpoints: Folder for the state to resume from; None keeps nothing.
         options: Cache, memory and progress; None is the default of :class:`FitOptions`.
+        conditions: Conditions that an interrupted fit began with, so that it ends as if it had not been interrupted; None
+            begins one.
 
     Returns:
         The model's configuration, its weights, the history and the cost.
@@ -76,7 +81,7 @@ def fit_model(
             "a warm start is for training steps, which are not resumed: not for probe, denoise-only or checkpoints"
         )
     phase = replace(training_job(recipe, pool, labeled), checkpoint_every=options.checkpoint_every)
-    task = FitTask(recipe, pool, labeled, phase, fingerprint or pool.fingerprint(), start, checkpoints, options)
+    task = FitTask(recipe, pool, labeled, phase, fingerprint or pool.fingerprint(), start, checkpoints, options, conditions)
     return FITS[recipe.training.objective](task)
 
 
@@ -140,21 +145,24 @@ def fit_run(
     fingerprint = pool.fingerprint()
     if seconds is not None:
         recipe = plan_for_time(recipe, pool, labeled, fingerprint, seconds, options.cache, began=began)
-    folder.create(recipe, pool, labeled, fingerprint)
-    _complete(folder, recipe, pool, labeled, fingerprint, options)
+    conditions = _conditions(recipe, pool, labeled, fingerprint, options)
+    folder.create(recipe, pool, labeled, fingerprint, conditions)
+    _complete(folder, recipe, pool, labeled, fingerprint, options, conditions)
     return folder.path
 
 
 def resume_run(
     path: Path, requested: Recipe | None = None, *, pool: Pool | None = None, options: FitOptions | None = None
 ) -> Path:
-    """Continue an unfinished run.
+    """Continue an unfinished run, with the cache, threads, device and precision that it began with.
 
     Args:
         path: Run folder.
-        requested: Settings that the caller believes the run to have; a difference is refused. None takes the run's own.
+        requested: Settings that the caller believes the run to have; a difference is refused, apart from [compute], where it is
+            a warning. None takes the run's own.
         pool: Images and labels of the run, where the caller holds them already; None reads what its recipe names.
-        options: Cache, memory and progress; None is the default of :class:`FitOptions`.
+        options: Cache, memory and progress; None is the default of :class:`FitOptions`. The cache is left alone by a run that
+            began without one.
 
     Returns:
         The run folder.
@@ -170,14 +178,20 @@ def resume_run(
         raise RunError(f"no run folder {path}")
     folder = RunFolder(path)
     recipe = folder.recipe()
-    if requested is not None:
-        if differences := recipe.differences(requested):
-            raise RunError(
-                f"{path} was started with other settings: {'; '.join(differences)}; leave them out, or start another run"
-            )
-        recipe = recipe.replace(compute=requested.compute)
+    if requested is not None and (differences := recipe.differences(requested)):
+        raise RunError(
+            f"{path} was started with other settings: {'; '.join(differences)}; leave them out, or start another run"
+        )
     if folder.finished:
         raise RunError(f"{path} is finished; use --overwrite to fit it again, or --out to fit another run")
+    conditions, compute, threads = RunConditions.read(folder.conditions), (requested or recipe).compute, torch.get_num_threads()
+    if conditions is not None:
+        compute, threads = resumed_conditions(path, conditions, recipe.compute, compute)
+        if not conditions.cache:
+            options = replace(options, cache=None)
+        elif options.cache is None:
+            _log.warning("%s began with the cache of denoisers and goes on without it", path)
+    recipe = recipe.replace(compute=compute)
     pool = _load(recipe, options) if pool is None else pool
     fingerprint = pool.fingerprint()
     folder.check_pool(pool, fingerprint)
@@ -185,8 +199,19 @@ def resume_run(
         labeled = folder.labeled(pool)
     except DataError as error:
         raise RunError(f"the labels are not those that {path} was started with: {error}") from error
-    _complete(folder, recipe, pool, labeled, fingerprint, options)
+    with using_threads(threads):
+        _complete(folder, recipe, pool, labeled, fingerprint, options, conditions)
     return path
+
+
+def _conditions(recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint: str, options: FitOptions) -> RunConditions:
+    """The conditions that a run begins with."""
+    denoiser = None
+    if options.cache is not None:
+        phase = pretraining_job(recipe, training_job(recipe, pool, labeled), fingerprint)
+        denoiser = options.cache.digest(phase.identity) if phase is not None else None
+    here = Conditions.here(recipe.compute).model_dump()
+    return RunConditions.model_validate({**here, "cache": options.cache is not None, "denoiser": denoiser})
 
 
 def _load(recipe: Recipe, options: FitOptions) -> Pool:
@@ -194,13 +219,25 @@ def _load(recipe: Recipe, options: FitOptions) -> Pool:
 
 
 def _complete(
-    folder: RunFolder, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint: str, options: FitOptions
+    folder: RunFolder,
+    recipe: Recipe,
+    pool: Pool,
+    labeled: LabeledSet | None,
+    fingerprint: str,
+    options: FitOptions,
+    conditions: RunConditions | None,
 ) -> None:
     with log_to(_log_file(folder.log)):
         _log.info("%s: %d training images, %d labels", folder.path, len(pool.train), len(labeled or ()))
         try:
             fitted = fit_model(
-                recipe, pool, labeled, fingerprint=fingerprint, checkpoints=folder.checkpoint.parent, options=options
+                recipe,
+                pool,
+                labeled,
+                fingerprint=fingerprint,
+                checkpoints=folder.checkpoint.parent,
+                options=options,
+                conditions=conditions,
             )
         except Interrupted as error:
             raise Interrupted(f"{error}; continue with: ssld fit --resume {folder.path}") from None

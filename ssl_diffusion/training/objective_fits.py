@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,14 +15,16 @@ from torch import Tensor
 
 from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import DataError, RecipeError
+from ssl_diffusion.errors import CheckpointError, DataError, RecipeError
 from ssl_diffusion.inference.predict import represent
 from ssl_diffusion.machine import Device
-from ssl_diffusion.models.build import build_model
+from ssl_diffusion.models.build import build_model, weights_fault
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.probe import fit_probe, reference_sample
+from ssl_diffusion.models.weights import load_tensors, save_tensors
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.training.batches import Phase
+from ssl_diffusion.training.conditions import Conditions, RunConditions
 from ssl_diffusion.training.denoiser_cache import CachedDenoiser, DenoiserCache
 from ssl_diffusion.training.loop import train
 from ssl_diffusion.training.phases import pretraining_job
@@ -64,6 +67,7 @@ class FitTask:
     start: dict[str, Tensor] | None
     checkpoints: Path | None
     options: FitOptions
+    conditions: RunConditions | None = None
 
     def labels(self) -> LabeledSet:
         """The labels to use, for an objective that needs some."""
@@ -84,25 +88,27 @@ class FitTask:
 class _Pretrained:
     """A denoiser, and what the metrics say of its pretraining."""
 
-    denoiser: CachedDenoiser
+    weights: dict[str, Tensor]
+    history: list[dict[str, Any]]
     facts: dict[str, Any]
 
 
 def _fit_denoiser(task: FitTask) -> Fitted:
     """Objective "denoise-only": the pretrained denoiser."""
     pretrained = _pretrain_first(task)
-    denoiser = pretrained.denoiser
-    return Fitted(task.phase.config, denoiser.weights, {}, list(denoiser.history), pretrained.facts, _untrained(task.recipe))
+    return Fitted(
+        task.phase.config, pretrained.weights, {}, list(pretrained.history), pretrained.facts, _untrained(task.recipe)
+    )
 
 
 def _fit_head(task: FitTask) -> Fitted:
     """Objective "probe": a linear head on the frozen representation of the pretrained denoiser."""
     labeled, pretrained = task.labels(), _pretrain_first(task)
-    denoiser, result = pretrained.denoiser, _untrained(task.recipe)
+    result = _untrained(task.recipe)
     began = time.monotonic()
-    weights = _with_probe(task.phase.config, denoiser.weights, task.pool, labeled, task.recipe)
+    weights = _with_probe(task.phase.config, pretrained.weights, task.pool, labeled, task.recipe)
     result.seconds = time.monotonic() - began
-    return Fitted(task.phase.config, weights, {}, list(denoiser.history), pretrained.facts, result)
+    return Fitted(task.phase.config, weights, {}, list(pretrained.history), pretrained.facts, result)
 
 
 def _fit_network(task: FitTask) -> Fitted:
@@ -111,7 +117,7 @@ def _fit_network(task: FitTask) -> Fitted:
     pretrained = _pretrain(task, phase) if phase is not None and task.start is None else None
     initial, history = task.start, []
     if pretrained is not None:
-        initial, history = pretrained.denoiser.weights, list(pretrained.denoiser.history)
+        initial, history = pretrained.weights, list(pretrained.history)
         if recipe.training.head_start == "probe":
             initial = _with_probe(task.phase.config, initial, task.pool, labeled, recipe)
     identity = _digest([recipe.identity(), task.fingerprint, labeled])
@@ -130,19 +136,61 @@ def _pretrain_first(task: FitTask) -> _Pretrained:
 
 
 def _pretrain(task: FitTask, phase: Phase) -> _Pretrained:
-    """The denoiser that a pretraining makes, from the cache if it is there."""
+    """The denoiser that a pretraining makes: the one that the run has used before, one from the cache, or a new one."""
     cache, key = task.options.cache, phase.identity
+    own = task.checkpoint("denoiser.safetensors") if cache is not None else None
+    if own is not None and (pretrained := _load_own(own, phase)) is not None:
+        return pretrained
+    now = Conditions.here(task.recipe.compute)
+    begun = task.conditions.rounding() if task.conditions is not None else now
     denoiser = cache.load(key, phase.config) if cache is not None else None
-    cached = denoiser is not None
-    if denoiser is not None:
+    foreign = cache is not None and denoiser is not None and _is_foreign(task, cache.digest(key), denoiser, begun)
+    if cached := denoiser is not None and not foreign:
+        assert denoiser is not None
         _log.info("pretrained denoiser %s taken from the cache", key)
     else:
-        checkpoint = cache.partial(key) if cache is not None else task.checkpoint("pretraining.safetensors")
-        denoiser = CachedDenoiser.from_result(train(replace(phase, checkpoint=checkpoint), task.options.progress))
-        if cache is not None:
+        checkpoint = task.checkpoint("pretraining.safetensors")
+        partial = cache.partial(key, begun) if cache is not None else None
+        if partial is not None and now == begun:
+            checkpoint = partial
+        elif partial is not None and checkpoint is not None and partial.exists() and not checkpoint.exists():
+            shutil.copyfile(partial, checkpoint)  # what other conditions make of it is not for others
+        made_with = now.model_dump() if now == begun else None
+        result = train(replace(phase, checkpoint=checkpoint), task.options.progress)
+        denoiser = CachedDenoiser.from_result(result, made_with)
+        if cache is not None and not foreign:
             cache.store(key, denoiser, phase.family)
     facts = {"key": key, "cached": cached, "steps": denoiser.steps, "images_seen": denoiser.images_seen}
-    return _Pretrained(denoiser, facts | {"seconds": round(denoiser.seconds, 1)})
+    facts |= {"seconds": round(denoiser.seconds, 1)}
+    if own is not None:
+        save_tensors(own, denoiser.weights, {"facts": facts, "history": denoiser.history})
+    if cache is not None and not cached:
+        cache.discard_partial(key, begun)  # not before the run has its own
+    return _Pretrained(denoiser.weights, denoiser.history, facts)
+
+
+def _is_foreign(task: FitTask, digest: str | None, denoiser: CachedDenoiser, begun: Conditions) -> bool:
+    """Whether a denoiser has come into the cache since the run began, and is not what the run would have made itself."""
+    if task.conditions is None or digest == task.conditions.denoiser or denoiser.made_with == begun.model_dump():
+        return False
+    _log.warning(
+        "the denoiser in the cache was made since this run began, with other threads, device or precision: the run makes "
+        "its own"
+    )
+    return True
+
+
+def _load_own(path: Path, phase: Phase) -> _Pretrained | None:
+    """The denoiser that an interrupted run has used; None if it had none, or the file is damaged, which is a warning."""
+    if not path.exists():
+        return None
+    try:
+        weights, metadata = load_tensors(path)
+        if metadata["facts"]["key"] == phase.identity and not weights_fault(phase.config, weights, head=False):
+            return _Pretrained(weights, metadata["history"], metadata["facts"])
+    except (CheckpointError, KeyError, TypeError) as error:
+        _log.warning("the run's own denoiser is left out: %s", error)
+    return None
 
 
 def no_pretraining(objective: str) -> RecipeError:

@@ -2,6 +2,7 @@
 
 recipe.toml          every setting, resolved
 pool.json            facts about the pool: fingerprint, sizes, classes
+conditions.json      cache, threads, device and precision that the run began with
 labeled.csv          the labels that were used: id, label, role
 history.csv          losses over steps, pretraining first
 metrics.json         the metrics; written last, so a folder with it is a finished run
@@ -36,6 +37,7 @@ from ssl_diffusion.models.weights import prefixed, save_tensors
 from ssl_diffusion.outputs import refuse_inputs
 from ssl_diffusion.settings import State, read_state
 from ssl_diffusion.storage import TEMPORARY, atomic_write_text, remove_temporary
+from ssl_diffusion.training.conditions import RunConditions
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.settings import TrainingSettings
 
@@ -45,7 +47,7 @@ _MARKER = ".ssld-run"
 _OURS = frozenset(
     (
         *(_MARKER, "recipe.toml", "pool.json", "labeled.csv", "skipped.csv", "history.csv", "metrics.json", "log.txt"),
-        *("model.safetensors", "history.png", "confusion.png", "reconstructions.png", "last", "scores"),
+        *("conditions.json", "model.safetensors", "history.png", "confusion.png", "reconstructions.png", "last", "scores"),
     )
 )
 
@@ -92,6 +94,7 @@ class RunFolder:
         model: File of the final weights.
         metrics: File of the metrics.
         log: File of the log.
+        conditions: File of the conditions that the run began with, see :mod:`ssl_diffusion.training.conditions`.
         checkpoint: File of the state to resume from, while training.
 
     Example:
@@ -103,6 +106,7 @@ class RunFolder:
         self.model = path / "model.safetensors"
         self.metrics = path / "metrics.json"
         self.log = path / "log.txt"
+        self.conditions = path / "conditions.json"
         self.checkpoint = path / "last" / "checkpoint.safetensors"
 
     @property
@@ -141,7 +145,9 @@ class RunFolder:
         names = sorted(item.name for item in self.path.iterdir())
         return [name for name in names if name not in _OURS and not name.startswith(TEMPORARY)]
 
-    def create(self, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint: str) -> None:
+    def create(
+        self, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint: str, conditions: RunConditions | None = None
+    ) -> None:
         """Write the files that identify the run, replacing an older run in the same place.
 
         The marker comes first and stays while an older run is removed, so that a folder that is left incomplete is still
@@ -152,6 +158,7 @@ class RunFolder:
             pool: Images and labels.
             labeled: Labels that are used; None without labels.
             fingerprint: Fingerprint of the pool.
+            conditions: Conditions that the run begins with; None leaves them unknown.
 
         Raises:
             RunError: If the folder cannot be written.
@@ -170,6 +177,8 @@ class RunFolder:
             if pool.skipped:
                 skipped = pd.DataFrame(pool.skipped, columns=["id", "reason"])
                 atomic_write_text(self.path / "skipped.csv", skipped.to_csv(index=False))
+            if conditions is not None:
+                atomic_write_text(self.conditions, conditions.model_dump_json(indent=2) + "\n")
             facts = _PoolFacts.of(pool, fingerprint, _digest(labeled)).model_dump(mode="json")
             atomic_write_text(self.path / "pool.json", json.dumps(facts, indent=2) + "\n")
         except OSError as error:

@@ -22,8 +22,17 @@ from ssl_diffusion.training.recipe import recipe_names
 def test_fit_writes_the_run_folder(run: Path) -> None:
     names = {p.name for p in run.iterdir()}
     assert names == {
-        *("recipe.toml", "pool.json", "labeled.csv", "history.csv", "metrics.json", "model.safetensors", "log.txt"),
-        *("history.png", "confusion.png", "reconstructions.png", ".ssld-run"),
+        *(
+            "recipe.toml",
+            "conditions.json",
+            "pool.json",
+            "labeled.csv",
+            "history.csv",
+            "metrics.json",
+            "model.safetensors",
+            "log.txt",
+        ),
+        *("history.png", "confusion.png", "reconstructions.png", "conditions.json", ".ssld-run"),
     }
     for picture in run.glob("*.png"):
         with Image.open(picture) as image:

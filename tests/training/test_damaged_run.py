@@ -26,6 +26,7 @@ from ssl_diffusion.models.settings import ModelSettings
 from ssl_diffusion.models.weights import load_tensors, save_tensors
 from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.checkpoint import TrainingState
+from ssl_diffusion.training.conditions import Conditions
 from ssl_diffusion.training.denoiser_cache import CachedDenoiser, DenoiserCache
 from ssl_diffusion.training.result import TrainingResult
 from ssl_diffusion.training.run_folder import RunFolder, load_metrics, run_inputs
@@ -235,14 +236,17 @@ def test_a_damaged_denoiser_is_made_again(
     assert cache.steps_of("family") == [4]
 
 
+HERE = Conditions(accelerator="cpu", precision="fp32", threads=1)
+
+
 @pytest.mark.parametrize("damage", DAMAGES, ids=repr)
 def test_a_damaged_unfinished_pretraining_begins_again(tmp_path: Path, damage: Damage) -> None:
     cache = DenoiserCache(tmp_path)
-    path = cache.partial("abc")
+    path = cache.partial("abc", HERE)
     save_tensors(path, {"x": torch.zeros(1)}, {"job": "pretraining", "identity": "abc"})
-    assert cache.partial("abc").exists()
+    assert cache.partial("abc", HERE).exists()
     damage.apply(path)
-    assert not cache.partial("abc").is_symlink()
+    assert not cache.partial("abc", HERE).is_symlink()
     assert not path.exists()
 
 

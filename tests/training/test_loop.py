@@ -20,6 +20,7 @@ from ssl_diffusion.models.weights import load_tensors
 from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.seeding import derive_seed
 from ssl_diffusion.training import batches, history
+from ssl_diffusion.training.conditions import Conditions
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.fit import FitOptions, fit_model
 from ssl_diffusion.training.loop import check_divisible, train
@@ -297,7 +298,7 @@ def test_damaged_cache_is_made_again_with_a_warning(
     if which == "unfinished":
         assert reference.pretraining is not None
         path.unlink()
-        path = cache.partial(reference.pretraining["key"])
+        path = cache.partial(reference.pretraining["key"], Conditions.here(tiny_recipe.compute))
     path.write_bytes(b"\x00" * 100)
     with caplog.at_level(logging.WARNING, "ssl_diffusion"):
         again = fit_model(tiny_recipe, digits_pool, labeled, options=FitOptions(cache=cache))

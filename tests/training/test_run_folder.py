@@ -141,6 +141,7 @@ def test_finished_run_has_its_files_and_no_state(finished: Path) -> None:
     assert names == {
         ".ssld-run",
         "recipe.toml",
+        "conditions.json",
         "pool.json",
         "labeled.csv",
         "history.csv",
