@@ -106,7 +106,7 @@ def bombard(app: FastAPI, examples: int) -> int:
 
 
 def test_no_made_up_request_is_a_server_error(app: FastAPI, job: Job) -> None:
-    assert bombard(app, examples=3) > 10
+    assert bombard(app, examples=1) > 5
     queries.check(job.store)
 
 
