@@ -343,6 +343,7 @@ def test_stores_that_cannot_be_used_are_named(store: Store, url: str, tmp_path: 
         ("nonsense", "not the URL of a store"),
         (f"sqlite:///{tmp_path}/none/job.db", "cannot be opened"),
         ("postgresql://ssld:secret@127.0.0.1:1/none", r"ssld:\*\*\*@127"),
+        ("postgresql+nope://ssld:secret@h/x", r"ssld:\*\*\*@h"),
     ]:
         with pytest.raises(SSLDError, match=message):
             Store(bad)

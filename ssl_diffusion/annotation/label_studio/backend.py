@@ -23,6 +23,7 @@ from ssl_diffusion.annotation.label_studio.sync import is_selected, order_of, pr
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.workbench import Workbench
 from ssl_diffusion.annotation.store import leases
+from ssl_diffusion.annotation.store.faults import StoreError
 from ssl_diffusion.errors import SSLDError
 
 __all__ = ["Backend", "make_backend"]
@@ -175,7 +176,7 @@ def make_backend(backend: Backend, *, host: str = "127.0.0.1", token: str | None
 
     @app.exception_handler(SSLDError)
     async def on_ssld_error(_request: Request, error: SSLDError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, 400)
+        return JSONResponse({"error": str(error)}, 503 if isinstance(error, StoreError) else 400)
 
     @app.get("/")
     @app.get("/health")

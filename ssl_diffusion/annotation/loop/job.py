@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from sqlalchemy import URL
 
 from ssl_diffusion.annotation.loop.settings import JobSettings
+from ssl_diffusion.annotation.store.faults import StoreError
 from ssl_diffusion.annotation.store.store import Action, Actor, Store
 from ssl_diffusion.data.loading import input_paths, is_table, load_pool
 from ssl_diffusion.data.pool import Pool
@@ -49,10 +51,14 @@ class Job:
         store: Store of the labels.
     """
 
-    def __init__(self, path: Path, settings: JobSettings) -> None:
+    def __init__(self, path: Path, settings: JobSettings, *, is_new: bool = False) -> None:
         self.path = path
         self.settings = settings
-        self.store = Store(settings.store or f"sqlite:///{path.resolve() / 'job.db'}", settings.agreement)
+        # Not as text, in which a "?" in the name of a folder would begin options.
+        url = settings.store or URL.create("sqlite", database=str(path.resolve() / "job.db"))
+        self.store = Store(url, settings.agreement, exists=not is_new)
+        if not is_new and not len(self.store.ids):
+            raise StoreError(f"the store of {path} has no samples: put back a copy of it, or start anew in another folder")
 
     @cached_property
     def images(self) -> NDArray[np.uint8]:
@@ -152,7 +158,7 @@ def create_job(
         raise DataError(f"an audit of {settings.audit} samples leaves none of {len(pool.train)} for training")
     with atomic_folder(path) as temporary:
         np.save(temporary / "images.npy", pool.images)
-        job = Job(temporary, settings)
+        job = Job(temporary, settings, is_new=True)
         job.save_settings(settings)
         try:
             _fill(job.store, pool, settings, classes)

@@ -13,6 +13,7 @@ from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.workbench import Workbench
 from ssl_diffusion.annotation.page.pictures import ImageChangedError, Pictures
 from ssl_diffusion.annotation.page.routes import STATIC, Page, api, documents, images
+from ssl_diffusion.annotation.store.faults import StoreError
 from ssl_diffusion.errors import SSLDError
 
 __all__ = ["make_app"]
@@ -56,8 +57,9 @@ def make_app(
 
 
 def on_ssld_error(_request: Request, error: Exception) -> JSONResponse:
-    """Status 400, or 409 if an image is not what it was; with the sentence of the error."""
-    return JSONResponse({"error": str(error)}, 409 if isinstance(error, ImageChangedError) else 400)
+    """Status 400, 409 if an image is not what it was, or 503 if the database fails; with the sentence of the error."""
+    status = 409 if isinstance(error, ImageChangedError) else 503 if isinstance(error, StoreError) else 400
+    return JSONResponse({"error": str(error)}, status)
 
 
 def on_invalid_request(_request: Request, error: Exception) -> JSONResponse:

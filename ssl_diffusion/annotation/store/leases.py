@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, Exists, Select, and_, bindparam, delete, exists, func, insert, select, update
 
 from ssl_diffusion.annotation.store import schema, statements
+from ssl_diffusion.annotation.store.faults import retried
 from ssl_diffusion.annotation.store.store import Store
 from ssl_diffusion.errors import DataError
 
@@ -122,6 +123,7 @@ def add_round(store: Store, batch: RoundBatch) -> int:
     return number
 
 
+@retried
 def last_round(store: Store) -> dict[str, Any] | None:
     """The last round (columns of `rounds`), or None before the first."""
     with store.reading() as connection:
@@ -135,6 +137,7 @@ def last_round_in(connection: Connection) -> dict[str, Any] | None:
     return dict(row) if row is not None else None
 
 
+@retried
 def batch_of(store: Store, number: int) -> list[dict[str, Any]]:
     """The batch of a round in queue order: columns of `batch`, with the sample's id, status and label (class number)."""
     query = (
@@ -148,6 +151,7 @@ def batch_of(store: Store, number: int) -> list[dict[str, Any]]:
         return [dict(row) | {"status": row["status"] or "open"} for row in connection.execute(query).mappings()]
 
 
+@retried
 def pending(store: Store, n: int | None = None) -> NDArray[np.int64]:
     """Positions in the queue that still need votes, in order; at most n."""
     with store.reading() as connection:
@@ -159,6 +163,7 @@ def pending_in(connection: Connection, n: int | None = None) -> NDArray[np.int64
     return np.array([row.position for row in connection.execute(_queue().limit(n))], dtype=np.int64)
 
 
+@retried
 def drawn(store: Store) -> NDArray[np.int64]:
     """Positions that the strategy of the last round drew, without the audit and what was carried over."""
     query = select(schema.batch.c.position).where(schema.batch.c.round == _LAST, schema.batch.c.draw.is_not(None))
@@ -166,6 +171,7 @@ def drawn(store: Store) -> NDArray[np.int64]:
         return np.fromiter(connection.execute(query).scalars(), dtype=np.int64)
 
 
+@retried
 def reorder(store: Store, positions: NDArray[np.int64]) -> None:
     """Move these to the front of the queue, in this order; the others keep theirs."""
     with store.writing() as connection:
@@ -181,6 +187,7 @@ def reorder(store: Store, positions: NDArray[np.int64]) -> None:
             connection.execute(update(schema.batch).where(where).values(place=bindparam("to")), moved)
 
 
+@retried
 def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float = LEASE) -> list[LeasedSample]:
     """Lease the next samples of the queue; samples that the holder has already come first.
 
@@ -197,10 +204,12 @@ def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float 
         At most n samples; fewer if the queue has no more for this annotator.
 
     Raises:
-        DataError: If n is not positive.
+        DataError: If n is not positive, or a name cannot be stored.
     """
     if n < 1:
         raise DataError(f"n is {n}: lease one sample or more")
+    statements.check_text("the annotator", annotator)
+    statements.check_text("the holder", holder)
     now = time.time()
     with store.writing() as connection:
         connection.execute(delete(schema.leases).where(schema.leases.c.until <= now))
@@ -236,6 +245,7 @@ def lease(store: Store, annotator: str, holder: str, n: int = 1, seconds: float 
     return [replace(item, until=now + seconds) for item in items]
 
 
+@retried
 def ahead(store: Store, annotator: str, holder: str, n: int) -> list[LeasedSample]:
     """Samples that a holder would get after those that it has, at most n; they are not leased."""
     has = select(schema.leases.c.position).where(schema.leases.c.annotator == annotator)
@@ -244,6 +254,7 @@ def ahead(store: Store, annotator: str, holder: str, n: int) -> list[LeasedSampl
         return _items(connection, query.limit(n))
 
 
+@retried
 def release(store: Store, holder: str, until: float = math.inf, after: float = 0.0) -> None:
     """End leases of a holder.
 
@@ -253,6 +264,7 @@ def release(store: Store, holder: str, until: float = math.inf, after: float = 0
         until: Latest end of the leases meant, in seconds since 1970: a lease that was renewed in the meantime stays.
         after: Seconds from now after which they end.
     """
+    statements.check_text("the holder", holder)
     mine = and_(schema.leases.c.holder == holder, schema.leases.c.until <= until)
     with store.writing() as connection:
         if after:
@@ -262,6 +274,7 @@ def release(store: Store, holder: str, until: float = math.inf, after: float = 0
             connection.execute(delete(schema.leases).where(mine))
 
 
+@retried
 def take(store: Store, id_: str, annotator: str, holder: str, seconds: float = LEASE) -> LeasedSample:
     """Lease one sample, in the queue or not and whoever else has it: to correct it, or to settle a dispute.
 
@@ -273,8 +286,10 @@ def take(store: Store, id_: str, annotator: str, holder: str, seconds: float = L
         seconds: Duration of the lease.
 
     Raises:
-        DataError: If there is no such sample.
+        DataError: If there is no such sample, or a name cannot be stored.
     """
+    statements.check_text("the annotator", annotator)
+    statements.check_text("the holder", holder)
     with store.writing() as connection:
         (position,) = statements.positions_of(connection, [id_]).tolist()
         connection.execute(delete(schema.leases).where(schema.leases.c.holder == holder))

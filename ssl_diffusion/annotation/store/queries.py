@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, func, select
 
 from ssl_diffusion.annotation.store import schema, statements
+from ssl_diffusion.annotation.store.faults import retried
 from ssl_diffusion.annotation.store.store import Store
 from ssl_diffusion.annotation.store.votes import Status, replay
 from ssl_diffusion.errors import SSLDError
@@ -14,6 +15,7 @@ from ssl_diffusion.errors import SSLDError
 __all__ = ["check", "counts", "counts_in", "history", "labels", "listing", "touched", "voted_with"]
 
 
+@retried
 def labels(store: Store, role: str | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of the labeled samples, increasing, and their class numbers.
 
@@ -31,6 +33,7 @@ def labels(store: Store, role: str | None = None) -> tuple[NDArray[np.int64], ND
     return pairs[:, 0], pairs[:, 1]
 
 
+@retried
 def touched(store: Store) -> NDArray[np.int64]:
     """Positions of the samples that have a vote, increasing."""
     query = select(schema.current.c.position).where(schema.current.c.status != "open").order_by(schema.current.c.position)
@@ -38,6 +41,7 @@ def touched(store: Store) -> NDArray[np.int64]:
         return np.fromiter(connection.execute(query).scalars(), dtype=np.int64)
 
 
+@retried
 def counts(store: Store) -> dict[str, int]:
     """Number of samples: in all, by status (open, partial, labeled, disputed, skipped), and flagged."""
     n = len(store.ids)
@@ -58,6 +62,7 @@ def counts_in(connection: Connection, n: int) -> dict[str, int]:
     return {"samples": n, "open": n - sum(known.values()), **known, "flagged": flagged}
 
 
+@retried
 def listing(store: Store, status: str | None = None, flagged: bool | None = None) -> list[dict[str, Any]]:
     """Samples with a vote or a flag: id, role, status, label, flagged, votes (label by annotator; None for a skip).
 
@@ -88,6 +93,7 @@ def listing(store: Store, status: str | None = None, flagged: bool | None = None
     ]
 
 
+@retried
 def voted_with(store: Store, annotator: str, token: str) -> str | None:
     """Id of the sample on which an annotator's vote came with a token; None if there is no such vote, or no longer."""
     query = (
@@ -100,6 +106,7 @@ def voted_with(store: Store, annotator: str, token: str) -> str | None:
         return connection.execute(query).scalar_one_or_none()
 
 
+@retried
 def history(store: Store, since: int = 0) -> list[dict[str, Any]]:
     """Events, oldest first: the columns of `events`, with the sample's id and the class name ("label").
 

@@ -8,6 +8,8 @@ A sample is a row of `samples`; its position there is its row in the arrays of t
 Migrations are Alembic's (`migrations/`); a store of a newer version is refused.
 """
 
+import os
+import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,8 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import (
+    URL,
+    BigInteger,
     Boolean,
     Column,
     Connection,
@@ -35,9 +39,9 @@ from sqlalchemy import (
     inspect,
     make_url,
 )
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
-from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.annotation.store.faults import StoreError, StoreUnavailableError, database_file, shown_url, translated
 
 __all__ = [
     "batch",
@@ -47,6 +51,7 @@ __all__ = [
     "leases",
     "metadata",
     "open_store",
+    "reading",
     "rounds",
     "samples",
     "upgrade",
@@ -55,6 +60,7 @@ __all__ = [
 ]
 
 _BUSY = 30.0  # seconds that a writer waits for another
+_CONNECT = 10  # seconds that a server has to accept a connection
 _LOCK = 7302  # advisory lock of PostgreSQL that every writer takes
 
 metadata = MetaData(
@@ -95,7 +101,7 @@ rounds = Table(
     Column("at", Float, nullable=False),  # seconds since 1970, UTC, as everywhere here
     Column("strategy", String, nullable=False),
     Column("reason", String, nullable=False),
-    Column("seed", Integer, nullable=False),
+    Column("seed", BigInteger().with_variant(Integer, "sqlite"), nullable=False),  # every integer of SQLite has 64 bits
     Column("model", String, nullable=False),
     Column("n_open", Integer, nullable=False),  # samples that could have been drawn
 )
@@ -165,66 +171,140 @@ leases = Table(
 )
 
 
-def open_store(url: str) -> Engine:
+def open_store(url: str | URL, *, exists: bool = False) -> Engine:
     """Connect to a database by its URL; tables are created and migrated by :func:`upgrade`.
 
+    Args:
+        url: URL of the database; "postgresql" needs no driver's name.
+        exists: Whether the store must be there already, so that none is created in the place of a lost one.
+
     Raises:
-        SSLDError: If the URL is not of SQLite or PostgreSQL, a driver is missing, or the server does not answer.
+        StoreError: If the URL is not of SQLite or PostgreSQL, a driver is missing, the server does not answer, or the file of
+            an existing store is missing or empty.
     """
     try:
         parsed = make_url(url)
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-            raise SSLDError(f"a store is SQLite or PostgreSQL, not {parsed.get_backend_name()!r}: use sqlite:///FILE")
+            raise StoreError(f"a store is SQLite or PostgreSQL, not {parsed.get_backend_name()!r}: use sqlite:///FILE")
+        if parsed.host and "@" in parsed.host:
+            raise StoreError(f"the URL of the store {shown_url(parsed)} has an @ in its password: write it as %40")
         lite = parsed.get_backend_name() == "sqlite"
-        engine = create_engine(parsed, connect_args={"timeout": _BUSY} if lite else {}, pool_pre_ping=not lite)
+        if exists and (file := database_file(parsed)) is not None:
+            _check_file(file)
+        engine = create_engine(parsed, connect_args=_arguments(lite), pool_pre_ping=not lite)
         if lite:
             event.listen(engine, "connect", _configure)
             event.listen(engine, "begin", _begin)
-        with engine.connect():
+        with translated(parsed), engine.connect():
             pass
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise SSLDError(f"{url!r} is not the URL of a store ({error}): use sqlite:///FILE or postgresql://HOST/NAME") from None
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        text = f"{shown_url(url)} is not the URL of a store: use sqlite:///FILE or postgresql://HOST/NAME"
+        raise StoreError(text) from None
     except ModuleNotFoundError as error:
-        raise SSLDError(f"PostgreSQL needs the package {error.name}: pip install 'ssld[postgres]'") from None
-    except DBAPIError as error:
-        shown = make_url(url).render_as_string(hide_password=True)
-        raise SSLDError(f"the store {shown} cannot be opened ({_short(error)})") from None
+        raise StoreError(f"PostgreSQL needs the package {error.name}: pip install 'ssld[postgres]'") from None
     return engine
 
 
-def upgrade(engine: Engine) -> None:
+def _arguments(lite: bool) -> dict[str, Any]:
+    if lite:
+        return {"timeout": _BUSY}
+    # A host that is cut off ends a call, too; whoever waits for a lock is told which program has it.
+    alive = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+    name = f"ssld, process {os.getpid()} on {socket.gethostname()}"
+    return {"connect_timeout": _CONNECT, "fallback_application_name": name, **alive}
+
+
+def _check_file(file: Path) -> None:
+    lost = "put back a copy of it, or start anew with another job folder"
+    if not file.exists():
+        raise StoreError(f"{file}, which holds the labels of the job, is missing: {lost}")
+    if not file.is_file():
+        raise StoreError(f"{file}, which holds the labels of the job, is not a file: {lost}")
+    if not file.stat().st_size:
+        raise StoreError(f"{file}, which holds the labels of the job, is empty: {lost}")
+
+
+def upgrade(engine: Engine, *, exists: bool = False) -> None:
     """Create the tables, or migrate those of an older version, in one transaction.
 
+    Args:
+        engine: Engine of the database.
+        exists: Whether the tables must be there already.
+
     Raises:
-        SSLDError: If the store was written by a newer version, or the database has tables of another program.
+        StoreError: If the store was written by a newer version, has tables of another program, or lacks some.
     """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     script = ScriptDirectory.from_config(config)
-    with writing(engine) as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
-        if found == script.get_current_head():
+    with reading(engine) as connection:  # usually nothing is to be done, also with a store that may only be read
+        if _is_present(connection, script, exists):
             return
-        known = {revision.revision for revision in script.walk_revisions()}
-        if found is not None and found not in known:
-            raise SSLDError(
-                f"the store has version {found}, which is newer than this program ({script.get_current_head()}): update ssld"
-            )
-        if found is None and inspect(connection).has_table("samples"):
-            raise SSLDError("the database has tables of another program: use an empty one")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    with writing(engine) as connection:
+        if not _is_present(connection, script, exists):  # another process may have been faster
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def _is_present(connection: Connection, script: ScriptDirectory, exists: bool) -> bool:
+    """Whether the tables are those of this version; raises :class:`StoreError` if they cannot be made so."""
+    name, head = f"the store {shown_url(connection.engine.url)}", script.get_current_head()
+    found = MigrationContext.configure(connection).get_current_revision()
+    there = set(inspect(connection).get_table_names())
+    if found is not None and found not in {revision.revision for revision in script.walk_revisions()}:
+        if found.isdigit() and set(metadata.tables) <= there:
+            raise StoreError(f"{name} has version {found}, which is newer than this program ({head}): update ssld")
+        raise StoreError(f"{name} is the database of another program: use an empty one")
+    if found is not None and (missing := sorted(set(metadata.tables) - there)):
+        raise StoreError(f"{name} is damaged: it has no table {', '.join(missing)}; put back a copy of it")
+    if found is None and exists:
+        what = "is the database of another program" if there else "is empty"
+        raise StoreError(f"{name} {what}, but should hold the labels of the job: put back a copy of it")
+    # A server's database may have tables of extensions.
+    if found is None and there and (connection.dialect.name == "sqlite" or there & set(metadata.tables)):
+        raise StoreError(f"{name} has tables of another program: use an empty database")
+    return found == head
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that only reads: all its statements see the store at one moment."""
+    with translated(engine.url), engine.connect() as connection:
+        if connection.dialect.name == "postgresql":  # a transaction of SQLite is that by itself
+            connection.execution_options(isolation_level="REPEATABLE READ")
+        yield connection
 
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A write transaction; one at a time across all processes."""
-    with engine.connect().execution_options(writes=True) as connection, connection.begin():
+    with translated(engine.url), engine.connect().execution_options(writes=True) as connection, connection.begin():
         if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            _wait_for_others(connection)
         yield connection
+
+
+def _wait_for_others(connection: Connection) -> None:
+    """Take the lock of PostgreSQL that every writer takes, for the rest of the transaction."""
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(1000 * _BUSY)}")
+    try:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) != "55P03":  # lock_not_available
+            raise
+        query = (
+            "SELECT application_name, pid FROM pg_stat_activity JOIN pg_locks USING (pid) "
+            f"WHERE locktype = 'advisory' AND objid = {_LOCK} AND granted"
+        )
+        with connection.engine.connect() as another:
+            found = another.exec_driver_sql(query).all()
+        whom = " and ".join(f"{name or 'a program'} (process {number} of the server)" for name, number in found)
+        raise StoreUnavailableError(
+            f"the store {shown_url(connection.engine.url)} is locked by {whom or 'another program'}: "
+            "wait until it has finished, or stop it, and try again"
+        ) from None
 
 
 def _configure(connection: sqlite3.Connection, _record: object) -> None:
@@ -240,7 +320,3 @@ def _begin(connection: Connection) -> None:
     # A transaction that reads first and writes later could fail because another writer was faster.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _short(error: DBAPIError) -> str:
-    return str(error.orig).strip().splitlines()[0]

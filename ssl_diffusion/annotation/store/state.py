@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from ssl_diffusion.annotation.store import schema
+from ssl_diffusion.annotation.store.faults import retried
 from ssl_diffusion.annotation.store.leases import last_round_in, pending_in
 from ssl_diffusion.annotation.store.queries import counts_in
 from ssl_diffusion.annotation.store.store import Store
@@ -49,6 +50,7 @@ class StoreState:
         return self.labels_of("pool")
 
 
+@retried
 def read_state(store: Store) -> StoreState:
     """Read the state of a store in one transaction."""
     n, current, samples = len(store.ids), schema.current.c, schema.samples.c

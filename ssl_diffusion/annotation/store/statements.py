@@ -11,11 +11,14 @@ from sqlalchemy import Column, Connection, Table, and_, delete, func, insert, se
 from ssl_diffusion.annotation.store import schema
 from ssl_diffusion.annotation.store.votes import Status, Vote, status_of
 from ssl_diffusion.errors import DataError
+from ssl_diffusion.settings import shown
 
 __all__ = [
+    "check_text",
     "end_leases",
     "flags_of",
     "insert_rows",
+    "is_storable",
     "known_of",
     "next_number",
     "parts",
@@ -31,6 +34,17 @@ _MANY = 1000  # rows in one statement; SQLite accepts 32,766 values
 _T = TypeVar("_T")
 Votes = Mapping[str, tuple[Vote, int]]
 """The vote and the number of its event, by annotator."""
+
+
+def is_storable(text: str) -> bool:
+    """Whether every database stores a text: no half of a surrogate pair, no NUL."""
+    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def check_text(what: str, text: str) -> None:
+    """Raise :class:`DataError` if a text cannot be stored; `what` says what it is."""
+    if not is_storable(text):
+        raise DataError(f"{what} {shown(text)} has characters that cannot be stored: write it anew")
 
 
 def parts(values: Iterable[_T]) -> Iterator[list[_T]]:
@@ -55,7 +69,7 @@ def next_number(connection: Connection, column: "Column[int]", first: int = 1) -
 def known_of(connection: Connection, ids: Iterable[str]) -> dict[str, int]:
     """Positions by id; unknown ids are left out."""
     found: dict[str, int] = {}
-    for part in parts(dict.fromkeys(ids)):
+    for part in parts(id_ for id_ in dict.fromkeys(ids) if is_storable(id_)):
         query = select(schema.samples.c.id, schema.samples.c.position).where(schema.samples.c.id.in_(part))
         found |= dict(connection.execute(query).all())
     return found
@@ -71,7 +85,7 @@ def positions_of(connection: Connection, ids: Sequence[str]) -> NDArray[np.int64
     unknown = [name for name in ids if name not in found]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        raise DataError(f"the job has no sample {unknown[0]!r}{more}")
+        raise DataError(f"the job has no sample {shown(unknown[0])}{more}")
     return np.array([found[name] for name in ids], dtype=np.int64)
 
 

@@ -4,20 +4,24 @@ The verbs are :meth:`Store.label` (also for corrections), :meth:`~Store.skip`, :
 Each adds an event and changes the view in one transaction; :meth:`Store.apply` does several, all or none.
 """
 
+import math
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, select, update
+from sqlalchemy import URL, Connection, select, update
 
 from ssl_diffusion.annotation.store import schema, statements
+from ssl_diffusion.annotation.store.faults import retried
 from ssl_diffusion.annotation.store.votes import VOTE_KINDS, Status, Vote
 from ssl_diffusion.errors import DataError, nearest_names
+from ssl_diffusion.settings import shown
 
 __all__ = ["Action", "Actor", "Store", "Verb"]
 
@@ -45,12 +49,21 @@ class Actor:
         source: Origin of the action: "page", "import", "label-studio", "api".
         seconds: Time that the annotator took; None if unknown.
         token: Token of the request: a second action with the same token has no effect. None if it cannot be sent twice.
+
+    Raises:
+        DataError: If the name or the token cannot be stored, or the time is negative or not finite.
     """
 
     annotator: str
     source: str = "api"
     seconds: float | None = None
     token: str | None = None
+
+    def __post_init__(self) -> None:
+        statements.check_text("the annotator", self.annotator)
+        statements.check_text("the token", self.token or "")
+        if self.seconds is not None and not 0 <= self.seconds < math.inf:
+            raise DataError(f"an annotator cannot take {self.seconds} seconds: give a number, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -87,15 +100,17 @@ class Store:
     Args:
         url: URL of the database, see :func:`ssl_diffusion.annotation.store.schema.open_store`.
         agreement: Votes that a sample requires, unless it has its own number (:meth:`require_votes`).
+        exists: Whether the store must be there already, so that none is created in the place of a lost one.
 
     Raises:
-        SSLDError: If the database cannot be opened, or is of a newer version.
+        StoreError: If the database cannot be opened, is of a newer version or another program, or is damaged; if `exists`, also
+            if it is missing or empty. Later, whatever method is called: if the database fails.
     """
 
-    def __init__(self, url: str, agreement: int = 1) -> None:
+    def __init__(self, url: str | URL, agreement: int = 1, *, exists: bool = False) -> None:
         self.agreement = agreement
-        self.engine = schema.open_store(url)
-        schema.upgrade(self.engine)
+        self.engine = schema.open_store(url, exists=exists)
+        schema.upgrade(self.engine, exists=exists)
         self._writing = threading.Lock()
         self._samples: _Samples | None = None
 
@@ -106,9 +121,7 @@ class Store:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that only reads: all its statements see the store at one moment."""
-        with self.engine.connect() as connection:
-            if connection.dialect.name == "postgresql":  # a transaction of SQLite is that by itself
-                connection.execution_options(isolation_level="REPEATABLE READ")
+        with schema.reading(self.engine) as connection:
             yield connection
 
     @contextmanager
@@ -141,6 +154,7 @@ class Store:
             statements.insert_rows(connection, schema.samples, rows)
         self._samples = None
 
+    @retried
     def positions(self, ids: Iterable[str]) -> NDArray[np.int64]:
         """Positions of samples by id, (n,).
 
@@ -166,6 +180,7 @@ class Store:
         return order[wanted[order]]
 
     @property
+    @retried
     def _known(self) -> "_Samples":
         """Ids and roles, which never change, read once."""
         if self._samples is None:
@@ -177,6 +192,7 @@ class Store:
             self._samples = _Samples(ids, roles, np.arange(len(ids)) if sorted_ else np.argsort(ids, kind="stable"))
         return self._samples
 
+    @retried
     def require_votes(self, id_: str, votes: int | None) -> None:
         """Set the number of votes that a sample requires; None takes that of the job.
 
@@ -196,27 +212,21 @@ class Store:
             )
 
     @property
+    @retried
     def classes(self) -> tuple[str, ...]:
         """Class names by number."""
         with self.reading() as connection:
             return tuple(connection.execute(select(schema.classes.c.name).order_by(schema.classes.c.number)).scalars())
 
+    @retried
     def add_classes(self, names: Iterable[str]) -> None:
         """Append classes; known ones keep their number.
 
         Raises:
             DataError: If a name is empty, or has spaces around it or unprintable characters.
         """
-        wanted = list(dict.fromkeys(names))
-        for name in wanted:
-            if not name or name != name.strip() or not name.isprintable():
-                raise DataError(f"{name!r} is not a valid class name: use printable characters, without spaces around them")
         with self.writing() as connection:
-            known = list(connection.execute(select(schema.classes.c.name)).scalars())
-            new = [name for name in wanted if name not in known]
-            if new:
-                rows = [{"number": len(known) + i, "name": name} for i, name in enumerate(new)]
-                statements.insert_rows(connection, schema.classes, rows)
+            _add_classes(connection, names)
 
     # -- verbs --------------------------------------------------------------------------------------------------------
 
@@ -246,16 +256,27 @@ class Store:
         """Mark a sample for a second look, or remove the mark."""
         return self.apply([Action("flag" if on else "un-flag", id_, by)])[0]
 
-    def apply(self, actions: Sequence[Action]) -> list[Status]:
+    def apply(self, actions: Sequence[Action], new_classes: Iterable[str] = ()) -> list[Status]:
         """Apply several actions in one transaction: all, or none.
+
+        Args:
+            actions: Actions, in order.
+            new_classes: Classes to append first, in the same transaction.
 
         Returns:
             Status of the sample of each action after all of them.
 
         Raises:
-            DataError: If a sample, class or verb does not exist.
+            DataError: If a sample, class or verb does not exist, or a new class is not valid.
         """
+        if self.engine.dialect.name == "postgresql":  # a server may vanish after it has committed
+            actions = [replace(a, by=replace(a.by, token=a.by.token or uuid.uuid4().hex)) for a in actions]
+        return self._apply(actions, list(new_classes))
+
+    @retried
+    def _apply(self, actions: Sequence[Action], new_classes: Sequence[str]) -> list[Status]:
         with self.writing() as connection:
+            _add_classes(connection, new_classes)
             numbers = {name: k for k, name in connection.execute(select(schema.classes.c.number, schema.classes.c.name))}
             positions = statements.positions_of(connection, [action.id for action in actions]).tolist()
             used = _used_tokens(connection, [action.by.token for action in actions if action.by.token is not None])
@@ -294,6 +315,16 @@ class Store:
             statements.write_status(connection, {p: votes[p] for p in changed}, flags, self.agreement)
             wanted = statements.wanted_of(connection, positions, self.agreement)
             return [statements.status_from(votes[p], wanted[p]) for p in positions]
+
+
+def _add_classes(connection: Connection, names: Iterable[str]) -> None:
+    wanted = list(dict.fromkeys(names))
+    for name in wanted:
+        if not name or name != name.strip() or not name.isprintable():
+            raise DataError(f"{shown(name)} is not a valid class name: use printable characters, without spaces around them")
+    known = list(connection.execute(select(schema.classes.c.name)).scalars())
+    new = [name for name in wanted if name not in known]
+    statements.insert_rows(connection, schema.classes, ({"number": len(known) + i, "name": n} for i, n in enumerate(new)))
 
 
 def _names_class(vote: Vote | None) -> bool:
