@@ -9,32 +9,64 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+__all__ = ["PostgreSQL", "postgresql_program", "postgresql_server"]
+
+
+class PostgreSQL:
+    """A server of its own, which can be stopped as by a crash, and started again with the same data.
+
+    Args:
+        programs: Folder of PostgreSQL's programs.
+        folder: Empty folder for its data.
+    """
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._programs, self._folder = programs, folder
+        # The server refuses to run as root.
+        self._user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        if self._user:
+            shutil.chown(folder, "postgres")
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self._port = s.getsockname()[1]
+        self.url = f"postgresql://ssld@127.0.0.1:{self._port}"
+        self._run("initdb", "-U", "ssld", "-A", "trust")
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder} -c fsync=off"
+        self._run("pg_ctl", "-w", "-o", options, "-l", f"{self._folder}/log", "start")
+
+    def stop(self) -> None:
+        """End it at once, whatever its clients are doing."""
+        self._run("pg_ctl", "-m", "immediate", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*self._user, self._programs / program, "-D", str(self._folder / "data"), *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
+
 
 @contextmanager
-def postgresql_server() -> Iterator[str | None]:
-    """URL of an empty server, or None if PostgreSQL is not installed."""
+def postgresql_program() -> Iterator[PostgreSQL | None]:
+    """A running server with no data, or None if PostgreSQL is not installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
         yield None
         return
-    programs = found[-1].parent
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    # The server refuses to run as root.
-    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if user:
-        shutil.chown(folder, "postgres")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/"}
-    data = str(folder / "data")
     try:
-        subprocess.run([*user, programs / "initdb", "-D", data, "-U", "ssld", "-A", "trust"], **quiet)
-        subprocess.run([*user, programs / "pg_ctl", "-D", data, "-w", "-o", options, "-l", f"{folder}/log", "start"], **quiet)
+        server = PostgreSQL(found[-1].parent, folder)
+        server.start()
         try:
-            yield f"postgresql://ssld@127.0.0.1:{port}"
+            yield server
         finally:
-            subprocess.run([*user, programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **quiet)
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def postgresql_server() -> Iterator[str | None]:
+    """URL of an empty server, or None if PostgreSQL is not installed."""
+    with postgresql_program() as server:
+        yield server.url if server is not None else None

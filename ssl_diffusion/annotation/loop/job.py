@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from sqlalchemy import URL
 
 from ssl_diffusion.annotation.loop.settings import JobSettings
-from ssl_diffusion.annotation.store.faults import StoreError
 from ssl_diffusion.annotation.store.store import Action, Actor, Store
 from ssl_diffusion.data.loading import input_paths, is_table, load_pool
 from ssl_diffusion.data.pool import Pool
@@ -57,8 +56,6 @@ class Job:
         # Not as text, in which a "?" in the name of a folder would begin options.
         url = settings.store or URL.create("sqlite", database=str(path.resolve() / "job.db"))
         self.store = Store(url, settings.agreement, exists=not is_new)
-        if not is_new and not len(self.store.ids):
-            raise StoreError(f"the store of {path} has no samples: put back a copy of it, or start anew in another folder")
 
     @cached_property
     def images(self) -> NDArray[np.uint8]:

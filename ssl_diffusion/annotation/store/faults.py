@@ -4,7 +4,6 @@ Everything that SQLAlchemy raises while a store is used goes through :func:`tran
 """
 
 import os
-import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,16 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ssl_diffusion.errors import SSLDError
 
-__all__ = ["StoreError", "StoreUnavailableError", "database_file", "holders", "retried", "shown_url", "translated"]
+__all__ = [
+    "StoreError",
+    "StoreUnavailableError",
+    "database_file",
+    "holders",
+    "retried",
+    "shown_url",
+    "store_name",
+    "translated",
+]
 
 PATIENCE = 3.0  # seconds for which a call is tried again while the server is away
 _PAUSE = 0.1  # seconds before the first repetition; doubled every time
@@ -53,14 +61,14 @@ def translated(url: URL) -> Iterator[None]:
     try:
         yield
     except PoolTimeout:
-        raise StoreUnavailableError(f"the store {shown_url(url)} is busy with too many requests: try again") from None
+        raise StoreUnavailableError(f"{store_name(url)} is busy with too many requests: try again") from None
     except DBAPIError as error:
         # Without a cause: it would hold the connection string.
         raise (_of_sqlite if url.get_backend_name() == "sqlite" else _of_postgresql)(url, error) from None
 
 
 def _of_sqlite(url: URL, error: DBAPIError) -> StoreError:
-    name = f"the store {url.database}"
+    name = store_name(url)
     code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # without the extension
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         by = holders(Path(url.database or ""))
@@ -90,7 +98,7 @@ _AWAY = ("08", "57P", "53300", "55P03", "40")  # connection lost, shut down, too
 
 
 def _of_postgresql(url: URL, error: DBAPIError) -> StoreError:
-    name = f"the store {shown_url(url)}"
+    name = store_name(url)
     said = _without_password(_short(error), url)
     state = getattr(error.orig, "sqlstate", None) or ""
     if state == "55P03":
@@ -160,11 +168,17 @@ def shown_url(url: URL | str) -> str:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        return re.sub(r"(?<=//)[^/]*@", f"{_HIDDEN}@", str(url))
+        before, at, rest = str(url).partition("?")[0].rpartition("@")
+        return f"{_HIDDEN}@{rest}" if at else before + rest
     query = {key: _HIDDEN if key in _SECRET_KEYS else value for key, value in parsed.query.items()}
     if parsed.host and "@" in parsed.host:  # a password with an @ that should be %40
         parsed = parsed.set(host=parsed.host.rpartition("@")[2])
     return parsed.set(query=query).render_as_string(hide_password=True)
+
+
+def store_name(url: URL) -> str:
+    """A store in a message: its file, or its URL."""
+    return f"the store {database_file(url) or shown_url(url)}"
 
 
 def database_file(url: URL) -> Path | None:

@@ -41,7 +41,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
-from ssl_diffusion.annotation.store.faults import StoreError, StoreUnavailableError, database_file, shown_url, translated
+from ssl_diffusion.annotation.store.faults import (
+    StoreError,
+    StoreUnavailableError,
+    database_file,
+    shown_url,
+    store_name,
+    translated,
+)
 
 __all__ = [
     "batch",
@@ -250,7 +257,7 @@ def upgrade(engine: Engine, *, exists: bool = False) -> None:
 
 def _is_present(connection: Connection, script: ScriptDirectory, exists: bool) -> bool:
     """Whether the tables are those of this version; raises :class:`StoreError` if they cannot be made so."""
-    name, head = f"the store {shown_url(connection.engine.url)}", script.get_current_head()
+    name, head = store_name(connection.engine.url), script.get_current_head()
     found = MigrationContext.configure(connection).get_current_revision()
     there = set(inspect(connection).get_table_names())
     if found is not None and found not in {revision.revision for revision in script.walk_revisions()}:
@@ -302,7 +309,7 @@ def _wait_for_others(connection: Connection) -> None:
             found = another.exec_driver_sql(query).all()
         whom = " and ".join(f"{name or 'a program'} (process {number} of the server)" for name, number in found)
         raise StoreUnavailableError(
-            f"the store {shown_url(connection.engine.url)} is locked by {whom or 'another program'}: "
+            f"{store_name(connection.engine.url)} is locked by {whom or 'another program'}: "
             "wait until it has finished, or stop it, and try again"
         ) from None
 
