@@ -150,10 +150,9 @@ def export(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write the labels in a format that other programs read."""
-    from ssl_diffusion.annotation.files.exports import export_labels
+    from ssl_diffusion.annotation.files.exports import default_output, export_labels
 
-    endings = {"coco": "labels.json", "label-studio": "labels.json", "prodigy": "labels.jsonl", "folder": "labels"}
-    place = out if out is not None else Path(endings.get(form, f"labels.{form}"))
+    place = out if out is not None else default_output(form)
     n = export_labels(context.job, place, form, status=status, overwrite=overwrite)
     context.output.result({"samples": n, "out": str(place)}, f"{n} samples written to {place}")
 

@@ -1,5 +1,6 @@
 """Samples and explanations of a run as folders: PNG images, a CSV file that describes them, and overviews."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.training.run_folder import run_inputs
 
 __all__ = ["class_index", "file_stems", "write_explanations", "write_samples"]
+
+_IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp)$", re.IGNORECASE)
 
 _SHEET = 40  # pairs in sheet.png
 _STRIP_SAMPLES, _STRIP_LEVELS = 5, 10
@@ -188,11 +191,11 @@ def write_explanations(
 
 
 def file_stems(ids: Sequence[str]) -> list[str]:
-    """Distinct file names without suffix for sample ids, which may contain slashes.
+    """Distinct file names without suffix for sample ids, which may contain slashes and the suffix of an image.
 
     Example:
         >>> file_stems(["cat/1.png", "cat_1.png"])
-        ['00000_cat_1.png', '00001_cat_1.png']
+        ['00000_cat_1', '00001_cat_1']
     """
-    stems = [str(i).replace("/", "_").replace("\\", "_") for i in ids]
+    stems = [_IMAGE_SUFFIX.sub("", str(i)).replace("/", "_").replace("\\", "_") for i in ids]
     return stems if len(set(stems)) == len(stems) else [f"{i:05d}_{stem}" for i, stem in enumerate(stems)]

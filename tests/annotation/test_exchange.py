@@ -293,7 +293,9 @@ def test_the_project_is_asked_for_once(job: Job) -> None:
     assert remembered(job) == ("http://127.0.0.1:1", 7)
     assert "http://127.0.0.1:1 cannot be reached" in refused("loop", "pull", job.path, "--api-key", TOKEN)
     (job.path / "label-studio.json").write_text("[]")
-    assert "has no Label Studio project yet" in refused("loop", "pull", job.path, "--api-key", TOKEN)
+    message = refused("loop", "pull", job.path, "--api-key", TOKEN)
+    assert "label-studio.json is damaged" in message
+    assert "remove it" in message
 
 
 def test_nothing_to_push_is_said(job: Job) -> None:

@@ -10,14 +10,16 @@ from urllib.parse import quote
 import pandas as pd
 from PIL import Image
 
+from ssl_diffusion.annotation.files.names import flat_name, folder_name, unique_names
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.data.loading import input_paths
 from ssl_diffusion.errors import DataError, SSLDError, nearest_names
 from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output
 
-__all__ = ["EXPORTS", "export_labels"]
+__all__ = ["EXPORTS", "default_output", "export_labels"]
 
+_IMAGES = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")  # no format that another program would be run for
 Rows = list[dict[str, Any]]
 
 
@@ -66,6 +68,12 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
     return len(rows)
 
 
+def default_output(form: str) -> Path:
+    """Name of the output of a format, see :func:`export_labels`, where the user gives none."""
+    endings = {"coco": ".json", "label-studio": ".json", "prodigy": ".jsonl", "folder": ""}
+    return Path(f"labels{endings.get(form, f'.{form}')}")
+
+
 def _csv(job: Job, rows: Rows) -> str:
     table = [row | {"votes": "; ".join(f"{who}: {label or 'skipped'}" for who, label in row["votes"].items())} for row in rows]
     return pd.DataFrame(table).to_csv(index=False)
@@ -82,8 +90,7 @@ def _coco(job: Job, rows: Rows) -> str:
     for k, (row, position) in enumerate(
         zip(rows, job.store.positions(row["id"] for row in rows).tolist(), strict=True), start=1
     ):
-        with Image.open(job.image_file(position)) as image:
-            width, height = image.size
+        width, height = _size(job.image_file(position))
         images.append({"id": k, "file_name": row["id"], "width": width, "height": height})
         whole = {"bbox": [0, 0, width, height], "area": width * height, "iscrowd": 0}
         annotations.append({"id": k, "image_id": k, "category_id": numbers[row["label"]], **whole})
@@ -97,15 +104,26 @@ def _coco(job: Job, rows: Rows) -> str:
     return json.dumps(facts) + "\n"
 
 
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height of an image file."""
+    try:
+        with Image.open(path, formats=_IMAGES) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is not an image that can be read ({error}): put back a copy of it, or export as csv") from None
+
+
 def _fill_folder(rows: Rows, files: list[Path], folder: Path) -> None:
     """A folder per class, as `ssld fit --data` and torchvision's ImageFolder read it, and labels.csv with ids and files."""
-    written = []
-    for row, source in zip(rows, files, strict=True):
-        # A class may have a name that no folder can have.
-        place = folder / _folder_name(row["label"]) / row["id"].replace("/", "__")
-        place.parent.mkdir(exist_ok=True)
-        shutil.copyfile(source, place)
-        written.append({"id": row["id"], "file": place.relative_to(folder).as_posix(), "label": row["label"]})
+    # A class may have a name that no folder can have; those that can keep it, also if another would become the same.
+    classes = sorted({row["label"] for row in rows}, key=lambda name: (folder_name(name) != name, name))
+    folders = dict(zip(classes, unique_names(map(folder_name, classes)), strict=True))
+    places = unique_names([f"{folders[row['label']]}/{flat_name(row['id'])}" for row in rows])
+    for place, source in zip(places, files, strict=True):
+        target = folder / place
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, target)
+    written = {"id": [row["id"] for row in rows], "file": places, "label": [row["label"] for row in rows]}
     pd.DataFrame(written).to_csv(folder / "labels.csv", index=False)
 
 
@@ -141,8 +159,3 @@ EXPORTS: dict[str, Callable[[Job, Rows], str]] = {
 def _files(job: Job, rows: Rows) -> list[Path]:
     """Files of samples, all of which exist."""
     return [job.image_file(position) for position in job.store.positions(row["id"] for row in rows).tolist()]
-
-
-def _folder_name(label: str) -> str:
-    name = "".join(c if c.isalnum() or c in " -_.()" else "_" for c in label).strip(". ")
-    return name or "_"

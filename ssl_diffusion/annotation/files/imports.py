@@ -1,19 +1,23 @@
 """Import of labels: CSV, JSON lines, Label Studio's JSON, Prodigy's JSON lines. A file is imported as a whole or not at all."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssl_diffusion.annotation.files.foreign import LabelLine, ProdigyLine, Task, check, parse_json
 from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store.statements import check_text
 from ssl_diffusion.annotation.store.store import Action, Actor
 from ssl_diffusion.data.tables import read_table
 from ssl_diffusion.errors import DataError
+from ssl_diffusion.settings import shown
+from ssl_diffusion.storage import read_regular
 
-__all__ = ["Imported", "LabelRecord", "apply_records", "import_labels", "read_labels"]
+__all__ = ["Imported", "LabelRecord", "apply_records", "from_label_studio", "import_labels", "read_labels", "read_tasks"]
 
-_SHOWN = 5
+_SHOWN, _NAMED = 5, 20  # names in a message
+_LARGEST = 2**30  # bytes of a file of labels
 _WHO = "import"
 
 
@@ -46,7 +50,7 @@ def import_labels(
         path: .csv or .tsv with the columns id (or path) and label, and optionally annotator; .jsonl with the same keys, or from
             Prodigy; .json as Label Studio exports it. Empty labels are ignored.
         annotator: Annotator of labels for which the file names none.
-        add_class: Whether to add classes that the job does not have; otherwise they are refused.
+        add_class: Whether to add classes that the job does not have, together with the labels; otherwise they are refused.
         final: Whether these labels override the votes of others.
 
     Raises:
@@ -75,13 +79,15 @@ def apply_records(
     Example:
         >>> apply_records(job, read_labels(path, "ada"), path.name, "csv")  # doctest: +SKIP
     """
+    for record in records:
+        check_text(f"{name}, {record.where}: the annotator", record.annotator)
     known, classes = set(job.store.ids.tolist()), job.store.classes
     if unknown := [record for record in records if record.id not in known]:
         ids = f"its ids look like {sorted(known)[0]!r}"
         raise DataError(f"{name}: {_listed(record.id for record in unknown)} not in the job ({unknown[0].where}); {ids}")
     new = tuple(dict.fromkeys(r.label for r in records if r.label is not None and r.label not in classes))
     if new and not add_class:
-        known_classes = f"the job has {', '.join(classes)}" if classes else "the job has no classes yet"
+        known_classes = f"the job has {_named(classes)}" if classes else "the job has no classes yet"
         raise DataError(
             f"{name}: {_listed(new)} no class of the job ({known_classes}): correct the file, or add them with --add-class"
         )
@@ -90,13 +96,13 @@ def apply_records(
     for record in records:
         before = by_sample.setdefault((record.id, record.annotator), record)
         if before.label != record.label:
-            conflicts.append(f"{record.id} is {before.label!r} ({before.where}) and {record.label!r} ({record.where})")
+            conflicts.append(
+                f"{record.id} is {shown(before.label)} ({before.where}) and {shown(record.label)} ({record.where})"
+            )
     if conflicts:
         more = f", and {len(conflicts) - _SHOWN} more" if len(conflicts) > _SHOWN else ""
         raise DataError(f"{name} contradicts itself: {'; '.join(conflicts[:_SHOWN])}{more}: nothing was imported")
-    if new:
-        job.store.add_classes(new)
-    job.store.apply([_action(record, source, final) for record in by_sample.values()])
+    job.store.apply([_action(record, source, final) for record in by_sample.values()], new)
     labeled = sum(record.label is not None for record in by_sample.values())
     return Imported(labeled, len(by_sample) - labeled, new)
 
@@ -115,52 +121,57 @@ def read_labels(path: Path, annotator: str) -> list[LabelRecord]:
     if path.suffix.lower() in (".csv", ".tsv"):
         return _from_table(path, annotator)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from None
-    try:
-        if path.suffix.lower() == ".json":
-            return list(from_label_studio(json.loads(text), str(path)))
-        lines = [(f"line {i}", json.loads(line)) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not valid JSON: {error}") from None
-    return [record for where, row in lines for record in _from_line(row, annotator, f"{path}, {where}")]
+        text = read_regular(path, largest=_LARGEST).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not text in UTF-8 (byte {error.start}): save it as UTF-8") from None
+    if path.suffix.lower() == ".json":
+        return list(from_label_studio(read_tasks(parse_json(text, str(path)), str(path)), str(path)))
+    # Not splitlines: a JSON text may hold other line separators of Unicode.
+    lines = [(f"{path}, line {i}", line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    return [record for where, line in lines for record in _from_line(parse_json(line, where), annotator, where)]
 
 
-def from_label_studio(tasks: Any, name: str) -> Iterable[LabelRecord]:
-    """Labels in a JSON export of Label Studio, one per annotator and task.
+def read_tasks(found: Any, name: str) -> list[Task]:
+    """Tasks in a JSON export of Label Studio.
+
+    Args:
+        found: Parsed JSON.
+        name: Name of its origin, for messages.
+
+    Raises:
+        DataError: If this is not such an export; names the task and the field.
+    """
+    if not isinstance(found, list):
+        raise DataError(f"{name} is not an export of Label Studio: one is a list of tasks")
+    tasks = []
+    for k, task in enumerate(found, start=1):
+        number = task.get("id") if isinstance(task, dict) else None
+        tasks.append(check(Task, task, f"{name}, task {number if isinstance(number, int | str) else k}"))
+    return tasks
+
+
+def from_label_studio(tasks: Iterable[Task], name: str) -> Iterable[LabelRecord]:
+    """Labels of tasks, one per annotator and task.
 
     Cancelled annotations are skips; empty ones and predictions are ignored. Tasks are identified by `data.ssld_id`.
 
     Raises:
-        DataError: If this is not such an export, or ssld did not make a task.
+        DataError: If ssld did not make a task, or an annotation has several choices.
     """
-    if not isinstance(tasks, list):
-        raise DataError(f"{name} is not an export of Label Studio: one is a list of tasks")
     for k, task in enumerate(tasks, start=1):
-        where = f"task {task.get('id', k)}" if isinstance(task, dict) else f"task {k}"
-        data = task.get("data") if isinstance(task, dict) else None
-        if not isinstance(data, dict) or not data.get("ssld_id"):
+        where = f"task {task.id if task.id is not None else k}"
+        if not task.sample:
             raise DataError(f"{name}, {where} has no ssld_id in its data: it was not made by ssld")
-        for annotation in task.get("annotations") or []:
-            who = _annotator(annotation)
-            if annotation.get("was_cancelled"):
-                yield LabelRecord(str(data["ssld_id"]), None, who, where)
-                continue
-            chosen = [c for item in annotation.get("result") or [] for c in (item.get("value") or {}).get("choices") or []]
-            if len(chosen) > 1:
+        for annotation in task.annotations or []:
+            chosen = annotation.labels
+            if annotation.was_cancelled:
+                yield LabelRecord(task.sample, None, annotation.annotator, where)
+            elif len(chosen) > 1:
                 raise DataError(
-                    f"{name}, {where} has {len(chosen)} choices, but one label per image is allowed: {', '.join(chosen)}"
+                    f"{name}, {where} has {len(chosen)} choices, but one label per image is allowed: {_named(chosen)}"
                 )
-            if chosen:
-                yield LabelRecord(str(data["ssld_id"]), str(chosen[0]), who, where)
-
-
-def _annotator(annotation: dict[str, Any]) -> str:
-    who = annotation.get("completed_by")
-    if isinstance(who, dict):
-        who = who.get("email") or who.get("id")
-    return f"label-studio:{who}" if who is not None else "label-studio"
+            elif chosen:
+                yield LabelRecord(task.sample, chosen[0], annotation.annotator, where)
 
 
 def _from_table(path: Path, annotator: str) -> list[LabelRecord]:
@@ -168,42 +179,49 @@ def _from_table(path: Path, annotator: str) -> list[LabelRecord]:
     id_column = next(iter(table.any_case("id", "path", "image")), None)
     label_column = next(iter(table.any_case("label", "class")), None)
     if id_column is None or label_column is None:
-        raise DataError(f"{path} needs the columns id and label; it has {', '.join(table.header)}")
+        raise DataError(f"{path} needs the columns id and label; it has {_named(table.header)}")
     who_column = next(iter(table.any_case("annotator")), None)
     who = table.column(who_column) if who_column is not None else [annotator] * len(table.rows)
     rows = zip(table.column(id_column), table.column(label_column), who, table.numbers, strict=True)
-    return [
-        LabelRecord(id_, label.strip(), name or annotator, f"row {number}")
-        for id_, label, name, number in rows
-        if label.strip()
-    ]
+    found = []
+    for id_, label, name, number in rows:
+        if not label.strip():
+            continue
+        row = {"id": id_, "label": label.strip(), "annotator": name or annotator}
+        check(LabelLine, row, f"{path}, row {number}")
+        found.append(LabelRecord(row["id"], row["label"], row["annotator"], f"row {number}"))
+    return found
 
 
 def _from_line(row: Any, annotator: str, where: str) -> Iterable[LabelRecord]:
     if not isinstance(row, dict):
         raise DataError(f"{where} is not an object with id and label")
-    who = str(row.get("annotator") or row.get("_annotator_id") or annotator)
-    if "answer" in row:  # Prodigy
-        id_ = (row.get("meta") or {}).get("id")
-        if not id_:
+    if "answer" in row:
+        answer = check(ProdigyLine, row, where)
+        if answer.meta is None:
             raise DataError(f"{where} has no meta.id: it was not made by ssld")
-        accepted = row.get("accept") or ([row["label"]] if row.get("label") else [])
-        if row["answer"] != "accept":
-            yield LabelRecord(str(id_), None, who, where)
-        elif len(accepted) == 1:
-            yield LabelRecord(str(id_), str(accepted[0]), who, where)
-        elif accepted:
-            raise DataError(
-                f"{where} has {len(accepted)} labels, but one per image is allowed: {', '.join(map(str, accepted))}"
-            )
+        who = answer.annotator or answer.annotator_id or annotator
+        if answer.answer != "accept":
+            yield LabelRecord(answer.meta.id, None, who, where)
+        elif len(answer.labels) == 1:
+            yield LabelRecord(answer.meta.id, answer.labels[0], who, where)
+        elif answer.labels:
+            raise DataError(f"{where} has {len(answer.labels)} labels, but one per image is allowed: {_named(answer.labels)}")
         return
     if "id" not in row or "label" not in row:
-        raise DataError(f"{where} needs id and label; it has {', '.join(map(str, row))}")
-    if row["label"]:
-        yield LabelRecord(str(row["id"]), str(row["label"]), who, where)
+        raise DataError(f"{where} needs id and label; it has {_named(row)}")
+    line = check(LabelLine, row, where)
+    if line.label:
+        yield LabelRecord(line.id, line.label, line.annotator or annotator, where)
+
+
+def _named(names: Iterable[str]) -> str:
+    """Names in a message, cut if they are many or long."""
+    names = list(names)
+    return ", ".join(shown(name)[1:-1] for name in names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
 
 
 def _listed(names: Iterable[str]) -> str:
     names = list(dict.fromkeys(names))
-    shown = ", ".join(map(repr, names[:_SHOWN]))
-    return f"{shown} is" if len(names) == 1 else f"{shown}{' and others' if len(names) > _SHOWN else ''} are"
+    some = ", ".join(map(shown, names[:_SHOWN]))
+    return f"{some} is" if len(names) == 1 else f"{some}{' and others' if len(names) > _SHOWN else ''} are"

@@ -9,6 +9,7 @@ from typing import Any, Self
 import httpx
 
 from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.settings import shown
 
 __all__ = ["Interface", "LabelStudio", "parse_interface"]
 
@@ -65,6 +66,13 @@ def parse_interface(config: str, name: str) -> Interface:
     return Interface(str(image.get("name")), key, str(choices.get("name")), values)
 
 
+def _json(answer: httpx.Response, url: str) -> Any:
+    try:
+        return answer.json()
+    except (ValueError, RecursionError):
+        raise SSLDError(f"{url} does not answer as Label Studio does: is the address right?") from None
+
+
 class LabelStudio:
     """Connection to a server.
 
@@ -74,12 +82,18 @@ class LabelStudio:
         transport: Transport of the requests; None uses the network.
 
     Raises:
-        SSLDError: If the address does not begin with http:// or https://.
+        SSLDError: If the address is none, or does not begin with http:// or https://, or the token cannot be one.
     """
 
     def __init__(self, url: str, token: str, transport: httpx.BaseTransport | None = None) -> None:
         if not url.startswith(("http://", "https://")):
-            raise SSLDError(f"{url!r} is not the address of a server: one begins with http:// or https://")
+            raise SSLDError(f"{shown(url)} is not the address of a server: one begins with http:// or https://")
+        try:
+            httpx.URL(url)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise SSLDError(f"{shown(url)} is not the address of a server: {error}") from None
+        if not token.isascii() or not token.isprintable() or not token.strip():
+            raise SSLDError("the token has characters that no token has: copy it from Account & Settings in Label Studio")
         self.url = url.rstrip("/")
         self._token = token
         # Personal access tokens are JSON Web Tokens; they are exchanged for one that lasts some minutes.
@@ -116,20 +130,23 @@ class LabelStudio:
             raise SSLDError(f"{self.url}{path} does not exist: is the project's number right?")
         if not answer.is_success:
             raise SSLDError(f"{self.url} responded with status {answer.status_code} to {method} {path}: {answer.text[:300]}")
-        return answer.json() if answer.content else None
+        return _json(answer, self.url) if answer.content else None
 
     def _access(self) -> str:
         answer = self._send("POST", "/api/token/refresh/", {"refresh": self._token}, None, {})
         if not answer.is_success:
             raise self._refused()
-        return str(answer.json()["access"])
+        found = _json(answer, self.url)
+        if not isinstance(found, dict) or not isinstance(found.get("access"), str):
+            raise SSLDError(f"{self.url} does not answer as Label Studio does: is the address right?")
+        return str(found["access"])
 
     def _send(
         self, method: str, path: str, body: Any, params: dict[str, Any] | None, headers: dict[str, str]
     ) -> httpx.Response:
         try:
             return self._client.request(method, self.url + path, json=body, params=params, headers=headers)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise SSLDError(f"{self.url} cannot be reached ({error}): is Label Studio running there?") from None
 
     def _refused(self) -> SSLDError:

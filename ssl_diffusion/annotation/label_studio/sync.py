@@ -9,17 +9,21 @@ rounds stay: Label Studio refuses the annotation of an open task whose predictio
 import base64
 import hashlib
 import json
+import os
 import urllib.parse
 from dataclasses import dataclass
 from typing import Any
 
-from ssl_diffusion.annotation.files.imports import Imported, apply_records, from_label_studio
+from pydantic import Field
+
+from ssl_diffusion.annotation.files.imports import Imported, apply_records, from_label_studio, read_tasks
 from ssl_diffusion.annotation.label_studio.client import Interface, LabelStudio, parse_interface
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import leases, queries
 from ssl_diffusion.annotation.store.store import Action, Actor
 from ssl_diffusion.data.thumbnails import shown_image
 from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.settings import State, read_state
 from ssl_diffusion.storage import atomic_write_text
 
 __all__ = ["Order", "Pulled", "Pushed", "is_selected", "order_of", "prediction", "pull", "push", "remember", "remembered"]
@@ -148,10 +152,14 @@ def pull(job: Job, server: LabelStudio, project: int, *, add_class: bool = False
     Raises:
         SSLDError: If the server cannot be read, or its labels cannot be imported; nothing is imported then.
     """
-    tasks = [task for task in server.annotated(project) if (task.get("data") or {}).get("ssld_id")]
-    for task in tasks:  # of several annotations by one annotator the latest counts
-        task["annotations"] = sorted(task.get("annotations") or [], key=lambda a: str(a.get("updated_at") or ""))
-    records = {(r.id, r.annotator): r for r in from_label_studio(tasks, f"project {project}")}
+    name = f"project {project}"
+    tasks = [
+        # Of several annotations by one annotator the latest counts.
+        task.model_copy(update={"annotations": sorted(task.annotations or [], key=lambda a: a.updated_at or "")})
+        for task in read_tasks(server.annotated(project), name)
+        if task.sample
+    ]
+    records = {(r.id, r.annotator): r for r in from_label_studio(tasks, name)}
     before = {
         (row["id"], who): label
         for row in queries.listing(job.store)
@@ -159,26 +167,37 @@ def pull(job: Job, server: LabelStudio, project: int, *, add_class: bool = False
         if who.partition(":")[0] == _SOURCE
     }
     fresh = [r for key, r in records.items() if key not in before or before[key] != r.label]
-    imported = apply_records(job, fresh, f"project {project}", _SOURCE, add_class=add_class, final=final)
-    there = {str(task["data"]["ssld_id"]) for task in tasks}
+    imported = apply_records(job, fresh, name, _SOURCE, add_class=add_class, final=final)
+    there = {task.sample for task in tasks}
     # Votes on samples without a task in this project are of another project, or came from a file.
     gone = [key for key in before if key not in records and key[0] in there]
     job.store.apply([Action("un-label", id_, Actor(who, _SOURCE)) for id_, who in gone])
     return Pulled(imported, len(gone))
 
 
+class _Project(State):
+    """Project that a job was used with last."""
+
+    url: str
+    project: int = Field(ge=1)
+
+
 def remember(job: Job, url: str, project: int) -> None:
     """Write which project a job belongs to (`label-studio.json`; without the token)."""
-    atomic_write_text(job.path / "label-studio.json", json.dumps({"url": url, "project": project}) + "\n")
+    atomic_write_text(job.path / "label-studio.json", _Project(url=url, project=project).model_dump_json() + "\n")
 
 
 def remembered(job: Job) -> tuple[str | None, int | None]:
-    """Address and number of the project used last; None without one."""
-    try:
-        facts = json.loads((job.path / "label-studio.json").read_text(encoding="utf-8"))
-        return str(facts["url"]), int(facts["project"])
-    except (OSError, ValueError, KeyError, TypeError):
+    """Address and number of the project used last; None without one.
+
+    Raises:
+        StateError: If the file that says so is damaged.
+    """
+    path = job.path / "label-studio.json"
+    if not os.path.lexists(path):
         return None, None
+    facts = read_state(path, _Project, remedy="remove it, and give --label-studio URL --project NUMBER once again")
+    return facts.url, facts.project
 
 
 def prediction(interface: Interface, order: Order, id_: str, label: str | None) -> dict[str, Any]:

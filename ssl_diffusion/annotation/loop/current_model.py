@@ -5,17 +5,19 @@ learned by a probe on the representation: in well under a second, so that the qu
 """
 
 import hashlib
-import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.annotation.store.state import StoreState
+from ssl_diffusion.errors import RunError
 from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.inference.embedding import embed_whole
 from ssl_diffusion.inference.embedding_store import EmbeddingStore
@@ -24,12 +26,16 @@ from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.probe import WITHOUT_VALIDATION, LinearProbe
 from ssl_diffusion.progress import ProgressCallback
+from ssl_diffusion.settings import PlainName, State, read_state
 from ssl_diffusion.storage import atomic_write_text
 
 __all__ = [
     "Classifier",
+    "CurrentModel",
+    "FittedTo",
     "Model",
     "classifier_of",
+    "current_model",
     "folder_of",
     "label_digest",
     "present_model",
@@ -103,21 +109,48 @@ class Classifier:
 
 def present_model(job: Job, progress: ProgressCallback | None = None) -> Model:
     """Open the current model of a job; its representation of the pool is computed on first use and kept."""
-    try:
-        facts = json.loads((job.path / "model.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    current = current_model(job)
+    if current is None:
         frozen = EmbeddedPool(job.images, _pixels(job), _train(job), None)
         return Model("pixels", "principal components of the pixels (no model yet)", None, frozen, None)
-    name = facts["model"]
+    name = current.model
     run = load_run(folder_of(job, name))
+    if run.image_shape != job.images.shape[1:]:
+        raise RunError(f"{run.path} was made for other images than those of {job.path}: fit again: ssld loop fit {job.path}")
     frozen = EmbeddedPool(job.images, _represented(job, name, run, progress), _train(job), run.model, run.precision)
-    return Model(name, f"{run.metadata['objective']} model {name}", run, frozen, facts.get("labels"))
+    return Model(name, f"{run.metadata['objective']} model {name}", run, frozen, current.labels)
+
+
+class CurrentModel(State):
+    """What `model.json` says: name of the run in `models/`, and digest of the labels it was fitted to."""
+
+    model: PlainName
+    labels: str | None = None
+
+
+class FittedTo(State):
+    """What `models/NNN.json` says: digest and number of the labels that a run is fitted to."""
+
+    labels: str | None
+    n: int = Field(ge=0)
+
+
+def current_model(job: Job) -> CurrentModel | None:
+    """Content of `model.json`; None before the first fit.
+
+    Raises:
+        StateError: If the file is damaged.
+    """
+    path = job.path / "model.json"
+    if not os.path.lexists(path):
+        return None
+    return read_state(path, CurrentModel, remedy=f"fit again: ssld loop fit {job.path}")
 
 
 def publish(job: Job, name: str, labels: str | None, progress: ProgressCallback | None = None) -> None:
     """Make a finished run the current model, after its representation of the pool has been computed."""
     _represented(job, name, load_run(folder_of(job, name)), progress)
-    atomic_write_text(job.path / "model.json", json.dumps({"model": name, "labels": labels}) + "\n")
+    atomic_write_text(job.path / "model.json", CurrentModel(model=name, labels=labels).model_dump_json() + "\n")
 
 
 def classifier_of(job: Job, model: Model, state: StoreState, *, fast: bool = False) -> Classifier | None:
@@ -130,8 +163,9 @@ def classifier_of(job: Job, model: Model, state: StoreState, *, fast: bool = Fal
         fast: Whether to skip the cross-validation that chooses the probe's penalty.
     """
     (known, classes), names, frozen = state.training, state.classes, model.frozen
-    if model.run is not None and model.run.classes and model.labels == label_digest(known, classes):
-        numbers = np.array([names.index(name) for name in model.run.classes], dtype=np.int64)
+    fitted = model.run.classes if model.run is not None and model.labels == label_digest(known, classes) else ()
+    if model.run is not None and fitted and {*fitted} <= {*names}:
+        numbers = np.array([names.index(name) for name in fitted], dtype=np.int64)
         return Classifier(frozen, frozen.model, numbers, len(names), None)
     if len(np.unique(classes)) < 2:
         return None

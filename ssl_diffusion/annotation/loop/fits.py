@@ -5,7 +5,7 @@ A fit trains on the pixels in `images.npy`, so no image file is decoded again. W
 files. An interrupted fit is resumed by the next one if the labels are still the same.
 """
 
-import json
+import logging
 import shutil
 import signal
 import subprocess
@@ -18,13 +18,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ssl_diffusion.annotation.loop.current_model import folder_of, label_digest, publish, training_labels
+from ssl_diffusion.annotation.loop.current_model import (
+    FittedTo,
+    current_model,
+    folder_of,
+    label_digest,
+    publish,
+    training_labels,
+)
 from ssl_diffusion.annotation.loop.fit_state import FitState, fit_state, reporting
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.data.label_choice import label_name
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import DataError
+from ssl_diffusion.errors import DataError, StateError
+from ssl_diffusion.settings import read_state
 from ssl_diffusion.storage import atomic_write_text, default_cache_dir
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.fit import FitOptions, fit_run, resume_run
@@ -33,6 +41,7 @@ from ssl_diffusion.training.run_folder import RunFolder
 
 __all__ = ["Background", "fit_job"]
 
+_log = logging.getLogger(__name__)
 _PROGRESS_EVERY = 2  # seconds between lines of fit.log
 
 
@@ -76,7 +85,7 @@ def fit_job(job: Job, *, pretrain: bool = False, options: FitOptions | None = No
                 table = job.folder("models") / f"{name}.csv"
                 _write_table(pool, table)
                 n = 0 if pretrain else len(known)
-                atomic_write_text(table.with_suffix(".json"), json.dumps({"labels": digest, "n": n}))
+                atomic_write_text(table.with_suffix(".json"), FittedTo(labels=digest, n=n).model_dump_json() + "\n")
                 recipe = _recipe(job, table, pretrain)
                 fit_run(recipe, folder.path, overwrite=folder.path.exists(), pool=pool, options=options)
         publish(job, name, digest, options.progress)
@@ -159,12 +168,12 @@ def _unfinished(job: Job, digest: str | None) -> str | None:
     """Name of the last fit if it had the same labels and has not become the current model."""
     for note in sorted(job.folder("models").glob("*.json"), reverse=True):
         try:
-            same = json.loads(note.read_text(encoding="utf-8"))["labels"] == digest
-        except (OSError, ValueError, KeyError):
+            same = read_state(note, FittedTo, remedy="").labels == digest
+            present = current_model(job)
+        except StateError as error:
+            _log.warning("%s; a new fit takes its place", error)
             return None
-        present = job.path / "model.json"
-        used = present.exists() and json.loads(present.read_text(encoding="utf-8"))["model"] == note.stem
-        return note.stem if same and not used else None
+        return note.stem if same and (present is None or present.model != note.stem) else None
     return None
 
 
@@ -189,7 +198,7 @@ def _pool(job: Job, name: str, known: NDArray[np.int64], classes: NDArray[np.int
     number = np.full(len(names), -1, dtype=np.int64)
     number[used] = np.arange(len(used))
     # Copy on write: torch takes only arrays that may be written to, and the file stays as it is.
-    images: NDArray[np.uint8] = np.load(job.path / "images.npy", mmap_mode="c")
+    images = job.open_images("c")
     labels, is_test = np.full(len(images), -1, dtype=np.int64), np.zeros(len(images), dtype=np.bool_)
     labels[known], labels[tested] = number[classes], number[tested_classes]
     is_test[store.of_role("test")] = True

@@ -2,7 +2,7 @@
 
 job.toml             settings: a recipe for the fits, and the section [job]
 job.db               the store, unless it is on a server
-images.npy           the images as models see them, uint8 (N, C, H, W), by position
+images.npy           the images as models see them, uint8 (N, C, H, W), by position; images.json says which they are
 pixels.npy           principal components of the pixels, on which the first samples are chosen
 model.json           name of the run that is the current model; replaced when a fit has finished
 models/NNN/          run folders of `ssld fit`; models/NNN.csv lists the samples and labels they were fitted to
@@ -13,32 +13,47 @@ batches/             samples of every round, as CSV files
 
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from sqlalchemy import URL
 
+from ssl_diffusion.annotation.loop.job_images import open_images, save_images
 from ssl_diffusion.annotation.loop.settings import JobSettings
+from ssl_diffusion.annotation.store.faults import store_name
 from ssl_diffusion.annotation.store.store import Action, Actor, Store
 from ssl_diffusion.data.loading import input_paths, is_table, load_pool
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import DataError, RecipeError, RunError
+from ssl_diffusion.data.settings import DataSettings
+from ssl_diffusion.errors import DataError, RecipeError, RunError, StateError
 from ssl_diffusion.outputs import refuse_inputs
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.storage import atomic_folder, atomic_write_text
+from ssl_diffusion.settings import State, read_state
+from ssl_diffusion.storage import TEMPORARY, atomic_folder, atomic_write_text, cannot_write
 
 __all__ = ["Job", "create_job", "move_images", "open_job"]
 
 _PATIENCE = 0.5  # seconds; a process that only checks a lock holds it for a moment
 _SHOWN = 5  # names in a message
+_STALE = 3600.0  # seconds
+_MADE_FIRST = frozenset({"images.npy", "images.json", "job.toml", "job.db", "job.db-wal", "job.db-shm", "job.db-journal"})
+
+
+class _Holder(State):
+    """Process that holds a lock."""
+
+    process: int
+    host: str
+    since: str
 
 
 class Job:
@@ -59,9 +74,13 @@ class Job:
 
     @cached_property
     def images(self) -> NDArray[np.uint8]:
-        """All images by position, uint8 (N, C, H, W), memory-mapped."""
-        images: NDArray[np.uint8] = np.load(self.path / "images.npy", mmap_mode="r")
-        return images
+        """All images by position, uint8 (N, C, H, W), memory-mapped; see :func:`~.job_images.open_images`."""
+        return self.open_images("r")
+
+    def open_images(self, mode: Literal["r", "c"]) -> NDArray[np.uint8]:
+        """Map the images, for reading ("r") or as a copy on write ("c")."""
+        data = self.settings.recipe.data
+        return open_images(self.path, data, self.store.ids.tolist(), mode, store=store_name(self.store.engine.url))
 
     @property
     def image_root(self) -> Path:
@@ -105,6 +124,10 @@ class Job:
                     note.unlink(missing_ok=True)
         except Timeout:
             raise RunError(f"{self.path} is in use: {what} by {_whom(note)}; wait for it, or stop it") from None
+        except OSError as error:
+            if Path(error.filename or "") != self.path / f"{what}.lock":
+                raise
+            raise cannot_write(self.path / f"{what}.lock", error) from None
 
     def busy_with(self, what: str) -> str | None:
         """Process that holds the lock of an activity, see :meth:`alone`; None if none does."""
@@ -114,6 +137,8 @@ class Job:
                 return None
         except Timeout:
             return _whom(note) if note.exists() else None  # without a note another process only checks the lock
+        except OSError:  # a job that may only be read: nobody works on it
+            return None
 
     def save_settings(self, settings: JobSettings) -> None:
         """Replace the settings."""
@@ -149,12 +174,14 @@ def create_job(
         raise RecipeError("a job needs image files: name their folder, or a CSV file that lists them, with --data")
     if data.multilabel or data.label_columns:
         raise RecipeError("annotation jobs allow one label per image, not several")
+    _check_root(data)
     refuse_inputs(path, input_paths(data))
+    _remove_unfinished(path.parent)
     pool = load_pool(data, progress=progress)
     if settings.audit >= len(pool.train):
         raise DataError(f"an audit of {settings.audit} samples leaves none of {len(pool.train)} for training")
     with atomic_folder(path) as temporary:
-        np.save(temporary / "images.npy", pool.images)
+        save_images(temporary, pool.images)
         job = Job(temporary, settings, is_new=True)
         job.save_settings(settings)
         try:
@@ -192,6 +219,7 @@ def move_images(job: Job, data: Path, image_root: Path | None = None) -> None:
         >>> move_images(open_job(Path("job")), Path("elsewhere/photos"))  # doctest: +SKIP
     """
     recipe = job.settings.recipe
+    _check_root(recipe.data.replace(path=str(data), image_root=str(image_root or "")))
     root = str(image_root.resolve()) if image_root is not None else ""
     settings = job.settings.replace(recipe=recipe.replace(data=recipe.data.replace(path=str(data.resolve()), image_root=root)))
     there = root_of(settings)
@@ -220,14 +248,48 @@ def open_job(path: Path) -> Job:
     Example:
         >>> job = open_job(Path("job"))  # doctest: +SKIP
     """
-    if not (path / "job.toml").is_file():
+    file = path / "job.toml"
+    if not os.path.lexists(file):
         raise RunError(f"{path} is not a job folder (it has no job.toml): create one with: ssld loop init {path} --data FOLDER")
-    return Job(path, JobSettings.load(path / "job.toml"))
+    _remove_unfinished(path.parent)
+    return Job(path, read_state(file, JobSettings, remedy="put back a copy of it, or correct it"))
+
+
+def _check_root(data: DataSettings) -> None:
+    if data.image_root and not is_table(Path(data.path)):
+        raise RecipeError(f"--image-root is for a CSV file that lists images; {data.path} is a folder, so leave it out")
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove the job folders that killed processes left unfinished in a folder.
+
+    Only those that hold nothing but what :func:`create_job` writes, whose process is gone, and which were not written to for an
+    hour: the process may run on another machine that has the same disk.
+    """
+    with suppress(OSError):
+        for left in folder.glob(f"{TEMPORARY}-*-*"):
+            process = left.name.split("-")[1]
+            files = list(left.iterdir()) if left.is_dir() and not left.is_symlink() else None
+            if files is None or not process.isdigit() or not {file.name for file in files} <= _MADE_FIRST:
+                continue
+            latest = max(path.stat().st_mtime for path in (left, *files))
+            if time.time() - latest > _STALE and not _is_alive(int(process)):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def _whom(note: Path) -> str:
     try:
-        facts: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
-        return f"process {facts['process']} on {facts['host']} since {facts['since']}"
-    except (OSError, ValueError, KeyError):
+        facts = read_state(note, _Holder, remedy="")
+    except StateError:
         return "another process"
+    return f"process {facts.process} on {facts.host} since {facts.since}"

@@ -18,6 +18,7 @@ from ssl_diffusion.annotation.loop.stopping import record
 from ssl_diffusion.annotation.store import leases, queries
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.progress import ProgressCallback
+from ssl_diffusion.settings import LARGEST_SEED, shown
 from ssl_diffusion.storage import atomic_write_text
 
 __all__ = ["Round", "choose_round", "next_round", "rerank", "round_file"]
@@ -86,7 +87,7 @@ def next_round(
         progress: Callback for the images read by a new model.
 
     Raises:
-        DataError: If nothing is left to choose, or n is not positive.
+        DataError: If nothing is left to choose, n is not positive, or the seed is negative or larger than 2^32 - 1.
         RunError: If another process is choosing.
         SSLDError: If the strategy does not exist or cannot be used yet.
 
@@ -108,6 +109,8 @@ def choose_round(
     n = job.settings.batch if n is None else n
     if n < 1:
         raise DataError(f"n is {n}: choose one sample or more")
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise DataError(f"the seed of a round must be in [0, {LARGEST_SEED}], not {shown(seed)}")
     assert snapshot.model is not None
     model, classifier, names = snapshot.model, snapshot.classifier, state.classes
     number = 1 if state.last_round is None else state.last_round["number"] + 1

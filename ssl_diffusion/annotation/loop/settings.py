@@ -21,7 +21,7 @@ class JobSettings(SettingsWithRecipe):
 
     section: ClassVar[str] = "job"
 
-    store: str = ""
+    store: str = Field("", repr=False)  # it may hold a password
     """URL of the database; "" is SQLite in the job folder."""
     agreement: _AtLeastOne = 1
     """Number of annotators that a sample needs."""

@@ -1,6 +1,6 @@
 """Status of a job: labels, model, accuracy, speed, and advice on what to do next."""
 
-import json
+import os
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -11,12 +11,14 @@ import numpy as np
 from sqlalchemy import select
 
 from ssl_diffusion.annotation.loop.accuracy import Estimate, audit_interval, lure
+from ssl_diffusion.annotation.loop.current_model import FittedTo
 from ssl_diffusion.annotation.loop.fit_state import FitState
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.snapshot import Snapshot
 from ssl_diffusion.annotation.loop.stopping import advice
 from ssl_diffusion.annotation.store import leases, schema
 from ssl_diffusion.annotation.store.votes import VOTE_KINDS
+from ssl_diffusion.settings import read_state
 
 __all__ = ["JobStatus", "audit_estimate", "drawn_estimate", "fitted_labels", "job_status", "labels_per_hour"]
 
@@ -117,7 +119,9 @@ def fitted_labels(job: Job, name: str) -> int:
         120
     """
     path = job.path / "models" / f"{name}.json"
-    return int(json.loads(path.read_text(encoding="utf-8"))["n"]) if path.exists() else 0
+    if not os.path.lexists(path):
+        return 0
+    return read_state(path, FittedTo, remedy=f"fit again: ssld loop fit {job.path}").n
 
 
 def audit_estimate(snapshot: Snapshot) -> Estimate | None:

@@ -5,19 +5,28 @@ least 0.99, they have stabilized (Bloodgood and Vijay-Shanker 2009, "A method fo
 predictions"). All of this is advice, given with its figures.
 """
 
+import io
+import logging
+import os
 import time
+import tokenize
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 
 from ssl_diffusion.annotation.loop.accuracy import Estimate
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.snapshot import Snapshot
-from ssl_diffusion.storage import atomic_write_text
+from ssl_diffusion.errors import StateError
+from ssl_diffusion.storage import atomic_file, atomic_write_text, read_regular
 
 __all__ = ["advice", "progress_of", "record"]
 
+_log = logging.getLogger(__name__)
+_COLUMNS = ["round", "at", "model", "labels", "audit_n", "audit_accuracy", "audit_low", "audit_high", "kappa"]
 _WATCHED = 2000  # samples whose predictions are compared
 _ROUNDS = 3
 _STABLE = 0.99  # mean kappa
@@ -28,8 +37,17 @@ _SHARP = 0.15  # wider intervals show no plateau
 def progress_of(job: Job) -> pd.DataFrame:
     """Measurements before each round: round, at, model, labels, audit_n, audit_accuracy, audit_low, audit_high, kappa."""
     path = job.path / "progress.csv"
-    columns = ["round", "at", "model", "labels", "audit_n", "audit_accuracy", "audit_low", "audit_high", "kappa"]
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=columns)
+    if not os.path.lexists(path):
+        return pd.DataFrame(columns=_COLUMNS)
+    try:
+        table = pd.read_csv(io.BytesIO(read_regular(path)))
+        if table.columns.tolist() != _COLUMNS:
+            raise ValueError("it has other columns")
+        numbers = table.columns.drop("model")
+        return table.astype(dict.fromkeys(numbers, np.float64)).astype({"round": np.int64})
+    except (StateError, ValueError, OverflowError) as error:
+        _log.warning("%s is damaged, and measured anew from the next round on (%s)", path, error)
+        return pd.DataFrame(columns=_COLUMNS)
 
 
 def record(snapshot: Snapshot, number: int, audit: Estimate | None) -> None:
@@ -92,10 +110,20 @@ def _kappa(snapshot: Snapshot) -> float:
     watched = np.sort(np.random.default_rng([job.settings.seed, 3]).permutation(pool)[:_WATCHED])
     now = classifier.probabilities(watched).argmax(axis=1)
     path = job.path / "watched.npy"
-    before = np.load(path) if path.exists() else None
-    np.save(path, now)
-    if before is None or len(before) != len(now):
+    before = _watched_before(path)
+    with atomic_file(path) as temporary:
+        np.save(temporary, now)
+    if before is None or before.shape != now.shape:
         return float("nan")
     if (before == now).all():
         return 1.0  # also with one class only, where kappa is not defined
     return round(float(cohen_kappa_score(before, now)), 4)
+
+
+def _watched_before(path: Path) -> NDArray[np.int64] | None:
+    """Predictions before the last round; None if there are none, or the file is damaged."""
+    try:
+        found = np.load(io.BytesIO(read_regular(path)), allow_pickle=False)
+    except (StateError, ValueError, EOFError, OSError, SyntaxError, tokenize.TokenError):
+        return None
+    return found if isinstance(found, np.ndarray) and found.dtype == np.int64 else None
