@@ -1,6 +1,7 @@
 """Label files of strangers: every level is checked, a fault names its row and field, and nothing of the file is imported."""
 
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -125,8 +126,7 @@ def test_things_that_are_no_files_of_labels(job: Job, tmp_path: Path, damage: Da
 @given(damage=damages() | json_damages())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_change_to_an_export_is_read_or_one_sentence(tmp_path: Path, damage: Damage) -> None:
-    path = tmp_path / "labels.json"
-    path.unlink(missing_ok=True)
+    path = Path(tempfile.mkdtemp(dir=tmp_path)) / "labels.json"
     path.write_text(json.dumps(task()))
     damage.apply(path)
     with suppress(SSLDError):  # whatever else is raised is a fault
@@ -174,11 +174,11 @@ def test_ids_and_classes_that_would_share_a_name_are_kept_apart(tmp_path: Path, 
     files = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.png"))
     assert len({file.casefold() for file in files}) == len(ids)
     assert len({file.split("/")[0].casefold() for file in files}) == 4
-    assert "a_b/c.png" in files
+    assert "A_B/d.png" in files  # a class keeps its name where a folder may have it
     for line in (tmp_path / "out" / "labels.csv").read_text().splitlines()[1:]:
         id_, file, _ = line.split(",")
         assert (tmp_path / "out" / file).read_bytes() == (photos / id_).read_bytes()
-    ok("loop", "import", jobs[1], tmp_path / "out" / "labels.csv")
+    ok("loop", "import", jobs[1], tmp_path / "out" / "labels.csv", "--final")
     assert {row["id"]: row["label"] for row in queries.listing(open_job(jobs[1]).store)} == labels
 
 

@@ -106,7 +106,8 @@ def open_array(
             length = file.tell() + math.prod(shape) * kind.itemsize
         if fortran or kind != dtype or len(shape) != n_dimensions or min(shape) < 1 or os.stat(path).st_size != length:
             return None
-        return np.load(path, mmap_mode=mode, allow_pickle=False)
+        found: NDArray[np.uint8] = np.load(path, mmap_mode=mode, allow_pickle=False)
+        return found
     except (OSError, ValueError, TypeError, EOFError, SyntaxError, OverflowError, MemoryError, tokenize.TokenError):
         return None
 
