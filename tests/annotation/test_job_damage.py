@@ -97,6 +97,7 @@ def test_state_files_are_checked(copy: Path, name: str, text: str, said: str) ->
     assert said in message
 
 
+@pytest.mark.slow
 @given(damage=damages())
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("name", FILES)
