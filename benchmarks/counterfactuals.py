@@ -111,7 +111,7 @@ def picture(result: CounterfactualResult, path: Path) -> None:
     """The first pairs: images above their counterfactuals above the differences."""
     from matplotlib.figure import Figure
 
-    from ssl_diffusion.training.figures import show_image
+    from ssl_diffusion.training.panels import show_image
 
     assert result.counterfactual is not None
     n = min(14, len(result))

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,11 +20,12 @@ from ssl_diffusion.generation.gallery import file_stems
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output
-from ssl_diffusion.training.figures import show_image
+from ssl_diffusion.training.panels import fitted, inch_panel, place_image, text_width, wrapped
 
 __all__ = ["FORMATS", "batch_figure", "check_place", "label_studio_tasks", "write_batch"]
 
 _PICTURED = 30
+_COLUMN, _ROW, _TITLE, _SIDE, _NARROWEST = 1.15, 1.48, 0.3, 1.08, 3.0  # inches of the picture
 
 
 def write_batch(
@@ -129,21 +131,30 @@ def batch_figure(batch: QueryBatch, pool: Pool, run: Run | None = None) -> Figur
         before = predict_probabilities(run.model, images)
         predictions = [(run.classes[k], float(p[k])) for k, p in zip(result.source, before, strict=True)]
     columns = min(6, n)
-    rows = -(-n // columns)
     wide = 1 if beside is None else 2
-    figure = Figure(figsize=(1.15 * columns * wide, 1.6 * rows + 0.3), layout="constrained")
-    axes = figure.subplots(rows, columns * wide, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
+    width = max(_NARROWEST, _COLUMN * columns * wide + 0.1)
+    figure, axis = inch_panel(width, 1)
+    reason = wrapped(figure, batch.reason, 9, width - 0.2)
+    above = 0.2 + 0.16 * (reason.count("\n") + 1)
+    figure.set_size_inches(width, height := above + _ROW * -(-n // columns))
+    axis.set_ylim(height, 0)
+    axis.text(0.1, 0.08, reason, fontsize=9, ha="left", va="top", parse_math=False)
+
+    def fit(text: str, beside: str, *, end: bool = False) -> str:
+        return fitted(figure, text, 7, _COLUMN - 0.06 - text_width(figure, beside, 7), end=end)
+
+    def draw(image: NDArray[np.uint8], place: int, title: str, color: str) -> None:
+        left, top = 0.05 + _COLUMN * (place % (columns * wide)), above + _ROW * (place // (columns * wide))
+        style: dict[str, Any] = {"fontsize": 7, "linespacing": 1.15, "color": color, "parse_math": False}
+        axis.text(left + _COLUMN / 2, top + _TITLE - 0.04, title, ha="center", va="bottom", **style)
+        place_image(axis, image, left + (_COLUMN - _SIDE) / 2, top + _TITLE, _SIDE)
+
     for i in range(n):
-        axis = axes[i // columns, (i % columns) * wide]
-        show_image(axis, images[i].astype(np.float32) / 127.5 - 1)
-        predicted = "\n{} {:.2f}".format(*predictions[i]) if predictions else ""
-        axis.set_title(f"{i + 1}. {batch.ids[i]}{predicted}", fontsize=7)
-        axis.set_axis_on()
+        title = (rank := f"{i + 1}. ") + fit(str(batch.ids[i]), rank, end=True)
+        if predictions:
+            name, p = predictions[i]
+            title += "\n" + fit(name, probability := f" {p:.2f}") + probability
+        draw(images[i], i * wide, title, "black")
         if beside is not None:
-            other = axes[i // columns, (i % columns) * wide + 1]
-            show_image(other, beside[i].astype(np.float32) / 127.5 - 1)
-            other.set_title(f"it would say\n{names[i]}" if names[i] else "", fontsize=7, color="#d1603d")
-    figure.suptitle(batch.reason, fontsize=9, x=0.01, ha="left")
+            draw(beside[i], i * wide + 1, f"it would say\n{fit(names[i], '')}" if names[i] else "", "#d1603d")
     return figure

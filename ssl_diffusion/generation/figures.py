@@ -1,19 +1,28 @@
 """Figures of samples and counterfactuals; each function returns a matplotlib figure and leaves pyplot alone."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
-from ssl_diffusion.training.figures import image_sheet, sheet_gap, show_image
+from ssl_diffusion.training.panels import fitted, inch_panel, place_image, sheet_figure
 
 __all__ = ["counterfactual_figure", "distance_figure", "grid_figure", "strip_figure"]
 
 _SOURCE, _TARGET, _OTHER = "#2a6f97", "#d1603d", "#8a8f98"
+_CHANGE = "RdBu_r"
 _BARS = 4
+
+# Inches of a pair: its row with the room above its images, an image's side, the left ends of the three images and of the bars.
+_ROW, _TITLE, _SIDE = 1.6, 0.2, 1.15
+_IMAGES = (0.36, 1.68, 3.0)
+_BARS_LEFT, _BARS_WIDTH = 5.75, 2.3
 
 
 def grid_figure(images: NDArray[np.uint8], rows: Sequence[str] = ()) -> Figure:
@@ -24,14 +33,7 @@ def grid_figure(images: NDArray[np.uint8], rows: Sequence[str] = ()) -> Figure:
         rows: Names of the rows, of n / len(rows) images each; empty makes the grid about square.
     """
     per_row = len(images) // len(rows) if rows else int(np.ceil(np.sqrt(len(images))))
-    n_rows, h = -(-len(images) // per_row), images.shape[2]
-    figure = Figure(figsize=(0.55 * per_row + (1.3 if rows else 0.2), 0.55 * n_rows + 0.2), layout="constrained")
-    axes = figure.subplots()
-    show_image(axes, image_sheet(images.astype(np.float32) / 127.5 - 1, per_row))
-    if rows:
-        axes.set_yticks([i * (h + sheet_gap(h)) + (h - 1) / 2 for i in range(n_rows)], rows, fontsize=9)
-        axes.tick_params(length=0)
-    return figure
+    return sheet_figure(images.astype(np.float32) / 127.5 - 1, per_row, 0.5, rows=rows, points=9)
 
 
 def strip_figure(steps: Sequence[NDArray[np.float32]], levels: Sequence[float]) -> Figure:
@@ -41,16 +43,10 @@ def strip_figure(steps: Sequence[NDArray[np.float32]], levels: Sequence[float]) 
         steps: Images at each level, float32, (n, C, H, W), in [-1, 1] plus noise; shown divided by (1 + sigma^2)^(1/2).
         levels: Noise level of each step.
     """
-    figure = Figure(figsize=(0.85 * len(steps) + 0.2, 0.85 * len(steps[0]) + 0.3), layout="constrained")
-    axis = figure.subplots()
     columns = [images / np.float32(np.sqrt(1 + sigma**2)) for images, sigma in zip(steps, levels, strict=True)]
     by_sample = np.stack(columns, axis=1).reshape(-1, *steps[0].shape[1:])
-    show_image(axis, image_sheet(by_sample, len(steps)))
-    h, w = steps[0].shape[2:]
     names = [f"σ = {sigma:.2g}" if sigma else "image" for sigma in levels]
-    axis.set_xticks([j * (w + sheet_gap(h)) + (w - 1) / 2 for j in range(len(steps))], names, fontsize=8)
-    axis.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
-    return figure
+    return sheet_figure(by_sample, len(steps), 0.8, columns=names)
 
 
 def counterfactual_figure(
@@ -70,38 +66,65 @@ def counterfactual_figure(
         names: Name of each image, (m,).
     """
     m, found = len(result), result.images()
-    figure = Figure(figsize=(8.2, 1.55 * m + 0.45), layout="constrained")
-    axes = figure.subplots(m, 4, squeeze=False, width_ratios=(1, 1, 1, 2.1))
+    figure, axis = inch_panel(8.2, _ROW * m + 0.05)
     difference = (found.astype(np.float32) - result.original).mean(axis=1) / 255
-    for i, row in enumerate(axes):
+
+    def write(x: float, y: float, text: str, points: float, room: float, ha: str = "center", **style: Any) -> None:
+        shown = fitted(figure, text, points, room, end=style.get("rotation") == 90)  # an id
+        axis.text(x, y, shown, fontsize=points, ha=ha, parse_math=False, **{"va": "bottom", **style})
+
+    for i in range(m):
+        title = _ROW * i + _TITLE
+        top, middle = title + 0.04, title + 0.04 + _SIDE / 2
         source, target = classes[result.source[i]], classes[result.target[i]]
-        show_image(row[0], result.original[i].astype(np.float32) / 127.5 - 1)
-        show_image(row[1], found[i].astype(np.float32) / 127.5 - 1)
+        write(0.18, middle, names[i], 8, _ROW - 0.1, va="center", rotation=90)
+        place_image(axis, result.original[i], _IMAGES[0], top, _SIDE)
+        place_image(axis, found[i], _IMAGES[1], top, _SIDE)
         reach = max(0.05, float(np.abs(difference[i]).max()))  # a scale for each image, so that faint changes are visible, too
-        picture = row[2].imshow(difference[i], cmap="RdBu_r", vmin=-reach, vmax=reach)
-        row[2].set(xticks=[], yticks=[])
-        row[0].set_ylabel(names[i], fontsize=8)
-        row[0].set_title(source, fontsize=9, color=_SOURCE)
-        row[1].set_title(target if result.success[i] else f"not {target}", fontsize=9, color=_TARGET)
-        row[2].set_title(f"change, RMS {result.distance_pixel[i]:.3f}", fontsize=9)
-        figure.colorbar(picture, ax=row[2], fraction=0.046, pad=0.03).ax.tick_params(labelsize=7)
-        _probability_bars(row[3], classes, before[i], after[i], int(result.source[i]), int(result.target[i]))
+        place_image(axis, difference[i], _IMAGES[2], top, _SIDE, cmap=_CHANGE, reach=reach)
+        said = target if result.success[i] else f"not {target}"
+        change = f"change, RMS {result.distance_pixel[i]:.3f}"
+        for left, text, color in zip(_IMAGES, (source, said, change), (_SOURCE, _TARGET, "black"), strict=True):
+            write(left + _SIDE / 2, title, text, 9, _SIDE + 0.12, color=color)
+        _color_scale(axis, top, reach)
+        write(_BARS_LEFT + _BARS_WIDTH / 2, title, "probability: before (light), after", 9, 3)
+        shown = _largest(before[i], after[i], int(result.source[i]), int(result.target[i]))
+        step = _SIDE / len(shown)
+        for j, k in enumerate(shown):
+            y = top + (j + 0.5) * step
+            color = _SOURCE if k == result.source[i] else _TARGET if k == result.target[i] else _OTHER
+            write(_BARS_LEFT - 0.06, y, classes[k], 8, 0.95, ha="right", va="center")
+            for p, at, alpha in ((before[i, k], -0.19, 0.4), (after[i, k], 0.19, 1.0)):
+                size = _BARS_WIDTH * float(p)
+                bar = Rectangle((_BARS_LEFT, y + (at - 0.17) * step), size, 0.34 * step, color=color, alpha=alpha, lw=0)
+                axis.add_patch(bar)
+        bottom = top + _SIDE
+        corner = [_BARS_LEFT, _BARS_LEFT, _BARS_LEFT + _BARS_WIDTH], [top, bottom, bottom]
+        axis.add_line(Line2D(*corner, color="black", lw=0.8))
+        for p in (0, 0.5, 1):
+            x = _BARS_LEFT + _BARS_WIDTH * p
+            axis.add_line(Line2D([x, x], [bottom, bottom + 0.03], color="black", lw=0.8))
+            write(x, bottom + 0.04, f"{p:g}", 7, 1, va="top")
     return figure
 
 
-def _probability_bars(
-    axis: Axes, classes: Sequence[str], before: NDArray[np.float32], after: NDArray[np.float32], source: int, target: int
-) -> None:
-    shown = sorted({source, target, *np.argsort(-np.maximum(before, after))[:_BARS].tolist()}, key=lambda k: -before[k])
-    y = np.arange(len(shown))[::-1]
-    colors = [_SOURCE if k == source else _TARGET if k == target else _OTHER for k in shown]
-    axis.barh(y + 0.19, before[shown], height=0.34, color=colors, alpha=0.4)
-    axis.barh(y - 0.19, after[shown], height=0.34, color=colors)
-    axis.set_yticks(y, [classes[k] for k in shown], fontsize=8)
-    axis.set_xlim(0, 1)
-    axis.set_title("probability: before (light), after", fontsize=9)
-    axis.tick_params(axis="x", labelsize=7)
-    axis.spines[["top", "right"]].set_visible(False)
+def _color_scale(axis: Axes, top: float, reach: float) -> None:
+    """Colors of changes from -reach to reach, beside the picture of the change."""
+    left = _IMAGES[2] + _SIDE + 0.06
+    limits = axis.get_xlim(), axis.get_ylim()
+    scale = np.linspace(reach, -reach, 64)[:, None]
+    extent = (left, left + 0.07, top + _SIDE, top)
+    axis.imshow(scale, cmap=_CHANGE, vmin=-reach, vmax=reach, extent=extent, aspect="auto")
+    axis.set(xlim=limits[0], ylim=limits[1])
+    for part, text in ((0, f"{reach:.2f}"), (0.5, "0"), (1, f"−{reach:.2f}")):
+        va = ("top", "center", "bottom")[int(2 * part)]
+        axis.text(left + 0.1, top + part * _SIDE, text, fontsize=7, ha="left", va=va)
+
+
+def _largest(before: NDArray[np.float32], after: NDArray[np.float32], source: int, target: int) -> list[int]:
+    """The two classes and those of the largest probabilities, in their order before."""
+    some = {source, target, *np.argsort(-np.maximum(before, after))[:_BARS].tolist()}
+    return sorted(some, key=lambda k: -before[k])
 
 
 def distance_figure(result: CounterfactualResult) -> Figure:

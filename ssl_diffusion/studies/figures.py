@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from sklearn.isotonic import isotonic_regression
@@ -16,6 +15,7 @@ from sklearn.isotonic import isotonic_regression
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import SSLDError, nearest_names
 from ssl_diffusion.studies import statistics
+from ssl_diffusion.training.panels import fitted, inch_panel, place_image, text_width
 
 __all__ = ["check_highlight", "chosen_figure", "curves_figure"]
 
@@ -153,7 +153,7 @@ def _panels(count: int, labels: list[str], bottom: float) -> tuple[Figure, list[
     figure = Figure()
     FigureCanvasAgg(figure)
     figure.patch.set_facecolor("none")  # not alpha, which savefig(facecolor=...) would keep
-    gutter = _LEADER + max(_width(figure, _broken(label), 9) for label in labels) + _RIGHT
+    gutter = _LEADER + max(text_width(figure, _broken(label), 9) for label in labels) + _RIGHT
     inner = max(_NARROWEST, _PANEL - _LEFT - gutter)
     width, height = count * (_LEFT + inner + gutter), _TOP + _HEIGHT + bottom
     figure.set_size_inches(width, height)
@@ -196,7 +196,7 @@ def _readable(figure: Figure, axis: Axes, budgets: list[int]) -> list[int]:
     kept: list[int] = []
     free = np.inf
     for n, place in zip(budgets[::-1], places[::-1], strict=True):
-        half = _width(figure, f"{n:,}", 10) / 2
+        half = text_width(figure, f"{n:,}", 10) / 2
         if place + half < free:
             kept.append(n)
             free = place - half - 0.08
@@ -258,12 +258,6 @@ def _broken(label: str) -> str:
     return label.replace(":", ":\n", 1) if len(label) > _LETTERS else label
 
 
-def _width(figure: Figure, text: str, points: float) -> float:
-    """Width of a text in inches."""
-    drawn = Text(text=text, fontsize=points, figure=figure)
-    return float(drawn.get_window_extent().width / figure.dpi)
-
-
 def chosen_figure(picks: pd.DataFrame, pool: Pool, *, dark: bool = False) -> Figure:
     """Draw what one trial chose: a row for every round, with its first images and their classes.
 
@@ -274,24 +268,21 @@ def chosen_figure(picks: pd.DataFrame, pool: Pool, *, dark: bool = False) -> Fig
     """
     parts = [part.sort_values("rank").head(_SHOWN) for _, part in picks.groupby("n_labeled")]
     columns = max(len(part) for part in parts)
-    width, height = _COLUMN * columns + _MARGIN, _ROW * len(parts)
-    figure = Figure(figsize=(width, height))
+    counts = [f"{part['n_labeled'].iloc[0]:,}" for part in parts]
+    figure, axis = inch_panel(1, _ROW * len(parts))
     figure.patch.set_alpha(0)
-    # One panel in inches, with y downwards: a panel for each image would take a hundred times as long to set up.
-    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
-    axis.set_axis_off()
-    side = np.array(pool.images.shape[:1:-1]) / max(pool.images.shape[2:]) * _IMAGE  # width, height
-    for i, part in enumerate(parts):
+    margin = max(_MARGIN, 0.15 + max(text_width(figure, count, 8) for count in counts))
+    width = _COLUMN * columns + margin
+    figure.set_size_inches(width, _ROW * len(parts))
+    axis.set_xlim(0, width)
+    ink: dict[str, Any] = {"color": _INK[dark], "parse_math": False}
+    for i, (part, count) in enumerate(zip(parts, counts, strict=True)):
         top = _ROW * i + _TITLE
-        middle = top + _IMAGE / 2
-        ink: dict[str, Any] = {"color": _INK[dark], "clip_on": False}
-        axis.text(_MARGIN - 0.1, middle, f"{part['n_labeled'].iloc[0]:,}", ha="right", va="center", fontsize=8, **ink)
+        axis.text(margin - 0.1, top + _IMAGE / 2, count, ha="right", va="center", fontsize=8, **ink)
         images = pool.images[pool.positions(part["id"].tolist())]
         for j, (image, label) in enumerate(zip(images, part["label"], strict=True)):
-            center = _MARGIN + _COLUMN * (j + 0.5)
-            (left, upper), (right, lower) = (np.array([center, middle]) + s * side / 2 for s in (-1, 1))
-            pixels = image[0] if len(image) < 3 else image.transpose(1, 2, 0)
-            axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=(left, right, lower, upper), aspect="auto")
-            axis.text(center, top - 0.03, str(label)[:9], ha="center", va="bottom", fontsize=6.5, **ink)
-    axis.set(xlim=(0, width), ylim=(height, 0))  # which every image has changed to its own
+            left = margin + _COLUMN * j
+            place_image(axis, image, left + (_COLUMN - _IMAGE) / 2, top, _IMAGE)
+            name = fitted(figure, str(label), 6.5, _COLUMN - 0.03)
+            axis.text(left + _COLUMN / 2, top - 0.03, name, ha="center", va="bottom", fontsize=6.5, **ink)
     return figure

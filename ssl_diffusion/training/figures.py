@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from ssl_diffusion.inference.predict import evaluating
 from ssl_diffusion.models.joint import JointDiffusion
+from ssl_diffusion.training.panels import sheet_figure
 
 __all__ = ["confusion_figure", "history_figure", "reconstruction_figure"]
 
@@ -87,8 +87,8 @@ def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str], accur
                 fontsize=8,
                 color="white" if fraction[i, j] > 0.55 else "black",
             )
-        axis.set_xticks(range(k), classes, rotation=45, ha="right", fontsize=9)
-        axis.set_yticks(range(k), classes, fontsize=9)
+        axis.set_xticks(range(k), classes, rotation=45, ha="right", fontsize=9, parse_math=False)
+        axis.set_yticks(range(k), classes, fontsize=9, parse_math=False)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
     axis.set_title(f"test accuracy {accuracy:.1%} of {int(confusion.sum())} images", fontsize=10, loc="left")
@@ -119,51 +119,8 @@ def reconstruction_figure(
             noised = clean + sigma * noise
             rows.append((f"noised, σ = {sigma:g}", noised))
             rows.append(("denoised", model.denoise(noised.to(device), sigma).cpu()))
-    h = clean.shape[2]
-    figure = Figure(figsize=(1.3 + 0.62 * len(images), 0.66 * len(rows)), layout="constrained")
-    axis = figure.subplots()
-    show_image(axis, image_sheet(torch.cat([values for _, values in rows]).numpy(), len(images)))
-    step = h + sheet_gap(h)
-    axis.set_yticks([i * step + (h - 1) / 2 for i in range(len(rows))], [label for label, _ in rows], fontsize=8)
-    axis.tick_params(length=0)
-    return figure
-
-
-def image_sheet(images: NDArray[np.float32], per_row: int) -> NDArray[np.float32]:
-    """Images side by side in rows on white, as one image: a panel for each would take far longer to draw.
-
-    Args:
-        images: Images, float32, (n, C, H, W), shown as if clipped to [-1, 1].
-        per_row: Images in a row; the last row may have fewer.
-
-    Returns:
-        The sheet, float32, (C, height, width), with :func:`sheet_gap` pixels between images.
-    """
-    n, c, h, w = images.shape
-    gap, n_rows = sheet_gap(h), -(-n // per_row)
-    sheet = np.ones((c, n_rows * (h + gap) - gap, per_row * (w + gap) - gap), dtype=np.float32)
-    for i, image in enumerate(images):
-        y, x = (i // per_row) * (h + gap), (i % per_row) * (w + gap)
-        sheet[:, y : y + h, x : x + w] = image
-    return sheet
-
-
-def sheet_gap(height: int) -> int:
-    """Pixels between images of this height on a sheet."""
-    return max(1, height // 14)
-
-
-def show_image(axis: Axes, image: NDArray[np.float32]) -> None:
-    """Draw a float image (C, H, W) in [-1, 1] on matplotlib axes, without ticks or frame."""
-    pixels = np.clip((image + 1) / 2, 0, 1)
-    if pixels.shape[0] in (1, 2):
-        axis.imshow(pixels[0], cmap="gray", vmin=0, vmax=1)
-    else:
-        axis.imshow(pixels.transpose(1, 2, 0))
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set_visible(False)
+    sheet = torch.cat([values for _, values in rows]).numpy()
+    return sheet_figure(sheet, len(images), 0.58, rows=[label for label, _ in rows])
 
 
 def calibration_figure(p: NDArray[np.float32], labels: NDArray[np.int64], bins: int = 15) -> Figure:

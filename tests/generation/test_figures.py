@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from support.canvas import assert_legible
 
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
 from ssl_diffusion.generation.figures import counterfactual_figure, distance_figure, grid_figure, strip_figure
@@ -31,17 +33,47 @@ def result(n: int, channels: int = 1) -> CounterfactualResult:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_pair_has_a_row_and_differences_are_centred_on_zero(channels: int) -> None:
-    p = np.full((3, 4), 0.25, dtype=np.float32)
-    figure = counterfactual_figure(result(3, channels), ["ant", "bee", "cat", "dog"], p, p, ["a", "b", "c"])
-    rows = [axes for axes in figure.axes if axes.get_ylabel() in "abc" and axes.get_ylabel()]
-    assert len(rows) == 3
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles.count("ant") == 3
-    assert titles.count("cat") == 2
-    assert titles.count("not cat") == 1
-    maps = [axes.images[0].norm for axes in figure.axes if axes.get_title().startswith("change")]
-    assert len(maps) == 3
-    assert all(norm.vmin == -norm.vmax for norm in maps)
+    pairs, p = result(3, channels), np.array([[0.4, 0.3, 0.2, 0.1]] * 3, dtype=np.float32)
+    figure = counterfactual_figure(pairs, ["ant", "bee", "cat", "dog"], p, p[:, ::-1], ["a", "b", "c"])
+    (panel,) = figure.axes
+    texts = [text.get_text() for text in panel.texts]
+    assert [text for text in texts if text in ("a", "b", "c")] == ["a", "b", "c"]
+    assert texts.count("ant") == 6  # over the image and beside its bar
+    assert texts.count("cat") == 2 + 3
+    assert texts.count("not cat") == 1
+    assert sum(text.startswith("change") for text in texts) == 3
+    by_row = [panel.images[4 * i : 4 * i + 4] for i in range(3)]
+    for i, (image, found, change, scale) in enumerate(by_row):
+        for shown, wanted in ((image, pairs.original[i]), (found, pairs.images()[i])):
+            np.testing.assert_array_equal(shown.get_array(), wanted[0] if channels == 1 else wanted.transpose(1, 2, 0))
+        difference = (pairs.images()[i].astype(float) - pairs.original[i]).mean(axis=0) / 255
+        np.testing.assert_allclose(change.get_array(), difference, atol=1e-6)
+        assert -change.norm.vmin == change.norm.vmax == pytest.approx(np.abs(difference).max(), abs=1e-6)
+        assert scale.norm.vmax == change.norm.vmax
+        assert scale.get_array()[0, 0] == scale.norm.vmax  # where the number is, at the top
+    widths = np.array([bar.get_width() for bar in panel.patches]).reshape(3, 4, 2) / max(b.get_width() for b in panel.patches)
+    np.testing.assert_allclose(widths[0], np.array([[4, 1], [3, 2], [2, 3], [1, 4]]) / 4, atol=1e-6)
+
+
+LONG = "a class of a name that nobody could ever read at the size of such a picture"
+
+
+@pytest.mark.parametrize("classes", [("ant", "bee", "cat"), (LONG, "$bee_{", LONG[2:])], ids=["short", "long"])
+@pytest.mark.parametrize("kind", ["pairs", "rows", "strip", "strip of one"])
+def test_every_text_is_legible(kind: str, classes: tuple[str, ...]) -> None:
+    steps = [np.zeros((3, 1, 8, 6), dtype=np.float32)] * 4
+    p = np.full((3, 3), 1 / 3, dtype=np.float32)
+
+    def draw() -> Figure:
+        if kind == "pairs":
+            return counterfactual_figure(result(3), classes, p, p, [f"{name}/0001.png" for name in classes])
+        if kind == "rows":
+            return grid_figure(np.zeros((6, 3, 8, 6), dtype=np.uint8), classes)
+        if kind == "strip":
+            return strip_figure(steps, [80.0, 1.25, 0.012, 0.0])
+        return strip_figure([images[:1] for images in steps[:1]], [0.0])
+
+    assert_legible(draw())
 
 
 def test_grids_and_strips() -> None:

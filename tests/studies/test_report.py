@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
+from support.canvas import assert_legible
 from support.commands import ok, refused, ssld
 
 from ssl_diffusion.data.pool import Pool
@@ -175,10 +176,11 @@ def test_what_was_chosen_is_shown_in_order_under_its_classes(channels: int) -> N
         count = texts["10" if k < 10 else "1,000"]
         assert count.y0 < (box.y0 + box.y1) / 2 < count.y1
         assert count.x1 < box.x0
-    everything = [*boxes, *texts.values()]
-    assert not any(a.overlaps(b) for n, a in enumerate(everything) for b in everything[:n])
-    assert all(figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1 for box in everything)
-    assert all(figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1 for box in everything)
+    assert_legible(figure)
+    names = ["WWWWWWWWW", "$x_{", "a class of a long name"]
+    picks = pd.DataFrame({"n_labeled": 1_000_000, "rank": range(3), "id": ids[:3], "label": names})
+    assert_legible(figure := chosen_figure(picks, pool))
+    assert [text.get_text()[:2] for text in figure.axes[0].texts] == ["1,", "WW", "$x", "a "]
 
 
 NAMES = ("random", "auto", *(f"activeml:Measure{k}" if k % 2 else f"measure-{k}" for k in range(15)))

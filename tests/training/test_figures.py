@@ -9,6 +9,7 @@ import torch
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
+from support.canvas import assert_legible
 
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.settings import ModelSettings
@@ -127,6 +128,7 @@ def test_reconstructions_show_every_image_at_every_level(tmp_path: Path, channel
         np.testing.assert_allclose(denoised[inside], noised[inside] * 0.25 / 0.29, atol=1e-5)
         assert np.abs(shown(3, column) - shown(0, column)).mean() > np.abs(shown(1, column) - shown(0, column)).mean()
     assert model.training  # left as found
+    assert_legible(figure)
     write(figure, tmp_path / "reconstructions.png")
 
 
