@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, TypeVar, get_args
 
 import typer
 
-from .options import ACCELERATOR, PRECISION, JsonOption, QuietOption, ThreadsOption
+from .options import ACCELERATOR, PRECISION, DebugOption, JsonOption, QuietOption, ThreadsOption
 from .output import Output
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def command(
         threads: Default of the option --threads; None leaves the option out.
 
     Returns:
-        A decorator. The command takes the function's options, those of `needs`, --threads if asked for, --json and --quiet, all
-        by keyword.
+        A decorator. The command takes the function's options, those of `needs`, --threads if asked for, --json, --quiet and
+        --debug, all by keyword. Paths among them are judged before any work.
     """
 
     def decorate(body: Callable[Concatenate[C, ...], None]) -> Callable[..., None]:
@@ -120,11 +120,13 @@ def command(
             *([_option("threads", ThreadsOption, threads)] if threads is not None else []),
             _option("as_json", JsonOption, False),
             _option("quiet", QuietOption, False),
+            _option("debug", DebugOption, False),
         ]
 
         def run(**values: Any) -> None:
-            output = Output(values["as_json"], values["quiet"])
+            output = Output(values["as_json"], values["quiet"], values.get("debug", False))
             with output.running():
+                _check_paths(values)
                 # With several devices the ranks share the cores, which binding all threads of one process would prevent.
                 if "threads" in values and (values.get("devices") or 1) == 1:
                     from ssl_diffusion.machine import bind_threads
@@ -139,6 +141,21 @@ def command(
         return run
 
     return decorate
+
+
+def _check_paths(values: Mapping[str, Any]) -> None:
+    """Refuse paths that nothing can be read from, and places (`out`) that nothing can be written to."""
+    from ssl_diffusion.errors import SSLDError
+    from ssl_diffusion.outputs import path_fault, place_fault
+
+    for name, value in values.items():
+        for path in value if isinstance(value, list | tuple) else (value,):
+            if not isinstance(path, Path):
+                continue
+            if name == "out" and (fault := place_fault(path)) is not None:
+                raise SSLDError(f"{fault}; choose another --out")
+            if name != "out" and (fault := path_fault(path)) is not None:
+                raise SSLDError(fault)
 
 
 def _parameters(function: Callable[..., Any]) -> list[Parameter]:

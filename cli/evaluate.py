@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from ssl_diffusion.settings import Generated
+
 from .command import RUN, RunContext, command
-from .options import SeedOption
+from .options import SeedOption, number
 
 __all__ = ["evaluate"]
 
@@ -21,7 +23,7 @@ def evaluate(
     generation: Annotated[
         bool, typer.Option("--generation", help="Evaluate images that the run generates instead of its classifier.")
     ] = False,
-    n: Annotated[int, typer.Option("--n", help="Images to generate (with --generation).", min=10)] = 2000,
+    n: Annotated[int, number(Generated, "--n", help="Images to generate (with --generation).")] = 2000,
     extractor: Annotated[
         Path | None,
         typer.Option(help="Run whose classifier gives the features. Default: a labels-only fit on the same labels, cached."),

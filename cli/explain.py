@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from ssl_diffusion.settings import Confidence, Images
+
 from .command import RUN, RunContext, command
-from .options import OverwriteOption, SeedOption
+from .options import OverwriteOption, SeedOption, number
 
 __all__ = ["explain"]
 
@@ -24,12 +26,12 @@ def explain(
     all_targets: Annotated[bool, typer.Option("--all-targets", help="Search a counterfactual for every other class.")] = False,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("explained"),
     confidence: Annotated[
-        float, typer.Option(help="Least probability of the target class, below 1; 0 stops where it becomes the largest.", min=0)
+        float, number(Confidence, help="Least probability of the target class, below 1; 0 stops where it becomes the largest.")
     ] = 0.0,
     revert: Annotated[bool, typer.Option("--revert/--no-revert", help="Undo changes that are not needed.")] = True,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
-    batch_size: Annotated[int, typer.Option(help="Counterfactuals per batch.", min=1)] = 128,
+    batch_size: Annotated[int, number(Images, help="Counterfactuals per batch.")] = 128,
 ) -> None:
     """Search the smallest change of each image that changes its predicted class; writes pictures and a CSV file."""
     from ssl_diffusion.data.tables import read_table

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from ssl_diffusion.settings import Budget, Devices, GiB, HeldOut, ImageSide, Seconds, Seed, Steps
+
 from .command import NOTHING, Context, command
-from .options import ACCELERATOR, CACHE_DIR, DATASET, IMAGE_ROOT, OVERWRITE, PRECISION, SETTINGS, THREADS
+from .options import ACCELERATOR, CACHE_DIR, DATASET, IMAGE_ROOT, OVERWRITE, PRECISION, SETTINGS, THREADS, number
 from .output import Output
 
 if TYPE_CHECKING:
@@ -36,17 +38,17 @@ class DataOptions:
     multilabel: Annotated[bool | None, typer.Option("--multilabel", help="Images may have several labels, or none.")] = None
     separator: Annotated[str | None, typer.Option(help="Separator of the labels in one cell (multi-label). Default: |")] = None
     size: Annotated[
-        int | None, typer.Option(help="Resize images to SIZE x SIZE pixels; 0 keeps their most common size.", min=0)
+        int | None, number(ImageSide, help="Resize images to SIZE x SIZE pixels; 0 keeps their most common size.")
     ] = None
     test_fraction: Annotated[
-        float | None, typer.Option(help="Fraction of the labeled images to hold out as the test split.", min=0, max=0.9)
+        float | None, number(HeldOut, help="Fraction of the labeled images to hold out as the test split.")
     ] = None
     skip_bad: Annotated[
         bool | None, typer.Option("--skip-bad", help="Skip unreadable images, and list them in skipped.csv.")
     ] = None
     data_dir: Annotated[str | None, typer.Option(help="Folder with the files of named data sets.")] = None
     max_memory: Annotated[
-        float, typer.Option(help="GiB of images above which the pool is memory-mapped instead of held in memory.", min=0)
+        float, number(GiB, help="GiB of images above which the pool is memory-mapped instead of held in memory.")
     ] = 4.0
 
     def settings(self) -> Settings:
@@ -79,11 +81,11 @@ class LabelOptions:
     panel: ClassVar[str] = "Labels"
 
     labeled: Annotated[
-        int | None, typer.Option(help="Number of labels to use, validation included. Default: -1, every label.", min=-1)
+        int | None, number(Budget, help="Number of labels to use, validation included. Default: -1, every label.")
     ] = None
     choice: Annotated[str | None, typer.Option(help="How the labels to use are sampled: balanced (default) or uniform.")] = None
     val_fraction: Annotated[
-        float | None, typer.Option(help="Fraction of these labels used only for validation. Default: 0.", min=0, max=0.9)
+        float | None, number(HeldOut, help="Fraction of these labels used only for validation. Default: 0.")
     ] = None
     allow_missing_classes: Annotated[
         bool | None, typer.Option("--allow-missing-classes", help="Train even if some class has no label.")
@@ -119,11 +121,9 @@ class TrainingOptions:
     duration: Annotated[
         str | None, typer.Option("--time", help="Time available to the fit (90s, 10m, 1.5h): determines the steps.")
     ] = None
-    steps: Annotated[int | None, typer.Option(help="Training steps after pretraining.", min=0)] = None
-    pretrain_steps: Annotated[int | None, typer.Option(help="Steps of the label-free pretraining; 0 skips it.", min=0)] = None
-    seed: Annotated[
-        int | None, typer.Option(help="Random seed of the choice of labels and of training. Default: 0.", min=0)
-    ] = None
+    steps: Annotated[int | None, number(Steps, help="Training steps after pretraining.")] = None
+    pretrain_steps: Annotated[int | None, number(Steps, help="Steps of the label-free pretraining; 0 skips it.")] = None
+    seed: Annotated[int | None, number(Seed, help="Random seed of the choice of labels and of training. Default: 0.")] = None
     flip: Annotated[str | None, typer.Option(help="Horizontal flips: on, off, or auto (depends on the data set).")] = None
     overrides: Annotated[list[str] | None, SETTINGS] = None
 
@@ -146,7 +146,7 @@ class ComputeOptions:
     panel: ClassVar[str] = "Compute"
 
     accelerator: Annotated[str | None, ACCELERATOR] = None
-    devices: Annotated[int | None, typer.Option(help="Number of devices (ranks) to train on.", min=1, max=1024)] = None
+    devices: Annotated[int | None, number(Devices, help="Number of devices (ranks) to train on.")] = None
     precision: Annotated[str | None, PRECISION] = None
     threads: Annotated[int | None, THREADS] = None
     cache_dir: Annotated[Path | None, CACHE_DIR] = None
@@ -173,7 +173,7 @@ class FolderOptions:
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/DATASET-LABELS-sSEED.")] = None
     resume: Annotated[Path | None, typer.Option(help="Run folder to continue.")] = None
     overwrite: Annotated[bool, OVERWRITE] = False
-    checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.", min=0)] = 60.0
+    checkpoint_every: Annotated[float, number(Seconds, help="Seconds between checkpoints.")] = 60.0
 
 
 @command(NOTHING)
@@ -224,6 +224,10 @@ def fit(
             raise RecipeError("--resume continues a run in its own folder: leave out --out and --overwrite")
         if training.duration or training.preset:
             raise RecipeError("--resume continues a run with its own steps and recipe: leave out --time and --preset")
+        if training.recipe:
+            raise RecipeError("--resume continues a run with its own recipe: leave out --recipe")
+        if named := [text for text in training.overrides or [] if text.partition("=")[0].strip() in ("name", "description")]:
+            raise RecipeError(f"--resume continues a run under its own name: leave out --set {named[0]}")
         existing = RunFolder(folder.resume)
         recipe = _changed(existing.recipe(), settings, training) if existing.path.is_dir() else None
         path = resume_run(folder.resume, recipe, options=options)
@@ -258,8 +262,23 @@ def _base_recipe(data: DataOptions, training: TrainingOptions) -> "Recipe":
 
 def _changed(recipe: "Recipe", settings: Settings, training: TrainingOptions) -> "Recipe":
     """A recipe with the settings that the command line gives; --set comes last."""
+    from ssl_diffusion.errors import RecipeError
+
     given = {key: value for key, value in settings.items() if value is not None}
-    return recipe.with_settings(given, "command line").with_overrides(training.overrides or [])
+    try:
+        changed = recipe.with_settings(given)
+    except RecipeError as error:
+        raise RecipeError(_as_typed(str(error), settings)) from None
+    return changed.with_overrides(training.overrides or [])
+
+
+def _as_typed(message: str, settings: Settings) -> str:
+    """A message about a setting as one about the option that gave it."""
+    options = {"labels.budget": "--labeled", "pretraining.steps": "--pretrain-steps", "data.path": "--data"}
+    for key in settings:
+        if message.startswith(f"{key} ") or message.startswith(f"{key}:"):
+            return options.get(key, "--" + key.partition(".")[2].replace("_", "-")) + message[len(key) :]
+    return message
 
 
 def _print_result(path: Path, output: Output, *, cached: bool) -> None:

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssl_diffusion.settings import AtLeastOne, Port
+
 from .command import JOB, JobContext, command
-from .options import ImportOptions, ServerOptions
+from .options import ImportOptions, ServerOptions, number
 from .output import needing
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ class ProjectOptions:
         str | None,
         typer.Option("--label-studio", help="Server address, such as http://localhost:8080. Default: the one used last."),
     ] = None
-    project: Annotated[int | None, typer.Option(help="Project number. Default: the one used last.", min=1)] = None
+    project: Annotated[int | None, number(AtLeastOne, help="Project number. Default: the one used last.")] = None
 
     def open(self, job: "Job") -> "tuple[LabelStudio, int]":
         """The server and the project's number; what is not given is what the job used last.
@@ -94,7 +96,7 @@ def backend(
     context: JobContext,
     at: ProjectOptions,
     server: ServerOptions,
-    port: Annotated[int, typer.Option(help="Port of the model server.", min=1, max=65535)] = 9090,
+    port: Annotated[int, number(Port, help="Port of the model server.")] = 9090,
     image_prefix: PrefixOption = None,
 ) -> None:
     """Serve the model of a job to Label Studio, and follow its project, until Ctrl-C."""

@@ -5,8 +5,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssl_diffusion.settings import AtLeastOne, Count, HeldOut, ModelSide, Port, Seconds, Seed
+
 from .command import JOB, NOTHING, Context, JobArgument, JobContext, command
-from .options import CACHE_DIR, IMAGE_ROOT, SETTINGS, SKIP_BAD, ImportOptions, OverwriteOption, SeedOption, ServerOptions
+from .options import (
+    CACHE_DIR,
+    IMAGE_ROOT,
+    SETTINGS,
+    SKIP_BAD,
+    ImportOptions,
+    OverwriteOption,
+    SeedOption,
+    ServerOptions,
+    number,
+)
 from .output import Output, needing
 
 if TYPE_CHECKING:
@@ -23,17 +35,15 @@ def init(
     data: Annotated[Path, typer.Option(help="Folder of images, or a CSV file that lists them.")],
     classes: Annotated[str | None, typer.Option(help="Class names, comma-separated, besides those in the data.")] = None,
     image_root: Annotated[Path | None, IMAGE_ROOT] = None,
-    size: Annotated[int | None, typer.Option(help="Models see images of SIZE x SIZE pixels.", min=8)] = None,
+    size: Annotated[int | None, number(ModelSide, help="Models see images of SIZE x SIZE pixels.")] = None,
     skip_bad: Annotated[bool, SKIP_BAD] = False,
-    test_fraction: Annotated[
-        float, typer.Option(help="Fraction of the labels in the data used only for testing.", min=0, max=0.9)
-    ] = 0.0,
-    audit: Annotated[int, typer.Option(help="Randomly chosen samples whose labels only measure the models.", min=0)] = 0,
-    agreement: Annotated[int, typer.Option(help="Annotators needed per sample.", min=1)] = 1,
-    n: Annotated[int, typer.Option("--n", help="Samples per round.", min=1)] = 50,
+    test_fraction: Annotated[float, number(HeldOut, help="Fraction of the labels in the data used only for testing.")] = 0.0,
+    audit: Annotated[int, number(Count, help="Randomly chosen samples whose labels only measure the models.")] = 0,
+    agreement: Annotated[int, number(AtLeastOne, help="Annotators needed per sample.")] = 1,
+    n: Annotated[int, number(AtLeastOne, "--n", help="Samples per round.")] = 50,
     strategy: Annotated[str, typer.Option(help="auto, or a strategy listed by `ssld strategies`.")] = "auto",
-    budget: Annotated[int, typer.Option(help="Total number of labels wanted; 0 is no limit.", min=0)] = 0,
-    refit_every: Annotated[int, typer.Option(help="New labels that make the server refit; 0: never.", min=0)] = 0,
+    budget: Annotated[int, number(Count, help="Total number of labels wanted; 0 is no limit.")] = 0,
+    refit_every: Annotated[int, number(Count, help="New labels that make the server refit; 0: never.")] = 0,
     recipe: Annotated[str, typer.Option(help="Recipe of the fits: a name (see `ssld recipes`) or TOML file.")] = "images",
     overrides: Annotated[list[str] | None, SETTINGS] = None,
     store: Annotated[
@@ -89,13 +99,11 @@ def init(
 @command(JOB)
 def next_(
     context: JobContext,
-    n: Annotated[int | None, typer.Option("--n", help="Number of samples. Default: the job's.", min=1)] = None,
+    n: Annotated[int | None, number(AtLeastOne, "--n", help="Number of samples. Default: the job's.")] = None,
     strategy: Annotated[
         str | None, typer.Option(help="auto, or a strategy listed by `ssld strategies`. Default: the job's.")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Random seed. Default: derived from the job's seed and the round.", min=0)
-    ] = None,
+    seed: Annotated[int | None, number(Seed, help="Random seed. Default: derived from the job's seed and the round.")] = None,
     out: Annotated[Path | None, typer.Option(help="Additional CSV file to write the batch to.")] = None,
 ) -> None:
     """Choose the samples to label next."""
@@ -162,9 +170,7 @@ def fit(
     context: JobContext,
     pretrain: Annotated[bool, typer.Option("--pretrain", help="Only pretrain, without labels.")] = False,
     cache_dir: Annotated[Path | None, CACHE_DIR] = None,
-    progress_every: Annotated[
-        float, typer.Option(help="Seconds between lines of progress in a log.", min=0, hidden=True)
-    ] = 30.0,
+    progress_every: Annotated[float, number(Seconds, help="Seconds between lines of progress in a log.", hidden=True)] = 30.0,
 ) -> None:
     """Fit a model to the labels so far; it becomes the current model."""
     from ssl_diffusion.annotation.loop.fits import fit_job
@@ -188,7 +194,7 @@ def status(context: JobContext) -> None:
 def serve(
     context: JobContext,
     server: ServerOptions,
-    port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 8700,
+    port: Annotated[int, number(Port, help="Port of the page.")] = 8700,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
 ) -> None:
     """Serve the labeling page until Ctrl-C."""

@@ -3,6 +3,7 @@
 import typer
 
 from . import evaluate, explain, fit, info, label_studio, loop, predict, query, sample, study
+from .program import Program
 
 __all__ = ["app", "run"]
 
@@ -10,6 +11,7 @@ _HELP = "Semi-supervised and active learning on one joint diffusion model: many 
 
 app = typer.Typer(
     name="ssld",
+    cls=Program,
     help=_HELP,
     no_args_is_help=True,
     add_completion=True,

@@ -1,9 +1,11 @@
 """Options that several commands share: each has one name and one help text."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from ssl_diffusion.settings import Count, Seed, Threads, bounds
 
 __all__ = [
     "ACCELERATOR",
@@ -15,6 +17,7 @@ __all__ = [
     "SETTINGS",
     "SKIP_BAD",
     "THREADS",
+    "DebugOption",
     "ImportOptions",
     "JsonOption",
     "OverwriteOption",
@@ -22,11 +25,31 @@ __all__ = [
     "SeedOption",
     "ServerOptions",
     "ThreadsOption",
+    "number",
 ]
+
+
+def number(kind: Any, *names: str, **more: Any) -> Any:
+    """A numeric option; NaN is refused, and the help page shows the range.
+
+    Args:
+        kind: Type with a range, of :mod:`ssl_diffusion.settings`.
+        names: Names of the option; without any, the parameter's.
+        more: Other arguments of `typer.Option`.
+    """
+    low, high = bounds(kind)
+    return typer.Option(*names, min=low, max=high, callback=_no_nan, **more)
+
+
+def _no_nan(value: Any) -> Any:
+    if value != value:  # a range does not refuse it: every comparison with it is false
+        raise typer.BadParameter("nan is not a number")
+    return value
+
 
 ACCELERATOR = typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")
 PRECISION = typer.Option(help="Numeric precision: auto, bf16 or fp32.")
-THREADS = typer.Option(help="Processor threads; 0 uses all cores.", min=0)
+THREADS = number(Threads, help="Processor threads; 0 uses all cores.")
 DATASET = typer.Option(help="Named data set; see `ssld datasets`. Default: fashion-mnist.")
 SETTINGS = typer.Option("--set", help="Recipe setting to change: section.name=value. May be repeated.")
 CACHE_DIR = typer.Option(help="Cache folder of downloads and denoisers. Default: ~/.cache/ssld.")
@@ -36,8 +59,11 @@ OVERWRITE = typer.Option("--overwrite", help="Replace an earlier output in the s
 
 ThreadsOption = Annotated[int, THREADS]
 OverwriteOption = Annotated[bool, OVERWRITE]
-SeedOption = Annotated[int, typer.Option(help="Random seed.", min=0)]
+SeedOption = Annotated[int, number(Seed, help="Random seed.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
+DebugOption = Annotated[
+    bool, typer.Option("--debug", envvar="SSLD_DEBUG", help="Show where in the program an unforeseen error was raised.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars and no log messages.")]
 
 
@@ -53,9 +79,9 @@ class ServerOptions:
         typer.Option(envvar="SSLD_TOKEN", help="Secret that clients must send, at least 16 characters.", show_envvar=True),
     ] = None
     blind: Annotated[bool, typer.Option("--blind", help="Hide the model's predictions from annotators.")] = False
-    refit_every: Annotated[
-        int | None, typer.Option(help="New labels that start a refit; 0: never. Default: the job's.", min=0)
-    ] = None
+    refit_every: Annotated[int | None, number(Count, help="New labels that start a refit; 0: never. Default: the job's.")] = (
+        None
+    )
 
     def url(self, port: int) -> str:
         """Address of a server on a port."""

@@ -7,11 +7,16 @@ import json
 import logging
 import sys
 import time
+import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from .failures import failure_of
+from .program import ASKS_TO_EXIT, end_quietly, report
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -119,11 +124,13 @@ class Output:
     Args:
         as_json: Whether to print the result as one JSON object.
         quiet: Whether to print only the result.
+        debug: Whether to show where an error that nobody foresaw was raised.
     """
 
-    def __init__(self, as_json: bool, quiet: bool) -> None:
+    def __init__(self, as_json: bool, quiet: bool, debug: bool = False) -> None:
         self.as_json = as_json
         self.quiet = quiet
+        self.debug = debug
         self.bars = None if quiet else ProgressBars()
 
     def result(self, values: dict[str, Any], text: str) -> None:
@@ -142,30 +149,29 @@ class Output:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Context of a command's work: sets up logging, and turns errors of the library into a sentence and an exit code."""
-        from ssl_diffusion.errors import Interrupted, SSLDError
-
+        """Context of a command's work: sets up logging, and turns whatever is raised into a sentence and an exit code."""
         _configure_logging(self.quiet)
         try:
-            yield
-        except Interrupted as error:
-            self._fail(str(error), "interrupted", 130)
-        except SSLDError as error:
-            self._fail(str(error), type(error).__name__, 2)
+            with warnings.catch_warnings():
+                if not self.debug:  # those of other packages; ours are sentences of the log
+                    warnings.simplefilter("ignore")
+                yield
+        except ASKS_TO_EXIT:
+            raise
         except BrokenPipeError:
-            sys.stderr.close()
+            end_quietly()
             raise typer.Exit(1) from None
+        except (Exception, KeyboardInterrupt) as error:
+            self._close_bars()
+            if self.debug:
+                traceback.print_exception(error)
+            raise typer.Exit(report(failure_of(error), self.as_json)) from None
         finally:
-            if self.bars is not None:
-                self.bars.close()
+            self._close_bars()
 
-    def _fail(self, message: str, kind: str, code: int) -> None:
+    def _close_bars(self) -> None:
         if self.bars is not None:
             self.bars.close()
-        typer.echo(f"ssld: {message}" if code == 130 else f"ssld: error: {message}", err=True)
-        if self.as_json:
-            typer.echo(json.dumps({"error": message, "kind": kind}))
-        raise typer.Exit(code)
 
 
 def _configure_logging(quiet: bool) -> None:

@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from ssl_diffusion.settings import Images
+
 from .command import RUN, RunContext, command
-from .options import SKIP_BAD
+from .options import SKIP_BAD, number
 
 __all__ = ["predict"]
 
@@ -17,7 +19,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("predictions.csv"),
     skip_bad: Annotated[bool, SKIP_BAD] = False,
-    batch_size: Annotated[int, typer.Option(help="Images per batch.", min=1)] = 256,
+    batch_size: Annotated[int, number(Images, help="Images per batch.")] = 256,
 ) -> None:
     """Predict the classes of images and write a CSV file with id, label and probabilities."""
     from ssl_diffusion.inference.predict_files import predict_files

@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from ssl_diffusion.settings import AtLeastOne, Strength
+
 from .command import NOTHING, RUN, Context, RunContext, command
-from .options import OverwriteOption, SeedOption
+from .options import OverwriteOption, SeedOption, number
 
 __all__ = ["query", "strategies"]
 
@@ -14,15 +16,15 @@ __all__ = ["query", "strategies"]
 @command(RUN, threads=0)
 def query(
     context: RunContext,
-    n: Annotated[int, typer.Option("--n", help="Number of samples to choose.", min=1)] = 100,
+    n: Annotated[int, number(AtLeastOne, "--n", help="Number of samples to choose.")] = 100,
     strategy: Annotated[
         str, typer.Option(help="auto, or a strategy listed by `ssld strategies`, also as NAME:VARIANT.")
     ] = "auto",
     power: Annotated[
         float | None,
-        typer.Option(
-            help="Sample in proportion to utility^power instead of taking the largest utilities (scoring strategies only).",
-            min=0,
+        number(
+            Strength,
+            help="Exponent: sample in proportion to utility^power instead of taking the largest (scoring strategies only).",
         ),
     ] = None,
     labeled: Annotated[

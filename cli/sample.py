@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from ssl_diffusion.settings import Images, SamplerSteps, Strength
+
 from .command import RUN, RunContext, command
-from .options import OverwriteOption, SeedOption
+from .options import OverwriteOption, SeedOption, number
 
 __all__ = ["sample"]
 
@@ -14,7 +16,7 @@ __all__ = ["sample"]
 @command(RUN, threads=0)
 def sample(
     context: RunContext,
-    n: Annotated[int, typer.Option("--n", help="Number of images.", min=1)] = 64,
+    n: Annotated[int, number(Images, "--n", help="Number of images.")] = 64,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("samples"),
     class_: Annotated[str | None, typer.Option("--class", help="Guide all images towards this class.")] = None,
     grid: Annotated[bool, typer.Option("--grid", help="Guide equally many images towards each class.")] = False,
@@ -24,13 +26,13 @@ def sample(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Sampler steps. Default: the sampler's own (dpmpp 18, guided ddpm 40).", min=1, show_default=False),
+        number(SamplerSteps, help="Sampler steps. Default: the sampler's own (dpmpp 18, guided ddpm 40).", show_default=False),
     ] = None,
     guidance: Annotated[str, typer.Option(help="Form of guidance: estimate or representation.")] = "estimate",
-    scale: Annotated[float, typer.Option(help="Guidance strength; 0 is none.", min=0)] = 1.5,
+    scale: Annotated[float, number(Strength, help="Guidance strength; 0 is none.")] = 1.5,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
-    batch_size: Annotated[int, typer.Option(help="Images per batch.", min=1)] = 256,
+    batch_size: Annotated[int, number(Images, help="Images per batch.")] = 256,
 ) -> None:
     """Generate images: PNG files, samples.csv and an overview; with --class or --grid guided by the classifier."""
     import numpy as np

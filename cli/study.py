@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from ssl_diffusion.settings import Devices, Trials
+
 from .command import NOTHING, Context, command
-from .options import CACHE_DIR, DATASET, SETTINGS
+from .options import CACHE_DIR, DATASET, SETTINGS, number
 from .output import Output
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class DesignOptions:
     budgets: Annotated[
         str | None, typer.Option(help="Increasing numbers of labels, comma-separated. Default: 10,20,40,80,160.")
     ] = None
-    seeds: Annotated[int | None, typer.Option(help="Trials of each strategy. Default: 10.", min=1)] = None
+    seeds: Annotated[int | None, number(Trials, help="Trials of each strategy. Default: 10.")] = None
     refits: Annotated[
         str | None,
         typer.Option("--refit", help="Ways to refit, comma-separated: probe (default), warm, scratch, self-training."),
@@ -61,7 +63,7 @@ class DesignOptions:
             study = StudySettings(recipe=load_recipe(self.recipe or recipe_for(self.dataset or "fashion-mnist")))
         recipe = study.recipe
         if self.dataset is not None:
-            recipe = recipe.with_setting("data.dataset", self.dataset, "command line")
+            recipe = recipe.with_setting("data.dataset", self.dataset, "--dataset")
         return study.replace(
             recipe=recipe.with_overrides(self.overrides or []),
             strategies=study.strategies if self.strategies is None else _words(self.strategies),
@@ -81,7 +83,7 @@ class ExecutionOptions:
 
     out: Annotated[Path | None, typer.Option(help="Study folder to create.")] = None
     resume: Annotated[bool, typer.Option("--resume", help="Resume the study in FOLDER.")] = False
-    workers: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 1
+    workers: Annotated[int, number(Devices, help="Worker processes.")] = 1
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local"
     address: Annotated[
         str | None, typer.Option(help="Address of a running Ray cluster. Default: start one on this machine.")

@@ -22,6 +22,7 @@ __all__ = [
     "describe_machine",
     "has_fast_bf16",
     "load_plugins",
+    "memory_bytes",
     "package_versions",
     "resolve_accelerator",
     "resolve_precision",
@@ -138,7 +139,7 @@ def describe_machine() -> Machine:
         cores=usable_cores(),
         bf16=has_fast_bf16(),
         gpus=tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())),
-        memory_gib=round(_memory_bytes() / 2**30, 1),
+        memory_gib=round(memory_bytes() / 2**30, 1),
         versions=package_versions(),
     )
 
@@ -154,7 +155,8 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
+    """Memory of this machine in bytes; 0 if that cannot be told."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -1,4 +1,7 @@
-"""Files and folders that commands write for their users, and how they are known again.
+"""Paths that users give: which can be read, which can be written, and how what was written is known again.
+
+Whether a path can be read is judged by :func:`path_fault`, and whether one can be written by :func:`place_fault`, for all
+commands.
 
 Every folder that receives an output holds a manifest, `.ssld-outputs.json`: names, sizes and SHA-256 of what was written there.
 An existing output is replaced only if the manifest lists it and it has not changed since; everything else in the place, the
@@ -6,18 +9,24 @@ user's own, is never removed. Folders of images that were read are refused as ou
 images the next time.
 """
 
+import errno
 import hashlib
 import json
+import os
+import re
+import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import field_validator
 
 from ssl_diffusion.errors import RunError, StateError
 from ssl_diffusion.settings import State, read_state, shown
-from ssl_diffusion.storage import atomic_file, atomic_folder, atomic_write_text, cannot_write
+from ssl_diffusion.storage import HERE, TEMPORARY, atomic_file, atomic_folder, atomic_write_text, cannot_write
 
 __all__ = [
     "MANIFEST",
@@ -25,7 +34,10 @@ __all__ = [
     "check_output_folder",
     "output_file",
     "output_folder",
+    "path_fault",
+    "place_fault",
     "refuse_inputs",
+    "shown_path",
     "write_output",
 ]
 
@@ -33,6 +45,100 @@ MANIFEST = ".ssld-outputs.json"
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # made by file managers, wherever somebody looks
 _SHOWN = 3
+_SHOWN_CHARACTERS = 120  # of a path
+_SPECIAL = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def path_fault(path: Path, wanted: Literal["any", "file", "folder"] = "any") -> str | None:
+    """Why a path cannot be read, as a sentence that begins with it; None if it can.
+
+    Nothing is opened, so that a named pipe keeps nobody waiting.
+
+    Args:
+        path: Path to judge; links are followed.
+        wanted: What must be there: a regular file or a folder; "any" allows both, and a path at which nothing is.
+
+    Example:
+        >>> path_fault(Path("photo.png/cat.jpg"))
+        'photo.png/cat.jpg cannot be reached: photo.png is a file, not a folder'
+    """
+    name, found = shown_path(path), _look(path)
+    if isinstance(found, str):
+        return found
+    if found is None:
+        return None if wanted == "any" else f"{name} does not exist"
+    is_folder = stat.S_ISDIR(found)
+    if is_folder and wanted == "file":
+        return f"{name} is a folder, not a file"
+    if not is_folder and wanted == "folder":
+        return f"{name} is a file, not a folder"
+    if not os.access(path, os.R_OK | os.X_OK if is_folder else os.R_OK):
+        return f"{name} cannot be read: permission denied"
+    return None
+
+
+def place_fault(path: Path) -> str | None:
+    """Why nothing can be written at a path, as a sentence; None if it can, as far as can be told without writing.
+
+    Whether something is there already is not asked.
+
+    Args:
+        path: File or folder to write; missing folders above it count as made.
+    """
+    if isinstance(found := _look(path), str):
+        return found
+    above = next((parent for parent in path.absolute().parents if parent.exists()), None)
+    if above is None:
+        return f"{shown_path(path)} cannot be written: there is no folder above it"
+    if not above.is_dir():
+        return f"{shown_path(path)} cannot be written: {shown_path(above)} is a file, not a folder"
+    if not os.access(above, os.W_OK | os.X_OK):
+        read_only = hasattr(os, "statvfs") and os.statvfs(above).f_flag & os.ST_RDONLY
+        why = "is on a disk that is read-only" if read_only else "may not be written to"
+        return f"{shown_path(path)} cannot be written: the folder {shown_path(above)} {why}"
+    return None
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """A path in a message: cut if it is long, quoted if it has characters that cannot be printed."""
+    text = os.fspath(path)
+    if not text.isprintable():
+        text = ascii(text)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS // 2]}...{text[-_SHOWN_CHARACTERS // 2 :]}"
+
+
+def _look(path: Path) -> str | int | None:
+    """What is at a path: its mode, None if nothing is, or why it can neither be read nor written."""
+    name, text = shown_path(path), os.fspath(path)
+    if "\0" in text:
+        return f"{name} holds a NUL character, which no file name can have"
+    if not _is_utf8(text):
+        return f"{name} is not valid UTF-8: rename it"
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        link = os.readlink(path) if path.is_symlink() else None
+        return f"{name} is a link to {shown_path(link)}, which does not exist" if link is not None else None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return f"{name} is too long for the name of a file"
+        if error.errno == errno.ELOOP:
+            return f"{name} is a link that leads back to itself"
+        if error.errno == errno.ENOTDIR:
+            file = next(parent for parent in path.parents if parent.exists())
+            return f"{name} cannot be reached: {shown_path(file)} is a file, not a folder"
+        return f"{name} cannot be reached: {(error.strerror or str(error)).lower()}"
+    if (special := _SPECIAL.get(stat.S_IFMT(mode))) is not None:
+        return f"{name} is {special}: only regular files and folders are read and written"
+    return mode
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Written(State):
@@ -67,18 +173,16 @@ def check_output_file(out: Path, *, overwrite: bool = False, inputs: Sequence[Pa
     Raises:
         RunError: If the place is taken, cannot be written, or belongs to the inputs.
     """
+    _check_place(out)
     try:
         place = out.resolve()
         for read in map(Path.resolve, inputs):
             if place == read or (out.suffix.lower() in _IMAGES and read in place.parents and read.is_dir()):
                 raise RunError(f"{out} belongs to the images that are read ({read}); choose another --out")
-        _check_parent(out)
         if out.is_dir():
             raise RunError(f"{out} is a folder; --out names a file")
         if not out.exists():
             return
-        if not out.is_file():
-            raise RunError(f"{out} is not a regular file; choose another --out")
         if not overwrite:
             raise RunError(f"{out} exists; --overwrite replaces it, --out chooses another file")
         if not _is_ours(out, _manifest(out.parent).get(out.name)):
@@ -100,10 +204,10 @@ def check_output_folder(out: Path, *, overwrite: bool = False, inputs: Sequence[
     Raises:
         RunError: If the place is taken, cannot be written, or belongs to the inputs.
     """
+    _check_place(out)
     try:
         refuse_inputs(out, inputs)
-        _check_parent(out)
-        if not out.exists() and not out.is_symlink():
+        if not out.exists():
             return
         if not out.is_dir():
             raise RunError(f"{out} is a file; --out names a folder")
@@ -179,13 +283,38 @@ def output_folder(out: Path, *, overwrite: bool = False, inputs: Sequence[Path] 
         check_output_folder(out, overwrite=overwrite, inputs=inputs)  # the work may have taken hours
 
 
-def _check_parent(out: Path) -> None:
-    """Refuse a place below a file."""
-    for parent in out.parents:
-        if parent.exists():
-            if not parent.is_dir():
-                raise RunError(f"{out} cannot be written: {parent} is a file, not a folder")
-            return
+def _check_place(out: Path) -> None:
+    if (fault := place_fault(out)) is not None:
+        raise RunError(f"{fault}; choose another --out")
+    _sweep(out.parent)
+
+
+@lru_cache(maxsize=1024)  # once a folder and process
+def _sweep(folder: Path) -> None:
+    """Remove what writers on this machine that were killed have left in a folder; those that live are let alone."""
+    if os.name == "nt":  # where a process cannot be asked for without harm
+        return
+    pattern = re.compile(rf"{re.escape(TEMPORARY)}-(\d+)-{HERE}-[0-9a-f]{{8}}(\.\w+)?")
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = pattern.fullmatch(entry.name)
+            if found is None or _alive(int(found[1])):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
 
 
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:

@@ -28,22 +28,44 @@ from ssl_diffusion.storage import LARGEST_STATE, damaged, read_regular
 __all__ = [
     "LARGEST_SEED",
     "PlainName",
-    "Seed",
     "Settings",
     "State",
+    "bounds",
     "parse_state",
     "parse_toml",
     "read_state",
     "read_toml",
     "shown",
 ]
+__all__ += ["AtLeastOne", "Budget", "Confidence", "Count", "Devices", "Fraction", "Generated", "GiB", "HeldOut", "ImageSide"]
+__all__ += ["Images", "ModelSide", "Port", "SamplerSteps", "Seconds", "Seed", "Steps", "Strength", "Threads", "Trials"]
 
 # Largest seed of a recipe, study or job: NumPy's legacy generators, and so scikit-learn's splitters, take no larger one.
 LARGEST_SEED = 2**32 - 1
 
 _M = TypeVar("_M", bound=BaseModel)
 
+# Ranges that settings and options of the command line have in common; options take theirs from here, see :func:`bounds`.
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Steps = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+AtLeastOne = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Budget = Annotated[int, Field(ge=-1, le=1_000_000_000)]
+Images = Annotated[int, Field(ge=1, le=1_000_000)]  # to be made, or in a batch
+Generated = Annotated[int, Field(ge=10, le=1_000_000)]  # to be compared with real ones
+SamplerSteps = Annotated[int, Field(ge=1, le=10_000)]
+Trials = Annotated[int, Field(ge=1, le=100_000)]
+ModelSide = Annotated[int, Field(ge=8, le=65_536)]
+ImageSide = Annotated[int, Field(ge=0, le=65_536)]
+Devices = Annotated[int, Field(ge=1, le=1024)]
+Threads = Annotated[int, Field(ge=0, le=65_536)]
+Port = Annotated[int, Field(ge=1, le=65_535)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+HeldOut = Annotated[float, Field(ge=0, le=0.9)]
+Confidence = Annotated[float, Field(ge=0, le=0.999999)]
+Strength = Annotated[float, Field(ge=0, le=1000)]  # of guidance; exponents
+Seconds = Annotated[float, Field(ge=0, le=31_536_000)]  # a year
+GiB = Annotated[float, Field(ge=0, le=1_048_576)]
 
 _TYPES = {
     "int_type": "is a whole number",
@@ -114,6 +136,13 @@ class Settings(BaseModel):
     def _read_field(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None
         return _read(value, cls.model_fields[info.field_name].annotation)
+
+
+def bounds(kind: Any) -> tuple[float, float]:
+    """Smallest and largest value of a type with a range, such as :data:`Seed`."""
+    field: Any = typing.get_args(kind)[1]
+    low, high = (next(n for m in field.metadata if (n := getattr(m, name, None)) is not None) for name in ("ge", "le"))
+    return low, high
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -12,17 +12,20 @@ import math
 import os
 import secrets
 import shutil
+import socket
 import stat
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ssl_diffusion.errors import DataError, RunError, StateError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import DTypeLike, NDArray
 
 __all__ = [
     "CHECKSUMS",
@@ -46,10 +49,10 @@ __all__ = [
 ]
 
 IN_MEMORY = 2**28  # bytes of an array that is not worth a file
-_MANY = 200  # files that are flushed one by one
 CHECKSUMS = "SHA256SUMS"
 LARGEST_STATE = 2**26  # bytes of a file of facts or settings
 TEMPORARY = ".tmp"  # safetensors names its own temporary files like this, too
+HERE = format(zlib.crc32(f"{socket.gethostname()} {os.path.basename(os.path.realpath('/proc/self/ns/pid'))}".encode()), "08x")
 
 
 @contextmanager
@@ -89,11 +92,7 @@ def atomic_file(path: Path, mode: int | None = None) -> Iterator[Path]:
 
 
 def atomic_write_text(path: Path, text: str, mode: int | None = None) -> None:
-    """Write a UTF-8 text file atomically; see :func:`atomic_file`.
-
-    Raises:
-        RunError: If the file cannot be written.
-    """
+    """Write a UTF-8 text file atomically; raises :class:`RunError` as :func:`atomic_file` does."""
     with atomic_file(path, mode) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
@@ -139,7 +138,7 @@ def atomic_folder(path: Path, discard: Callable[[Path], object] | None = None) -
 
 def _exchange(new: Path, path: Path, discard: Callable[[Path], object]) -> None:
     """Put a folder in the place of another one, which goes back there if that fails."""
-    old = _beside(path)
+    old = path.with_name(f"{TEMPORARY}-old-{secrets.token_hex(4)}")  # no leftover: for a moment it is the only copy
     path.rename(old)
     try:
         new.rename(path)
@@ -150,13 +149,13 @@ def _exchange(new: Path, path: Path, discard: Callable[[Path], object]) -> None:
 
 
 def _beside(path: Path, suffix: str = "") -> Path:
-    """A temporary name in the folder of `path` that no other writer uses."""
-    return path.with_name(f"{TEMPORARY}-{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+    """A temporary name beside `path` that no other writer uses; it names process and machine (or container)."""
+    return path.with_name(f"{TEMPORARY}-{os.getpid()}-{HERE}-{secrets.token_hex(4)}{suffix}")
 
 
 def _flush(*files: Path) -> None:
     """Wait until the content of files is on the disk."""
-    if len(files) > _MANY and hasattr(os, "sync"):
+    if len(files) > 200 and hasattr(os, "sync"):
         os.sync()  # thousands of files one by one would take minutes
         return
     for file in files:
@@ -212,8 +211,8 @@ def damaged(path: Path, reason: str, remedy: str = "") -> StateError:
 
 
 def map_array(
-    path: Path, dtype: DTypeLike | None = None, shape: tuple[int | None, ...] | None = None, *, remedy: str = ""
-) -> NDArray[Any]:
+    path: Path, dtype: "DTypeLike | None" = None, shape: tuple[int | None, ...] | None = None, *, remedy: str = ""
+) -> "NDArray[Any]":
     """Map a `.npy` file of numbers after its header and its length were checked; nothing is ever unpickled.
 
     Args:
@@ -232,6 +231,8 @@ def map_array(
     Example:
         >>> map_array(Path("keys.npy"), "S16", (None,))
     """
+    import numpy as np
+
     try:
         if reason := _irregular(path.stat()):
             raise damaged(path, reason, remedy)
@@ -258,6 +259,8 @@ def map_array(
 
 
 def _array_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
+    import numpy as np
+
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return read(file)
@@ -325,7 +328,7 @@ def cannot_write(path: Path, error: OSError) -> RunError:
     return RunError(f"cannot write {path} ({error.strerror or error})")
 
 
-def allocate(shape: tuple[int, ...], dtype: DTypeLike = np.uint8, max_memory: int | None = None) -> NDArray[Any]:
+def allocate(shape: tuple[int, ...], dtype: "DTypeLike" = "uint8", max_memory: int | None = None) -> "NDArray[Any]":
     """An uninitialised array; above `max_memory` bytes a memory map of a temporary file that vanishes with it.
 
     The file lies in $TMPDIR, else in /var/tmp (/tmp is often memory itself), else where :mod:`tempfile` puts it.
@@ -338,6 +341,8 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike = np.uint8, max_memory: in
     Raises:
         DataError: If the file cannot be created or the disk is too full.
     """
+    import numpy as np
+
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     if max_memory is None or n_bytes <= max_memory or n_bytes == 0:
         return np.empty(shape, dtype=dtype)
@@ -353,7 +358,7 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike = np.uint8, max_memory: in
         ) from error
 
 
-def create_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> "np.memmap[Any, np.dtype[Any]]":
+def create_array(path: Path, shape: tuple[int, ...], dtype: "DTypeLike") -> "np.memmap[Any, np.dtype[Any]]":
     """Create a `.npy` file and open it as a writable memory map; its contents are undefined.
 
     Args:
@@ -364,6 +369,8 @@ def create_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> "np.me
     Raises:
         DataError: If the file cannot be created or the disk is too full; no file is left behind.
     """
+    import numpy as np
+
     kind = np.dtype(dtype)
     try:
         with path.open("wb") as file:

@@ -1,10 +1,12 @@
 """One image file -> its header, or its pixels in a row of an array.
 
 Both functions return why a file cannot be read as text instead of raising, so that a reader can go on and report all such
-files together. They are safe to call from several threads.
+files together. They are safe to call from several threads. Whatever a file is called, its content is read by the decoders of
+:data:`FORMATS` and by no other: Pillow would hand PostScript to an interpreter.
 """
 
 import os
+import stat
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["DAMAGE", "Decoded", "Header", "decode", "read_header", "reason_of"]
+__all__ = ["DAMAGE", "FORMATS", "Decoded", "Header", "decode", "open_image", "read_header", "reason_of"]
+
+# Names of Pillow's decoders. Phones write several pictures into one JPEG file (MPO), which its decoder opens, too.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 # Whatever Pillow's decoders are known to raise on damaged files. Not `Exception`: running out of memory is no fault of a file.
 DAMAGE = (
@@ -60,10 +65,24 @@ class Decoded(NamedTuple):
     deep: bool
 
 
+def open_image(path: str | Path) -> Image.Image:
+    """Open an image file, of one of :data:`FORMATS`.
+
+    Args:
+        path: Image file; links are followed.
+
+    Raises:
+        OSError: If it is no regular file, cannot be read, or holds no such image.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would keep its reader waiting for ever
+        raise OSError("not a regular file")
+    return Image.open(path, formats=FORMATS)
+
+
 def read_header(path: str | Path) -> Header | str:
     """Size and color of an image without decoding it, or why it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             width, height = image.size
             # In PNG files asking for EXIF data that is not at the front would decode the whole image.
             if (image.format != "PNG" or "exif" in image.info) and _orientation(image) >= 5:
@@ -77,7 +96,7 @@ def decode(path: str | Path, out: NDArray[np.uint8]) -> Decoded | str:
     """Decode one image into `out`, uint8 (C, H, W), or say why it cannot be read."""
     c, h, w = out.shape
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             width, height = image.size
             # Lets the JPEG decoder shrink large photos on the fly; twice the target leaves the filter enough to work on.
             image.draft(None, (2 * max(h, w), 2 * max(h, w)))

@@ -23,6 +23,7 @@ from ssl_diffusion.data.images import ENDINGS, ImageArray, Progress, list_images
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.tables import Table, read_table
 from ssl_diffusion.errors import DataError
+from ssl_diffusion.outputs import path_fault, shown_path
 
 __all__ = ["load_csv", "load_folder"]
 
@@ -69,6 +70,8 @@ def load_folder(
         ('cat', 'dog')
     """
     root = Path(root)
+    if (fault := path_fault(root)) is not None:
+        raise DataError(f"{fault}: give a folder of images, or a CSV file that lists them")
     if not root.exists():
         raise DataError(f"the folder {root} does not exist: give a folder of images, or a CSV file that lists them")
     if not root.is_dir():
@@ -276,8 +279,10 @@ def _image_column(table: Table, name: str | None) -> str:
 
 def _image_paths(table: Table, column: str, root: Path, skip_bad: bool) -> tuple[list[str], list[Path]]:
     """Sample ids and files of all rows; raises :class:`DataError` for empty, repeated and missing ones."""
-    if not root.is_dir():
-        raise DataError(f"the folder {root}, which the images of {table.path} are relative to, does not exist: correct root")
+    if path_fault(root, "folder") is not None:
+        raise DataError(
+            f"the folder {shown_path(root)}, which the images of {table.path} are relative to, does not exist: correct root"
+        )
     ids = table.column(column)
     seen: dict[str, int] = {}
     for number, text in zip(table.numbers, ids, strict=True):
@@ -288,9 +293,10 @@ def _image_paths(table: Table, column: str, root: Path, skip_bad: bool) -> tuple
             raise DataError(f"{table.path}: row {number} names the image of row {first} again, {text!r}: remove one of them")
     paths = [root / text for text in ids]
     for i, text in enumerate(ids):
-        if "\\" in text and not paths[i].exists():  # written on Windows
+        if "\\" in text and path_fault(paths[i], "file") is not None:  # written on Windows
             paths[i] = root / text.replace("\\", "/")
-    missing = [f"row {n}: {text}" for n, text, p in zip(table.numbers, ids, paths, strict=True) if not p.is_file()]
+    faults = [path_fault(path, "file") for path in paths]
+    missing = [f"row {n}: {shown_path(text)}" for n, text, f in zip(table.numbers, ids, faults, strict=True) if f is not None]
     if missing and (not skip_bad or len(missing) == len(ids)):
         advice = "correct the paths or the folder they are relative to, or leave them out with --skip-bad"
         raise DataError(

@@ -8,9 +8,14 @@ from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, RecipeError
+from ssl_diffusion.outputs import shown_path
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
-__all__ = ["input_paths", "is_table", "load_pool"]
+__all__ = ["check_used", "image_folder", "input_paths", "is_table", "load_pool"]
+
+_OF_TABLES: tuple[str, ...] = ("image_root", "image_column", "label_column", "label_columns", "multilabel", "separator")
+_OF_FILES: tuple[str, ...] = ("size", "skip_bad")
+_OF_DATASETS: tuple[str, ...] = ("data_dir",)
 
 
 def input_paths(data: DataSettings) -> list[Path]:
@@ -23,6 +28,13 @@ def input_paths(data: DataSettings) -> list[Path]:
     return [Path(data.path)] if data.path else []
 
 
+def image_folder(data: DataSettings) -> Path:
+    """The folder that the ids of a folder or CSV file are paths relative to."""
+    if not is_table(Path(data.path)):
+        return Path(data.path)
+    return Path(data.image_root) if data.image_root else Path(data.path).parent
+
+
 def is_table(path: Path) -> bool:
     """Whether a path names a CSV file that lists images, by its ending, rather than a folder of them.
 
@@ -31,6 +43,32 @@ def is_table(path: Path) -> bool:
         (True, False)
     """
     return path.suffix.lower() in (".csv", ".tsv")
+
+
+def check_used(data: DataSettings) -> None:
+    """Refuse settings that say nothing about these images.
+
+    Args:
+        data: Section [data] of a recipe that is about to be used for the first time.
+
+    Raises:
+        RecipeError: If a setting that differs from its default has no effect, or the separator is empty.
+    """
+    if not data.separator:
+        raise RecipeError("--separator (data.separator) must not be empty: name the text between labels, such as |")
+    if data.dataset:
+        what, unused = f"the data set {data.dataset!r}", _OF_TABLES + _OF_FILES
+    elif is_table(Path(data.path)):
+        what, unused = f"the CSV file {shown_path(data.path)}", _OF_DATASETS
+        if not data.multilabel or data.label_columns:
+            unused += ("separator",)
+    else:
+        what, unused = f"the folder {shown_path(data.path)}", _OF_TABLES + _OF_DATASETS
+    default = DataSettings()
+    for name in unused:
+        if getattr(data, name) != getattr(default, name):
+            option = f"--{name.replace('_', '-')}"
+            raise RecipeError(f"{option} (data.{name}) has no effect on {what}: leave it out")
 
 
 def load_pool(

@@ -1,14 +1,10 @@
 """Settings of the sections [data] and [labels] of a recipe."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from ssl_diffusion.settings import Settings
+from ssl_diffusion.settings import Budget, HeldOut, ImageSide, Settings
 
 __all__ = ["DataSettings", "LabelSettings"]
-
-_Fraction = Annotated[float, Field(ge=0, le=0.9)]
 
 
 class DataSettings(Settings):
@@ -30,9 +26,9 @@ class DataSettings(Settings):
     """Text between the labels of an image that has several."""
     multilabel: bool = False
     """Whether an image may have several labels."""
-    size: Annotated[int, Field(ge=0, le=65_536)] = 0
+    size: ImageSide = 0
     """Side of the squares that images are scaled to, in pixels; 0 keeps the most common size."""
-    test_fraction: _Fraction = 0.0
+    test_fraction: HeldOut = 0.0
     """Fraction of the labeled samples that is held out for testing."""
     skip_bad: bool = False
     """Whether images that cannot be read are left out; otherwise they are errors."""
@@ -43,11 +39,11 @@ class DataSettings(Settings):
 class LabelSettings(Settings):
     """The labeled budget."""
 
-    budget: Annotated[int, Field(ge=-1, le=1_000_000_000)] = -1
+    budget: Budget = -1
     """Number of labels that are used; -1 takes all."""
     choice: Literal["balanced", "uniform"] = "balanced"
     """Way of drawing them: as many of each class as possible, or all alike."""
-    val_fraction: _Fraction = 0.0
+    val_fraction: HeldOut = 0.0
     """Fraction of them that is kept for validation."""
     allow_missing_classes: bool = False
     """Whether a class may be left without a label."""

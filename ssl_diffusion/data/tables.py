@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssl_diffusion.errors import DataError, nearest_names
+from ssl_diffusion.outputs import path_fault
 
 __all__ = ["Table", "read_table"]
 
@@ -72,6 +73,8 @@ def read_table(path: Path, encoding: str | None = None) -> Table:
 
 
 def _read_text(path: Path, encoding: str | None) -> str:
+    if (fault := path_fault(path, "file")) is not None:
+        raise DataError(f"{fault}: give a CSV file")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -82,7 +85,7 @@ def _read_text(path: Path, encoding: str | None) -> str:
         row = data[: error.start].count(b"\n") + 1
         raise DataError(
             f"{path}: byte 0x{data[error.start]:02x} at position {error.start} (row {row}) is not {encoding or 'UTF-8'}: "
-            "save the file as UTF-8, or give its encoding, such as cp1252"
+            "save the file as UTF-8 (in a spreadsheet: CSV UTF-8; or with iconv -f cp1252 -t utf-8)"
         ) from error
     except LookupError as error:
         raise DataError(f"there is no text encoding {encoding!r}: use, for example, utf-8 or cp1252") from error

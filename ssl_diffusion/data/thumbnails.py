@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ssl_diffusion.data.decoding import DAMAGE, reason_of
+from ssl_diffusion.data.decoding import DAMAGE, FORMATS, reason_of
 from ssl_diffusion.errors import DataError
+from ssl_diffusion.outputs import path_fault
 
 __all__ = ["shown_bytes", "shown_image", "to_pil"]
 
@@ -27,6 +28,8 @@ def shown_image(path: Path, side: int | None = None) -> tuple[bytes, str]:
     Raises:
         DataError: If it has to be scaled or converted, and is damaged or too large for that.
     """
+    if (fault := path_fault(path)) is not None:  # a named pipe would keep its reader waiting
+        raise DataError(fault)
     return shown_bytes(path.read_bytes(), str(path), side)
 
 
@@ -46,7 +49,7 @@ def shown_bytes(content: bytes, name: str, side: int | None = None) -> tuple[byt
         ):
             return content, mimetypes.guess_type(name)[0] or "application/octet-stream"
         limit = side or 1600
-        with Image.open(io.BytesIO(content)) as opened:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             opened.draft("RGB", (limit, limit))  # lets the JPEG decoder shrink large photos on the fly
             shown = ImageOps.exif_transpose(opened).convert("RGB")
             shown.thumbnail((limit, limit))
@@ -58,7 +61,7 @@ def shown_bytes(content: bytes, name: str, side: int | None = None) -> tuple[byt
 
 
 def _fits(content: bytes, side: int) -> bool:
-    with Image.open(io.BytesIO(content)) as opened:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
         return max(opened.size) <= side
 
 

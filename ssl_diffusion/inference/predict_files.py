@@ -1,6 +1,7 @@
 """Predictions for image files: a stream of batches in, a CSV file out, memory constant in the number of images."""
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ssl_diffusion.data.images import iter_image_batches, list_images
 from ssl_diffusion.data.label_choice import label_name
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.inference.run import Run
-from ssl_diffusion.outputs import check_output_file, output_file
+from ssl_diffusion.outputs import check_output_file, output_file, path_fault
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
 __all__ = ["collect_images", "predict_files"]
@@ -19,30 +20,36 @@ __all__ = ["collect_images", "predict_files"]
 def collect_images(inputs: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """Image files of folders (all below them) and files, with their ids.
 
-    The id of an image is its path relative to the folder that was given, or its file name; with several folders, the
-    folder's name comes first.
+    The id of an image is its path relative to the folder that was given, or its file name; with several inputs, the folder's
+    name comes first. If two images had the same id then, all ids are paths relative to the folder that holds all images. An
+    image that is given twice is listed once.
 
     Raises:
-        DataError: if an input does not exist, or there is no image at all.
+        DataError: if an input does not exist, is neither a regular file nor a folder, or there is no image at all.
 
     Example:
         >>> paths, ids = collect_images([Path("photos")])  # doctest: +SKIP
     """
-    paths: list[Path] = []
-    ids: list[str] = []
+    named: dict[str, str] = {}  # absolute path -> id
     for given in inputs:
+        if (fault := path_fault(given)) is not None:
+            raise DataError(fault)
+        whole = os.path.abspath(given)
         if given.is_dir():
-            found = list_images(given)
-            prefix = f"{given.name}/" if len(inputs) > 1 else ""
-            paths += found
-            ids += [prefix + path.relative_to(given).as_posix() for path in found]
+            prefix = f"{os.path.basename(whole)}/" if len(inputs) > 1 else ""
+            for path in list_images(given):
+                inside = path.relative_to(given)
+                named.setdefault(os.path.join(whole, inside), prefix + inside.as_posix())
         elif given.is_file():
-            paths.append(given)
-            ids.append(given.name)
+            named.setdefault(whole, given.name)
         else:
             raise DataError(f"no file or folder {given}")
-    if not paths:
+    if not named:
         raise DataError(f"no images in {', '.join(map(str, inputs))}")
+    paths, ids = [Path(path) for path in named], list(named.values())
+    if len(set(ids)) < len(ids):
+        above = Path(os.path.commonpath([path.parent for path in paths]))
+        ids = [path.relative_to(above).as_posix() for path in paths]
     return paths, ids
 
 
@@ -64,7 +71,7 @@ def predict_files(
         The number of predictions and the (id, reason) of files that were skipped.
 
     Raises:
-        DataError: if there is no image, or one cannot be read and `skip_bad` is off.
+        DataError: if there is no image, or one cannot be read and `skip_bad` is off, or none can be.
         RunError: if the model has no classes, or `out` cannot be written. Earlier predictions in the same place are replaced,
             any other file is not.
 
@@ -95,4 +102,6 @@ def predict_files(
                 n += len(batch.ids)
             if progress is not None:
                 progress(ProgressUpdate("predict", seen, len(paths)))
+        if not n:
+            raise DataError(f"none of the {len(paths)} images can be read: {skipped[0][0]}: {skipped[0][1]}, for one")
     return n, skipped

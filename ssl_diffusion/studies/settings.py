@@ -20,14 +20,13 @@ from pydantic import Field, field_validator, model_validator
 from ssl_diffusion.acquisition.adapters.from_activeml import foreign_strategy, is_foreign
 from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.errors import RecipeError, SSLDError
-from ssl_diffusion.settings import LARGEST_SEED, Seed, read_toml, shown
+from ssl_diffusion.settings import LARGEST_SEED, AtLeastOne, Seed, Trials, read_toml, shown
 from ssl_diffusion.training.recipe import Recipe, SettingsWithRecipe, load_recipe
 
 __all__ = ["REFITS", "RefitName", "StudySettings", "load_study"]
 
 RefitName = Literal["probe", "warm", "scratch", "self-training"]
 
-_Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 # name: what it is, in words
 REFITS: dict[str, str] = {
@@ -46,9 +45,9 @@ class StudySettings(SettingsWithRecipe):
     strategies: Annotated[tuple[str, ...], Field(min_length=1, max_length=100)] = ("random", "auto")
     """Acquisition strategies, also with variants ("margin:diverse"); "activeml:CLASS" is a strategy of scikit-activeml on the
     representation."""
-    budgets: Annotated[tuple[_Count, ...], Field(min_length=2, max_length=1000)] = (10, 20, 40, 80, 160)
+    budgets: Annotated[tuple[AtLeastOne, ...], Field(min_length=2, max_length=1000)] = (10, 20, 40, 80, 160)
     """Numbers of labels at which a model is refitted and tested, increasing; the first is the size of the starting set."""
-    seeds: Annotated[int, Field(ge=1, le=100_000)] = 10
+    seeds: Trials = 10
     """Number of trials of each strategy; their seeds are first_seed, first_seed + 1, ..."""
     first_seed: Seed = 0
     """Seed of the first trial."""

@@ -17,10 +17,11 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor
 
-from ssl_diffusion.errors import StateError
+from ssl_diffusion.errors import RunError, StateError
 from ssl_diffusion.models.build import weights_fault
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.weights import load_tensors, read_metadata, save_tensors
+from ssl_diffusion.outputs import path_fault, place_fault
 from ssl_diffusion.settings import State, parse_state
 from ssl_diffusion.storage import clear_place
 from ssl_diffusion.training.conditions import Conditions, file_digest
@@ -122,6 +123,11 @@ class DenoiserCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "denoisers"
+
+    def check_writable(self) -> None:
+        """Raise :class:`RunError` if nothing can be written to the cache, before the work that fills it."""
+        if (fault := path_fault(self.folder.parent, "any") or place_fault(self.folder / "denoiser")) is not None:
+            raise RunError(f"the cache cannot be used ({fault}); choose another --cache-dir, or fit with --no-cache")
 
     def steps_of(self, family: str) -> list[int]:
         """Numbers of steps of the finished pretrainings of a family, see :func:`denoiser_key`."""

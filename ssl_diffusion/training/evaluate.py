@@ -1,5 +1,7 @@
 """Evaluation of a finished run: overall metrics with their uncertainty, and metrics of each class."""
 
+import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from ssl_diffusion.data.label_choice import LabeledSet
-from ssl_diffusion.data.loading import load_pool
+from ssl_diffusion.data.loading import image_folder, load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, RunError
@@ -31,6 +33,9 @@ from ssl_diffusion.training.run_folder import RunFolder, run_inputs
 __all__ = ["ClassificationReport", "evaluate_run", "report_fit", "wilson_interval"]
 
 _PICTURED = 10
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,25 @@ def _labeled_images(run: Run, data: Path | None) -> tuple[NDArray[np.uint8], NDA
     if not len(chosen):
         raise DataError(f"{data} has no labeled images")
     _check_shape(pool, run, data)
+    if n_trained := _trained_on(run, data, pool.ids[chosen].tolist()):
+        _log.warning(
+            "%d of these %d images trained %s with their labels, so that it looks better than it is; leave out --data for its "
+            "test split",
+            n_trained,
+            len(chosen),
+            run.path,
+        )
     return pool.images[chosen], _to_classes(pool, run.classes, data)[chosen]
+
+
+def _trained_on(run: Run, data: Path, ids: list[str]) -> int:
+    """Number of samples below `data` that are files whose labels the run was fitted with."""
+    own = RunFolder(run.path).recipe().data
+    if not own.path:
+        return 0
+    used = {os.path.realpath(image_folder(own) / sample) for sample in RunFolder(run.path).used_ids()}
+    there = image_folder(DataSettings(path=str(data)))
+    return sum(os.path.realpath(there / sample) in used for sample in ids)
 
 
 def _check_shape(pool: Pool, run: Run, data: Path | str) -> None:

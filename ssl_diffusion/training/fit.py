@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
-from ssl_diffusion.data.loading import input_paths, load_pool
+from ssl_diffusion.data.loading import check_used, input_paths, load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
-from ssl_diffusion.machine import resolve_accelerator
+from ssl_diffusion.machine import memory_bytes, resolve_accelerator
 from ssl_diffusion.progress import log_to
 from ssl_diffusion.training.augment import policy
 from ssl_diffusion.training.conditions import Conditions, RunConditions, resumed_conditions, using_threads
@@ -120,7 +120,11 @@ def fit_run(
     began = time.monotonic()
     options = options or FitOptions()
     _check(recipe)
+    if pool is None:
+        check_used(recipe.data)
     objective = recipe.training.objective
+    if options.cache is not None:
+        options.cache.check_writable()
     if out is not None:  # before the work of reading images
         RunFolder(out).check_free(overwrite, input_paths(recipe.data))
     pool = _load(recipe, options) if pool is None else pool
@@ -138,6 +142,7 @@ def fit_run(
             allow_missing_classes=labels.allow_missing_classes,
         )
         recipe = recipe.replace(labels=labels.replace(budget=len(labeled)))
+    _check_batches(recipe, pool)
     name = default_run_name(pool.name, len(labeled) if labeled else 0, recipe.training)
     folder = RunFolder(out if out is not None else Path("runs") / name)
     folder.check_free(overwrite, input_paths(recipe.data))
@@ -146,8 +151,9 @@ def fit_run(
     if seconds is not None:
         recipe = plan_for_time(recipe, pool, labeled, fingerprint, seconds, options.cache, began=began)
     conditions = _conditions(recipe, pool, labeled, fingerprint, options)
-    folder.create(recipe, pool, labeled, fingerprint, conditions)
-    _complete(folder, recipe, pool, labeled, fingerprint, options, conditions)
+    with folder.alone():
+        folder.create(recipe, pool, labeled, fingerprint, conditions)
+        _complete(folder, recipe, pool, labeled, fingerprint, options, conditions)
     return folder.path
 
 
@@ -182,8 +188,9 @@ def resume_run(
         raise RunError(
             f"{path} was started with other settings: {'; '.join(differences)}; leave them out, or start another run"
         )
+    finished = RunError(f"{path} is finished; use --overwrite to fit it again, or --out to fit another run")
     if folder.finished:
-        raise RunError(f"{path} is finished; use --overwrite to fit it again, or --out to fit another run")
+        raise finished
     conditions, compute, threads = RunConditions.read(folder.conditions), (requested or recipe).compute, torch.get_num_threads()
     if conditions is not None:
         compute, threads = resumed_conditions(path, conditions, recipe.compute, compute)
@@ -192,6 +199,8 @@ def resume_run(
         elif options.cache is None:
             _log.warning("%s began with the cache of denoisers and goes on without it", path)
     recipe = recipe.replace(compute=compute)
+    if options.cache is not None:
+        options.cache.check_writable()
     pool = _load(recipe, options) if pool is None else pool
     fingerprint = pool.fingerprint()
     folder.check_pool(pool, fingerprint)
@@ -199,7 +208,9 @@ def resume_run(
         labeled = folder.labeled(pool)
     except DataError as error:
         raise RunError(f"the labels are not those that {path} was started with: {error}") from error
-    with using_threads(threads):
+    with folder.alone(), using_threads(threads):
+        if folder.finished:  # by another process, just now
+            raise finished
         _complete(folder, recipe, pool, labeled, fingerprint, options, conditions)
     return path
 
@@ -260,6 +271,25 @@ def _check(recipe: Recipe) -> None:
     check_divisible([recipe.pretraining.batch_size], recipe.compute.devices)
     unlabeled = [t.unlabeled_batch_size] if t.consistency != "none" else []
     check_divisible([t.batch_size, t.labeled_batch_size, *unlabeled], recipe.compute.devices)
+
+
+def _check_batches(recipe: Recipe, pool: Pool) -> None:
+    """Refuse batches that cannot fit into the memory of this machine; say if they are larger than the pool."""
+    sizes = {"training.batch_size": recipe.training.batch_size}
+    if recipe.pretraining.steps:
+        sizes["pretraining.batch_size"] = recipe.pretraining.batch_size
+    there = memory_bytes()
+    _, height, width = pool.image_shape
+    for name, size in sizes.items():
+        # The first layer's outputs and their gradients: less than a tenth of what a step takes.
+        least = 2 * 4 * size * recipe.model.channels * (height // recipe.model.stem) * (width // recipe.model.stem)
+        if there and least > there * recipe.compute.devices and resolve_accelerator(recipe.compute.accelerator) == "cpu":
+            raise RecipeError(
+                f"{name} = {size} needs more than {least / 2**30:.0f} GiB of memory, of which this machine has "
+                f"{there / 2**30:.0f}; take smaller batches"
+            )
+        if size > len(pool.train):
+            _log.warning("%s = %d is more than the %d training images: some come twice a step", name, size, len(pool.train))
 
 
 def _resolve(recipe: Recipe, pool: Pool) -> Recipe:

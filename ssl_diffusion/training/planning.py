@@ -18,6 +18,7 @@ from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.inference.predict import predict_logits
 from ssl_diffusion.machine import Device
 from ssl_diffusion.models.build import build_model
+from ssl_diffusion.settings import Seconds, bounds, shown
 from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.loop import train
@@ -38,10 +39,10 @@ def parse_duration(text: str) -> float:
         text: Duration such as "90", "90s", "10m", "1.5h" or "1h30m".
 
     Returns:
-        Duration in seconds, above 0.
+        Duration in seconds, above 0 and at most a year.
 
     Raises:
-        RecipeError: If the text is no positive duration.
+        RecipeError: If the text is no such duration.
 
     Example:
         >>> parse_duration("1h30m")
@@ -51,7 +52,9 @@ def parse_duration(text: str) -> float:
     numbers = [float(p or 0) for p in parts.groups()] if parts else []
     seconds = sum(n * unit for n, unit in zip(numbers, (3600, 60, 1), strict=False))
     if seconds <= 0:
-        raise RecipeError(f"a time is given as 90s, 10m, 1.5h or 1h30m, not {text!r}")
+        raise RecipeError(f"a time is given as 90s, 10m, 1.5h or 1h30m, not {shown(text)}")
+    if seconds > (longest := bounds(Seconds)[1]):
+        raise RecipeError(f"a time is at most a year ({longest / 3600:.0f}h), not {shown(text)}")
     return seconds
 
 

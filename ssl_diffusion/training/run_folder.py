@@ -17,12 +17,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 from pydantic import Field, RootModel
 from torch import Tensor
 
@@ -34,9 +37,9 @@ from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.weights import prefixed, save_tensors
-from ssl_diffusion.outputs import refuse_inputs
+from ssl_diffusion.outputs import place_fault, refuse_inputs
 from ssl_diffusion.settings import State, read_state
-from ssl_diffusion.storage import TEMPORARY, atomic_write_text, remove_temporary
+from ssl_diffusion.storage import TEMPORARY, atomic_write_text, cannot_write, remove_temporary
 from ssl_diffusion.training.conditions import RunConditions
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.settings import TrainingSettings
@@ -44,10 +47,20 @@ from ssl_diffusion.training.settings import TrainingSettings
 __all__ = ["RunFolder", "default_run_name", "load_metrics", "model_metadata", "run_inputs"]
 
 _MARKER = ".ssld-run"
+_LOCK, _HOLDER = ".ssld-lock", ".ssld-lock-holder"
 _OURS = frozenset(
     (
-        *(_MARKER, "recipe.toml", "pool.json", "labeled.csv", "skipped.csv", "history.csv", "metrics.json", "log.txt"),
-        *("conditions.json", "model.safetensors", "history.png", "confusion.png", "reconstructions.png", "last", "scores"),
+        *(_MARKER, _LOCK, _HOLDER, "recipe.toml", "pool.json", "labeled.csv", "skipped.csv", "history.csv", "metrics.json"),
+        *(
+            "scores",
+            "log.txt",
+            "conditions.json",
+            "model.safetensors",
+            "history.png",
+            "confusion.png",
+            "reconstructions.png",
+            "last",
+        ),
     )
 )
 
@@ -124,12 +137,16 @@ class RunFolder:
         Raises:
             RunError: If the folder is not free.
         """
+        if (fault := place_fault(self.path)) is not None:
+            raise RunError(f"{fault}; choose another --out")
         refuse_inputs(self.path, inputs)
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return
         if not self.path.is_dir():
             raise RunError(f"{self.path} is a file; choose another --out")
         if not overwrite:
+            if not (self.path / _MARKER).exists():
+                raise RunError(f"{self.path} exists and is not a run folder; choose another --out")
             how = "it holds a finished run" if self.finished else f"continue it with --resume {self.path}"
             raise RunError(f"{self.path} exists: {how}; --overwrite replaces it, --out chooses another folder")
         if not (self.path / _MARKER).exists():
@@ -144,6 +161,37 @@ class RunFolder:
         """Names in the folder that no run writes."""
         names = sorted(item.name for item in self.path.iterdir())
         return [name for name in names if name not in _OURS and not name.startswith(TEMPORARY)]
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the lock of the run, which one process at a time may continue; it ends with the process, however that ends.
+
+        Raises:
+            RunError: If another process holds it, which is named, or the folder cannot be written.
+        """
+        lock, holder = FileLock(self.path / _LOCK, timeout=0), self.path / _HOLDER
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not any(self.path.iterdir()):
+                (self.path / _MARKER).touch()  # first of all: a folder that is left like this can be overwritten
+            lock.acquire()
+            atomic_write_text(holder, f"process {os.getpid()} on {socket.gethostname()}\n")
+        except Timeout:
+            try:
+                who = holder.read_text(encoding="utf-8").strip()
+            except (OSError, ValueError):
+                who = "another process"
+            raise RunError(f"{self.path} is being fitted by {who}; wait for it, or stop it") from None
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                holder.unlink(missing_ok=True)
+                if self.finished:  # nobody continues it any more
+                    (self.path / _LOCK).unlink(missing_ok=True)
+            lock.release()
 
     def create(
         self, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint: str, conditions: RunConditions | None = None
@@ -169,7 +217,7 @@ class RunFolder:
             for item in sorted(self.path.iterdir(), key=lambda item: item.name not in ("pool.json", "metrics.json")):
                 if item.is_dir() and not item.is_symlink():
                     shutil.rmtree(item)
-                elif item.name not in (_MARKER, "recipe.toml"):
+                elif item.name not in (_MARKER, _LOCK, _HOLDER, "recipe.toml"):
                     item.unlink()
             atomic_write_text(self.path / "recipe.toml", recipe.to_toml())
             if labeled is not None:

@@ -8,16 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ssl_diffusion.settings import Seed, Settings
+from ssl_diffusion.settings import Count, Devices, Fraction, Images, Seed, Settings, Steps, Threads
 
 __all__ = ["AugmentationSettings", "ComputeSettings", "ObjectiveName", "PhaseSettings", "PolicyName", "TrainingSettings"]
 
 PolicyName = Literal["none", "digits", "fashion", "photo"]
 ObjectiveName = Literal["joint", "labels-only", "denoise-only", "probe"]
 
-_Steps = Annotated[int, Field(ge=0, le=1_000_000_000)]
-_BatchSize = Annotated[int, Field(ge=1, le=1_000_000)]
-_Fraction = Annotated[float, Field(ge=0, le=1)]
 _Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
@@ -35,19 +32,19 @@ class AugmentationSettings(Settings):
 class PhaseSettings(Settings):
     """Optimisation of one phase; used as it is for [pretraining], the denoise-only phase that is cached."""
 
-    steps: _Steps = 1000
+    steps: Steps = 1000
     """Optimiser steps."""
-    batch_size: _BatchSize = 128
+    batch_size: Images = 128
     """Images of the denoising loss in one step, over all ranks."""
     learning_rate: Annotated[float, Field(ge=1e-9, le=10)] = 1e-3
     """Peak learning rate, after a linear warm-up and before a cosine to zero."""
-    warmup: _Fraction = 0.05
+    warmup: Fraction = 0.05
     """Fraction of the steps in which the learning rate rises."""
     weight_decay: _Weight = 0.0
     """Decay of AdamW, on weight matrices only."""
     clip: Annotated[float, Field(ge=1e-9, le=1e9)] = 1.0
     """Largest gradient norm."""
-    ema: _Fraction = 0.05
+    ema: Fraction = 0.05
     """Horizon of the weights' moving average, as a fraction of the steps."""
     seed: Seed = 0
     """Seed of the phase's draws."""
@@ -58,13 +55,13 @@ class TrainingSettings(PhaseSettings):
 
     objective: ObjectiveName = "joint"
     """Objective; "probe" fits only the head, by logistic regression."""
-    labeled_batch_size: _BatchSize = 64
+    labeled_batch_size: Images = 64
     """Labeled images in one step, over all ranks."""
     classification_weight: _Weight = 1.0
     """Weight lambda of the classification loss."""
     encoder_lr: _Weight = 1.0
     """Learning rate of a pretrained encoder and decoder relative to the head's."""
-    encoder_lr_labels: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    encoder_lr_labels: Count = 0
     """Number of labels from which on `encoder_lr` holds; with fewer it is lower in proportion, because few labels are
     memorised before they have taught the encoder anything."""
     label_smoothing: Annotated[float, Field(ge=0, le=0.99)] = 0.0
@@ -76,9 +73,9 @@ class TrainingSettings(PhaseSettings):
     representation."""
     consistency: Literal["none", "match"] = "none"
     """Term for images without labels; "match" adds pseudo-labels."""
-    unlabeled_batch_size: _BatchSize = 64
+    unlabeled_batch_size: Images = 64
     """Unlabeled images of the consistency term in one step, over all ranks."""
-    consistency_threshold: _Fraction = 0.0
+    consistency_threshold: Fraction = 0.0
     """Fixed threshold of the pseudo-labels; 0 adapts it."""
     consistency_alignment: bool = True
     """Whether pseudo-labels are aligned to the class frequencies of the labels."""
@@ -89,9 +86,9 @@ class ComputeSettings(Settings):
 
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
     """Kind of processor; "auto" is the fastest there is."""
-    devices: Annotated[int, Field(ge=1, le=1024)] = 1
+    devices: Devices = 1
     """Number of devices."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format; "auto" is bf16 where the processor computes in it."""
-    threads: Annotated[int, Field(ge=0, le=65_536)] = 0
+    threads: Threads = 0
     """Processor threads; 0 is all cores."""

@@ -64,7 +64,7 @@ def test_time_chooses_the_steps(tmp_path: Path, tiny: list[str], monkeypatch: py
         (["--time", "10m", "--pretrain-steps", "5"], "--time determines the steps: leave out --steps"),
         (["--preset", "paper"], "no preset 'paper' for digits; it has none"),
         (["--preset", "quick", "--recipe", "digits"], "either --recipe or --preset, not both"),
-        (["--consistency", "mach"], "training.consistency cannot be 'mach'; did you mean match"),
+        (["--consistency", "mach"], "--consistency cannot be 'mach'; did you mean match"),
         (["--consistency", "match", "--objective", "probe"], "consistency 'match' needs training steps"),
         (["--objective", "probe", "--pretrain-steps", "0"], "objective 'probe' needs the pretraining phase"),
     ],

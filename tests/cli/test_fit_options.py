@@ -46,7 +46,7 @@ SETTINGS: list[tuple[str, list[str], str, Any]] = [
 ]
 OTHERS = {
     *("--recipe", "--preset", "--time", "--max-memory", "--cache-dir", "--no-cache", "--checkpoint-every"),
-    *("--out", "--resume", "--overwrite", "--json", "--quiet"),
+    *("--out", "--resume", "--overwrite", "--json", "--quiet", "--debug"),
 }
 
 

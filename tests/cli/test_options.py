@@ -5,8 +5,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 import pytest
 import typer
@@ -14,6 +15,8 @@ from ssl_diffusion.cli.command import JOB, NOTHING, RUN, Context, command
 from ssl_diffusion.cli.main import app
 from support.commands import ssld
 from typer.testing import CliRunner
+
+from ssl_diffusion.settings import Seed, bounds
 
 # Arguments that each command refuses, apart from those that take none.
 REFUSED = {
@@ -85,7 +88,7 @@ def test_an_answer_is_one_json_object_or_text_alone(name: str) -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        *("--json", "--quiet", "--accelerator", "--precision", "--threads", "--set", "--cache-dir", "--image-root"),
+        *("--json", "--quiet", "--debug", "--accelerator", "--precision", "--threads", "--set", "--cache-dir", "--image-root"),
         *("--overwrite", "--host", "--token", "--blind", "--add-class", "--final", "--api-key", "--label-studio"),
     ],
 )
@@ -135,6 +138,21 @@ def test_ranks_are_not_bound_to_the_same_cores(monkeypatch: pytest.MonkeyPatch) 
     assert bound == []
     ssld("fit", "--dataset", "nothing", "--devices", 1)
     assert bound == [0]
+
+
+def test_every_number_has_a_range() -> None:
+    """Also in options that do not exist yet: a number without bounds is a traceback in somebody's hands."""
+    seen = []
+    for name, each in COMMANDS.items():
+        for parameter in signature(each.callback).parameters.values():
+            kinds, info = get_args(parameter.annotation)[:2] if get_args(parameter.annotation) else (None, None)
+            if {int, float} & {kinds, *get_args(kinds)}:
+                seen.append(f"{name} {parameter.name}")
+                assert info.min is not None, seen[-1]
+                assert info.max is not None, seen[-1]
+                if parameter.name == "seed":
+                    assert (info.min, info.max) == bounds(Seed), seen[-1]
+    assert len(seen) > 40
 
 
 # ---- the decorator

@@ -291,7 +291,7 @@ def test_csv_lists_the_first_twenty_missing_files(manifest: Callable[..., Path])
 
 
 def test_csv_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"nowhere\.csv does not exist: give a CSV file"):
         load_csv(tmp_path / "nowhere.csv")
 
 

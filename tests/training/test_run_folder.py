@@ -95,7 +95,7 @@ def test_what_is_no_run_folder_is_never_replaced(tmp_path: Path, tiny_recipe: Re
     RunFolder(empty).check_free(overwrite=False)
     for path, overwrite, message in (
         (file, True, "file is a file"),
-        (photos, False, "--overwrite replaces it"),
+        (photos, False, "exists and is not a run folder; choose another --out"),
         (photos, True, "is not a run folder, so --overwrite will not delete it"),
     ):
         with pytest.raises(RunError, match=message):

@@ -13,13 +13,13 @@ from PIL import Image
 from ssl_diffusion.annotation.files.names import flat_name, folder_name, unique_names
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
+from ssl_diffusion.data.decoding import open_image
 from ssl_diffusion.data.loading import input_paths
 from ssl_diffusion.errors import DataError, SSLDError, nearest_names
 from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output
 
 __all__ = ["EXPORTS", "default_output", "export_labels"]
 
-_IMAGES = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")  # no format that another program would be run for
 Rows = list[dict[str, Any]]
 
 
@@ -107,7 +107,7 @@ def _coco(job: Job, rows: Rows) -> str:
 def _size(path: Path) -> tuple[int, int]:
     """Width and height of an image file."""
     try:
-        with Image.open(path, formats=_IMAGES) as image:
+        with open_image(path) as image:
             return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not an image that can be read ({error}): put back a copy of it, or export as csv") from None

@@ -31,7 +31,7 @@ from ssl_diffusion.annotation.loop.job_images import open_images, save_images
 from ssl_diffusion.annotation.loop.settings import JobSettings
 from ssl_diffusion.annotation.store.faults import store_name
 from ssl_diffusion.annotation.store.store import Action, Actor, Store
-from ssl_diffusion.data.loading import input_paths, is_table, load_pool
+from ssl_diffusion.data.loading import check_used, input_paths, is_table, load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, RecipeError, RunError, StateError
@@ -175,6 +175,7 @@ def create_job(
     if data.multilabel or data.label_columns:
         raise RecipeError("annotation jobs allow one label per image, not several")
     _check_root(data)
+    check_used(data)
     refuse_inputs(path, input_paths(data))
     _remove_unfinished(path.parent)
     pool = load_pool(data, progress=progress)

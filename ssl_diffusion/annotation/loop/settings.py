@@ -1,19 +1,16 @@
 """Settings of an annotation job: the recipe of its fits, and the section [job]."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.errors import SSLDError
-from ssl_diffusion.settings import Seed, read_toml
+from ssl_diffusion.settings import AtLeastOne, Count, Seed, read_toml
 from ssl_diffusion.training.recipe import SettingsWithRecipe
 
 __all__ = ["JobSettings"]
-
-_AtLeastOne = Annotated[int, Field(ge=1, le=1_000_000_000)]
-_Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
 class JobSettings(SettingsWithRecipe):
@@ -23,17 +20,17 @@ class JobSettings(SettingsWithRecipe):
 
     store: str = Field("", repr=False)  # it may hold a password
     """URL of the database; "" is SQLite in the job folder."""
-    agreement: _AtLeastOne = 1
+    agreement: AtLeastOne = 1
     """Number of annotators that a sample needs."""
-    audit: _Count = 0
+    audit: Count = 0
     """Number of samples, drawn at random, whose labels measure the models and train none."""
-    batch: _AtLeastOne = 50
+    batch: AtLeastOne = 50
     """Number of samples that a round asks for."""
     strategy: str = "auto"
     """Acquisition strategy that chooses them."""
-    budget: _Count = 0
+    budget: Count = 0
     """Number of labels that are wanted in all; 0 is no limit."""
-    refit_every: _Count = 0
+    refit_every: Count = 0
     """Number of new labels after which the server fits a model; 0 leaves that to the user."""
     seed: Seed = 0
     """Seed of the audit's draw, of rounds and of fits."""
