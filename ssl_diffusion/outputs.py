@@ -56,7 +56,7 @@ def path_fault(path: Path, wanted: Literal["any", "file", "folder"] = "any") -> 
 
     Args:
         path: Path to judge; links are followed.
-        wanted: What must be there: a regular file or a folder; "any" allows both, and a path at which nothing is.
+        wanted: Kind that must be there, a regular file or a folder; "any" allows both, and a path at which nothing is.
 
     Example:
         >>> path_fault(Path("photo.png/cat.jpg"))
