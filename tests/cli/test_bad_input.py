@@ -23,6 +23,7 @@ from PIL import Image
 from support.commands import ok, ssld, write_digits
 
 from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.errors import DataError
 
 SLOW = """
 predict run pipes
@@ -152,7 +153,7 @@ def test_no_image_is_given_to_ghostscript(world: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
     file = world / "eps" / "e.png"
     ssld("predict", "run", "eps")
-    with pytest.raises(OSError, match="cannot identify"):
+    with pytest.raises(DataError, match="not an image"):
         shown_image(file, 4)
     assert not called.exists()
     with Image.open(file) as image, suppress(OSError):  # what has been kept away; the false interpreter draws nothing

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.errors import SSLDError
