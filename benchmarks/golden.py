@@ -52,6 +52,7 @@ TINY = (
     "training.steps=40",
     "training.batch_size=16",
     "training.labeled_batch_size=16",
+    "training.keep=trained",  # after so few steps the probe is better
     "compute.accelerator=cpu",
     "compute.precision=fp32",
     "compute.threads=1",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -281,6 +281,19 @@ def _as_typed(message: str, settings: Settings) -> str:
     return message
 
 
+def _start(start: dict[str, Any]) -> str:
+    """How the trained model compares with the probe that it could start from, in one line."""
+    kept = "trained model kept" if start["kept"] == "trained" else "probe kept, the trained model is worse"
+    probe, trained = start["probe"], start["trained"]
+    if start["reason"] == "validation":
+        return f"{kept}: {trained['validation']:.1%} of the validation labels, probe {probe['validation']:.1%}"
+    parts = [f"trained {trained['own_labels']:.1%} of its own labels"]
+    parts += [f"probe {probe['folds']:.1%} of labels held out for it"] if probe["folds"] is not None else []
+    if probe["neighbors"] is not None:
+        parts.append(f"by neighbors {trained['neighbors']:.1%} and {probe['neighbors']:.1%}")
+    return f"{kept}: {', '.join(parts)}"
+
+
 def _print_result(path: Path, output: Output, *, cached: bool) -> None:
     from ssl_diffusion.training.run_folder import load_metrics
 
@@ -301,6 +314,8 @@ def _print_result(path: Path, output: Output, *, cached: bool) -> None:
         if cached and not pretraining["cached"]:
             how += ", now in the cache"
         lines.append(f"pretraining     {pretraining['images_seen']:,} images, {how}")
+    if (start := m.get("start")) is not None:
+        lines.append(f"start           {_start(start)}")
     rate = f", {m['images_per_second']:,.0f} images/s" if m["images_per_second"] else ""
     lines.append(f"training        {m['seconds']:.0f} s{rate}, {m['device']}, {m['precision']}")
     lines.append(f"labels          {m['n_labeled']} labeled, {m['n_unlabeled']} unlabeled")

@@ -119,6 +119,8 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         model_: the joint model with its averaged weights, on the CPU, in evaluation mode.
         n_iter_: optimiser steps after pretraining.
         history_: losses over the steps, pretraining first; a data frame.
+        start_: comparison with the probe of the pretrained denoiser, which is kept where it is better: "kept" is "trained" or
+            "probe"; see `start` in :mod:`ssl_diffusion.training.starting_point`. None if nothing was pretrained or trained.
         n_labeled_: number of labeled samples.
     """
 
@@ -200,7 +202,7 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         )
         try:
             with _seeding, _log_shown(self.verbose):
-                fitted = fit_model(recipe, pool, LabeledSet(tuple(ids[i] for i in labeled)), options=options)
+                fitted = fit_model(recipe, pool, LabeledSet(tuple(ids[i] for i in labeled)), options=options, keep_better=True)
                 model = fitted.model()
         except Interrupted as error:
             raise KeyboardInterrupt(str(error)) from None  # a grid search must not take this for one failed fit
@@ -212,6 +214,7 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         self.model_ = model
         self.n_iter_ = fitted.training.steps
         self.history_ = pd.DataFrame(fitted.history)
+        self.start_ = fitted.start.to_dict() if fitted.start is not None else None
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:

@@ -36,6 +36,7 @@ TINY = (
     "training.steps=6",
     "training.batch_size=16",
     "training.labeled_batch_size=16",
+    "training.keep=trained",  # after so few steps the probe would be better
     "compute.accelerator=cpu",
     "compute.precision=fp32",
 )

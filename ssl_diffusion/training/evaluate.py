@@ -247,6 +247,7 @@ def report_fit(
         "images_per_second": round(images_seen / seconds, 1) if seconds else None,
         "non_finite_steps": training.non_finite_steps,
         "pretraining": pretraining,
+        "start": fitted.start.to_dict() if fitted.start is not None else None,
         "parameters": count_parameters(run.model),
         "seed": recipe.training.seed,
         "device": training.device,

@@ -44,6 +44,7 @@ def fit_model(
     checkpoints: Path | None = None,
     options: FitOptions | None = None,
     conditions: RunConditions | None = None,
+    keep_better: bool = False,
 ) -> Fitted:
     """Fit a model to a pool: pretraining (or a denoiser from the cache), then training under the recipe's objective.
 
@@ -58,6 +59,8 @@ def fit_model(
         options: Cache, memory and progress; None is the default of :class:`FitOptions`.
         conditions: Conditions that an interrupted fit began with, so that it ends as if it had not been interrupted; None
             begins one.
+        keep_better: Whether to return the probe of the pretrained denoiser where it is better than the trained model
+            (:mod:`ssl_diffusion.training.starting_point`) and the setting `training.keep` does not forbid it.
 
     Returns:
         The model's configuration, its weights, the history and the cost.
@@ -81,7 +84,9 @@ def fit_model(
             "a warm start is for training steps, which are not resumed: not for probe, denoise-only or checkpoints"
         )
     phase = replace(training_job(recipe, pool, labeled), checkpoint_every=options.checkpoint_every)
-    task = FitTask(recipe, pool, labeled, phase, fingerprint or pool.fingerprint(), start, checkpoints, options, conditions)
+    task = FitTask(
+        recipe, pool, labeled, phase, fingerprint or pool.fingerprint(), start, checkpoints, options, conditions, keep_better
+    )
     return FITS[recipe.training.objective](task)
 
 
@@ -249,6 +254,7 @@ def _complete(
                 checkpoints=folder.checkpoint.parent,
                 options=options,
                 conditions=conditions,
+                keep_better=True,
             )
         except Interrupted as error:
             raise Interrupted(f"{error}; continue with: ssld fit --resume {folder.path}") from None

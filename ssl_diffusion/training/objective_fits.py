@@ -30,6 +30,7 @@ from ssl_diffusion.training.loop import train
 from ssl_diffusion.training.phases import pretraining_job
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.result import Fitted, TrainingResult
+from ssl_diffusion.training.starting_point import StartComparison, compare_with_start
 
 __all__ = ["FITS", "FitOptions", "FitTask", "no_pretraining"]
 
@@ -68,6 +69,7 @@ class FitTask:
     checkpoints: Path | None
     options: FitOptions
     conditions: RunConditions | None = None
+    keep_better: bool = False
 
     def labels(self) -> LabeledSet:
         """The labels to use, for an objective that needs some."""
@@ -120,11 +122,42 @@ def _fit_network(task: FitTask) -> Fitted:
         initial, history = pretrained.weights, list(pretrained.history)
         if recipe.training.head_start == "probe":
             initial = _with_probe(task.phase.config, initial, task.pool, labeled, recipe)
-    identity = _digest([recipe.identity(), task.fingerprint, labeled])
+    settings = recipe.identity()
+    del settings["training"]["keep"]  # decides after the last step
+    identity = _digest([settings, task.fingerprint, labeled])
     training = replace(task.phase, initial=initial, checkpoint=task.checkpoint("checkpoint.safetensors"), identity=identity)
     result = train(training, task.options.progress)
     facts = pretrained.facts if pretrained is not None else None
-    return Fitted(task.phase.config, result.ema, result.raw, history + result.history, facts, result)
+    fitted = Fitted(task.phase.config, result.ema, result.raw, history + result.history, facts, result)
+    wanted = task.keep_better and recipe.training.keep == "better"
+    if not wanted or pretrained is None or task.pool.multilabel or not result.steps:
+        return fitted
+    start = compare_with_start(recipe, task.pool, labeled, fitted.config, pretrained.weights, fitted.ema)
+    if start.comparison.kept == "trained":
+        return replace(fitted, start=start.comparison)
+    _log.warning(
+        "the trained model is worse than the probe that training can start from (%s), so the probe is kept: train longer "
+        "(--steps, --time), or use --objective probe, which takes seconds",
+        _scores(start.comparison),
+    )
+    return replace(fitted, config=start.config, ema=start.weights, raw={}, start=start.comparison)
+
+
+def _scores(comparison: StartComparison) -> str:
+    """The accuracies that decided in favor of the probe, in a few words."""
+    probe, trained = comparison.probe, comparison.trained
+    mine, theirs, what = {
+        "validation": (trained["validation"], probe["validation"], "of the validation labels"),
+        "own labels": (trained["own_labels"], probe["folds"], "of its labels, the probe of labels held out for it"),
+        "neighbors": (
+            trained["neighbors"],
+            probe["neighbors"],
+            "of the labels, guessed by neighbors that either labels",
+        ),
+    }[comparison.reason]
+    assert mine is not None
+    assert theirs is not None
+    return f"{mine:.1%} against {theirs:.1%} {what}"
 
 
 def _pretrain_first(task: FitTask) -> _Pretrained:

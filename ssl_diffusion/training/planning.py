@@ -29,6 +29,7 @@ __all__ = ["parse_duration", "plan_for_time"]
 
 _log = logging.getLogger(__name__)
 _WARM_UP, _TIMED = 2, 8  # few enough for a row of history each
+_LEAST_STEPS = 200  # of training; with fewer the probe is often better (benchmarks/README.md)
 _SECONDS_TO_START = 3.0  # weights, first steps, checkpoints and pictures
 
 
@@ -112,6 +113,14 @@ def plan_for_time(
     if (trains and steps < 1) or (pretraining is not None and pretraining_steps < 1):
         least = math.ceil(seconds - left + per_step + per_pretraining_step)
         raise RecipeError(f"{seconds:g} s are too short: reading, measuring, one step and the evaluation take {least} s")
+    if trains and steps < _LEAST_STEPS <= recipe.training.steps:
+        _log.warning(
+            "%g s allow %d training steps, and fewer than %d seldom pay: give --time %dm, or use --objective probe",
+            seconds,
+            steps,
+            _LEAST_STEPS,
+            math.ceil((seconds + (seconds - reserve) * (_LEAST_STEPS / max(1, steps) - 1)) / 60),
+        )
     if trains:
         recipe = recipe.replace(training=recipe.training.replace(steps=steps))
     if pretraining is not None:

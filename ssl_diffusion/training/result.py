@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
+from ssl_diffusion.training.starting_point import StartComparison
 
 __all__ = ["Fitted", "TrainingResult"]
 
@@ -51,6 +52,8 @@ class Fitted:
         history: Rows of the history, pretraining first.
         pretraining: Facts about the pretraining: key, cached, steps, images_seen, seconds. None without one.
         training: Result of the training phase.
+        start: Comparison with the probe of the pretrained denoiser, and whether that was kept instead of the trained model
+            (:mod:`ssl_diffusion.training.starting_point`); None if they were not compared.
 
     Example:
         >>> logits = fitted.model().classify(x)
@@ -62,6 +65,7 @@ class Fitted:
     history: list[dict[str, Any]]
     pretraining: dict[str, Any] | None
     training: TrainingResult
+    start: StartComparison | None = None
 
     def model(self) -> JointDiffusion:
         """The joint model with its averaged weights, on the CPU, in evaluation mode."""

@@ -71,6 +71,8 @@ class TrainingSettings(PhaseSettings):
     head_start: Literal["zero", "probe"] = "zero"
     """First weights of the head; "probe" starts a linear head of a pretrained model from logistic regression on its frozen
     representation."""
+    keep: Literal["better", "trained"] = "better"
+    """Model that a fit returns; "better" is the probe of the pretrained denoiser where the trained model is worse."""
     consistency: Literal["none", "match"] = "none"
     """Term for images without labels; "match" adds pseudo-labels."""
     unlabeled_batch_size: Images = 64

@@ -20,7 +20,7 @@ TINY_RUN = [
     *("--dataset", "digits", "--labeled", "20", "--seed", "1", "--pretrain-steps", "10", "--steps", "16", "--quiet"),
     *("--accelerator", "cpu", "--precision", "fp32", "--set", "model.channels=8", "--set", "model.blocks=1"),
     *("--set", "model.dropout=0.1", "--set", "pretraining.batch_size=16", "--set", "training.batch_size=16"),
-    *("--set", "training.labeled_batch_size=16"),
+    *("--set", "training.labeled_batch_size=16", "--set", "training.keep=trained"),
 ]
 
 

@@ -1,0 +1,227 @@
+r"""A fit never returns less than its own starting point: the trained model against a probe of the pretrained denoiser.
+
+With validation labels both are scored on them, and the better one is kept. Without, the trained model has seen every label, so
+there is no fold of them that is held out for it, and training again without some would double the time of a fit. Two facts that
+need no second training decide then, and where neither speaks against it, the trained model is kept:
+
+* Its accuracy on the labels that it was trained with is an optimistic estimate. If even that is below the probe's accuracy on
+  folds of the same labels that were held out for it, the probe is the better one.
+* Both models label images that have no label. From these, and from the pixels alone, each labeled image is classified by a vote
+  of its ten nearest neighbors, once with the labels by either model. Neither model has a part in the pixels, so the better
+  labeling of the pool lets the neighbors guess more of the true labels. The probe is kept if :math:`b` labels are guessed only
+  from its labeling, :math:`c` only from that of the trained model, and :math:`(b - c) / \sqrt{b + c} > 2` (McNemar 1947).
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.model_selection import StratifiedKFold
+from torch import Tensor
+
+from ssl_diffusion.data.label_choice import LabeledSet
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.inference.metrics import classification_metrics
+from ssl_diffusion.inference.predict import predict_logits, represent
+from ssl_diffusion.machine import Device
+from ssl_diffusion.models.build import build_model
+from ssl_diffusion.models.joint import JointConfig
+from ssl_diffusion.models.probe import fit_probe, reference_sample
+from ssl_diffusion.training.recipe import Recipe
+
+__all__ = ["Start", "StartComparison", "compare_with_start", "decide", "mcnemar", "neighbor_votes"]
+
+_log = logging.getLogger(__name__)
+_SAMPLE = 2000  # unlabeled images, at most
+_LEAST_SAMPLE, _LEAST_LABELS = 100, 20  # below these the neighbors say nothing
+_NEIGHBORS, _COMPONENTS = 10, 64
+_COLLAPSED = 0.4  # total variation between the classes that the two models predict
+
+
+@dataclass(frozen=True)
+class StartComparison:
+    """How the trained model compares with the probe; accuracies are None where they were not measured.
+
+    Attributes:
+        kept: Model that the fit returns, "trained" or "probe".
+        reason: What decided: "validation", "own labels", "neighbors", or "nothing against it" (the trained model is kept).
+        probe: Accuracies of the probe: `validation`; `folds`, on labels that were held out for it; `neighbors`.
+        trained: Accuracies of the trained model: `validation`; `own_labels`, on labels that it was trained with; `neighbors`.
+        class_change: Total variation between the class frequencies that both predict for unlabeled images, in [0, 1].
+    """
+
+    kept: Literal["trained", "probe"]
+    reason: str
+    probe: dict[str, float | None]
+    trained: dict[str, float | None]
+    class_change: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, rounded, for metrics."""
+
+        def rounded(values: dict[str, float | None]) -> dict[str, float | None]:
+            return {name: None if value is None else round(value, 4) for name, value in values.items()}
+
+        change = None if self.class_change is None else round(self.class_change, 4)
+        facts = {"probe": rounded(self.probe), "trained": rounded(self.trained), "class_change": change}
+        return {"kept": self.kept, "reason": self.reason, **facts}
+
+
+@dataclass(frozen=True)
+class Start:
+    """The probe that a trained model is compared with.
+
+    Attributes:
+        config: Configuration of the model.
+        weights: Weights by name.
+        comparison: The comparison.
+    """
+
+    config: JointConfig
+    weights: dict[str, Tensor]
+    comparison: StartComparison
+
+
+def compare_with_start(
+    recipe: Recipe,
+    pool: Pool,
+    labeled: LabeledSet,
+    config: JointConfig,
+    denoiser: dict[str, Tensor],
+    trained: dict[str, Tensor],
+) -> Start:
+    """Compare a trained model with a probe of the denoiser that it was trained from; a collapse is logged as a warning.
+
+    Args:
+        recipe: Resolved settings.
+        pool: Images of one class each.
+        labeled: Labels that were used.
+        config: Configuration of the trained model.
+        denoiser: Weights of the pretrained denoiser.
+        trained: Weights of the trained model.
+    """
+    device, seed = Device.resolve(recipe.compute.accelerator, recipe.compute.precision), recipe.training.seed
+    positions, val = pool.positions(labeled.train), pool.positions(labeled.val)
+    others = np.setdiff1d(pool.train, np.concatenate([positions, val]))
+    unlabeled = np.sort(np.random.default_rng(seed).permutation(others)[:_SAMPLE])
+    rows = np.concatenate([positions, val, unlabeled])
+    own, held_out, rest = np.split(np.arange(len(rows)), np.cumsum([len(positions), len(val)]))
+
+    model = build_model(config, seed=0, initial=trained).to(device.accelerator)
+    logits = predict_logits(model, pool.images[rows], precision=device.precision)
+    # The probe is one more forward pass; its features are standardised as in the objective "probe".
+    frozen = config.replace(model=config.model.replace(head_width=0, head_dropout=0.0), head_noise=0.0)
+    model = build_model(frozen, seed=0, initial=denoiser).to(device.accelerator)
+    first = np.concatenate([positions, reference_sample(pool.train, seed)])  # the same batches, hence the same bits
+    z, y, k = represent(model, pool.images[first], precision=device.precision), pool.labels[positions], len(pool.classes)
+    z, reference = z[: len(positions)], z[len(positions) :]
+    probe = fit_probe(z, y, reference, k, seed=seed)
+    start = probe.logits(represent(model, pool.images[rows], precision=device.precision))
+
+    folds = _fold_accuracy(z, y, reference, k, probe.inverse_penalty, seed)
+    probe_scores: dict[str, float | None] = {"validation": None, "folds": folds, "neighbors": None}
+    scores: dict[str, float | None] = {"validation": None, "own_labels": _accuracy(logits[own], y), "neighbors": None}
+    if len(val):
+        probe_scores["validation"] = _accuracy(start[held_out], pool.labels[val])
+        scores["validation"] = _accuracy(logits[held_out], pool.labels[val])
+    statistic = change = None
+    if len(rest) >= _LEAST_SAMPLE:
+        guesses = [values[rest].argmax(axis=1) for values in (start, logits)]
+        counts = [np.bincount(classes, minlength=k) / len(rest) for classes in guesses]
+        change = float(np.abs(counts[0] - counts[1]).sum() / 2)
+        if len(own) >= _LEAST_LABELS:
+            pixels = pool.images[rows].reshape(len(rows), -1)
+            right = [votes == y for votes in neighbor_votes(pixels[own], pixels[rest], guesses, k)]
+            probe_scores["neighbors"], scores["neighbors"] = (float(r.mean()) for r in right)
+            statistic = mcnemar(right[0], right[1])
+    kept, reason = decide(probe_scores, scores, statistic)
+    if change is not None and change > _COLLAPSED:
+        _log.warning(
+            "training has moved %.0f %% of the unlabeled images to other classes than a probe of the denoiser predicts, which "
+            "looks like a collapse: train longer (--steps, --time), or use --consistency none or --objective probe",
+            100 * change,
+        )
+    made = model.with_linear_head(probe.weight, probe.bias)
+    weights = {name: tensor.cpu() for name, tensor in made.state_dict().items()}
+    return Start(made.config, weights, StartComparison(kept, reason, probe_scores, scores, change))
+
+
+def decide(
+    probe: dict[str, float | None], trained: dict[str, float | None], statistic: float | None
+) -> tuple[Literal["trained", "probe"], str]:
+    """Which model to keep, and what decided.
+
+    Args:
+        probe: Accuracies of the probe, see :class:`StartComparison`.
+        trained: Accuracies of the trained model.
+        statistic: McNemar's statistic of the neighbors' votes, positive in favor of the probe; None if it was not measured.
+    """
+    mine, theirs = trained["validation"], probe["validation"]
+    if mine is not None and theirs is not None:
+        return ("probe" if theirs > mine else "trained"), "validation"
+    own, folds = trained["own_labels"], probe["folds"]
+    if own is not None and folds is not None and own < folds:
+        return "probe", "own labels"
+    if statistic is not None and statistic > 2:
+        return "probe", "neighbors"
+    return "trained", "nothing against it"
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """McNemar's statistic of two classifications of the same images, positive if the first is right more often.
+
+    Args:
+        first: Whether each image was classified rightly, (n,).
+        second: The same of the other classification, (n,).
+    """
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    return (only_first - only_second) / max(1.0, float(np.sqrt(only_first + only_second)))
+
+
+def neighbor_votes(
+    images: NDArray[np.uint8], pool: NDArray[np.uint8], labelings: list[NDArray[np.int64]], n_classes: int
+) -> list[NDArray[np.int64]]:
+    """Classes of images by a vote of their ten nearest neighbors in a pool, among 64 principal components of the pixels.
+
+    Args:
+        images: Images as rows, uint8 (n, p).
+        pool: Images that have been labeled, uint8 (m, p).
+        labelings: Labelings of the pool, int64 (m,) each.
+        n_classes: Number of classes.
+
+    Returns:
+        Classes of the images under each labeling, int64 (n,) each.
+    """
+    x = pool.astype(np.float32)
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    scale = scale + 1e-3 * max(float(x.std()), 1e-6)  # pixels that never vary stay at zero
+    components = PCA(min(_COMPONENTS, *x.shape), svd_solver="randomized", random_state=0).fit((x - mean) / scale)
+    near, far = (components.transform((rows.astype(np.float32) - mean) / scale) for rows in (images, pool))
+    distances = (far * far).sum(axis=1)[None] - 2 * near @ far.T
+    neighbors = np.argsort(distances, axis=1, kind="stable")[:, :_NEIGHBORS]
+    found = []
+    for labels in labelings:
+        votes = np.stack([np.bincount(row, minlength=n_classes) for row in labels[neighbors]])
+        found.append(votes.argmax(axis=1))
+    return found
+
+
+def _fold_accuracy(
+    z: NDArray[np.float32], y: NDArray[np.int64], reference: NDArray[np.float32], k: int, inverse_penalty: float, seed: int
+) -> float | None:
+    """Accuracy of probes on labels that were held out for them; None if a class has one label only."""
+    folds = min(5, int(np.unique(y, return_counts=True)[1].min()))
+    if folds < 2:
+        return None
+    right = np.zeros(len(y), dtype=np.bool_)
+    for fitted, tested in StratifiedKFold(folds, shuffle=True, random_state=seed).split(z, y):
+        probe = fit_probe(z[fitted], y[fitted], reference, k, inverse_penalty=inverse_penalty, seed=seed)
+        right[tested] = probe.logits(z[tested]).argmax(axis=1) == y[tested]
+    return float(right.mean())
+
+
+def _accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    return classification_metrics(logits, labels)["accuracy"]
