@@ -47,7 +47,7 @@ class StartComparison:
 
     Attributes:
         kept: Model that the fit returns, "trained" or "probe".
-        reason: What decided: "validation", "own labels", "neighbors", or "nothing against it" (the trained model is kept).
+        reason: Ground of the decision: "validation", "own labels", "neighbors", or "nothing against it".
         probe: Accuracies of the probe: `validation`; `folds`, on labels that were held out for it; `neighbors`.
         trained: Accuracies of the trained model: `validation`; `own_labels`, on labels that it was trained with; `neighbors`.
         class_change: Total variation between the class frequencies that both predict for unlabeled images, in [0, 1].
@@ -174,8 +174,8 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     """McNemar's statistic of two classifications of the same images, positive if the first is right more often.
 
     Args:
-        first: Whether each image was classified rightly, (n,).
-        second: The same of the other classification, (n,).
+        first: Correctness of one classification, image by image, (n,).
+        second: Correctness of the other classification, (n,).
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     return (only_first - only_second) / max(1.0, float(np.sqrt(only_first + only_second)))
