@@ -77,7 +77,10 @@ EXPORTS = {
     "prodigy": "prodigy.jsonl",
 }
 # Keys of JSON objects and columns of tables that differ from one time to the next.
-CHANGING = {"seconds", "images_per_second", "train_seconds", "query_seconds", "labels_per_hour", "versions", "commit", "began", "process"}
+CHANGING = {
+    *("seconds", "images_per_second", "train_seconds", "query_seconds", "labels_per_hour"),
+    *("versions", "commit", "began", "process"),
+}
 
 
 class Golden:

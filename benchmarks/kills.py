@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,7 @@ def fit(work: Path, times: int) -> dict[str, object]:
         out = work / f"run-{runs}"
         killed, _ = ssld(work, "fit", *arguments, "--out", out, kill_after=next(waits))
         kills += killed
-        while killed:
+        while killed and not (out / "metrics.json").exists():  # it may be killed when all is done
             begun = (out / "recipe.toml").exists()
             again = ["--resume", out] if begun else [*arguments, "--out", out, *(["--overwrite"] if out.exists() else [])]
             killed, _ = ssld(work, "fit", *again, kill_after=next(waits) if kills < times else None)
@@ -90,23 +90,19 @@ def fit(work: Path, times: int) -> dict[str, object]:
 
 def study(work: Path, times: int) -> dict[str, object]:
     """Studies that are killed and resumed until they end, against one that was left alone."""
-    file = work / "study.toml"
-    tiny = [f"{name} = {json.dumps(value)}" for name, value in _TINY.items()]
-    tables = "\n".join(f"[{s}]\n" + "\n".join(t.partition(".")[2] for t in tiny if t.startswith(f"{s}.")) for s in _sections())
-    head = '[study]\nrecipe = "digits"\nstrategies = ["random", "margin"]\nbudgets = [10, 20]\nseeds = 4\nrefits = ["probe"]\n'
-    file.write_text(f"{head}{tables}\n", encoding="utf-8")
+    design = ["--recipe", "digits", "--strategies", "random,margin", "--budgets", "10,20", "--seeds", 4, *_SETTINGS]
     began = time.monotonic()
-    ssld(work, "study", file, "--out", work / "whole")
+    ssld(work, "study", *design, "--out", work / "whole")
     seconds, whole = time.monotonic() - began, _rounds(work / "whole")
     kills, runs, differ = 0, 0, 0
     waits = moments(1, seconds)
     while kills < times:
         out = work / f"study-{runs}"
-        killed, _ = ssld(work, "study", file, "--out", out, kill_after=next(waits))
+        killed, _ = ssld(work, "study", *design, "--out", out, kill_after=next(waits))
         kills += killed
         while killed:
-            again = [*(["--resume"] if (out / "study.toml").exists() else ["--overwrite"] if out.exists() else [])]
-            killed, _ = ssld(work, "study", file, "--out", out, *again, kill_after=next(waits) if kills < times else None)
+            again = [out, "--resume"] if (out / "study.toml").exists() else [*design, "--out", out]
+            killed, _ = ssld(work, "study", *again, kill_after=next(waits) if kills < times else None)
             kills += killed
         runs += 1
         differ += _rounds(out) != whole
@@ -170,10 +166,6 @@ def loop(work: Path, times: int) -> dict[str, object]:
 
 def _write_labels(path: Path, labels: Mapping[str, str]) -> None:
     pd.DataFrame({"id": list(labels), "label": list(labels.values())}).to_csv(path, index=False)
-
-
-def _sections() -> Sequence[str]:
-    return list(dict.fromkeys(name.partition(".")[0] for name in _TINY))
 
 
 def _digest(path: Path) -> str:

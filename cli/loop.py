@@ -104,18 +104,21 @@ def next_(
         str | None, typer.Option(help="auto, or a strategy listed by `ssld strategies`. Default: the job's.")
     ] = None,
     seed: Annotated[int | None, number(Seed, help="Random seed. Default: derived from the job's seed and the round.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Additional CSV file to write the batch to.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Additional CSV file to write the batch to; an earlier batch there is replaced.")
+    ] = None,
 ) -> None:
     """Choose the samples to label next."""
     from ssl_diffusion.annotation.loop.rounds import next_round, round_file
+    from ssl_diffusion.outputs import check_output_file, write_output
 
     job, output = context.job, context.output
+    if out is not None:  # before a round is made
+        check_output_file(out, overwrite=True, inputs=job.inputs)
     made = next_round(job, n, strategy, seed=seed, progress=output.bars)
     written = round_file(job, made.number)
     if out is not None:
-        from ssl_diffusion.storage import atomic_write_text
-
-        atomic_write_text(out, written.read_text(encoding="utf-8"))
+        write_output(out, written.read_text(encoding="utf-8"), overwrite=True, inputs=job.inputs)
     ids = made.to_frame()["id"].tolist()
     values = {"round": made.number, "strategy": made.strategy, "reason": made.reason, "model": made.model, "ids": ids}
     lines = [

@@ -99,9 +99,9 @@ def state(root: Path) -> dict[str, tuple[int, int, int]]:
     """Mode, size and time of change of everything below a folder, but for the databases that are opened."""
     found = {}
     for path in [root, *root.rglob("*")]:
-        facts = path.lstat()
-        changed = 0 if path.is_dir() and not path.is_symlink() else facts.st_mtime_ns
-        if ".db" not in path.name:
+        if ".db" not in path.name:  # nor looked at: a connection that is closed late takes its journal with it
+            facts = path.lstat()
+            changed = 0 if path.is_dir() and not path.is_symlink() else facts.st_mtime_ns
             found[path.relative_to(root).as_posix()] = (facts.st_mode, facts.st_size, changed)
     return found
 

@@ -18,7 +18,6 @@ from ssl_diffusion.errors import RecipeError, SSLDError
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.weights import load_tensors
 from ssl_diffusion.progress import ProgressUpdate
-from ssl_diffusion.seeding import derive_seed
 from ssl_diffusion.training import batches, history
 from ssl_diffusion.training.conditions import Conditions
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
@@ -394,15 +393,3 @@ def test_two_ranks_follow_the_curve_of_one(tmp_path: Path) -> None:
     one, two = (load_tensors(tmp_path / str(ranks) / "model.safetensors")[0] for ranks in (1, 2))
     for name, t in one.items():
         torch.testing.assert_close(two[name], t, rtol=0, atol=1e-3)
-
-
-# ---- seeds
-
-
-def test_derived_seeds_are_distinct_repeatable_and_63_bit() -> None:
-    parts = [(seed, name, step) for seed in range(5) for name in ("pretraining", "training") for step in range(50)]
-    seeds = [derive_seed(*p) for p in parts]
-    assert len(set(seeds)) == len(parts)
-    assert seeds == [derive_seed(*p) for p in parts]
-    assert all(0 <= s < 2**63 for s in seeds)
-    assert derive_seed(1, 23) != derive_seed(12, 3)

@@ -14,7 +14,6 @@ from ssl_diffusion.annotation.files.names import flat_name, folder_name, unique_
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.data.decoding import open_image
-from ssl_diffusion.data.loading import input_paths
 from ssl_diffusion.errors import DataError, SSLDError, nearest_names
 from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output
 
@@ -49,8 +48,7 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
     if form not in ("csv", "jsonl") and status not in ("labeled", "flagged"):
         raise SSLDError(f"{form} can hold labeled samples only: export samples that are {status} as csv or jsonl")
     check = check_output_folder if form == "folder" else check_output_file
-    inputs = [job.image_root, *input_paths(job.settings.recipe.data)]
-    check(out, overwrite=overwrite, inputs=inputs)
+    check(out, overwrite=overwrite, inputs=job.inputs)
     if status == "flagged":
         rows = queries.listing(job.store, flagged=True)
     else:
@@ -61,10 +59,10 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
         raise DataError(f"{job.path} has no samples that are {status}: nothing was written")
     if form == "folder":
         files = _files(job, rows)
-        with output_folder(out, overwrite=overwrite, inputs=inputs) as folder:
+        with output_folder(out, overwrite=overwrite, inputs=job.inputs) as folder:
             _fill_folder(rows, files, folder)
     else:
-        write_output(out, EXPORTS[form](job, rows), overwrite=overwrite, inputs=inputs)
+        write_output(out, EXPORTS[form](job, rows), overwrite=overwrite, inputs=job.inputs)
     return len(rows)
 
 

@@ -83,6 +83,11 @@ class Job:
         return open_images(self.path, data, self.store.ids.tolist(), mode, store=store_name(self.store.engine.url))
 
     @property
+    def inputs(self) -> list[Path]:
+        """Folders and files that the images are read from, which no output may replace."""
+        return [self.image_root, *input_paths(self.settings.recipe.data)]
+
+    @property
     def image_root(self) -> Path:
         """Folder that sample ids are relative to."""
         return root_of(self.settings)

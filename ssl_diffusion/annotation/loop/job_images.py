@@ -58,7 +58,7 @@ def open_images(
 
     Args:
         folder: Job folder.
-        data: Where the image files are, and how they are read.
+        data: Place of the image files, and how they are read.
         ids: Ids of the samples, by position, (N,).
         mode: Mode of the map: "r" for reading, "c" for a copy on write.
         store: Name of the store, for messages.
