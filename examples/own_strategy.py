@@ -50,7 +50,7 @@ if __name__ == "__main__":
     for digit in range(10):
         y[np.flatnonzero(pool.labels == digit)[: 12 if digit < 5 else 3]] = digit
     small = {"model.channels": 8, "model.blocks": 1}  # a small model and few steps, for an example that takes seconds
-    clf = JointDiffusionClassifier(recipe="digits", objective="probe", pretrain_steps=30, settings=small, random_state=0)
+    clf = JointDiffusionClassifier(recipe="digits", objective="probe", pretrain_steps=10, settings=small, random_state=0)
     clf.fit(pool.images, y)
 
     for name in ("margin", "rare-margin", "rare-margin:diverse"):

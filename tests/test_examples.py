@@ -11,15 +11,13 @@ import importlib
 import io
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
 from PIL import Image
-from support import notebooks
+from support import notebooks, processes
 from support.notebooks import EXAMPLES, execute, parameters_of
 
 pytestmark = pytest.mark.timeout(900)  # seconds of work, but of a process of its own
@@ -173,10 +171,13 @@ def test_links_of_a_notebook_lead_somewhere(path: Path) -> None:
 
 def printed(name: str, folder: Path) -> str:
     """What an example prints, run as a script in an empty folder."""
-    done = subprocess.run([sys.executable, EXAMPLES / name], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert not list(folder.iterdir()), "the example leaves files behind"
-    return done.stdout
+    working, log = folder / "working", folder / "log.txt"
+    working.mkdir()
+    status = processes.run_script(EXAMPLES / name, working, log)
+    text = log.read_text(encoding="utf-8")
+    assert status == 0, text
+    assert not list(working.iterdir()), "the example leaves files behind"
+    return text
 
 
 def percent(text: str, name: str) -> float:

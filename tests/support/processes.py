@@ -1,8 +1,9 @@
-"""`ssld` in processes of its own, to be killed: forked from a server that has imported everything already."""
+"""`ssld` and scripts in processes of their own: forked from a server that has imported everything already."""
 
 import contextlib
 import multiprocessing
 import os
+import runpy
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,22 +18,47 @@ PRELOAD = [
     "ssl_diffusion.training.fit",  # with lightning_fabric and torch._dynamo: half of the time of a tiny fit
     "ssl_diffusion.studies",
     "ssl_diffusion.studies.report",
+    "ssl_diffusion.estimator",
+    "ssl_diffusion.testing",
 ]
 
 
 def start(arguments: Sequence[str], log: Path) -> BaseProcess:
     """Start `ssld` with these arguments; what it prints is appended to `log`."""
+    return _forked(_ssld, list(arguments), log)
+
+
+def run_script(script: Path, folder: Path, log: Path) -> int:
+    """Run a script as `__main__` in this folder, to its end; what it prints is appended to `log`. Returns the exit status."""
+    process = _forked(_script, script, folder, log)
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _forked(target: Callable[..., None], *arguments: object) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    process = context.Process(target=_ssld, args=(list(arguments), log))
+    process = context.Process(target=target, args=arguments)
     process.start()
     return process
 
 
-def _ssld(arguments: list[str], log: Path) -> None:
+def _prints_into(log: Path) -> None:
     with log.open("a") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
+
+
+def _script(script: Path, folder: Path, log: Path) -> None:
+    _prints_into(log)
+    os.chdir(folder)
+    sys.argv = [str(script)]
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def _ssld(arguments: list[str], log: Path) -> None:
+    _prints_into(log)
     import torch
     from matplotlib.figure import Figure
     from ssl_diffusion.cli.main import app
