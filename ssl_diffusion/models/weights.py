@@ -21,6 +21,7 @@ from ssl_diffusion.storage import atomic_file
 
 __all__ = ["load_tensors", "prefixed", "read_metadata", "save_tensors", "with_prefix"]
 
+_ATTEMPTS = 3  # to read a file that another process keeps replacing
 _CHECKSUM = "checksum"  # key among the metadata; files of earlier versions have none
 # What safetensors and torch raise for files that are damaged, and for kinds of numbers that they do not know.
 _DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError, MemoryError)
@@ -70,6 +71,18 @@ def load_tensors(path: Path, remedy: str = "") -> tuple[dict[str, Tensor], dict[
     Example:
         >>> weights, metadata = load_tensors(Path("runs/digits-40-s0/model.safetensors"))
     """
+    for _ in range(_ATTEMPTS - 1):
+        before = _version(path)
+        try:
+            return _load(path, remedy)
+        except CheckpointError:
+            # safetensors opens a file twice, for its header and for its tensors; another process may replace it in between.
+            if _version(path) == before:
+                raise
+    return _load(path, remedy)
+
+
+def _load(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     advice = f"; {remedy}" if remedy else ""
     if not _is_file(path):
         raise CheckpointError(f"no checkpoint {path}{advice}")
@@ -104,6 +117,15 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     if metadata is not None:
         metadata.pop(_CHECKSUM, None)
     return metadata
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced; empty if there is none."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return ()
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _is_file(path: Path) -> bool:

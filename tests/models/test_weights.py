@@ -198,6 +198,22 @@ def test_unreadable_files_raise_one_error_that_names_them(tmp_path: Path, monkey
     assert not (tmp_path / "exploded").exists()
 
 
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, checksum, replaced = tmp_path / "x.safetensors", weights._checksum, []
+    save_tensors(path, TENSORS, METADATA)
+
+    def of_two_files(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> int:
+        if replaced:
+            return checksum(tensors, metadata)
+        replaced.append(True)
+        save_tensors(path, {"step": torch.tensor(8.0)}, METADATA)
+        return -1
+
+    monkeypatch.setattr(weights, "_checksum", of_two_files)
+    tensors, _ = load_tensors(path)
+    assert {name: float(t) for name, t in tensors.items()} == {"step": 8.0}
+
+
 def test_prefixes_are_undone() -> None:
     joined = {**prefixed("ema", TENSORS), **prefixed("emaline", TENSORS), **prefixed("raw", TENSORS)}
     assert with_prefix("ema", joined) == TENSORS
