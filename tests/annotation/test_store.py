@@ -321,9 +321,12 @@ def test_a_view_that_differs_from_the_events_is_found(store: Store) -> None:
         queries.check(store)
 
 
-def test_a_process_that_dies_at_any_statement_loses_nothing_acknowledged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_process_that_dies_at_any_statement_loses_nothing_acknowledged(tmp_path: Path, step: int) -> None:
     script = Path(__file__).parents[1] / "support" / "annotation_faults.py"
-    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=240, check=True)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path, str(step)], capture_output=True, text=True, timeout=240, check=True
+    )
     (last,) = done.stdout.splitlines()
     assert int(last.removeprefix("survived ")) > 50
 

@@ -1,6 +1,6 @@
-"""Run by a test: processes that die at every statement of a session of annotation; prints what was lost.
+"""Run by a test: processes that die at one statement after the other of a session of annotation; prints what was lost.
 
-python annotation_faults.py FOLDER
+python annotation_faults.py FOLDER STEP, which takes every STEPth statement
 """
 
 import os
@@ -74,14 +74,14 @@ def kill_at(store: Store, number: int) -> None:
     event.listen(store.engine, "commit", count)
 
 
-def main(folder: Path) -> None:
-    """One process for each statement, until a session comes to its end."""
+def main(folder: Path, step: int) -> None:
+    """One process for each statement, or every `step`th, until a session comes to its end."""
     fresh = folder / "fresh.db"
     store = Store(f"sqlite:///{fresh}")
     store.add_samples(IDS)
     store.add_classes(["cat", "dog"])
     store.close()
-    for number in range(1, 1000):
+    for number in range(1, 1000, step):
         shutil.copy(fresh, folder / f"{number}.db")
         url = f"sqlite:///{folder}/{number}.db"
         read, write = os.pipe()
@@ -108,4 +108,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,7 +1,6 @@
 """The run folder: what stands in it, when it may be replaced, and what a crash in the middle leaves."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,21 +22,6 @@ from ssl_diffusion.training.settings import TrainingSettings
 
 class Crash(BaseException):
     """Like a process that dies: nothing catches it."""
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_settings: tuple[str, ...]) -> Path:
-    """A finished run on digits; not to be changed."""
-    from ssl_diffusion.training.recipe import load_recipe
-
-    recipe = load_recipe("digits").with_overrides([*tiny_settings, "labels.budget=20", "labels.val_fraction=0.5"])
-    return fit_run(recipe, tmp_path_factory.mktemp("run") / "finished")
-
-
-@pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, to be damaged."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def create(folder: RunFolder, recipe: Recipe, pool: Pool, seed: int = 0) -> LabeledSet:
@@ -136,8 +120,8 @@ def test_folder_that_cannot_be_created(tmp_path: Path, tiny_recipe: Recipe, smal
         create(RunFolder(tmp_path / "file" / "run"), tiny_recipe, small_pool)
 
 
-def test_finished_run_has_its_files_and_no_state(finished: Path) -> None:
-    names = {p.name for p in finished.iterdir()}
+def test_finished_run_has_its_files_and_no_state(run: Path) -> None:
+    names = {p.name for p in run.iterdir()}
     assert names == {
         ".ssld-run",
         "recipe.toml",
@@ -152,7 +136,7 @@ def test_finished_run_has_its_files_and_no_state(finished: Path) -> None:
         "confusion.png",
         "reconstructions.png",
     }
-    metrics = load_metrics(finished)
+    metrics = load_metrics(run)
     assert (metrics["n_labeled"], metrics["n_unlabeled"], metrics["n_test"]) == (20, 1417, 360)
     assert metrics["val_accuracy"] in [k / 10 for k in range(11)]
 
@@ -174,28 +158,28 @@ def test_reconstructions_are_of_images_from_the_whole_test_split(
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_resolved_recipe_repeats_the_run(finished: Path, tmp_path: Path) -> None:
-    recipe = RunFolder(finished).recipe()
+def test_resolved_recipe_repeats_the_run(run: Path, tmp_path: Path) -> None:
+    recipe = RunFolder(run).recipe()
     assert recipe.labels.budget == 20
     assert (recipe.augmentation.policy, recipe.augmentation.flip) == ("digits", "off")
     again = fit_run(recipe, tmp_path / "again")
-    first, second = (load_tensors(path / "model.safetensors")[0] for path in (finished, again))
+    first, second = (load_tensors(path / "model.safetensors")[0] for path in (run, again))
     assert all(t.equal(second[name]) for name, t in first.items())
-    assert (again / "labeled.csv").read_text() == (finished / "labeled.csv").read_text()
+    assert (again / "labeled.csv").read_text() == (run / "labeled.csv").read_text()
 
 
-def test_loaded_run_predicts_as_its_metrics_say(finished: Path, digits_pool: Pool) -> None:
-    run = load_run(finished, "cpu", "fp32")
+def test_loaded_run_predicts_as_its_metrics_say(run: Path, digits_pool: Pool) -> None:
+    opened = load_run(run, "cpu", "fp32")
     test = digits_pool.test
-    p = run.predict_proba(digits_pool.images[test])
+    p = opened.predict_proba(digits_pool.images[test])
     assert p.shape == (360, 10)
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
-    assert (p.argmax(axis=1) == digits_pool.labels[test]).mean() == pytest.approx(load_metrics(finished)["test_accuracy"])
-    assert run.classes == tuple("0123456789")
-    assert run.represent(digits_pool.images[:3]).shape == (3, run.model.n_features)
-    assert not run.model.training
+    assert (p.argmax(axis=1) == digits_pool.labels[test]).mean() == pytest.approx(load_metrics(run)["test_accuracy"])
+    assert opened.classes == tuple("0123456789")
+    assert opened.represent(digits_pool.images[:3]).shape == (3, opened.model.n_features)
+    assert not opened.model.training
     with pytest.raises(DataError, match=r"\(1, 9, 8\)"):
-        run.logits(np.zeros((1, 1, 9, 8), np.uint8))
+        opened.logits(np.zeros((1, 1, 9, 8), np.uint8))
 
 
 def test_runs_that_cannot_be_loaded(copy: Path, tmp_path: Path) -> None:
