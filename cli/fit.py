@@ -38,7 +38,11 @@ class DataOptions:
     multilabel: Annotated[bool | None, typer.Option("--multilabel", help="Images may have several labels, or none.")] = None
     separator: Annotated[str | None, typer.Option(help="Separator of the labels in one cell (multi-label). Default: |")] = None
     size: Annotated[
-        int | None, number(ImageSide, help="Resize images to SIZE x SIZE pixels; 0 keeps their most common size.")
+        int | None,
+        number(
+            ImageSide,
+            help="Resize images to SIZE x SIZE pixels; 0 keeps their most common size. Default: -1, that, or 32 if it is larger.",
+        ),
     ] = None
     test_fraction: Annotated[
         float | None, number(HeldOut, help="Fraction of the labeled images to hold out as the test split.")
@@ -295,10 +299,12 @@ def _start(start: dict[str, Any]) -> str:
 
 
 def _print_result(path: Path, output: Output, *, cached: bool) -> None:
-    from ssl_diffusion.training.run_folder import load_metrics
+    from ssl_diffusion.training.run_folder import RunFolder, load_metrics
 
     m = load_metrics(path)
     lines = [f"run folder      {path}"]
+    if size := RunFolder(path).recipe().data.size:
+        lines.append(f"images          {size} x {size} pixels (see --size)")
     if m["test_accuracy"] is not None:
         lines.insert(
             0,

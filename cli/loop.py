@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ssl_diffusion.settings import AtLeastOne, Count, HeldOut, ModelSide, Port, Seconds, Seed
+from ssl_diffusion.settings import AtLeastOne, Count, HeldOut, ImageSide, Port, Seconds, Seed
 
 from .command import JOB, NOTHING, Context, JobArgument, JobContext, command
 from .options import (
@@ -35,7 +35,13 @@ def init(
     data: Annotated[Path, typer.Option(help="Folder of images, or a CSV file that lists them.")],
     classes: Annotated[str | None, typer.Option(help="Class names, comma-separated, besides those in the data.")] = None,
     image_root: Annotated[Path | None, IMAGE_ROOT] = None,
-    size: Annotated[int | None, number(ModelSide, help="Models see images of SIZE x SIZE pixels.")] = None,
+    size: Annotated[
+        int | None,
+        number(
+            ImageSide,
+            help="Models see images of SIZE x SIZE pixels; 0: of their most common size. Default: -1, that, or 32 if it is larger.",
+        ),
+    ] = None,
     skip_bad: Annotated[bool, SKIP_BAD] = False,
     test_fraction: Annotated[float, number(HeldOut, help="Fraction of the labels in the data used only for testing.")] = 0.0,
     audit: Annotated[int, number(Count, help="Randomly chosen samples whose labels only measure the models.")] = 0,
@@ -69,7 +75,7 @@ def init(
         dataset="",
         path=str(data.resolve()),
         image_root=str(image_root.resolve()) if image_root is not None else "",
-        size=size or 0,
+        size=base.data.size if size is None else size,
         skip_bad=skip_bad,
         test_fraction=test_fraction,
     )
@@ -241,9 +247,10 @@ def _print_status(job: "Job", output: Output, first: list[str] | None = None) ->
 
 
 def _status_lines(found: "JobStatus") -> list[str]:
-    counts = found.counts
+    counts, (height, width) = found.counts, found.image_size
     others = ", ".join(f"{counts[key]} {key}" for key in ("partial", "disputed", "skipped", "flagged") if counts[key])
     lines = [
+        f"images          {height} x {width} pixels for models (see --size of `loop init`); the page shows the files",
         f"samples         {counts['samples']}, {counts['labeled']} labeled" + (f" ({others})" if others else ""),
         "classes         " + (", ".join(f"{name} {n}" for name, n in found.labels.items()) or "none yet"),
         f"rounds          {found.rounds}, {found.waiting} samples are waiting",

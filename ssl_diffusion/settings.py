@@ -38,7 +38,7 @@ __all__ = [
     "shown",
 ]
 __all__ += ["AtLeastOne", "Budget", "Confidence", "Count", "Devices", "Fraction", "Generated", "GiB", "HeldOut", "ImageSide"]
-__all__ += ["Images", "ModelSide", "Port", "SamplerSteps", "Seconds", "Seed", "Steps", "Strength", "Threads", "Trials"]
+__all__ += ["Images", "Port", "SamplerSteps", "Seconds", "Seed", "Steps", "Strength", "Threads", "Trials"]
 
 # Largest seed of a recipe, study or job: NumPy's legacy generators, and so scikit-learn's splitters, take no larger one.
 LARGEST_SEED = 2**32 - 1
@@ -55,8 +55,7 @@ Images = Annotated[int, Field(ge=1, le=1_000_000)]  # to be made, or in a batch
 Generated = Annotated[int, Field(ge=10, le=1_000_000)]  # to be compared with real ones
 SamplerSteps = Annotated[int, Field(ge=1, le=10_000)]
 Trials = Annotated[int, Field(ge=1, le=100_000)]
-ModelSide = Annotated[int, Field(ge=8, le=65_536)]
-ImageSide = Annotated[int, Field(ge=0, le=65_536)]
+ImageSide = Annotated[int, Field(ge=-1, le=65_536)]
 Devices = Annotated[int, Field(ge=1, le=1024)]
 Threads = Annotated[int, Field(ge=0, le=65_536)]
 Port = Annotated[int, Field(ge=1, le=65_535)]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ssl_diffusion.data.loading import input_paths as input_paths
     from ssl_diffusion.data.loading import is_table as is_table
     from ssl_diffusion.data.loading import load_pool as load_pool
+    from ssl_diffusion.data.loading import with_size_of as with_size_of
     from ssl_diffusion.data.pool import Pool as Pool
     from ssl_diffusion.data.published.catalog import DATASETS as DATASETS
     from ssl_diffusion.data.published.catalog import LAYOUTS as LAYOUTS
@@ -39,7 +40,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "source": ["FileSource", "ImageSource"],
         "label_choice": ["LabeledSet", "choose_labeled", "hold_out_test", "label_name"],
         "settings": ["DataSettings", "LabelSettings"],
-        "loading": ["input_paths", "is_table", "load_pool"],
+        "loading": ["input_paths", "is_table", "load_pool", "with_size_of"],
         "folders": ["load_csv", "load_folder"],
         "arrays": ["encode_labels", "find_image_shape", "find_value_range", "to_images"],
         "published.datasets": ["dataset_info", "find_dataset", "load_dataset"],

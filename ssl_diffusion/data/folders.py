@@ -48,6 +48,7 @@ def load_folder(
     root: str | Path,
     *,
     size: int | None = None,
+    largest: int | None = None,
     skip_bad: bool = False,
     max_memory: int | None = None,
     progress: Progress | None = None,
@@ -57,6 +58,8 @@ def load_folder(
     Args:
         root: Folder of images.
         size: Side in pixels of the square that every image is resized to; None keeps the most common size.
+        largest: Height and width in pixels up to which `size` None keeps the most common size; every image is resized to the
+            square of this side if that is higher or wider. None sets no limit.
         skip_bad: Whether unreadable images are left out instead of raising.
         max_memory: Bytes beyond which the images are memory-mapped from a temporary file; None for no limit.
         progress: Callback for (files done, files in all).
@@ -85,7 +88,7 @@ def load_folder(
     _check_top(root, ids, splits)
     samples = [_placed(sample_id, splits) for sample_id in ids]
     _check_test_classes(root, samples)
-    read = read_images(paths, ids=ids, size=size, skip_bad=skip_bad, max_memory=max_memory, progress=progress)
+    read = read_images(paths, ids=ids, size=size, largest=largest, skip_bad=skip_bad, max_memory=max_memory, progress=progress)
     pool = _pool(root.resolve().name or "folder", root, ids, samples, read)
     pool.notes.extend(_empty_folder_notes(root, splits, pool))
     if len(pool.classes) == 1:
@@ -101,6 +104,7 @@ def load_csv(
     label_column: str | None = None,
     root: str | Path | None = None,
     size: int | None = None,
+    largest: int | None = None,
     multilabel: bool = False,
     separator: str = "|",
     label_columns: Sequence[str] | None = None,
@@ -118,6 +122,8 @@ def load_csv(
         label_column: Column of class names; None takes the first of label, class, target, if there is one.
         root: Folder that the paths are relative to; None for the folder of the CSV file.
         size: Side in pixels of the square that every image is resized to; None keeps the most common size.
+        largest: Height and width in pixels up to which `size` None keeps the most common size; every image is resized to the
+            square of this side if that is higher or wider. None sets no limit.
         multilabel: Whether the label column holds several names, joined by `separator`; `separator` alone means "no class".
         separator: Text between names, see `multilabel`.
         label_columns: Columns with 0 or 1, one per class, instead of a label column (multi-label); a row with an
@@ -157,7 +163,7 @@ def load_csv(
     if not (multilabel or label_columns):
         _check_single_labels(table, label_column, samples)
         _check_test_classes(table.path, samples)
-    read = read_images(paths, ids=ids, size=size, skip_bad=skip_bad, max_memory=max_memory, progress=progress)
+    read = read_images(paths, ids=ids, size=size, largest=largest, skip_bad=skip_bad, max_memory=max_memory, progress=progress)
     multilabel = multilabel or bool(label_columns)
     pool = _pool(table.path.stem, table.path, ids, samples, read, multilabel=multilabel, classes=label_columns)
     pool.notes.extend(notes)

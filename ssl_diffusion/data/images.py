@@ -103,6 +103,7 @@ def read_images(
     *,
     ids: Sequence[str] | None = None,
     size: int | None = None,
+    largest: int | None = None,
     channels: int | None = None,
     skip_bad: bool = False,
     max_memory: int | None = None,
@@ -115,6 +116,8 @@ def read_images(
         paths: Image files.
         ids: Names for messages and for `skipped`, one per file; None takes the paths.
         size: Side in pixels of the square that every image is resized to; None keeps the most common size.
+        largest: Height and width in pixels up to which `size` None keeps the most common size; every image is resized to the
+            square of this side if that is higher or wider. None sets no limit.
         channels: Channels, 1 (gray) or 3 (RGB); None takes 1 if all images are gray (by their file's color mode), else 3.
         skip_bad: Whether unreadable files are left out; the result is then as if they were not there.
         max_memory: Bytes beyond which the array is a temporary file (:mod:`ssl_diffusion.storage`); None for no limit.
@@ -127,8 +130,9 @@ def read_images(
     """
     if not paths:
         raise DataError("there are no images to read")
-    if size is not None and size < 1:
-        raise DataError(f"the image size must be 1 pixel or more, not {size}")
+    for side in (size, largest):
+        if side is not None and side < 1:
+            raise DataError(f"the image size must be 1 pixel or more, not {side}")
     if channels not in (None, 1, 3):
         raise DataError(f"images can be read with 1 channel (gray) or 3 (RGB), not {channels}")
     names = [str(path) for path in paths] if ids is None else list(ids)
@@ -142,14 +146,14 @@ def read_images(
                 headers[i] = header
         # Files that turn out damaged only when decoded have a say in the shape no more: decode again if they decided it.
         while headers:
-            shape = _common_shape(headers.values(), size, channels)
+            shape = _common_shape(headers.values(), size, largest, channels)
             good = list(headers)
             images = allocate((len(good), *shape), max_memory=max_memory)
             outcomes = _decode_all(executor, [paths[i] for i in good], images, progress)
             late = {i: outcome for i, outcome in zip(good, outcomes, strict=True) if isinstance(outcome, str)}
             bad |= late
             headers = {i: header for i, header in headers.items() if i not in late}
-            if not late or (headers and _common_shape(headers.values(), size, channels) == shape):
+            if not late or (headers and _common_shape(headers.values(), size, largest, channels) == shape):
                 break
             if not skip_bad:
                 break
@@ -159,8 +163,11 @@ def read_images(
     kept = np.flatnonzero([not isinstance(outcome, str) for outcome in outcomes])
     done = [outcome for outcome in outcomes if not isinstance(outcome, str)]
     n_sizes = len({(header.height, header.width) for header in headers.values()})
+    notes = [_chosen_note(headers.values(), shape)] if size is None and max(_common_size(headers.values())) > max(shape) else []
     logger.info("read %d images of shape %s, skipped %d", len(kept), shape, len(skipped))
-    return ImageArray(_compact(images, kept), np.array(good, dtype=np.int64)[kept], _notes(done, shape, n_sizes), skipped)
+    return ImageArray(
+        _compact(images, kept), np.array(good, dtype=np.int64)[kept], notes + _notes(done, shape, n_sizes), skipped
+    )
 
 
 def iter_image_batches(
@@ -229,11 +236,28 @@ def _unreadable(bad: Sequence[tuple[str, str]], total: int) -> DataError:
     return DataError(f"{len(bad)} of {total} images cannot be read; {advice}:{lines}")
 
 
-def _common_shape(headers: Collection[Header], size: int | None, channels: int | None) -> Shape:
-    """The shape for all images: as asked, else the most common size (the larger if equally common), gray if all are."""
+def _common_size(headers: Collection[Header]) -> tuple[int, int]:
+    """The most common height and width, the larger if equally common."""
     counts = Counter((header.height, header.width) for header in headers)
-    height, width = max(counts, key=lambda hw: (counts[hw], hw[0] * hw[1], hw))
+    return max(counts, key=lambda hw: (counts[hw], hw[0] * hw[1], hw))
+
+
+def _common_shape(headers: Collection[Header], size: int | None, largest: int | None, channels: int | None) -> Shape:
+    """The shape for all images: as asked, else the most common size, or the largest if that is larger; gray if all are."""
+    height, width = _common_size(headers)
+    if size is None and largest is not None and max(height, width) > largest:
+        size = largest
     return channels or (1 if all(header.gray for header in headers) else 3), size or height, size or width
+
+
+def _chosen_note(headers: Collection[Header], shape: Shape) -> str:
+    """A sentence about a size that is smaller than the files' own although nobody asked for it."""
+    (_, h, w), (height, width) = shape, _common_size(headers)
+    times = height * width / (h * w)
+    return (
+        f"images are resized to {h} x {w} pixels: most have {height} x {width}, with which training would take about "
+        f"{times:,.{0 if times >= 10 else 1}f} times as long; choose the size with --size, where 0 keeps the files' own"
+    )
 
 
 def _notes(done: Sequence[Decoded], shape: Shape, n_sizes: int) -> list[str]:

@@ -6,12 +6,12 @@ from ssl_diffusion.data.folders import load_csv, load_folder
 from ssl_diffusion.data.label_choice import hold_out_test
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
-from ssl_diffusion.data.settings import DataSettings
+from ssl_diffusion.data.settings import LARGEST_SIDE, DataSettings
 from ssl_diffusion.errors import DataError, RecipeError
 from ssl_diffusion.outputs import shown_path
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
-__all__ = ["check_used", "image_folder", "input_paths", "is_table", "load_pool"]
+__all__ = ["check_used", "image_folder", "input_paths", "is_table", "load_pool", "with_size_of"]
 
 _OF_TABLES: tuple[str, ...] = ("image_root", "image_column", "label_column", "label_columns", "multilabel", "separator")
 _OF_FILES: tuple[str, ...] = ("size", "skip_bad")
@@ -64,7 +64,7 @@ def check_used(data: DataSettings) -> None:
             unused += ("separator",)
     else:
         what, unused = f"the folder {shown_path(data.path)}", _OF_TABLES + _OF_DATASETS
-    default = DataSettings()
+    default = DataSettings(size=min(data.size, 0))  # what runs on data sets have is 0
     for name in unused:
         if getattr(data, name) != getattr(default, name):
             option = f"--{name.replace('_', '-')}"
@@ -95,7 +95,8 @@ def load_pool(
     """
     if bool(data.dataset) == bool(data.path):
         raise RecipeError("name either a data set (--dataset) or a folder or CSV file of images (--data)")
-    size = data.size or None
+    size = data.size if data.size > 0 else None
+    largest = LARGEST_SIDE if data.size < 0 else None
 
     def reading(done: int, total: int) -> None:
         if progress is not None:
@@ -112,6 +113,7 @@ def load_pool(
             label_column=data.label_column or None,
             label_columns=list(data.label_columns) or None,
             size=size,
+            largest=largest,
             multilabel=data.multilabel,
             separator=data.separator,
             skip_bad=data.skip_bad,
@@ -119,9 +121,32 @@ def load_pool(
             progress=reading,
         )
     else:
-        pool = load_folder(Path(data.path), size=size, skip_bad=data.skip_bad, max_memory=max_memory, progress=reading)
+        pool = load_folder(
+            Path(data.path), size=size, largest=largest, skip_bad=data.skip_bad, max_memory=max_memory, progress=reading
+        )
     if data.test_fraction:
         hold_out_test(pool, data.test_fraction)
     if not len(pool.train):
         raise DataError(f"{pool.name!r} has no training images, only a test split")
     return pool
+
+
+def with_size_of(pool: Pool, data: DataSettings) -> DataSettings:
+    """The section with the size of a pool in the place of -1: the files are read at that size later, whatever is added.
+
+    Args:
+        pool: Images that were read as `data` says.
+        data: Section [data] of a recipe. Sizes other than -1 are left as they are.
+
+    Returns:
+        The section; its size is 0 for data sets, and for images that are not square, which keep the most common size.
+
+    Example:
+        >>> data = DataSettings(dataset="digits")
+        >>> with_size_of(load_pool(data), data).size
+        0
+    """
+    if data.size >= 0:
+        return data
+    _, height, width = pool.image_shape
+    return data.replace(size=height if data.path and height == width else 0)

@@ -4,7 +4,10 @@ from typing import Literal
 
 from ssl_diffusion.settings import Budget, HeldOut, ImageSide, Settings
 
-__all__ = ["DataSettings", "LabelSettings"]
+__all__ = ["LARGEST_SIDE", "DataSettings", "LabelSettings"]
+
+LARGEST_SIDE = 32
+"""Height and width in pixels above which images are made smaller where nobody says their size."""
 
 
 class DataSettings(Settings):
@@ -26,8 +29,9 @@ class DataSettings(Settings):
     """Text between the labels of an image that has several."""
     multilabel: bool = False
     """Whether an image may have several labels."""
-    size: ImageSide = 0
-    """Side of the squares that images are scaled to, in pixels; 0 keeps the most common size."""
+    size: ImageSide = -1
+    """Side of the squares that images are scaled to, in pixels; 0 keeps the most common size, and so does -1, unless that is
+    higher or wider than 32 pixels, which makes squares of 32."""
     test_fraction: HeldOut = 0.0
     """Fraction of the labeled samples that is held out for testing."""
     skip_bad: bool = False

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ssl_diffusion.data.loading import input_paths, load_pool
+from ssl_diffusion.data.loading import input_paths, load_pool, with_size_of
+from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, Interrupted, RunError
 from ssl_diffusion.machine import package_versions, source_commit
 from ssl_diffusion.outputs import refuse_inputs
@@ -70,6 +71,8 @@ def run_study(
         raise RunError(f"a study needs one worker or more, not {workers}")
     if folder.settings_file.exists():
         own = folder.settings()
+        if settings is not None and settings.recipe.data.size < 0:  # not said: that of the study
+            settings = _with_data(settings, settings.recipe.data.replace(size=own.recipe.data.size))
         if settings is not None and (differences := own.differences(settings)):
             raise RunError(
                 f"{out} is a study with other settings: {'; '.join(differences)}; leave them out, or give another --out"
@@ -85,6 +88,7 @@ def run_study(
     options = options or FitOptions()
     options = replace(options, cache=options.cache or DenoiserCache(default_cache_dir()))
     pool = load_pool(settings.recipe.data, cache_dir=options.cache_dir, progress=options.progress)
+    settings = _with_data(settings, with_size_of(pool, settings.recipe.data))
     if settings.budgets[-1] > (n := len(eligible_positions(pool))):
         raise DataError(
             f"a budget of {settings.budgets[-1]} labels is larger than the {n} labeled training images of {pool.name!r}"
@@ -119,6 +123,10 @@ def run_study(
         for place in (out, out / "trials"):
             remove_temporary(place)
     return folder
+
+
+def _with_data(settings: StudySettings, data: DataSettings) -> StudySettings:
+    return settings.replace(recipe=settings.recipe.replace(data=data))
 
 
 def _outcomes(

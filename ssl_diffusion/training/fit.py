@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
-from ssl_diffusion.data.loading import check_used, input_paths, load_pool
+from ssl_diffusion.data.loading import check_used, input_paths, load_pool, with_size_of
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
 from ssl_diffusion.machine import memory_bytes, resolve_accelerator
@@ -303,7 +303,8 @@ def _resolve(recipe: Recipe, pool: Pool) -> Recipe:
     a = recipe.augmentation
     kind = pool.augmentation if a.policy == "auto" else a.policy
     flip = a.flip if a.flip != "auto" else ("on" if policy(kind, "weak").flip else "off")
-    data = recipe.data.replace(path=str(Path(recipe.data.path).resolve())) if recipe.data.path else recipe.data
+    data = with_size_of(pool, recipe.data)
+    data = data.replace(path=str(Path(data.path).resolve())) if data.path else data
     return recipe.replace(data=data, augmentation=a.replace(policy=kind, flip=flip))
 
 

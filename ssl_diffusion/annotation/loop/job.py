@@ -12,6 +12,7 @@ batches/             samples of every round, as CSV files
 """
 
 import json
+import logging
 import os
 import shutil
 import socket
@@ -31,7 +32,7 @@ from ssl_diffusion.annotation.loop.job_images import open_images, save_images
 from ssl_diffusion.annotation.loop.settings import JobSettings
 from ssl_diffusion.annotation.store.faults import store_name
 from ssl_diffusion.annotation.store.store import Action, Actor, Store
-from ssl_diffusion.data.loading import check_used, input_paths, is_table, load_pool
+from ssl_diffusion.data.loading import check_used, input_paths, is_table, load_pool, with_size_of
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, RecipeError, RunError, StateError
@@ -42,6 +43,7 @@ from ssl_diffusion.storage import TEMPORARY, atomic_folder, atomic_write_text, c
 
 __all__ = ["Job", "create_job", "move_images", "open_job"]
 
+_log = logging.getLogger(__name__)
 _PATIENCE = 0.5  # seconds; a process that only checks a lock holds it for a moment
 _SHOWN = 5  # names in a message
 _STALE = 3600.0  # seconds
@@ -184,6 +186,9 @@ def create_job(
     refuse_inputs(path, input_paths(data))
     _remove_unfinished(path.parent)
     pool = load_pool(data, progress=progress)
+    for note in pool.notes:
+        _log.info("%s", note)
+    settings = settings.replace(recipe=settings.recipe.replace(data=with_size_of(pool, data)))
     if settings.audit >= len(pool.train):
         raise DataError(f"an audit of {settings.audit} samples leaves none of {len(pool.train)} for training")
     with atomic_folder(path) as temporary:

@@ -33,6 +33,7 @@ class JobStatus:
     """Status of a job.
 
     Attributes:
+        image_size: Height and width in pixels of the images as models see them.
         counts: Number of samples by status, see :func:`ssl_diffusion.annotation.store.queries.counts`.
         labels: Number of labeled samples by class.
         rounds: Number of rounds so far.
@@ -49,6 +50,7 @@ class JobStatus:
         advice: Sentences on whether more labels seem worthwhile.
     """
 
+    image_size: tuple[int, int]
     counts: dict[str, int]
     labels: dict[str, int]
     rounds: int
@@ -80,7 +82,9 @@ def job_status(snapshot: Snapshot) -> JobStatus:
     job, state, model = snapshot.job, snapshot.state, snapshot.model
     by_class = Counter(state.labels[1].tolist())
     waiting = len(state.waiting)
+    _, _, height, width = job.images.shape
     return JobStatus(
+        image_size=(height, width),
         counts=state.counts,
         labels={name: by_class.get(k, 0) for k, name in enumerate(state.classes)},
         rounds=state.last_round["number"] if state.last_round is not None else 0,
