@@ -41,7 +41,7 @@ class DataOptions:
         int | None,
         number(
             ImageSide,
-            help="Resize images to SIZE x SIZE pixels; 0 keeps their most common size. Default: -1, that, or 32 if it is larger.",
+            help="Resize images to SIZE x SIZE pixels; 0 keeps their most common size. Default: -1, that up to 32, else 32.",
         ),
     ] = None
     test_fraction: Annotated[

@@ -39,7 +39,7 @@ def init(
         int | None,
         number(
             ImageSide,
-            help="Models see images of SIZE x SIZE pixels; 0: of their most common size. Default: -1, that, or 32 if it is larger.",
+            help="Models see images of SIZE x SIZE pixels; 0: of their most common size. Default: -1, that up to 32, else 32.",
         ),
     ] = None,
     skip_bad: Annotated[bool, SKIP_BAD] = False,

@@ -104,5 +104,5 @@ def test_sizes_out_of_range() -> None:
 def test_the_size_that_runs_on_data_sets_have_is_no_size_for_files() -> None:
     for size in (-1, 0):
         check_used(DataSettings(dataset="digits", size=size))
-    with pytest.raises(RecipeError, match="--size .* has no effect"):
+    with pytest.raises(RecipeError, match=r"--size .* has no effect"):
         check_used(DataSettings(dataset="digits", size=8))
