@@ -48,10 +48,13 @@ def query(
     from ssl_diffusion.acquisition.batch_files import batch_figure, check_place, write_batch
     from ssl_diffusion.acquisition.pool_map import overview_figure
     from ssl_diffusion.data.tables import read_table
+    from ssl_diffusion.errors import SSLDError
     from ssl_diffusion.outputs import check_output_file, output_file
     from ssl_diffusion.training.data_changes import load_run_pool
     from ssl_diffusion.training.run_folder import RunFolder, run_inputs
 
+    if map_by != "pca" and not picture:
+        raise SSLDError("--map has no effect without --picture: leave it out, or add --picture")
     run, output = context.run, context.output
     inputs = run_inputs(run)
     pictures = [out.with_name(f"{out.stem}.png"), out.with_name(f"{out.stem}-map.png")] if picture else []

@@ -9,6 +9,10 @@ from collections.abc import Iterable
 
 __all__ = ["CheckpointError", "DataError", "Interrupted", "RecipeError", "RunError", "SSLDError", "StateError", "nearest_names"]
 
+# Of names that come from a file there may be thousands, of any length.
+_LONGEST_NAME = 80
+_MOST_NAMES = 90
+
 
 class SSLDError(Exception):
     """Base of every deliberate error of this package."""
@@ -39,9 +43,10 @@ class Interrupted(SSLDError):  # noqa: N818 (nothing went wrong)
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:
-    """Say which known names are meant by `name`: the nearest ones, or all if none is near."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    """Say which known names are meant by `name`: the nearest ones, or all if none is near; the first of very many."""
+    known = sorted(each if len(each) <= _LONGEST_NAME else f"{each[:_LONGEST_NAME]}..." for each in known)
+    near = difflib.get_close_matches(name[:_LONGEST_NAME], known, n=3, cutoff=0.5)
     if near:
         return "did you mean " + " or ".join(near) + "?"
-    return "known: " + ", ".join(known)
+    more = f" and {len(known) - _MOST_NAMES} others" if len(known) > _MOST_NAMES else ""
+    return "known: " + ", ".join(known[:_MOST_NAMES]) + more

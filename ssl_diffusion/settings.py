@@ -71,6 +71,7 @@ _TYPES = {
     "float_type": "is a number",
     "bool_type": "is true or false",
     "string_type": "is text",
+    "string_unicode": "is text in UTF-8",
     "tuple_type": "is a list",
     "model_type": "is a section",
     "model_attributes_type": "is a section",

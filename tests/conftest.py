@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from support.commands import ok, write_digits
+from support.tried import summary
 from typer.testing import Result
 
 from ssl_diffusion.data.pool import Pool
@@ -40,6 +41,14 @@ TINY = (
     "compute.accelerator=cpu",
     "compute.precision=fp32",
 )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many wrong inputs were tried."""
+    if lines := summary():
+        terminalreporter.section("wrong inputs")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,6 +24,7 @@ from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.tables import Table, read_table
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.outputs import path_fault, shown_path
+from ssl_diffusion.settings import shown
 
 __all__ = ["load_csv", "load_folder"]
 
@@ -230,9 +231,9 @@ def _check_test_classes(source: Path, samples: Sequence[_Sample]) -> None:
     train = set().union(*(sample.labels or () for sample in samples if not sample.is_test))
     unknown = sorted({label for sample in samples if sample.is_test for label in sample.labels or ()} - train)
     if unknown:
-        names = ", ".join(map(repr, unknown[:20])) + (" and others" if len(unknown) > 20 else "")
         raise DataError(
-            f"the test split of {source} has images of {names} but the training split has none: add some, or remove these"
+            f"the test split of {source} has images of {_names(unknown)} but the training split has none: "
+            "add some, or remove these"
         )
 
 
@@ -273,6 +274,11 @@ def _empty_folder_notes(root: Path, splits: dict[str, str], pool: Pool) -> list[
     return [f"the folder {name} has no readable images and was ignored" for name in empty]
 
 
+def _names(names: Sequence[str]) -> str:
+    """Names in a message: a few of many, each cut if it is long."""
+    return ", ".join(map(shown, names[:20])) + (" and others" if len(names) > 20 else "")
+
+
 def _image_column(table: Table, name: str | None) -> str:
     if name is not None:
         return name
@@ -280,7 +286,7 @@ def _image_column(table: Table, name: str | None) -> str:
     if len(found) == 1:
         return found[0]
     what = "several columns that could hold image paths" if found else f"no column called {', '.join(_IMAGE_COLUMNS)}"
-    raise DataError(f"{table.path} has {what}: choose image_column among {', '.join(map(repr, table.header))}")
+    raise DataError(f"{table.path} has {what}: choose image_column among {_names(table.header)}")
 
 
 def _image_paths(table: Table, column: str, root: Path, skip_bad: bool) -> tuple[list[str], list[Path]]:
@@ -293,10 +299,14 @@ def _image_paths(table: Table, column: str, root: Path, skip_bad: bool) -> tuple
     seen: dict[str, int] = {}
     for number, text in zip(table.numbers, ids, strict=True):
         if not text.strip():
-            raise DataError(f"{table.path}: row {number} has no image path in column {column!r}: fill it in or remove the row")
+            raise DataError(
+                f"{table.path}: row {number} has no image path in column {shown(column)}: fill it in or remove the row"
+            )
         first = seen.setdefault(os.path.normpath(text), number)
         if first != number:
-            raise DataError(f"{table.path}: row {number} names the image of row {first} again, {text!r}: remove one of them")
+            raise DataError(
+                f"{table.path}: row {number} names the image of row {first} again, {shown(text)}: remove one of them"
+            )
     paths = [root / text for text in ids]
     for i, text in enumerate(ids):
         if "\\" in text and path_fault(paths[i], "file") is not None:  # written on Windows
@@ -317,8 +327,9 @@ def _split_cells(table: Table, column: str) -> list[str]:
     for number, split in zip(table.numbers, splits, strict=True):
         if split not in _SPLITS:
             raise DataError(
-                f"{table.path}: row {number} has {split!r} in column {column!r}, which may hold {', '.join(_SPLITS)}: "
-                "correct it (a part for validation is set aside later), or rename the column if it is not about splits"
+                f"{table.path}: row {number} has {shown(split)} in column {shown(column)}, which may hold "
+                f"{', '.join(_SPLITS)}: correct it (a part for validation is set aside later), "
+                "or rename the column if it is not about splits"
             )
     return splits
 
@@ -344,7 +355,9 @@ def _flag_labels(table: Table, columns: Sequence[str], notes: list[str]) -> list
     for number, row in zip(table.numbers, rows, strict=True):
         for name, cell in zip(columns, row, strict=True):
             if cell and cell not in _FLAGS:
-                raise DataError(f"{table.path}: row {number} has {cell!r} in column {name!r}, which must hold 0, 1 or nothing")
+                raise DataError(
+                    f"{table.path}: row {number} has {shown(cell)} in column {shown(name)}, which must hold 0, 1 or nothing"
+                )
     n_partial = sum("" in row and any(row) for row in rows)
     if n_partial:
         notes.append(f"{n_partial} rows have an empty cell among their label columns and were taken as unlabeled")
@@ -359,6 +372,6 @@ def _check_single_labels(table: Table, column: str | None, samples: Sequence[_Sa
     # One label a class among unlabeled images is a fair start.
     if 1 < len(labels) == len(samples) == len(set(labels)):
         raise DataError(
-            f"{table.path}: every value of column {column!r} occurs only once, so it is probably not the label: choose "
-            f"label_column among {', '.join(map(repr, table.header))}"
+            f"{table.path}: every value of column {shown(column)} occurs only once, so it is probably not the label: choose "
+            f"label_column among {_names(table.header)}"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ssl_diffusion.errors import DataError, nearest_names
 from ssl_diffusion.outputs import path_fault
+from ssl_diffusion.settings import shown
 
 __all__ = ["Table", "read_table"]
 
@@ -30,7 +31,7 @@ class Table:
     def column(self, name: str) -> list[str]:
         """The n cells of a column; raises :class:`DataError` with the nearest column names if it does not exist."""
         if name not in self.header:
-            raise DataError(f"{self.path} has no column {name!r}; {nearest_names(name, self.header)}")
+            raise DataError(f"{self.path} has no column {shown(name)}; {nearest_names(name, self.header)}")
         at = self.header.index(name)
         return [row[at] for row in self.rows]
 
@@ -63,7 +64,7 @@ def read_table(path: Path, encoding: str | None = None) -> Table:
     header = [name.strip() for name in numbered.pop(0)[1]]
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
-        raise DataError(f"{path} has two columns called {twice!r}: rename one")
+        raise DataError(f"{path} has two columns called {shown(twice)}: rename one")
     if not numbered:
         raise DataError(f"{path} has a header but no rows: it needs one row per image")
     for number, row in numbered:

@@ -57,7 +57,8 @@ def run_study(
         options: Options of the fits: cache, progress.
 
     Raises:
-        RunError: if the folder was made with other settings, or is there and `resume` was not asked for.
+        RunError: if the engine is unknown or has no use for an address, or if the folder was made with other settings, or is
+            there and `resume` was not asked for.
         DataError: if the pool cannot be studied, or is smaller than the largest budget.
         Interrupted: on Ctrl-C; complete trials are kept.
 
@@ -67,6 +68,8 @@ def run_study(
     folder = StudyFolder(out)
     if engine not in ENGINES:
         raise RunError(f"no engine {engine!r}; known: {', '.join(ENGINES)}")
+    if address is not None and engine != "ray":
+        raise RunError(f"--address has no effect on the engine {engine!r}: leave it out, or give --engine ray")
     if workers < 1:
         raise RunError(f"a study needs one worker or more, not {workers}")
     if folder.settings_file.exists():

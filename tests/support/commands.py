@@ -1,13 +1,18 @@
 """Commands of `ssld`, run in the process of the test, and the files that they read and write."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
+import typer.testing
 from PIL import Image
 from ssl_diffusion.cli.main import app
 from typer.testing import CliRunner, Result
 
 from ssl_diffusion.data.pool import Pool
+
+# Typer's runner would build all commands again every time, which takes longer than most wrong ones run.
+typer.testing._get_command = cache(typer.testing._get_command)
 
 CPU = ["--accelerator", "cpu", "--precision", "fp32"]
 
