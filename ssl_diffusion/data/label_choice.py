@@ -65,7 +65,11 @@ class LabeledSet:
             raise DataError(f"{path} lists sample {frame['id'][twice].iloc[0]!r} twice")
         if not (known := frame["role"].isin(["train", "val"])).all():
             raise DataError(f"{path}: a role is train or val, not {frame['role'][~known].iloc[0]!r}")
-        for sample, label, i in zip(frame["id"], frame["label"], pool.positions(frame["id"]), strict=True):
+        try:
+            positions = pool.positions(frame["id"])
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        for sample, label, i in zip(frame["id"], frame["label"], positions, strict=True):
             if _label_name(pool, i) != label:
                 raise DataError(
                     f"{path}: sample {sample!r} was labeled {label!r} but the pool now says {_label_name(pool, i)!r}"

@@ -25,7 +25,6 @@ from ssl_diffusion.data.pool import Pool
 
 TOKEN = "a token that is long enough"
 ME = {"annotator": "ann", "holder": "tab"}
-LABEL = {"id": "0000.png", "verb": "label", "label": "3", "token": "once", **ME}
 Headers = dict[str, str]
 
 # What the Host header of a request is; several are several headers.
@@ -101,6 +100,12 @@ def post(app: FastAPI, path: str, hosts: list[bytes], headers: Headers, body: di
     return ask(app, "POST", path, hosts, {"content-type": "application/json", **headers}, json.dumps(body).encode())
 
 
+def label_on(app: FastAPI, job: Job) -> dict[str, str]:
+    """A label that the page takes from somebody who may give it."""
+    digest = app.state.page.pictures.digest(int(job.store.positions(["0000.png"])[0]))
+    return {"id": "0000.png", "verb": "label", "label": "3", "token": "once", "digest": digest, **ME}
+
+
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory, digits_pool: Pool, tiny: list[str]) -> Job:
     """A job that nobody may write to."""
@@ -137,7 +142,7 @@ def test_no_malformed_host_gets_into_the_page(job: Job, token: str | None, hosts
     answers = [
         ask(app, "GET", "/api/session", hosts, sent),
         post(app, "/api/classes", hosts, sent, {"name": "pwned"}),
-        post(app, "/api/label", hosts, sent, LABEL),
+        post(app, "/api/label", hosts, sent, label_on(app, job)),
         ask(app, "GET", "/login", hosts, sent),
     ]
     assert not any(headers["x-csrf-token"].encode() in answer.content for answer in answers)
@@ -173,7 +178,7 @@ def test_what_is_refused_above_is_done_for_those_who_may(
     app = make_app(job, token=token)
     headers = credentials(app, token)
     assert post(app, "/api/classes", [b"localhost"], headers, {"name": "new"}).json()["classes"][-1] == "new"
-    assert post(app, "/api/label", [b"localhost"], headers, LABEL).json() == {"status": "labeled"}
+    assert post(app, "/api/label", [b"localhost"], headers, label_on(app, job)).json() == {"status": "labeled"}
     assert written(job) == ((*digits_pool.classes, "new"), 1)
 
 
