@@ -125,7 +125,7 @@ def test_init_begins_to_pretrain_in_the_background(
 
     monkeypatch.setattr(Background, "start", note)
     monkeypatch.setattr("ssl_diffusion.annotation.loop.fits._PROGRESS_EVERY", 0)
-    job = make_job(tmp_path, digits_pool, [*tiny, "--set", "pretraining.steps=100"], "--n", 6, "--pretrain")
+    job = make_job(tmp_path, digits_pool, [*tiny, "--set", "pretraining.steps=40"], "--n", 6, "--pretrain")
     assert status(job)["model"].startswith("principal components")
     asked(job)  # labeling begins at once
     (process,) = started

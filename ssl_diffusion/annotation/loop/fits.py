@@ -42,6 +42,7 @@ from ssl_diffusion.training.run_folder import RunFolder
 __all__ = ["Background", "fit_job"]
 
 _log = logging.getLogger(__name__)
+_NICENESS = 10  # of fits in the background
 _PROGRESS_EVERY = 2  # seconds between lines of fit.log
 
 
@@ -118,7 +119,7 @@ class Background:
         command = [sys.executable, "-P", "-m", "ssl_diffusion.cli", "loop", "fit", str(self.job.path.resolve())]
         command += ["--threads", "1", "--progress-every", str(_PROGRESS_EVERY), *(["--pretrain"] if pretrain else [])]
         if nice := shutil.which("nice"):  # labeling comes first
-            command = [nice, "-n", "10", *command]
+            command = [nice, "-n", str(_NICENESS), *command]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
