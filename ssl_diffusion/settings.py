@@ -323,7 +323,10 @@ def _sentence(kind: type[Settings], loc: tuple[int | str, ...], error: str, valu
     if error == "extra_forbidden":
         if isinstance(value, Mapping) and value:
             key = f"{key}.{next(iter(value))}"
-        return f"unknown setting {shown(key)}; {_nearest(key, kind.setting_names())}"
+        names = kind.setting_names()
+        own = [name for name in names if name.startswith(f"{key.partition('.')[0]}.")]
+        near = _nearest(key, names)
+        return f"unknown setting {shown(key)}; {_nearest(key, own) if own and near.startswith('known') else near}"
     if error == "value_error" and (inner := _settings_in(field)) is not None:  # a check of several fields names the first
         return _joined(inner.section or key, str(message))
     key = key or str(loc[-1] if loc else "what is given")
