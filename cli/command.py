@@ -126,7 +126,7 @@ def command(
         def run(**values: Any) -> None:
             output = Output(values["as_json"], values["quiet"], values.get("debug", False))
             with output.running():
-                _check_paths(values)
+                _check_words(values)
                 # With several devices the ranks share the cores, which binding all threads of one process would prevent.
                 if "threads" in values and (values.get("devices") or 1) == 1:
                     from ssl_diffusion.machine import bind_threads
@@ -143,19 +143,35 @@ def command(
     return decorate
 
 
-def _check_paths(values: Mapping[str, Any]) -> None:
-    """Refuse paths that nothing can be read from, and places (`out`) that nothing can be written to."""
+def _check_words(values: Mapping[str, Any]) -> None:
+    """Refuse texts that are no text, paths that nothing can be read from, and places (`out`) that nothing can be written to."""
     from ssl_diffusion.errors import SSLDError
     from ssl_diffusion.outputs import path_fault, place_fault
 
     for name, value in values.items():
-        for path in value if isinstance(value, list | tuple) else (value,):
-            if not isinstance(path, Path):
-                continue
-            if name == "out" and (fault := place_fault(path)) is not None:
-                raise SSLDError(f"{fault}; choose another --out")
-            if name != "out" and (fault := path_fault(path)) is not None:
+        for word in value if isinstance(value, list | tuple) else (value,):
+            fault = None
+            if isinstance(word, str):
+                fault = _text_fault(word)
+            elif isinstance(word, Path) and name == "out":
+                fault = f"{said}; choose another --out" if (said := place_fault(word)) is not None else None
+            elif isinstance(word, Path):
+                fault = path_fault(word)
+            if fault is not None:
                 raise SSLDError(fault)
+
+
+def _text_fault(text: str) -> str | None:
+    """What is wrong with a text, whatever it is for; None if nothing is."""
+    from ssl_diffusion.settings import shown
+
+    if "\0" in text:
+        return f"{shown(text)} holds a NUL character: leave it out"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return f"{shown(text)} is not valid UTF-8: give it in the encoding of your terminal"
+    return None
 
 
 def _parameters(function: Callable[..., Any]) -> list[Parameter]:

@@ -68,7 +68,7 @@ def wrong_words(option: Option) -> dict[str, str]:
     if option.kind is Path:
         return {f"{option.flag} {path}": said for path, said in _NO_PATHS.items()}
     if option.kind is str:
-        return {f"{option.flag} {word}": f"nul|x00|utf-8|caf|token|{option.flag}" for word in ("{nul}", "{bytes}")}
+        return {f"{option.flag} {word}": "nul|utf-8" for word in ("{nul}", "{bytes}")}
     values = [*_NO_NUMBERS, *(["1.5"] if option.kind is int else [])]
     if option.low is not None:
         values += [_text(option.low - 1), _text((option.high or 0) + 1), _text((option.high or 0) * 10 + 1)]
