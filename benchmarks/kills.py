@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -60,59 +60,73 @@ def moments(seed: int, longest: float) -> Iterator[float]:
         yield float(rng.uniform(0.2 * longest, longest))
 
 
-def fit(work: Path, times: int) -> dict[str, object]:
-    """Fits that are killed and resumed until they end, against one that was left alone."""
-    arguments = ["--dataset", "digits", "--labeled", 20, "--checkpoint-every", 0, "--no-cache", *_SETTINGS]
+def against_one_left_alone(
+    work: Path,
+    times: int,
+    seed: int,
+    start: Callable[[Path], list[object]],
+    again: Callable[[Path], list[object] | None],
+    found: Callable[[Path], str],
+) -> tuple[int, str]:
+    """Work that is killed and taken up again until it is done, against the same work that was left alone.
+
+    Args:
+        work: Folder for the outputs.
+        times: Kills.
+        seed: Random seed of the moments.
+        start: Command that begins the work in a folder.
+        again: Command that takes it up after a kill; None if there is nothing left to do.
+        found: Result in a folder, as a text to compare.
+
+    Returns:
+        Number of outputs that differ, and a note.
+    """
     began = time.monotonic()
-    ssld(work, "fit", *arguments, "--out", work / "whole")
-    seconds, whole = time.monotonic() - began, _digest(work / "whole" / "model.safetensors")
+    ssld(work, *start(work / "whole"))
+    seconds, whole = time.monotonic() - began, found(work / "whole")
     kills, runs, differ = 0, 0, 0
-    waits = moments(0, 1.1 * seconds)
+    waits = moments(seed, 1.1 * seconds)
     while kills < times:
-        out = work / f"run-{runs}"
-        killed, _ = ssld(work, "fit", *arguments, "--out", out, kill_after=next(waits))
-        kills += killed
-        while killed and not (out / "metrics.json").exists():  # it may be killed when all is done
-            begun = (out / "recipe.toml").exists()
-            again = ["--resume", out] if begun else [*arguments, "--out", out, *(["--overwrite"] if out.exists() else [])]
-            killed, _ = ssld(work, "fit", *again, kill_after=next(waits) if kills < times else None)
+        out = work / f"out-{runs}"
+        command: list[object] | None = start(out)
+        while command is not None:
+            killed, _ = ssld(work, *command, kill_after=next(waits) if kills < times else None)
             kills += killed
+            command = again(out) if killed else None
         runs += 1
-        differ += _digest(out / "model.safetensors") != whole
-        print(f"{kills} kills, {runs} runs, {differ} differ", flush=True)
-    return {
-        "what": "fit",
-        "kills": kills,
-        "lost": differ,
-        "note": f"{runs} runs, weights against a run left alone ({seconds:.0f} s)",
-    }
+        differ += found(out) != whole
+        print(f"{kills} kills, {runs} outputs, {differ} differ", flush=True)
+    return differ, f"{runs} outputs against one left alone ({seconds:.0f} s)"
+
+
+def fit(work: Path, times: int) -> dict[str, object]:
+    """Fits that are killed and resumed until they end."""
+    settings = ["--dataset", "digits", "--labeled", 20, "--checkpoint-every", 0, "--no-cache", *_SETTINGS]
+
+    def start(out: Path) -> list[object]:
+        return ["fit", *settings, "--out", out, *(["--overwrite"] if out.exists() else [])]
+
+    def again(out: Path) -> list[object] | None:
+        if (out / "metrics.json").exists():  # it may be killed when all is done
+            return None
+        return ["fit", "--resume", out] if (out / "recipe.toml").exists() else start(out)
+
+    differ, note = against_one_left_alone(work, times, 0, start, again, lambda out: _digest(out / "model.safetensors"))
+    return {"what": "fit", "kills": times, "lost": differ, "note": note}
 
 
 def study(work: Path, times: int) -> dict[str, object]:
-    """Studies that are killed and resumed until they end, against one that was left alone."""
+    """Studies that are killed and resumed until they end."""
     design = ["--recipe", "digits", "--strategies", "random,margin", "--budgets", "10,20", "--seeds", 4, *_SETTINGS]
-    began = time.monotonic()
-    ssld(work, "study", *design, "--out", work / "whole")
-    seconds, whole = time.monotonic() - began, _rounds(work / "whole")
-    kills, runs, differ = 0, 0, 0
-    waits = moments(1, seconds)
-    while kills < times:
-        out = work / f"study-{runs}"
-        killed, _ = ssld(work, "study", *design, "--out", out, kill_after=next(waits))
-        kills += killed
-        while killed:
-            again = [out, "--resume"] if (out / "study.toml").exists() else [*design, "--out", out]
-            killed, _ = ssld(work, "study", *again, kill_after=next(waits) if kills < times else None)
-            kills += killed
-        runs += 1
-        differ += _rounds(out) != whole
-        print(f"{kills} kills, {runs} studies, {differ} differ", flush=True)
-    return {
-        "what": "study",
-        "kills": kills,
-        "lost": differ,
-        "note": f"{runs} studies of 8 trials against one left alone ({seconds:.0f} s)",
-    }
+
+    def start(out: Path) -> list[object]:
+        return ["study", *design, "--out", out]
+
+    def again(out: Path) -> list[object]:
+        return ["study", out, "--resume"] if (out / "study.toml").exists() else start(out)
+
+    differ, note = against_one_left_alone(work, times, 1, start, again, _rounds)
+    return {"what": "study", "kills": times, "lost": differ, "note": note}
 
 
 def loop(work: Path, times: int) -> dict[str, object]:

@@ -36,6 +36,7 @@ __all__ = [
     "output_folder",
     "path_fault",
     "place_fault",
+    "process_lives",
     "refuse_inputs",
     "shown_path",
     "write_output",
@@ -298,7 +299,7 @@ def _sweep(folder: Path) -> None:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             found = pattern.fullmatch(entry.name)
-            if found is None or _alive(int(found[1])):
+            if found is None or process_lives(int(found[1])):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
@@ -307,7 +308,12 @@ def _sweep(folder: Path) -> None:
                     os.unlink(entry.path)
 
 
-def _alive(process: int) -> bool:
+def process_lives(process: int) -> bool:
+    """Whether a process of this machine is running, whoever owns it; not for Windows, where asking would end it.
+
+    Args:
+        process: Number of the process.
+    """
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

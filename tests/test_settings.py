@@ -1,7 +1,6 @@
 """Settings of recipes, studies and jobs: every field is bounded, every value is taken or refused in one sentence."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
+from support.wrong_values import leaves
 
 from ssl_diffusion.annotation import JobSettings
 from ssl_diffusion.errors import RecipeError
@@ -34,21 +34,6 @@ json_values = st.recursive(
 )
 awkward_values = ["1e3", "true", "1, 2", "[1]", "nan", "-0", "9" * 5000, 10**5000, -(10**400), 1e300]
 likely_values = json_values | st.sampled_from(awkward_values)
-
-
-def leaves(kind: type[Settings]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names of settings and their part of the JSON schema."""
-    schema = kind.model_json_schema()
-
-    def walk(part: dict[str, Any], section: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name, entry in part["properties"].items():
-            if "$ref" in entry:
-                inner = name if not kind.section else ""
-                yield from walk(schema["$defs"][entry["$ref"].rpartition("/")[2]], inner) if inner else ()
-            else:
-                yield f"{section}.{name}" if section else name, entry
-
-    return walk(schema, kind.section)
 
 
 @pytest.mark.parametrize(("key", "entry"), [pair for kind in KINDS for pair in leaves(kind)])

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 from support.annotation_faults import IDS, batch
-from support.stores import postgresql_server
+from support.stores import postgresql_database, postgresql_server
 
 from ssl_diffusion.annotation.store import leases, queries, schema
 from ssl_diffusion.annotation.store.state import read_state
@@ -39,12 +39,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     server = request.getfixturevalue("server")
     if server is None:
         pytest.skip("PostgreSQL's server is not installed (Debian package postgresql)")
-    yield f"{server}/postgres"
-    engine = schema.open_store(f"{server}/postgres")
-    with engine.begin() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    engine.dispose()
+    with postgresql_database(server) as found:
+        yield found
 
 
 @pytest.fixture

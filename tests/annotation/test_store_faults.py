@@ -15,7 +15,7 @@ from sqlalchemy import event, make_url, text
 from support.annotation_jobs import make_job
 from support.commands import refused
 from support.damage import DAMAGES, Damage
-from support.stores import PostgreSQL, postgresql_program
+from support.stores import PostgreSQL, postgresql_database, postgresql_program
 
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.page.server import make_app
@@ -276,12 +276,8 @@ def server() -> Iterator[PostgreSQL]:
 
 @pytest.fixture
 def database(server: PostgreSQL) -> Iterator[str]:
-    yield f"{server.url}/postgres"
-    engine = schema.open_store(f"{server.url}/postgres")
-    with engine.begin() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    engine.dispose()
+    with postgresql_database(server.url) as found:
+        yield found
 
 
 @pytest.mark.slow

@@ -23,6 +23,12 @@ TINY_RUN = [
     *("--set", "training.labeled_batch_size=16", "--set", "training.keep=trained"),
 ]
 
+# Files of a run that is finished.
+FINISHED_RUN = {
+    *(".ssld-run", "recipe.toml", "conditions.json", "pool.json", "labeled.csv", "history.csv", "metrics.json"),
+    *("model.safetensors", "log.txt", "history.png", "confusion.png", "reconstructions.png"),
+}
+
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     """Whether two sets of weights are equal bit for bit."""

@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["PostgreSQL", "postgresql_program", "postgresql_server"]
+from sqlalchemy import text
+
+from ssl_diffusion.annotation.store import schema
+
+__all__ = ["PostgreSQL", "postgresql_database", "postgresql_program", "postgresql_server"]
 
 
 class PostgreSQL:
@@ -63,6 +67,18 @@ def postgresql_program() -> Iterator[PostgreSQL | None]:
             server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def postgresql_database(server: str) -> Iterator[str]:
+    """URL of the database of a server, which is emptied at the end."""
+    url = f"{server}/postgres"
+    yield url
+    engine = schema.open_store(url)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from support.jobs import FINISHED_RUN
 
 from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
 from ssl_diffusion.data.pool import Pool
@@ -121,21 +122,7 @@ def test_folder_that_cannot_be_created(tmp_path: Path, tiny_recipe: Recipe, smal
 
 
 def test_finished_run_has_its_files_and_no_state(run: Path) -> None:
-    names = {p.name for p in run.iterdir()}
-    assert names == {
-        ".ssld-run",
-        "recipe.toml",
-        "conditions.json",
-        "pool.json",
-        "labeled.csv",
-        "history.csv",
-        "metrics.json",
-        "model.safetensors",
-        "log.txt",
-        "history.png",
-        "confusion.png",
-        "reconstructions.png",
-    }
+    assert {p.name for p in run.iterdir()} == FINISHED_RUN
     metrics = load_metrics(run)
     assert (metrics["n_labeled"], metrics["n_unlabeled"], metrics["n_test"]) == (20, 1417, 360)
     assert metrics["val_accuracy"] in [k / 10 for k in range(11)]

@@ -36,7 +36,7 @@ from ssl_diffusion.data.loading import check_used, input_paths, is_table, load_p
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, RecipeError, RunError, StateError
-from ssl_diffusion.outputs import refuse_inputs
+from ssl_diffusion.outputs import process_lives, refuse_inputs
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.settings import State, read_state
 from ssl_diffusion.storage import TEMPORARY, atomic_folder, atomic_write_text, cannot_write
@@ -284,18 +284,8 @@ def _remove_unfinished(folder: Path) -> None:
             if files is None or not process.isdigit() or not {file.name for file in files} <= _MADE_FIRST:
                 continue
             latest = max(path.stat().st_mtime for path in (left, *files))
-            if time.time() - latest > _STALE and not _is_alive(int(process)):
+            if time.time() - latest > _STALE and not process_lives(int(process)):
                 shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # it is another user's
-        return True
-    return True
 
 
 def _whom(note: Path) -> str:
