@@ -341,13 +341,15 @@ def test_a_page_whose_server_is_away_answers_503_and_goes_on_when_it_is_back(
     job = make_job(tmp_path, digits_pool, tiny, "--store", database)
     job.store.add_samples(["more.png"])
     who = {"annotator": "ann", "holder": "tab"}
-    with TestClient(make_app(job), base_url="http://127.0.0.1:8700") as client:
+    app = make_app(job)
+    with TestClient(app, base_url="http://127.0.0.1:8700") as client:
         client.headers["X-CSRF-Token"] = client.get("/api/session").json()["csrf"]
-        told = {**who, "verb": "label", "label": "3", "id": "0000.png", "token": "first token"}
+        first, second = (app.state.page.pictures.digest(int(i)) for i in job.store.positions(["0000.png", "0001.png"]))
+        told = {**who, "verb": "label", "label": "3", "id": "0000.png", "digest": first, "token": "first token"}
         assert client.post("/api/label", json=told).status_code == 200
         server.stop()
         try:
-            again = {**told, "id": "0001.png", "token": "second token"}
+            again = {**told, "id": "0001.png", "digest": second, "token": "second token"}
             answer = client.post("/api/label", json=again)
             assert answer.status_code == 503
             assert "does not answer" in answer.json()["error"]
