@@ -94,7 +94,7 @@ def tiny_settings() -> tuple[str, ...]:
     return TINY
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_recipe() -> Recipe:
     """Digits with 8 channels and a handful of steps."""
     return load_recipe("digits").with_overrides(TINY)

@@ -50,7 +50,7 @@ def tiny(**parameters):
     return JointDiffusionClassifier(**(defaults | parameters))
 
 
-CHECKED = tiny(image_shape="row", max_steps=15, labeled_batch_size=64, learning_rate=3e-2)
+CHECKED = tiny(image_shape="row", max_steps=8, labeled_batch_size=64, learning_rate=5e-2)
 
 
 @pytest.fixture(scope="module")

@@ -45,8 +45,8 @@ def digits_model(digits_pool: Pool) -> JointDiffusion:
     """A small joint model that knows digits well enough to have counterfactuals."""
     recipe = load_recipe("digits").with_overrides(
         [
-            *("model.channels=16", "model.blocks=1", "pretraining.steps=100", "pretraining.batch_size=48"),
-            *("training.steps=60", "training.batch_size=16", "compute.precision=fp32", "compute.accelerator=cpu"),
+            *("model.channels=16", "model.blocks=1", "pretraining.steps=60", "pretraining.batch_size=48"),
+            *("training.steps=40", "training.batch_size=16", "compute.precision=fp32", "compute.accelerator=cpu"),
         ]
     )
     return fit_model(recipe, digits_pool, choose_labeled(digits_pool, 200, seed=0)).model()

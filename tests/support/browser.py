@@ -1,8 +1,11 @@
 """The labeling page of a job in headless Chromium."""
 
 import asyncio
+import atexit
 import shutil
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -26,31 +29,62 @@ def browse(
     app: FastAPI | None = None,
     **options: Any,
 ) -> None:
-    """Run a scenario in a fresh browser context.
+    """Run a scenario in a fresh context of a browser that all tests of this process share.
 
     Args:
         job: Job that is served.
         scenario: Coroutine function of the context and the address of the page.
         name: Name that the annotator has given before; None for somebody who is new.
-        host: Name by which the browser knows the server.
+        host: Name by which the browser knows the server: 127.0.0.1, or one that ends in .example.
         app: Application of the page; None makes one.
         options: Options of the context.
     """
-    playwright = pytest.importorskip("playwright.async_api", reason="the package playwright is not installed (extra: test)")
+    pytest.importorskip("playwright.async_api", reason="the package playwright is not installed (extra: test)")
 
     async def run(port: int) -> None:
-        async with playwright.async_playwright() as p:
-            arguments = ["--no-sandbox", f"--host-resolver-rules=MAP {host} 127.0.0.1"]
-            browser = await p.chromium.launch(executable_path=CHROMIUM, args=arguments)
-            context = await browser.new_context(**options)
+        context = await _browser().chromium.new_context(**options)
+        try:
             if name is not None:
                 given = f"localStorage.getItem('ssld-annotator') || localStorage.setItem('ssld-annotator', {name!r})"
                 await context.add_init_script(f"if (location.protocol === 'http:') {{ {given} }}")
             await scenario(context, f"http://{host}:{port}/")
-            await browser.close()
+        finally:
+            await context.close()
 
     with served(make_app(job) if app is None else app) as port:
-        asyncio.run(run(port))
+        _browser().wait_for(run(port))
+
+
+class _Browser:
+    """Chromium and the event loop that it is driven from, in a thread: starting both takes longer than most scenarios."""
+
+    def __init__(self) -> None:
+        from playwright.async_api import async_playwright
+
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._playwright = self.wait_for(async_playwright().start())
+        arguments = ["--no-sandbox", "--host-resolver-rules=MAP *.example 127.0.0.1"]
+        self.chromium = self.wait_for(self._playwright.chromium.launch(executable_path=CHROMIUM, args=arguments))
+        atexit.register(self._stop)
+
+    def wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """The result of a coroutine, from the thread of a test."""
+        task = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return task.result()
+        finally:
+            task.cancel()  # where the test was stopped by its time limit
+
+    def _stop(self) -> None:
+        self.wait_for(self.chromium.close())
+        self.wait_for(self._playwright.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+@lru_cache(maxsize=1)
+def _browser() -> _Browser:
+    return _Browser()
 
 
 async def open_page(context: Any, url: str, complaints: list[str] | None = None) -> Any:

@@ -371,6 +371,7 @@ def test_denoise_only_needs_pretraining_steps(tiny_recipe: Recipe, digits_pool: 
         fit_model(recipe, digits_pool, None)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_two_ranks_follow_the_curve_of_one(tmp_path: Path) -> None:
     """On the CPU with gloo; the second rank is spawned, so that everything it gets is pickled."""

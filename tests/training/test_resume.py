@@ -54,17 +54,27 @@ def crash() -> None:
 # ---- interrupted and continued
 
 
-@pytest.mark.parametrize("phase", ["pretraining", "training"])
-@pytest.mark.parametrize("cached", [True, False], ids=["cache", "no cache"])
-@pytest.mark.parametrize("action", [interrupt, crash])
+@pytest.mark.parametrize(
+    ("action", "cached", "phase"),
+    [  # every pair of two in the default suite, the other combinations in -m slow
+        (interrupt, True, "pretraining"),
+        (interrupt, False, "training"),
+        (crash, True, "training"),
+        (crash, False, "pretraining"),
+        pytest.param(interrupt, True, "training", marks=pytest.mark.slow),
+        pytest.param(interrupt, False, "pretraining", marks=pytest.mark.slow),
+        pytest.param(crash, True, "pretraining", marks=pytest.mark.slow),
+        pytest.param(crash, False, "training", marks=pytest.mark.slow),
+    ],
+)
 def test_continued_fit_ends_bit_identical(
     tiny_recipe: Recipe,
     digits_pool: Pool,
     labeled: LabeledSet,
     tmp_path: Path,
-    phase: str,
-    cached: bool,
     action: Callable[[], None],
+    cached: bool,
+    phase: str,
 ) -> None:
     recipe = tiny_recipe.with_overrides(["model.dropout=0.1", "model.head_dropout=0.3", "training.ema=0.5"])
     reference = fit_model(recipe, digits_pool, labeled)
@@ -146,7 +156,7 @@ def test_weights_that_do_not_fit_are_refused() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
-@pytest.mark.parametrize("cached", [True, False], ids=["cache", "no cache"])
+@pytest.mark.parametrize("cached", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["cache", "no cache"])
 def test_killed_at_any_moment_ends_bit_identical(tmp_path: Path, cached: bool) -> None:
     cache = ["--cache-dir", str(tmp_path / "cache")] if cached else ["--no-cache"]
     run, log = tmp_path / "run", tmp_path / "log.txt"
