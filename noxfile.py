@@ -20,6 +20,13 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", "-n", "2", *session.posargs)
 
 
+@nox.session(python="3.12")
+def slow(session: nox.Session) -> None:
+    """The tests that take minutes each: whole notebooks, more kills, made-up input, several ranks and workers."""
+    session.install(".[dev]")
+    session.run("pytest", "-m", "slow", *session.posargs)
+
+
 @nox.session
 def coverage(session: nox.Session) -> None:
     """The default tests, and that enough of the package is run by them (the floor is in pyproject.toml)."""
