@@ -288,13 +288,18 @@ def _as_typed(message: str, settings: Settings) -> str:
 def _start(start: dict[str, Any]) -> str:
     """How the trained model compares with the probe that it could start from, in one line."""
     kept = "trained model kept" if start["kept"] == "trained" else "probe kept, the trained model is worse"
-    probe, trained = start["probe"], start["trained"]
+    nll = start.get("score") == "nll"
+
+    def shown(model: str, on: str) -> str:
+        value = start[model][on]
+        return "not finite" if value is None else f"NLL {value:.3f}" if nll else f"{value:.1%}"
+
     if start["reason"] == "validation":
-        return f"{kept}: {trained['validation']:.1%} of the validation labels, probe {probe['validation']:.1%}"
-    parts = [f"trained {trained['own_labels']:.1%} of its own labels"]
-    parts += [f"probe {probe['folds']:.1%} of labels held out for it"] if probe["folds"] is not None else []
-    if probe["neighbors"] is not None:
-        parts.append(f"by neighbors {trained['neighbors']:.1%} and {probe['neighbors']:.1%}")
+        return f"{kept}: {shown('trained', 'validation')} of the validation labels, probe {shown('probe', 'validation')}"
+    parts = [f"trained {shown('trained', 'own_labels')} of its own labels"]
+    parts += [f"probe {shown('probe', 'folds')} of labels held out for it"] if start["probe"]["folds"] is not None else []
+    if start["probe"]["neighbors"] is not None:
+        parts.append(f"by neighbors {shown('trained', 'neighbors')} and {shown('probe', 'neighbors')}")
     return f"{kept}: {', '.join(parts)}"
 
 

@@ -164,7 +164,14 @@ def _run(fabric: Fabric, phase: Phase, precision: str, progress: ProgressCallbac
             if result.interrupted:
                 break
     if result.non_finite_steps:
-        _log.warning("%s: %d steps were left out because their gradient was not finite", phase.name, result.non_finite_steps)
+        _log.warning(
+            "%s: %d of %d steps were left out because their gradient was not finite: lower the learning rate (now %.2g at its "
+            "peak) or use --precision fp32",
+            phase.name,
+            result.non_finite_steps,
+            result.steps,
+            s.learning_rate,
+        )
     result.raw = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
     names = (name for name, _ in model.named_parameters())
     result.ema = {name: t.detach().cpu().clone() for name, t in zip(names, average.weights, strict=True)}

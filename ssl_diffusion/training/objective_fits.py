@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import CheckpointError, DataError, RecipeError
-from ssl_diffusion.inference.predict import represent
+from ssl_diffusion.inference.predict import predict_logits, represent
 from ssl_diffusion.machine import Device
 from ssl_diffusion.models.build import build_model, weights_fault
 from ssl_diffusion.models.joint import JointConfig
@@ -30,11 +33,13 @@ from ssl_diffusion.training.loop import train
 from ssl_diffusion.training.phases import pretraining_job
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.result import Fitted, TrainingResult
-from ssl_diffusion.training.starting_point import StartComparison, compare_with_start
+from ssl_diffusion.training.starting_point import StartComparison, compare_with_start, unlabeled_sample
+from ssl_diffusion.training.warning_signs import chance_nll, history_signs, pseudo_label_signs, validation_sign
 
 __all__ = ["FITS", "FitOptions", "FitTask", "no_pretraining"]
 
 _log = logging.getLogger(__name__)
+_LEAST_SAMPLE = 100  # unlabeled images, to say which classes are predicted
 
 
 @dataclass(frozen=True)
@@ -129,8 +134,10 @@ def _fit_network(task: FitTask) -> Fitted:
     result = train(training, task.options.progress)
     facts = pretrained.facts if pretrained is not None else None
     fitted = Fitted(task.phase.config, result.ema, result.raw, history + result.history, facts, result)
+    for sign in _signs(task, fitted):
+        _log.warning("%s", sign)
     wanted = task.keep_better and recipe.training.keep == "better"
-    if not wanted or pretrained is None or task.pool.multilabel or not result.steps:
+    if not wanted or pretrained is None or not result.steps:
         return fitted
     start = compare_with_start(recipe, task.pool, labeled, fitted.config, pretrained.weights, fitted.ema)
     if start.comparison.kept == "trained":
@@ -143,8 +150,36 @@ def _fit_network(task: FitTask) -> Fitted:
     return replace(fitted, config=start.config, ema=start.weights, raw={}, start=start.comparison)
 
 
+def _signs(task: FitTask, fitted: Fitted) -> list[str]:
+    """Warnings about a training that went wrong, with advice."""
+    pool, labeled, seed = task.pool, task.labels(), task.recipe.training.seed
+    device = Device.resolve(task.recipe.compute.accelerator, task.recipe.compute.precision)
+    k, chance, history = len(pool.classes), chance_nll(len(pool.classes), pool.multilabel), fitted.training.history
+
+    def logits(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return predict_logits(fitted.model().to(device.accelerator), pool.images[rows], precision=device.precision)
+
+    def predicted() -> NDArray[np.float64] | None:
+        rows = unlabeled_sample(pool, labeled, seed)
+        return np.bincount(logits(rows).argmax(axis=1), minlength=k) / len(rows) if len(rows) >= _LEAST_SAMPLE else None
+
+    signs = history_signs(history, chance)
+    if not pool.multilabel:
+        y = pool.labels[pool.positions(labeled.train)]
+        signs += pseudo_label_signs(history, pool.classes, np.bincount(y, minlength=k) / len(y), predicted)
+    if labeled.val and fitted.training.steps:
+        val = pool.positions(labeled.val)
+        z, truth = torch.from_numpy(logits(val)), torch.from_numpy(pool.labels[val])
+        if pool.multilabel:
+            losses = functional.binary_cross_entropy_with_logits(z, truth.float(), reduction="none").mean(dim=1)
+        else:
+            losses = functional.cross_entropy(z, truth, reduction="none")
+        signs += validation_sign(losses.double().numpy(), chance)
+    return signs
+
+
 def _scores(comparison: StartComparison) -> str:
-    """The accuracies that decided in favor of the probe, in a few words."""
+    """The scores that decided in favor of the probe, in a few words."""
     probe, trained = comparison.probe, comparison.trained
     mine, theirs, what = {
         "validation": (trained["validation"], probe["validation"], "of the validation labels"),
@@ -157,6 +192,8 @@ def _scores(comparison: StartComparison) -> str:
     }[comparison.reason]
     assert mine is not None
     assert theirs is not None
+    if comparison.score == "nll":
+        return f"NLL {mine:.3f} against {theirs:.3f} {what}"
     return f"{mine:.1%} against {theirs:.1%} {what}"
 
 

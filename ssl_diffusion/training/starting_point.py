@@ -10,16 +10,20 @@ need no second training decide then, and where neither speaks against it, the tr
   of its ten nearest neighbors, once with the labels by either model. Neither model has a part in the pixels, so the better
   labeling of the pool lets the neighbors guess more of the true labels. The probe is kept if :math:`b` labels are guessed only
   from its labeling, :math:`c` only from that of the trained model, and :math:`(b - c) / \sqrt{b + c} > 2` (McNemar 1947).
+
+Multi-label models are scored by their mean negative log-likelihood per class (NLL) instead of their accuracy: where most
+classes are absent from most images, a model that never names one is nearly always right. Their neighbors have no vote.
 """
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import KFold, StratifiedKFold
 from torch import Tensor
 
 from ssl_diffusion.data.label_choice import LabeledSet
@@ -32,7 +36,18 @@ from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.probe import fit_probe, reference_sample
 from ssl_diffusion.training.recipe import Recipe
 
-__all__ = ["Start", "StartComparison", "compare_with_start", "decide", "mcnemar", "neighbor_votes"]
+__all__ = [
+    "Score",
+    "Start",
+    "StartComparison",
+    "compare_with_start",
+    "decide",
+    "mcnemar",
+    "neighbor_votes",
+    "unlabeled_sample",
+]
+
+Score = Literal["accuracy", "nll"]
 
 _log = logging.getLogger(__name__)
 _SAMPLE = 2000  # unlabeled images, at most
@@ -43,14 +58,16 @@ _COLLAPSED = 0.4  # total variation between the classes that the two models pred
 
 @dataclass(frozen=True)
 class StartComparison:
-    """How the trained model compares with the probe; accuracies are None where they were not measured.
+    """How the trained model compares with the probe; scores are None where they were not measured.
 
     Attributes:
         kept: Model that the fit returns, "trained" or "probe".
         reason: Ground of the decision: "validation", "own labels", "neighbors", or "nothing against it".
-        probe: Accuracies of the probe: `validation`; `folds`, on labels that were held out for it; `neighbors`.
-        trained: Accuracies of the trained model: `validation`; `own_labels`, on labels that it was trained with; `neighbors`.
-        class_change: Total variation between the class frequencies that both predict for unlabeled images, in [0, 1].
+        probe: Scores of the probe: `validation`; `folds`, on labels that were held out for it; `neighbors`.
+        trained: Scores of the trained model: `validation`; `own_labels`, on labels that it was trained with; `neighbors`.
+        class_change: Total variation between the class frequencies that both predict for unlabeled images, in [0, 1]; None for
+            multi-label data.
+        score: Meaning of the scores: "accuracy", or "nll", which is lower for the better one, for multi-label data.
     """
 
     kept: Literal["trained", "probe"]
@@ -58,16 +75,18 @@ class StartComparison:
     probe: dict[str, float | None]
     trained: dict[str, float | None]
     class_change: float | None
+    score: Score = "accuracy"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, rounded, for metrics."""
+        """Plain values, rounded, for metrics; a score that is not finite is None."""
 
         def rounded(values: dict[str, float | None]) -> dict[str, float | None]:
-            return {name: None if value is None else round(value, 4) for name, value in values.items()}
+            finite = {name: value is not None and math.isfinite(value) for name, value in values.items()}
+            return {name: round(value, 4) if value is not None and finite[name] else None for name, value in values.items()}
 
         change = None if self.class_change is None else round(self.class_change, 4)
         facts = {"probe": rounded(self.probe), "trained": rounded(self.trained), "class_change": change}
-        return {"kept": self.kept, "reason": self.reason, **facts}
+        return {"kept": self.kept, "reason": self.reason, "score": self.score, **facts}
 
 
 @dataclass(frozen=True)
@@ -97,7 +116,7 @@ def compare_with_start(
 
     Args:
         recipe: Resolved settings.
-        pool: Images of one class each.
+        pool: Images.
         labeled: Labels that were used.
         config: Configuration of the trained model.
         denoiser: Weights of the pretrained denoiser.
@@ -105,8 +124,7 @@ def compare_with_start(
     """
     device, seed = Device.resolve(recipe.compute.accelerator, recipe.compute.precision), recipe.training.seed
     positions, val = pool.positions(labeled.train), pool.positions(labeled.val)
-    others = np.setdiff1d(pool.train, np.concatenate([positions, val]))
-    unlabeled = np.sort(np.random.default_rng(seed).permutation(others)[:_SAMPLE])
+    unlabeled = unlabeled_sample(pool, labeled, seed)[: 0 if pool.multilabel else None]
     rows = np.concatenate([positions, val, unlabeled])
     own, held_out, rest = np.split(np.arange(len(rows)), np.cumsum([len(positions), len(val)]))
 
@@ -121,12 +139,15 @@ def compare_with_start(
     probe = fit_probe(z, y, reference, k, seed=seed)
     start = probe.logits(represent(model, pool.images[rows], precision=device.precision))
 
-    folds = _fold_accuracy(z, y, reference, k, probe.inverse_penalty, seed)
-    probe_scores: dict[str, float | None] = {"validation": None, "folds": folds, "neighbors": None}
-    scores: dict[str, float | None] = {"validation": None, "own_labels": _accuracy(logits[own], y), "neighbors": None}
+    score: Score = "nll" if pool.multilabel else "accuracy"
+    folds = _fold_logits(z, y, reference, k, probe.inverse_penalty, seed)
+    probe_scores: dict[str, float | None] = {"validation": None, "folds": None, "neighbors": None}
+    scores: dict[str, float | None] = {"validation": None, "own_labels": _scored(score, logits[own], y), "neighbors": None}
+    if folds is not None:
+        probe_scores["folds"] = _scored(score, folds, y)
     if len(val):
-        probe_scores["validation"] = _accuracy(start[held_out], pool.labels[val])
-        scores["validation"] = _accuracy(logits[held_out], pool.labels[val])
+        probe_scores["validation"] = _scored(score, start[held_out], pool.labels[val])
+        scores["validation"] = _scored(score, logits[held_out], pool.labels[val])
     statistic = change = None
     if len(rest) >= _LEAST_SAMPLE:
         guesses = [values[rest].argmax(axis=1) for values in (start, logits)]
@@ -137,7 +158,7 @@ def compare_with_start(
             right = [votes == y for votes in neighbor_votes(pixels[own], pixels[rest], guesses, k)]
             probe_scores["neighbors"], scores["neighbors"] = (float(r.mean()) for r in right)
             statistic = mcnemar(right[0], right[1])
-    kept, reason = decide(probe_scores, scores, statistic)
+    kept, reason = decide(probe_scores, scores, statistic, score)
     if change is not None and change > _COLLAPSED:
         _log.warning(
             "training has moved %.0f %% of the unlabeled images to other classes than a probe of the denoiser predicts, which "
@@ -146,24 +167,41 @@ def compare_with_start(
         )
     made = model.with_linear_head(probe.weight, probe.bias)
     weights = {name: tensor.cpu() for name, tensor in made.state_dict().items()}
-    return Start(made.config, weights, StartComparison(kept, reason, probe_scores, scores, change))
+    return Start(made.config, weights, StartComparison(kept, reason, probe_scores, scores, change, score))
+
+
+def unlabeled_sample(pool: Pool, labeled: LabeledSet, seed: int) -> NDArray[np.int64]:
+    """Sorted positions of at most 2,000 training images whose labels a fit does not use, drawn at random.
+
+    Args:
+        pool: Images.
+        labeled: Labels that are used.
+        seed: Random seed.
+    """
+    others = np.setdiff1d(pool.train, pool.positions([*labeled.train, *labeled.val]))
+    return np.sort(np.random.default_rng(seed).permutation(others)[:_SAMPLE])
 
 
 def decide(
-    probe: dict[str, float | None], trained: dict[str, float | None], statistic: float | None
+    probe: dict[str, float | None], trained: dict[str, float | None], statistic: float | None, score: Score = "accuracy"
 ) -> tuple[Literal["trained", "probe"], str]:
     """Which model to keep, and what decided.
 
     Args:
-        probe: Accuracies of the probe, see :class:`StartComparison`.
-        trained: Accuracies of the trained model.
+        probe: Scores of the probe, see :class:`StartComparison`.
+        trained: Scores of the trained model; one that is not a number is worse than any other.
         statistic: McNemar's statistic of the neighbors' votes, positive in favor of the probe; None if it was not measured.
+        score: Meaning of the scores.
     """
+
+    def worse(value: float, other: float) -> bool:
+        return not (value >= other if score == "accuracy" else value <= other)
+
     mine, theirs = trained["validation"], probe["validation"]
     if mine is not None and theirs is not None:
-        return ("probe" if theirs > mine else "trained"), "validation"
+        return ("probe" if worse(mine, theirs) else "trained"), "validation"
     own, folds = trained["own_labels"], probe["folds"]
-    if own is not None and folds is not None and own < folds:
+    if own is not None and folds is not None and worse(own, folds):
         return "probe", "own labels"
     if statistic is not None and statistic > 2:
         return "probe", "neighbors"
@@ -209,19 +247,21 @@ def neighbor_votes(
     return found
 
 
-def _fold_accuracy(
+def _fold_logits(
     z: NDArray[np.float32], y: NDArray[np.int64], reference: NDArray[np.float32], k: int, inverse_penalty: float, seed: int
-) -> float | None:
-    """Accuracy of probes on labels that were held out for them; None if a class has one label only."""
-    folds = min(5, int(np.unique(y, return_counts=True)[1].min()))
+) -> NDArray[np.float32] | None:
+    """Logits of probes for labels that were held out for them; None if that leaves a class, or everything, without a label."""
+    multilabel = y.ndim == 2
+    folds = min(5, len(y) if multilabel else int(np.unique(y, return_counts=True)[1].min()))
     if folds < 2:
         return None
-    right = np.zeros(len(y), dtype=np.bool_)
-    for fitted, tested in StratifiedKFold(folds, shuffle=True, random_state=seed).split(z, y):
+    logits = np.zeros((len(y), k), dtype=np.float32)
+    splitter = (KFold if multilabel else StratifiedKFold)(folds, shuffle=True, random_state=seed)
+    for fitted, tested in splitter.split(z, y):
         probe = fit_probe(z[fitted], y[fitted], reference, k, inverse_penalty=inverse_penalty, seed=seed)
-        right[tested] = probe.logits(z[tested]).argmax(axis=1) == y[tested]
-    return float(right.mean())
+        logits[tested] = probe.logits(z[tested])
+    return logits
 
 
-def _accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    return classification_metrics(logits, labels)["accuracy"]
+def _scored(score: Score, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    return classification_metrics(logits, labels)[score]

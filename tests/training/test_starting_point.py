@@ -1,6 +1,9 @@
 """A fit never returns less than its own starting point."""
 
+import json
 import logging
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from ssl_diffusion.training.phases import joint_config
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.result import TrainingResult
 from ssl_diffusion.training.run_folder import load_metrics
-from ssl_diffusion.training.starting_point import decide, mcnemar, neighbor_votes
+from ssl_diffusion.training.starting_point import StartComparison, decide, mcnemar, neighbor_votes
 
 
 def scores(given: dict[str, float]) -> dict[str, float | None]:
@@ -42,6 +45,22 @@ def test_decisions(
     probe: dict[str, float], trained: dict[str, float], statistic: float | None, expected: tuple[str, str]
 ) -> None:
     assert decide(scores(probe), scores(trained), statistic) == expected
+
+
+@pytest.mark.parametrize(
+    ("probe", "trained", "expected"),
+    [
+        ({"validation": 0.3, "folds": 9.0}, {"validation": 0.4, "own_labels": 0.0}, ("probe", "validation")),
+        ({"validation": 0.4, "folds": 0.0}, {"validation": 0.4, "own_labels": 9.0}, ("trained", "validation")),
+        ({"validation": 0.4}, {"validation": math.nan}, ("probe", "validation")),
+        ({"folds": 0.3}, {"own_labels": 0.4}, ("probe", "own labels")),
+        ({"folds": 0.3}, {"own_labels": math.inf}, ("probe", "own labels")),
+        ({"folds": 0.3}, {"own_labels": 0.3}, ("trained", "nothing against it")),
+        ({}, {"own_labels": 9.0}, ("trained", "nothing against it")),
+    ],
+)
+def test_decisions_by_log_likelihood(probe: dict[str, float], trained: dict[str, float], expected: tuple[str, str]) -> None:
+    assert decide(scores(probe), scores(trained), None, "nll") == expected
 
 
 def test_mcnemar_counts_only_where_they_differ() -> None:
@@ -138,3 +157,68 @@ def test_both_scores_are_in_the_metrics(recipe: Recipe, digits_pool: Pool, tmp_p
     assert start["class_change"] > 0.5
     assert metrics["test_accuracy"] > 0.2
     assert load_run(path).model.config.n_classes == 10
+
+
+# ---- several labels per image
+
+
+@pytest.fixture(scope="module")
+def several(digits_pool: Pool) -> Pool:
+    """Digits that are even, at least five, or have a loop; or several of these, or nothing."""
+    part = np.arange(1100, 1700)  # the last of the training split, the first of the test split
+    digit = digits_pool.labels[part]
+    columns = np.stack([digit % 2 == 0, digit >= 5, np.isin(digit, (0, 6, 8, 9))], axis=1)
+    return replace(
+        digits_pool,
+        images=digits_pool.images[part],
+        ids=digits_pool.ids[part],
+        is_test=digits_pool.is_test[part],
+        labels=columns.astype(np.int64),
+        classes=("even", "large", "loop"),
+        multilabel=True,
+    )
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("val_fraction", [0.0, 0.3])
+def test_a_multilabel_fit_returns_the_probe_where_training_has_destroyed_the_model(
+    recipe: Recipe, several: Pool, tmp_path: Path, caplog: pytest.LogCaptureFixture, val_fraction: float
+) -> None:
+    fast = recipe.with_overrides(["training.learning_rate=1", "labels.budget=60", f"labels.val_fraction={val_fraction}"])
+    path = fit_run(fast, tmp_path / "run", pool=several)
+    start = load_metrics(path)["start"]
+    assert (start["kept"], start["reason"], start["score"]) == ("probe", "validation" if val_fraction else "own labels", "nll")
+    assert start["probe"]["folds"] < math.log(2)
+    assert start["trained"]["own_labels"] > start["probe"]["folds"]
+    assert start["class_change"] is None
+    assert "so the probe is kept" in caplog.text
+    assert "(NLL " in caplog.text
+    labeled = choose_labeled(several, 60, seed=fast.training.seed, val_fraction=val_fraction)
+    if val_fraction:
+        assert start["trained"]["validation"] > start["probe"]["validation"]
+    probe = fit_model(fast.with_setting("training.objective", "probe"), several, labeled)
+    images = several.images[several.test]
+    assert np.array_equal(load_run(path).logits(images), predict_logits(probe.model(), images))
+
+
+def test_a_multilabel_fit_that_is_no_worse_keeps_the_trained_model(recipe: Recipe, several: Pool) -> None:
+    gentle = recipe.with_overrides(["training.learning_rate=1e-6"])
+    labeled = choose_labeled(several, 60, seed=3)
+    plain, fitted = (fit_model(gentle, several, labeled, keep_better=better) for better in (False, True))
+    assert fitted.start is not None
+    assert (fitted.start.kept, fitted.start.reason) == ("trained", "nothing against it")
+    assert all(torch.equal(tensor, plain.ema[name]) for name, tensor in fitted.ema.items())
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_few_multilabel_labels_are_compared_as_far_as_there_are_folds(recipe: Recipe, several: Pool, n: int) -> None:
+    fitted = fit_model(recipe, several, choose_labeled(several, n, seed=3), keep_better=True)
+    assert fitted.start is not None
+    assert (fitted.start.probe["folds"] is None) == (n == 1)
+
+
+def test_a_score_that_is_not_finite_is_left_out_of_the_metrics() -> None:
+    comparison = StartComparison("probe", "own labels", {"folds": 0.30004}, {"own_labels": math.inf}, None, "nll")
+    facts = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
+    assert facts["trained"] == {"own_labels": None}
+    assert facts["probe"] == {"folds": 0.3}
