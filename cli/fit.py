@@ -226,9 +226,9 @@ def fit(
     if folder.resume is not None:
         if folder.out or folder.overwrite:
             raise RecipeError("--resume continues a run in its own folder: leave out --out and --overwrite")
-        if training.duration or training.preset:
+        if training.duration is not None or training.preset is not None:
             raise RecipeError("--resume continues a run with its own steps and recipe: leave out --time and --preset")
-        if training.recipe:
+        if training.recipe is not None:
             raise RecipeError("--resume continues a run with its own recipe: leave out --recipe")
         if named := [text for text in training.overrides or [] if text.partition("=")[0].strip() in ("name", "description")]:
             raise RecipeError(f"--resume continues a run under its own name: leave out --set {named[0]}")
@@ -249,17 +249,17 @@ def _base_recipe(data: DataOptions, training: TrainingOptions) -> "Recipe":
     from ssl_diffusion.errors import RecipeError
     from ssl_diffusion.training.recipe import load_recipe, recipe_for
 
-    if data.dataset and data.data:
+    if data.dataset is not None and data.data is not None:
         raise RecipeError("give either --dataset or --data, not both")
-    if training.recipe and training.preset:
+    if training.recipe is not None and training.preset is not None:
         raise RecipeError("give either --recipe or --preset, not both")
-    if training.recipe:
+    if training.recipe is not None:
         return load_recipe(training.recipe)
     name = "images"
-    if not data.data:
+    if data.data is None:
         from ssl_diffusion.data.published.datasets import dataset_info
 
-        name = data.dataset or "fashion-mnist"
+        name = "fashion-mnist" if data.dataset is None else data.dataset
         dataset_info(name)  # an unknown data set is reported before an unknown recipe
     return load_recipe(recipe_for(name, training.preset))
 

@@ -17,8 +17,11 @@ def recipes(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a recipe.")] = False,
 ) -> None:
     """List the recipes, print one, or print the schema of all."""
+    from ssl_diffusion.errors import SSLDError
     from ssl_diffusion.training.recipe import Recipe, load_recipe, recipe_names
 
+    if schema and name is not None:
+        raise SSLDError(f"--schema describes all recipes: leave out --schema, or the name {name!r}")
     if schema:
         described = Recipe.model_json_schema()
         context.output.result(described, json.dumps(described, indent=2))

@@ -49,8 +49,8 @@ class ProjectOptions:
             from ssl_diffusion.annotation.label_studio.client import LabelStudio
             from ssl_diffusion.annotation.label_studio.sync import remembered
         before = remembered(job)
-        url, project = self.url or before[0], self.project or before[1]
-        if not url or not project:
+        url, project = (own if given is None else given for given, own in zip((self.url, self.project), before, strict=True))
+        if url is None or project is None:
             raise SSLDError(
                 f"{job.path} has no Label Studio project yet: give --label-studio URL --project NUMBER once; it is remembered"
             )

@@ -1,7 +1,7 @@
 """Options that several commands share: each has one name and one help text."""
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -25,6 +25,7 @@ __all__ = [
     "SeedOption",
     "ServerOptions",
     "ThreadsOption",
+    "given_options",
     "number",
 ]
 
@@ -65,6 +66,23 @@ DebugOption = Annotated[
     bool, typer.Option("--debug", envvar="SSLD_DEBUG", help="Show where in the program an unforeseen error was raised.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars and no log messages.")]
+
+
+def given_options(group: Any) -> list[str]:
+    """Flags of the options of a group, a dataclass, that have another value than their default.
+
+    Args:
+        group: Values of the options.
+    """
+    given = (f for f in fields(group) if getattr(group, f.name) not in (f.default, []))
+    return [_flag(f.name, get_args(f.type)[1]) for f in given]
+
+
+def _flag(name: str, info: Any) -> str:
+    """The flag of an option: the declared one, of two that for "yes"; else that of its name."""
+    declared = (info.default, *(info.param_decls or ()))  # Typer keeps the first one as the default
+    flags = (each for each in declared if isinstance(each, str) and each.startswith("--"))
+    return next(flags, f"--{name.replace('_', '-')}").partition("/")[0]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import typer
 from ssl_diffusion.settings import Devices, Trials
 
 from .command import NOTHING, Context, command
-from .options import CACHE_DIR, DATASET, SETTINGS, number
+from .options import CACHE_DIR, DATASET, SETTINGS, given_options, number
 from .output import Output
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ssl_diffusion.studies.settings import StudySettings
 
 __all__ = ["study"]
+
+_OF_REPORTS = ("--cache-dir", "--highlight")
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,16 @@ class DesignOptions:
 
     def settings(self, *, resume: bool) -> "StudySettings | None":
         """Settings of the study; None resumes with those of the folder."""
-        from dataclasses import replace
-
         from ssl_diffusion.studies.settings import StudySettings, load_study
         from ssl_diffusion.training.recipe import load_recipe, recipe_for
 
-        if resume and replace(self, overrides=self.overrides or None) == DesignOptions():
+        if resume and not given_options(self):
             return None
         if self.recipe is not None and self.recipe.endswith(".toml"):
             study = load_study(Path(self.recipe))
         else:
-            study = StudySettings(recipe=load_recipe(self.recipe or recipe_for(self.dataset or "fashion-mnist")))
+            named = recipe_for("fashion-mnist" if self.dataset is None else self.dataset)
+            study = StudySettings(recipe=load_recipe(named if self.recipe is None else self.recipe))
         recipe = study.recipe
         if self.dataset is not None:
             recipe = recipe.with_setting("data.dataset", self.dataset, "--dataset")
@@ -108,6 +109,7 @@ def study(
     ] = None,
 ) -> None:
     """Measure how many labels an acquisition strategy saves: learning curves of paired trials."""
+    from ssl_diffusion.errors import RecipeError
     from ssl_diffusion.studies import StudyFolder, run_study
     from ssl_diffusion.studies.figures import check_highlight
     from ssl_diffusion.studies.report import write_report
@@ -115,9 +117,11 @@ def study(
     from ssl_diffusion.training.fit import FitOptions
 
     cache_dir = execution.cache_dir
-    only_report, place = _place(words or [], execution.out)
+    only_report, place = _place(words or [], execution.out, execution.resume)
     highlight = _words(execution.highlight or "")
     if only_report:
+        if idle := [flag for flag in given_options(design) + given_options(execution) if flag not in _OF_REPORTS]:
+            raise RecipeError(f"{idle[0]} has no effect on the report of a study that has been run: leave it out")
         written = write_report(place, cache_dir, highlight)
         context.output.result({"out": str(place), "report": str(written)}, f"report in {written}")
         return
@@ -162,7 +166,7 @@ def _print_result(done: "StudyFolder", cache_dir: Path | None, highlight: tuple[
     output.result(values, "\n".join(lines))
 
 
-def _place(words: list[Path], out: Path | None) -> tuple[bool, Path]:
+def _place(words: list[Path], out: Path | None, resume: bool) -> tuple[bool, Path]:
     """Whether only the report is to be written, and the study folder."""
     from ssl_diffusion.errors import RecipeError
 
@@ -174,6 +178,11 @@ def _place(words: list[Path], out: Path | None) -> tuple[bool, Path]:
         )
     if not words and out is None:
         raise RecipeError("no study folder: give --out FOLDER for a new study")
+    if words and not resume:
+        raise RecipeError(
+            f"what is to be done with {words[0]}? --out {words[0]} makes a new study there, {words[0]} --resume resumes the "
+            f"one that is there, report {words[0]} writes its report"
+        )
     return False, out or words[0]
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "read_state",
     "read_toml",
     "shown",
+    "unknown_setting",
 ]
 __all__ += ["AtLeastOne", "Budget", "Confidence", "Count", "Devices", "Fraction", "Generated", "GiB", "HeldOut", "ImageSide"]
 __all__ += ["Images", "Port", "SamplerSteps", "Seconds", "Seed", "Steps", "Strength", "Threads", "Trials"]
@@ -161,9 +162,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:
-    """The content of a TOML text; errors name `source`."""
+    """The content of a TOML text; errors name `source`. A byte order mark, which some editors write, is passed over."""
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: also whole numbers of thousands of digits
         raise RecipeError(f"{source} is not valid TOML: {error}") from None
 
@@ -249,6 +250,21 @@ def parse_state(data: str | bytes, kind: type[_M], path: Path, *, remedy: str, n
         raise damaged(path, f"is damaged: it is not valid JSON ({error})" if data else "is empty", remedy) from None
 
 
+def unknown_setting(key: str, names: Iterable[str]) -> str:
+    """Say that there is no such setting, and which is meant: the nearest ones, else those of its section, else all sections.
+
+    Args:
+        key: Name of the setting, as "section.name".
+        names: Names of all settings.
+    """
+    names, section = list(names), key.partition(".")[0]
+    own = [name for name in names if name.startswith(f"{section}.")]
+    near = _nearest(key, names)
+    if not near.startswith("did you mean"):
+        near = _nearest(key, own or {name.partition(".")[0] for name in names})
+    return f"unknown setting {shown(key)}; {near}"
+
+
 def _fault(error: ValidationError) -> str:
     """The first fault that pydantic found, as part of a sentence."""
     first = error.errors(include_url=False, include_input=False)[0]
@@ -323,10 +339,7 @@ def _sentence(kind: type[Settings], loc: tuple[int | str, ...], error: str, valu
     if error == "extra_forbidden":
         if isinstance(value, Mapping) and value:
             key = f"{key}.{next(iter(value))}"
-        names = kind.setting_names()
-        own = [name for name in names if name.startswith(f"{key.partition('.')[0]}.")]
-        near = _nearest(key, names)
-        return f"unknown setting {shown(key)}; {_nearest(key, own) if own and near.startswith('known') else near}"
+        return unknown_setting(key, kind.setting_names())
     if error == "value_error" and (inner := _settings_in(field)) is not None:  # a check of several fields names the first
         return _joined(inner.section or key, str(message))
     key = key or str(loc[-1] if loc else "what is given")

@@ -15,10 +15,14 @@ from pydantic import Field
 from ssl_diffusion.data.settings import DataSettings, LabelSettings
 from ssl_diffusion.errors import RecipeError, nearest_names
 from ssl_diffusion.models.settings import ModelSettings
-from ssl_diffusion.settings import Settings, parse_toml, read_toml, shown
+from ssl_diffusion.settings import Settings, parse_toml, read_toml, shown, unknown_setting
 from ssl_diffusion.training.settings import AugmentationSettings, ComputeSettings, PhaseSettings, TrainingSettings
 
 __all__ = ["Recipe", "SettingsWithRecipe", "load_recipe", "recipe_for", "recipe_names"]
+
+
+# Sections that stand beside a recipe's own in files of another kind, and where.
+_BESIDE = {"study": "in a file for `ssld study --recipe`", "job": "in the job.toml of a job"}
 
 
 class Recipe(Settings):
@@ -35,6 +39,15 @@ class Recipe(Settings):
     pretraining: PhaseSettings = Field(default_factory=PhaseSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     compute: ComputeSettings = Field(default_factory=ComputeSettings)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "") -> Self:
+        """A recipe from nested mappings, as TOML has them; see :meth:`Settings.from_dict`."""
+        for section, where in _BESIDE.items():
+            if isinstance(values, Mapping) and section in values:
+                said = f"a recipe has no section [{section}], which stands {where}"
+                raise RecipeError(f"{source}: {said}" if source else said)
+        return super().from_dict(values, source)
 
     def updated(self, values: Mapping[str, Any], source: str = "") -> "Recipe":
         """A copy with other values where `values` (nested, as for :meth:`from_dict`) has some.
@@ -117,15 +130,16 @@ class SettingsWithRecipe(Settings):
         if not isinstance(own, Mapping):
             raise RecipeError(f"{source}: {cls.section} is a section, not {shown(own)}")
         beside = {key: value for key, value in values.items() if key != cls.section}
+        if unknown := next((key for key in beside if key not in Recipe.model_fields and key not in _BESIDE), None):
+            key = ".".join((unknown, *list(inner)[:1])) if isinstance(inner := beside[unknown], Mapping) else unknown
+            raise RecipeError(f"{source}: {unknown_setting(key, cls.setting_names())}")
         return super().from_dict({**own, "recipe": cls._recipe(own.get("recipe"), beside, source)}, source)
 
     @classmethod
     def _recipe(cls, base: Any, values: Mapping[str, Any], source: str) -> Recipe:
         """The recipe of a file, from the key `recipe` in the section and what stands beside the section."""
         if base is not None:
-            raise RecipeError(
-                f"{source}: unknown setting '{cls.section}.recipe'; {nearest_names('recipe', cls.setting_names())}"
-            )
+            raise RecipeError(f"{source}: {unknown_setting(f'{cls.section}.recipe', cls.setting_names())}")
         return Recipe.from_dict(values, source)
 
     def to_dict(self) -> dict[str, Any]:

@@ -186,3 +186,9 @@ def test_damaged_recipe_files_are_named(tmp_path: Path, content: bytes, message:
     path.write_bytes(content)
     with pytest.raises(RecipeError, match=message):
         load_recipe(path)
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[training]\nsteps = 3\n", encoding="utf-8-sig")
+    assert load_recipe(path).training.steps == 3

@@ -127,8 +127,14 @@ def read_labels(path: Path, annotator: str) -> list[LabelRecord]:
     if path.suffix.lower() == ".json":
         return list(from_label_studio(read_tasks(parse_json(text, str(path)), str(path)), str(path)))
     # Not splitlines: a JSON text may hold other line separators of Unicode.
-    lines = [(f"{path}, line {i}", line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    return [record for where, line in lines for record in _from_line(parse_json(line, where), annotator, where)]
+    lines = [(f"line {i}", line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if not lines:
+        raise DataError(f"{path} is empty: it holds no labels")
+    return [
+        record
+        for where, line in lines
+        for record in _from_line(parse_json(line, f"{path}, {where}"), annotator, str(path), where)
+    ]
 
 
 def read_tasks(found: Any, name: str) -> list[Task]:
@@ -193,24 +199,26 @@ def _from_table(path: Path, annotator: str) -> list[LabelRecord]:
     return found
 
 
-def _from_line(row: Any, annotator: str, where: str) -> Iterable[LabelRecord]:
+def _from_line(row: Any, annotator: str, name: str, where: str) -> Iterable[LabelRecord]:
     if not isinstance(row, dict):
-        raise DataError(f"{where} is not an object with id and label")
+        raise DataError(f"{name}, {where} is not an object with id and label")
     if "answer" in row:
-        answer = check(ProdigyLine, row, where)
+        answer = check(ProdigyLine, row, f"{name}, {where}")
         if answer.meta is None:
-            raise DataError(f"{where} has no meta.id: it was not made by ssld")
+            raise DataError(f"{name}, {where} has no meta.id: it was not made by ssld")
         who = answer.annotator or answer.annotator_id or annotator
         if answer.answer != "accept":
             yield LabelRecord(answer.meta.id, None, who, where)
         elif len(answer.labels) == 1:
             yield LabelRecord(answer.meta.id, answer.labels[0], who, where)
         elif answer.labels:
-            raise DataError(f"{where} has {len(answer.labels)} labels, but one per image is allowed: {_named(answer.labels)}")
+            raise DataError(
+                f"{name}, {where} has {len(answer.labels)} labels, but one per image is allowed: {_named(answer.labels)}"
+            )
         return
     if "id" not in row or "label" not in row:
-        raise DataError(f"{where} needs id and label; it has {_named(row)}")
-    line = check(LabelLine, row, where)
+        raise DataError(f"{name}, {where} needs id and label; it has {_named(row)}")
+    line = check(LabelLine, row, f"{name}, {where}")
     if line.label:
         yield LabelRecord(line.id, line.label, line.annotator or annotator, where)
 

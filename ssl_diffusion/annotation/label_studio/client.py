@@ -89,9 +89,11 @@ class LabelStudio:
         if not url.startswith(("http://", "https://")):
             raise SSLDError(f"{shown(url)} is not the address of a server: one begins with http:// or https://")
         try:
-            httpx.URL(url)
+            host = httpx.URL(url).host
         except (httpx.InvalidURL, ValueError) as error:
             raise SSLDError(f"{shown(url)} is not the address of a server: {error}") from None
+        if not host:
+            raise SSLDError(f"{shown(url)} is not the address of a server: it names none")
         if not token.isascii() or not token.isprintable() or not token.strip():
             raise SSLDError("the token has characters that no token has: copy it from Account & Settings in Label Studio")
         self.url = url.rstrip("/")

@@ -115,16 +115,16 @@ def choose_round(
     model, classifier, names = snapshot.model, snapshot.classifier, state.classes
     number = 1 if state.last_round is None else state.last_round["number"] + 1
     seed = job.settings.seed + number if seed is None else seed
+    known, classes = state.training
+    # Pixels say little about classes: without a model "auto" covers them.
+    k = len(names) if classifier is not None and model.run is not None else 0
+    name = job.settings.strategy if strategy is None else strategy
+    chosen, reason = strategy_for(name, len(known), k, n)
     ids, touched, carried = job.store.ids, queries.touched(job.store), _carried(snapshot)
     audit = _audit(job, n, touched)
     open_ = np.setdiff1d(job.store.of_role("pool"), touched, assume_unique=True)
     if not len(open_) and not len(audit) and not len(carried):
         raise DataError(f"every sample of {job.path} has been labeled or skipped: nothing is left to choose")
-    known, classes = state.training
-    # Pixels say little about classes: without a model "auto" covers them.
-    k = len(names) if classifier is not None and model.run is not None else 0
-    name = strategy or job.settings.strategy
-    chosen, reason = strategy_for(name, len(known), k, n)
     if quick and name == "auto" and chosen.name.startswith("counterfactual"):
         chosen, _ = strategy_for("margin:diverse", len(known), k)
         reason = "margin:diverse: as accurate as the counterfactual search, and immediate"
