@@ -49,7 +49,8 @@ class ProjectOptions:
             from ssl_diffusion.annotation.label_studio.client import LabelStudio
             from ssl_diffusion.annotation.label_studio.sync import remembered
         before = remembered(job)
-        url, project = (own if given is None else given for given, own in zip((self.url, self.project), before, strict=True))
+        url = before[0] if self.url is None else self.url
+        project = before[1] if self.project is None else self.project
         if url is None or project is None:
             raise SSLDError(
                 f"{job.path} has no Label Studio project yet: give --label-studio URL --project NUMBER once; it is remembered"

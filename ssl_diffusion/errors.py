@@ -5,9 +5,22 @@ exit code 2. Anything else that escapes is a bug.
 """
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["CheckpointError", "DataError", "Interrupted", "RecipeError", "RunError", "SSLDError", "StateError", "nearest_names"]
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "Interrupted",
+    "RecipeError",
+    "RunError",
+    "SSLDError",
+    "StateError",
+    "nearest_names",
+    "shown",
+    "unknown_setting",
+]
 
 # Of names that come from a file there may be thousands, of any length.
 _LONGEST_NAME = 80
@@ -50,3 +63,31 @@ def nearest_names(name: str, known: Iterable[str]) -> str:
         return "did you mean " + " or ".join(near) + "?"
     more = f" and {len(known) - _MOST_NAMES} others" if len(known) > _MOST_NAMES else ""
     return "known: " + ", ".join(known[:_MOST_NAMES]) + more
+
+
+def unknown_setting(key: str, names: Iterable[str]) -> str:
+    """Say that there is no such setting, and which is meant: the nearest ones, else those of its section, else all sections.
+
+    Args:
+        key: Name of the setting, as "section.name".
+        names: Names of all settings.
+    """
+    names, section = list(names), key.partition(".")[0]
+    own = [name for name in names if name.startswith(f"{section}.")]
+    near = nearest_names(key, names)
+    if not near.startswith("did you mean"):
+        near = nearest_names(key, own or {name.partition(".")[0] for name in names})
+    return f"unknown setting {shown(key)}; {near}"
+
+
+def shown(value: Any) -> str:
+    """A value in a message, cut if it is long."""
+    try:
+        return _short.repr(value)
+    except ValueError:  # whole numbers of thousands of digits have no text
+        return "a number of thousands of digits"
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 80
+_short.maxlist = _short.maxtuple = _short.maxdict = 10

@@ -12,7 +12,6 @@ import contextlib
 import math
 import numbers
 import os
-import reprlib
 import tomllib
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import from_json
 
-from ssl_diffusion.errors import RecipeError, StateError, nearest_names
+from ssl_diffusion.errors import RecipeError, StateError, nearest_names, shown, unknown_setting
 from ssl_diffusion.storage import LARGEST_STATE, damaged, read_regular
 
 __all__ = [
@@ -36,7 +35,6 @@ __all__ = [
     "read_state",
     "read_toml",
     "shown",
-    "unknown_setting",
 ]
 __all__ += ["AtLeastOne", "Budget", "Confidence", "Count", "Devices", "Fraction", "Generated", "GiB", "HeldOut", "ImageSide"]
 __all__ += ["Images", "Port", "SamplerSteps", "Seconds", "Seed", "Steps", "Strength", "Threads", "Trials"]
@@ -250,21 +248,6 @@ def parse_state(data: str | bytes, kind: type[_M], path: Path, *, remedy: str, n
         raise damaged(path, f"is damaged: it is not valid JSON ({error})" if data else "is empty", remedy) from None
 
 
-def unknown_setting(key: str, names: Iterable[str]) -> str:
-    """Say that there is no such setting, and which is meant: the nearest ones, else those of its section, else all sections.
-
-    Args:
-        key: Name of the setting, as "section.name".
-        names: Names of all settings.
-    """
-    names, section = list(names), key.partition(".")[0]
-    own = [name for name in names if name.startswith(f"{section}.")]
-    near = _nearest(key, names)
-    if not near.startswith("did you mean"):
-        near = _nearest(key, own or {name.partition(".")[0] for name in names})
-    return f"unknown setting {shown(key)}; {near}"
-
-
 def _fault(error: ValidationError) -> str:
     """The first fault that pydantic found, as part of a sentence."""
     first = error.errors(include_url=False, include_input=False)[0]
@@ -398,16 +381,3 @@ def _joined(section: str, name: str) -> str:
 
 def _nearest(value: Any, known: Iterable[str]) -> str:
     return nearest_names(value[:80] if isinstance(value, str) else "", known)
-
-
-def shown(value: Any) -> str:
-    """A value in a message, cut if it is long."""
-    try:
-        return _short.repr(value)
-    except ValueError:  # whole numbers of thousands of digits have no text
-        return "a number of thousands of digits"
-
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = _short.maxlong = 80
-_short.maxlist = _short.maxtuple = _short.maxdict = 10

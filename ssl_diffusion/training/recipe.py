@@ -13,9 +13,9 @@ import tomli_w
 from pydantic import Field
 
 from ssl_diffusion.data.settings import DataSettings, LabelSettings
-from ssl_diffusion.errors import RecipeError, nearest_names
+from ssl_diffusion.errors import RecipeError, nearest_names, unknown_setting
 from ssl_diffusion.models.settings import ModelSettings
-from ssl_diffusion.settings import Settings, parse_toml, read_toml, shown, unknown_setting
+from ssl_diffusion.settings import Settings, parse_toml, read_toml, shown
 from ssl_diffusion.training.settings import AugmentationSettings, ComputeSettings, PhaseSettings, TrainingSettings
 
 __all__ = ["Recipe", "SettingsWithRecipe", "load_recipe", "recipe_for", "recipe_names"]
