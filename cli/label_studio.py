@@ -104,8 +104,6 @@ def backend(
     import logging
 
     with needing("annotate"):
-        import uvicorn
-
         from ssl_diffusion.annotation.label_studio.backend import Backend, make_backend
     studio, project = at.open(context.job)
     with studio:
@@ -121,6 +119,4 @@ def backend(
             )
             app = make_backend(made, host=server.host, token=server.token)
             studio.project(project)
-            url = server.url(port)
-            context.output.result({"url": url}, f"model server   {url}   (stop with Ctrl-C)")
-            uvicorn.run(app, host=server.host, port=port, log_level="warning", access_log=False)
+            server.serve(app, port, "model server", context.output)

@@ -208,20 +208,10 @@ def serve(
 ) -> None:
     """Serve the labeling page until Ctrl-C."""
     with needing("annotate"):
-        import uvicorn
-
         from ssl_diffusion.annotation.page.server import make_app
     with context.job.alone("serve"):
         made = make_app(context.job, host=server.host, token=server.token, blind=server.blind, refit_every=server.refit_every)
-        url = server.url(port)
-        context.output.result({"url": url}, f"labeling page   {url}   (stop with Ctrl-C)")
-        if open_browser and server.token is None:
-            import threading
-            import webbrowser
-
-            threading.Timer(1.0, webbrowser.open, [url]).start()
-        # No access log: addresses may hold ids, and who looked at what is nobody's business.
-        uvicorn.run(made, host=server.host, port=port, log_level="warning", access_log=False)
+        server.serve(made, port, "labeling page", context.output, browser=open_browser and server.token is None)
 
 
 @command(JOB)

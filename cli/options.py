@@ -7,6 +7,8 @@ import typer
 
 from ssl_diffusion.settings import Count, Seed, Threads, bounds
 
+from .output import Output, needing
+
 __all__ = [
     "ACCELERATOR",
     "CACHE_DIR",
@@ -101,10 +103,52 @@ class ServerOptions:
         None
     )
 
-    def url(self, port: int) -> str:
-        """Address of a server on a port."""
+    def serve(self, app: Any, port: int, what: str, output: Output, *, browser: bool = False) -> None:
+        """Say where an application is, and serve it until Ctrl-C.
+
+        Args:
+            app: Application to serve.
+            port: Port of the server.
+            what: Name of the server in what is printed.
+            output: Channel to the user.
+            browser: Whether to open the address in the browser.
+
+        Raises:
+            SSLDError: If nothing can be served there, as on a port that another program has.
+        """
+        with needing("annotate"):
+            import uvicorn
+
+        self._check_port(port)
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{port}/"
+        url = f"http://{host}:{port}/"
+        output.result({"url": url}, f"{what:<15} {url}   (stop with Ctrl-C)")
+        if browser:
+            import threading
+            import webbrowser
+
+            threading.Timer(1.0, webbrowser.open, [url]).start()
+        # No access log: addresses may hold ids, and who looked at what is nobody's business.
+        uvicorn.run(app, host=self.host, port=port, log_level="warning", access_log=False)
+
+    def _check_port(self, port: int) -> None:
+        """Refuse a place that cannot be listened on; uvicorn would end the process with a line of its log."""
+        import os
+        import socket
+
+        from ssl_diffusion.errors import SSLDError
+
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(self.host, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind, protocol) as tried:
+                if os.name != "nt":  # as servers do; there it would allow a port that is taken
+                    tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                tried.bind(address)
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise SSLDError(
+                f"nothing can be served on {self.host}, port {port} ({why}): choose another --port or --host"
+            ) from None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from ssl_diffusion.errors import RecipeError, SSLDError, nearest_names
+from ssl_diffusion.errors import RecipeError, SSLDError, nearest_names, shown
 
 __all__ = [
     "Device",
@@ -69,7 +69,7 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     import torch
 
     if precision not in ("auto", "bf16", "fp32"):
-        raise RecipeError(f"no precision {precision!r}; {nearest_names(precision, ('auto', 'bf16', 'fp32'))}")
+        raise RecipeError(f"no precision {shown(precision)}; {nearest_names(precision, ('auto', 'bf16', 'fp32'))}")
     if precision != "auto":
         return precision
     if accelerator == "cuda":
@@ -85,7 +85,7 @@ def resolve_accelerator(accelerator: str) -> str:
     if accelerator in ("auto", "gpu"):
         return next(name for name, available in here.items() if available)
     if accelerator not in here:
-        raise RecipeError(f"no accelerator {accelerator!r}; {nearest_names(accelerator, ('auto', *here))}")
+        raise RecipeError(f"no accelerator {shown(accelerator)}; {nearest_names(accelerator, ('auto', *here))}")
     if not here[accelerator]:
         raise RecipeError(f"torch finds no {accelerator} device on this machine; leave out --accelerator, or use auto")
     return accelerator

@@ -38,6 +38,7 @@ __all__ = [
     "place_fault",
     "process_lives",
     "refuse_inputs",
+    "remove_left",
     "shown_path",
     "write_output",
 ]
@@ -287,12 +288,16 @@ def output_folder(out: Path, *, overwrite: bool = False, inputs: Sequence[Path] 
 def _check_place(out: Path) -> None:
     if (fault := place_fault(out)) is not None:
         raise RunError(f"{fault}; choose another --out")
-    _sweep(out.parent)
+    remove_left(out.parent)
 
 
 @lru_cache(maxsize=1024)  # once a folder and process
-def _sweep(folder: Path) -> None:
-    """Remove what writers on this machine that were killed have left in a folder; those that live are let alone."""
+def remove_left(folder: Path) -> None:
+    """Remove what writers on this machine that were killed have left in a folder; those that live are let alone.
+
+    Args:
+        folder: Folder in which outputs, or jobs, are made.
+    """
     if os.name == "nt":  # where a process cannot be asked for without harm
         return
     pattern = re.compile(rf"{re.escape(TEMPORARY)}-(\d+)-{HERE}-[0-9a-f]{{8}}(\.\w+)?")

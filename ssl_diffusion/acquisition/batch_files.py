@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ssl_diffusion.acquisition.query import QueryBatch
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.thumbnails import to_pil
-from ssl_diffusion.errors import SSLDError, nearest_names
+from ssl_diffusion.errors import SSLDError, nearest_names, shown
 from ssl_diffusion.generation.counterfactual.search import explain_run
 from ssl_diffusion.generation.gallery import file_stems
 from ssl_diffusion.inference.predict import predict_probabilities
@@ -57,7 +57,7 @@ def write_batch(
 def check_place(out: Path, form: str, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
     """Raise :class:`SSLDError` if :func:`write_batch` would, before a batch has been made."""
     if form not in (*FORMATS, "folder"):
-        raise SSLDError(f"no format {form!r}; {nearest_names(form, [*FORMATS, 'folder'])}")
+        raise SSLDError(f"no format {shown(form)}; {nearest_names(form, [*FORMATS, 'folder'])}")
     check = check_output_folder if form == "folder" else check_output_file
     check(out, overwrite=overwrite, inputs=inputs)
 

@@ -12,7 +12,7 @@ import numpy as np
 from ssl_diffusion.acquisition.batch_selection import best, diverse, finite, in_proportion, shortlist, with_chance
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, Strategy, get_strategy
-from ssl_diffusion.errors import SSLDError, nearest_names
+from ssl_diffusion.errors import SSLDError, nearest_names, shown
 
 __all__ = ["AUTO_RULE", "VARIANTS", "get_variant", "strategy_for"]
 
@@ -59,7 +59,7 @@ def get_variant(name: str) -> Strategy:
         return get_strategy(base)
     strategy = get_strategy(base)
     if variant not in VARIANTS:
-        raise SSLDError(f"no variant {variant!r} of a strategy; {nearest_names(variant, VARIANTS)}")
+        raise SSLDError(f"no variant {shown(variant)} of a strategy; {nearest_names(variant, VARIANTS)}")
     words, choose = VARIANTS[variant]
 
     def batch(c: Candidates, n: int) -> Choice:

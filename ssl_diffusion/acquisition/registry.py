@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
-from ssl_diffusion.errors import SSLDError, nearest_names
+from ssl_diffusion.errors import SSLDError, nearest_names, shown
 from ssl_diffusion.machine import load_plugins
 
 __all__ = [
@@ -147,7 +147,7 @@ def get_strategy(name: str) -> Strategy:
         broken = load_plugins(PLUGINS)
         if name not in STRATEGIES:
             why = broken.get(name) or nearest_names(name, STRATEGIES)
-            raise SSLDError(f"no strategy {name!r}; {why}")
+            raise SSLDError(f"no strategy {shown(name)}; {why}")
     return STRATEGIES[name]
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.thumbnails import to_pil
-from ssl_diffusion.errors import DataError, nearest_names
+from ssl_diffusion.errors import DataError, nearest_names, shown
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
-from ssl_diffusion.generation.counterfactual.search import explain_run
+from ssl_diffusion.generation.counterfactual.search import SearchOptions, explain_run
 from ssl_diffusion.generation.figures import counterfactual_figure, distance_figure, grid_figure, strip_figure
 from ssl_diffusion.generation.guidance import Guidance
 from ssl_diffusion.generation.sampling import denoising_strip, sample_run
@@ -48,7 +49,7 @@ def class_index(run: Run, name: str) -> int:
     """
     run.check_single_label("to choose")
     if name not in run.classes:
-        raise DataError(f"{run.path} has no class {name!r}; {nearest_names(name, run.classes)}")
+        raise DataError(f"{run.path} has no class {shown(name)}; {nearest_names(name, run.classes)}")
     return run.classes.index(name)
 
 
@@ -123,12 +124,8 @@ def write_explanations(
     out: Path,
     *,
     target: str = "runner-up",
-    confidence: float = 0.0,
-    revert: bool = True,
-    seed: int = 0,
-    batch_size: int = 128,
     overwrite: bool = False,
-    progress: ProgressCallback | None = None,
+    **options: Unpack[SearchOptions],
 ) -> tuple[pd.DataFrame, CounterfactualResult]:
     """Search counterfactuals into a folder: counterfactuals.csv, one PNG each, sheet.png and distances.png.
 
@@ -138,12 +135,8 @@ def write_explanations(
         ids: Ids of the samples to explain.
         out: Folder to write, completely or not at all.
         target: Class name, "runner-up", "nearest" or "all".
-        confidence: Least probability of the target class, in [0, 1); 0 stops where it becomes the largest.
-        revert: Whether changes that are not needed are undone.
-        seed: Random seed of the noise.
-        batch_size: Pairs per batch.
         overwrite: Whether an earlier output may be replaced.
-        progress: Callback for the number of counterfactuals found.
+        options: Confidence, revert, seed, batch size and progress of the search, see :func:`ssl_diffusion.generation.explain`.
 
     Returns:
         The table counterfactuals.csv, and the result of the search.
@@ -170,9 +163,7 @@ def write_explanations(
         if already:
             raise DataError(f"{already[0]} is classified as {target!r} already; choose another target for it")
     with output_folder(out, overwrite=overwrite, inputs=inputs) as folder:
-        result = explain_run(
-            run, images, wanted, confidence=confidence, revert=revert, seed=seed, batch_size=batch_size, progress=progress
-        )
+        result = explain_run(run, images, wanted, **options)
         frame = result.to_frame(np.array(ids), run.classes)
         stems = file_stems(ids)
         files = []

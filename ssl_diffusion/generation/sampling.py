@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_diffusion.errors import SSLDError, nearest_names
+from ssl_diffusion.errors import SSLDError, nearest_names, shown
 from ssl_diffusion.generation.guidance import Guidance
 from ssl_diffusion.inference.predict import evaluating
 from ssl_diffusion.inference.run import Run
@@ -169,7 +169,7 @@ def find_sampler(name: str) -> type[Sampler]:
         'Heun'
     """
     if name not in SAMPLERS:
-        raise SSLDError(f"no sampler {name!r}; {nearest_names(name, SAMPLERS)}")
+        raise SSLDError(f"no sampler {shown(name)}; {nearest_names(name, SAMPLERS)}")
     return SAMPLERS[name]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 __all__ = [
     "BatchFunction",
     "Model",
+    "ReadingOptions",
     "by_batches",
     "evaluating",
     "map_batches",
@@ -148,16 +149,24 @@ def by_batches(
     return np.concatenate(parts)
 
 
+class ReadingOptions(TypedDict, total=False):
+    """How images are read by :func:`predict_logits` and :func:`represent`; defaults and meaning as in :func:`by_batches`."""
+
+    precision: str
+    batch_size: int
+    progress: ProgressCallback | None
+
+
 def predict_logits(
-    model: JointDiffusion,
-    images: Rows,
-    *,
-    precision: str = "fp32",
-    batch_size: int = 256,
-    progress: ProgressCallback | None = None,
-    task: str = "predict",
+    model: JointDiffusion, images: Rows, *, task: str = "predict", **options: Unpack[ReadingOptions]
 ) -> NDArray[np.float32]:
     """Class logits of uint8 images (n, C, H, W): float32, (n, K); runs the encoder only, at the smallest noise level.
+
+    Args:
+        model: Joint model with its EMA weights.
+        images: Images, uint8 (n, C, H, W).
+        task: Name of the task in progress updates.
+        options: Precision, batch size and progress, see :func:`by_batches`.
 
     Example:
         >>> predict_logits(model, images).shape
@@ -167,23 +176,19 @@ def predict_logits(
         model,
         lambda model, x, _: model.classify(x),
         images,
-        precision=precision,
-        batch_size=batch_size,
         empty=(0, model.config.n_classes),
-        progress=progress,
         task=task,
+        **options,
     )
 
 
-def represent(
-    model: JointDiffusion,
-    images: Rows,
-    *,
-    precision: str = "fp32",
-    batch_size: int = 256,
-    progress: ProgressCallback | None = None,
-) -> NDArray[np.float32]:
+def represent(model: JointDiffusion, images: Rows, **options: Unpack[ReadingOptions]) -> NDArray[np.float32]:
     """Representations of uint8 images (n, C, H, W): float32, (n, F).
+
+    Args:
+        model: Joint model with its EMA weights.
+        images: Images, uint8 (n, C, H, W).
+        options: Precision, batch size and progress, see :func:`by_batches`.
 
     Example:
         >>> represent(model, images).shape == (8, model.n_features)
@@ -193,11 +198,9 @@ def represent(
         model,
         lambda model, x, _: model.representation(x),
         images,
-        precision=precision,
-        batch_size=batch_size,
         empty=(0, model.n_features),
-        progress=progress,
         task="represent",
+        **options,
     )
 
 

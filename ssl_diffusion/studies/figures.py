@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.isotonic import isotonic_regression
 
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import SSLDError, nearest_names
+from ssl_diffusion.errors import SSLDError, nearest_names, shown
 from ssl_diffusion.studies import statistics
 from ssl_diffusion.training.panels import fitted, inch_panel, place_image, text_width
 
@@ -55,7 +55,7 @@ def check_highlight(highlight: Sequence[str], strategies: Sequence[str], baselin
     """
     for name in highlight:
         if name not in strategies:
-            raise SSLDError(f"the study has no strategy {name!r} to highlight; {nearest_names(name, strategies)}")
+            raise SSLDError(f"the study has no strategy {shown(name)} to highlight; {nearest_names(name, strategies)}")
     always = {name for name in (baseline, _DEFAULT) if name in strategies}
     room = _HIGHLIGHTED - len(always)
     more = list(dict.fromkeys(name for name in highlight if name not in always))

@@ -207,7 +207,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         return Recipe.from_dict(read_toml(path), str(path))
     known = recipe_names()
     if str(name_or_path) not in known:
-        raise RecipeError(f"no recipe {str(name_or_path)!r}; {nearest_names(str(name_or_path), known)}")
+        raise RecipeError(f"no recipe {shown(str(name_or_path))}; {nearest_names(str(name_or_path), known)}")
     text = resources.files("ssl_diffusion.recipes").joinpath(f"{name_or_path}.toml").read_text(encoding="utf-8")
     source = f"recipe {name_or_path}"
     return Recipe.from_dict(parse_toml(text, source), source)

@@ -7,6 +7,7 @@ each in a process of its own.
 """
 
 import os
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -49,6 +50,15 @@ def test_nothing_waits_for_a_pipe(command: str) -> None:
     done = subprocess.run(program, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.count("\n") <= 2, done.stderr
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_port_that_is_taken_is_one_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        check_refused(
+            ssld("loop", "serve", "job", "--no-open", "--port", port), f"port {port} .address already in use.: choose"
+        )
 
 
 @pytest.mark.usefixtures("_here")

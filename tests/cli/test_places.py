@@ -101,7 +101,7 @@ with atomic_folder(Path({str(tmp_path)!r}) / "out") as a, atomic_file(Path({str(
     ]
     for name in mine:
         (tmp_path / name).write_text("")
-    outputs._sweep.cache_clear()
+    outputs.remove_left.cache_clear()
     outputs.write_output(tmp_path / "next.csv", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*mine, ".ssld-outputs.json", "next.csv"])
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, Strategy
-from ssl_diffusion.errors import SSLDError, nearest_names
+from ssl_diffusion.errors import SSLDError, nearest_names, shown
 
 __all__ = ["foreign_strategy", "is_foreign"]
 
@@ -37,7 +37,7 @@ def foreign_strategy(name: str) -> Strategy:
     known = {n: c for n in pool.__all__ if inspect.isclass(c := getattr(pool, n)) and _usable(c)}
     wanted = name.removeprefix(_PREFIX)
     if wanted not in known:
-        raise SSLDError(f"no strategy {wanted!r} of scikit-activeml that can be used here; {nearest_names(wanted, known)}")
+        raise SSLDError(f"no strategy {shown(wanted)} of scikit-activeml that can be used here; {nearest_names(wanted, known)}")
     kind: Any = known[wanted]
 
     return Strategy(

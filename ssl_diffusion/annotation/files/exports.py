@@ -14,7 +14,7 @@ from ssl_diffusion.annotation.files.names import flat_name, folder_name, unique_
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.data.decoding import open_image
-from ssl_diffusion.errors import DataError, SSLDError, nearest_names
+from ssl_diffusion.errors import DataError, SSLDError, nearest_names, shown
 from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output
 
 __all__ = ["EXPORTS", "default_output", "export_labels"]
@@ -41,10 +41,10 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
         120
     """
     if form not in (*EXPORTS, "folder"):
-        raise SSLDError(f"no format {form!r}; {nearest_names(form, [*EXPORTS, 'folder'])}")
+        raise SSLDError(f"no format {shown(form)}; {nearest_names(form, [*EXPORTS, 'folder'])}")
     states = ("labeled", "disputed", "skipped", "partial", "flagged", "all")
     if status not in states:
-        raise SSLDError(f"no status {status!r}; {nearest_names(status, states)}")
+        raise SSLDError(f"no status {shown(status)}; {nearest_names(status, states)}")
     if form not in ("csv", "jsonl") and status not in ("labeled", "flagged"):
         raise SSLDError(f"{form} can hold labeled samples only: export samples that are {status} as csv or jsonl")
     check = check_output_folder if form == "folder" else check_output_file

@@ -14,11 +14,10 @@ batches/             samples of every round, as CSV files
 import json
 import logging
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -36,18 +35,16 @@ from ssl_diffusion.data.loading import check_used, input_paths, is_table, load_p
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, RecipeError, RunError, StateError
-from ssl_diffusion.outputs import process_lives, refuse_inputs
+from ssl_diffusion.outputs import refuse_inputs, remove_left
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.settings import State, read_state
-from ssl_diffusion.storage import TEMPORARY, atomic_folder, atomic_write_text, cannot_write
+from ssl_diffusion.storage import atomic_folder, atomic_write_text, cannot_write
 
 __all__ = ["Job", "create_job", "move_images", "open_job"]
 
 _log = logging.getLogger(__name__)
 _PATIENCE = 0.5  # seconds; a process that only checks a lock holds it for a moment
 _SHOWN = 5  # names in a message
-_STALE = 3600.0  # seconds
-_MADE_FIRST = frozenset({"images.npy", "images.json", "job.toml", "job.db", "job.db-wal", "job.db-shm", "job.db-journal"})
 
 
 class _Holder(State):
@@ -184,7 +181,7 @@ def create_job(
     _check_root(data)
     check_used(data)
     refuse_inputs(path, input_paths(data))
-    _remove_unfinished(path.parent)
+    remove_left(path.parent)
     pool = load_pool(data, progress=progress)
     for note in pool.notes:
         _log.info("%s", note)
@@ -262,30 +259,13 @@ def open_job(path: Path) -> Job:
     file = path / "job.toml"
     if not os.path.lexists(file):
         raise RunError(f"{path} is not a job folder (it has no job.toml): create one with: ssld loop init {path} --data FOLDER")
-    _remove_unfinished(path.parent)
+    remove_left(path.parent)
     return Job(path, read_state(file, JobSettings, remedy="put back a copy of it, or correct it"))
 
 
 def _check_root(data: DataSettings) -> None:
     if data.image_root and not is_table(Path(data.path)):
         raise RecipeError(f"--image-root is for a CSV file that lists images; {data.path} is a folder, so leave it out")
-
-
-def _remove_unfinished(folder: Path) -> None:
-    """Remove the job folders that killed processes left unfinished in a folder.
-
-    Only those that hold nothing but what :func:`create_job` writes, whose process is gone, and which were not written to for an
-    hour: the process may run on another machine that has the same disk.
-    """
-    with suppress(OSError):
-        for left in folder.glob(f"{TEMPORARY}-*-*"):
-            process = left.name.split("-")[1]
-            files = list(left.iterdir()) if left.is_dir() and not left.is_symlink() else None
-            if files is None or not process.isdigit() or not {file.name for file in files} <= _MADE_FIRST:
-                continue
-            latest = max(path.stat().st_mtime for path in (left, *files))
-            if time.time() - latest > _STALE and not process_lives(int(process)):
-                shutil.rmtree(left, ignore_errors=True)
 
 
 def _whom(note: Path) -> str:

@@ -333,13 +333,13 @@ def _names_class(vote: Vote | None) -> bool:
 
 def _change_of(verb: Verb) -> _Change:
     if verb not in _CHANGES:
-        raise DataError(f"there is no verb {verb!r}; {nearest_names(verb, _CHANGES)}")
+        raise DataError(f"there is no verb {shown(verb)}; {nearest_names(verb, _CHANGES)}")
     return _CHANGES[verb]
 
 
 def _class_number(name: str | None, numbers: Mapping[str, int]) -> int:
     if name is None or name not in numbers:
-        raise DataError(f"the job has no class {name!r}; {nearest_names(str(name), numbers)}; --add-class adds one")
+        raise DataError(f"the job has no class {shown(name)}; {nearest_names(str(name), numbers)}; --add-class adds one")
     return numbers[name]
 
 

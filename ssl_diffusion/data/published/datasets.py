@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.catalog import DATASETS, LAYOUTS, DatasetInfo
 from ssl_diffusion.data.published.idx import find_idx, read_idx_pair
-from ssl_diffusion.errors import DataError, nearest_names
+from ssl_diffusion.errors import DataError, nearest_names, shown
 from ssl_diffusion.storage import allocate, default_cache_dir
 
 __all__ = ["dataset_info", "find_dataset", "load_dataset"]
@@ -132,7 +132,7 @@ def dataset_info(name: str) -> DatasetInfo:
         'cat'
     """
     if name not in DATASETS:
-        raise DataError(f"there is no data set {name!r}; {nearest_names(name, DATASETS)}")
+        raise DataError(f"there is no data set {shown(name)}; {nearest_names(name, DATASETS)}")
     return DATASETS[name]
 
 

@@ -23,7 +23,7 @@ Distances: `distance_pixel` is the root mean square over the values of an image,
 import hashlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -42,12 +42,22 @@ from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import rounded, to_bytes, to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
-__all__ = ["ATTEMPTS", "check_images", "explain", "explain_run", "patch_side"]
+__all__ = ["ATTEMPTS", "SearchOptions", "check_images", "explain", "explain_run", "patch_side"]
 
 # Noise levels, and the scales of guidance that are tried from each.
 ATTEMPTS = ((2.4, (0.3, 0.6, 1.5, 4.0)), (5.0, (8.0,)), (12.0, (8.0, 30.0)))
 _STEPS = 8
 _BLEND_CHECKS = 12  # as many fractions as change the rounding of some value
+
+
+class SearchOptions(TypedDict, total=False):
+    """Options that :func:`explain_run` and what builds on it pass on; defaults and meaning as in :func:`explain`."""
+
+    confidence: float
+    revert: bool
+    seed: int
+    batch_size: int
+    progress: ProgressCallback | None
 
 
 def explain(
@@ -123,12 +133,7 @@ def explain_run(
     run: Run,
     images: NDArray[np.uint8],
     target: str | int | NDArray[np.integer[Any]] = "runner-up",
-    *,
-    confidence: float = 0.0,
-    revert: bool = True,
-    seed: int = 0,
-    batch_size: int = 128,
-    progress: ProgressCallback | None = None,
+    **options: Unpack[SearchOptions],
 ) -> CounterfactualResult:
     """Search counterfactuals of images with the classifier of a run.
 
@@ -136,11 +141,7 @@ def explain_run(
         run: Fitted model.
         images: Images, uint8 (n, C, H, W).
         target: Target class, or one for each image, (n,), or "runner-up", "nearest" or "all".
-        confidence: Least probability of the target class, in [0, 1); 0 stops where it becomes the largest.
-        revert: Whether changes that are not needed are taken back.
-        seed: Random seed of the noise.
-        batch_size: Counterfactuals per batch.
-        progress: Callback for the number of images done.
+        options: Confidence, revert, seed, batch size and progress, see :func:`explain`.
 
     Returns:
         Result of :func:`explain`.
@@ -152,17 +153,7 @@ def explain_run(
         >>> result = explain_run(run, images, "nearest")  # doctest: +SKIP
     """
     run.check_single_label("to explain")
-    return explain(
-        run.model,
-        images,
-        target,
-        confidence=confidence,
-        revert=revert,
-        seed=seed,
-        batch_size=batch_size,
-        precision=run.precision,
-        progress=progress,
-    )
+    return explain(run.model, images, target, precision=run.precision, **options)
 
 
 class _Search:

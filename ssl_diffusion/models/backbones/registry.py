@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ssl_diffusion.errors import SSLDError, nearest_names
+from ssl_diffusion.errors import SSLDError, nearest_names, shown
 from ssl_diffusion.machine import load_plugins
 from ssl_diffusion.models.backbones.base import Backbone
 
@@ -61,7 +61,7 @@ def load_backbone(name: str, **options: Any) -> Backbone:
         broken = load_plugins(PLUGINS)
         if base not in BACKBONES:
             why = broken.get(base) or nearest_names(base, BACKBONES)
-            raise SSLDError(f"no backbone {base!r}; {why}")
+            raise SSLDError(f"no backbone {shown(base)}; {why}")
     arguments = (argument,) if colon else ()
     try:
         inspect.signature(BACKBONES[base]).bind(*arguments, **options)

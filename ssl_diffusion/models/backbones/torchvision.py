@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ssl_diffusion.errors import CheckpointError, SSLDError, nearest_names
+from ssl_diffusion.errors import CheckpointError, SSLDError, nearest_names, shown
 from ssl_diffusion.models.backbones.base import Backbone, fit_images
 from ssl_diffusion.models.backbones.registry import register_backbone
 
@@ -49,7 +49,7 @@ class TorchvisionBackbone(Backbone):
 
         known = models.list_models(module=models)
         if name not in known:
-            raise SSLDError(f"torchvision has no classification network {name!r}; {nearest_names(name, known)}")
+            raise SSLDError(f"torchvision has no classification network {shown(name)}; {nearest_names(name, known)}")
         if weights is None:
             raise SSLDError(f"torchvision:{name} needs a file of weights, as nothing is downloaded: give weights=FILE")
         preset = models.get_model_weights(name).DEFAULT.transforms()
