@@ -395,6 +395,5 @@ def _reserve(descriptor: int, n_bytes: int) -> None:
 
 def default_cache_dir() -> Path:
     """Folder of downloads and caches: $SSLD_CACHE, else $XDG_CACHE_HOME/ssld, else ~/.cache/ssld."""
-    if cache := os.environ.get("SSLD_CACHE"):
-        return Path(cache).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ssld"
+    cache = os.environ.get("SSLD_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ssld")
+    return Path(cache).expanduser()
