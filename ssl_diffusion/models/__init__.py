@@ -7,10 +7,17 @@ import lazy_loader
 if TYPE_CHECKING:
     from ssl_diffusion.models.backbones.base import Backbone as Backbone
     from ssl_diffusion.models.backbones.base import fit_images as fit_images
+    from ssl_diffusion.models.backbones.description import BackboneDescription as BackboneDescription
+    from ssl_diffusion.models.backbones.description import describe_backbone as describe_backbone
+    from ssl_diffusion.models.backbones.efficientnet_lite import EfficientNetLite0 as EfficientNetLite0
+    from ssl_diffusion.models.backbones.exported import ExportedBackbone as ExportedBackbone
     from ssl_diffusion.models.backbones.precomputed import PrecomputedBackbone as PrecomputedBackbone
+    from ssl_diffusion.models.backbones.registry import backbone_argument as backbone_argument
+    from ssl_diffusion.models.backbones.registry import backbone_fault as backbone_fault
     from ssl_diffusion.models.backbones.registry import backbone_names as backbone_names
     from ssl_diffusion.models.backbones.registry import load_backbone as load_backbone
     from ssl_diffusion.models.backbones.registry import register_backbone as register_backbone
+    from ssl_diffusion.models.backbones.timm import TimmBackbone as TimmBackbone
     from ssl_diffusion.models.backbones.torchvision import TorchvisionBackbone as TorchvisionBackbone
     from ssl_diffusion.models.build import build_model as build_model
     from ssl_diffusion.models.build import count_parameters as count_parameters
@@ -39,8 +46,18 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "backbones.base": ["Backbone", "fit_images"],
-        "backbones.registry": ["backbone_names", "load_backbone", "register_backbone"],
+        "backbones.registry": [
+            "backbone_argument",
+            "backbone_fault",
+            "backbone_names",
+            "load_backbone",
+            "register_backbone",
+        ],
+        "backbones.description": ["BackboneDescription", "describe_backbone"],
+        "backbones.efficientnet_lite": ["EfficientNetLite0"],
+        "backbones.exported": ["ExportedBackbone"],
         "backbones.precomputed": ["PrecomputedBackbone"],
+        "backbones.timm": ["TimmBackbone"],
         "backbones.torchvision": ["TorchvisionBackbone"],
         "noise": ["Coefficients", "DDPM", "EDM", "Parameterisation", "target"],
         "unet": ["Features", "UNet", "sinusoidal_embedding"],

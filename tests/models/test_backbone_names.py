@@ -33,9 +33,11 @@ def names() -> Iterator[None]:
 
 @pytest.mark.usefixtures("names")
 def test_backbones_have_names() -> None:
+    before = set(BACKBONES)
+    assert before == {"efficientnet-lite0", "exported", "precomputed", "timm", "torchvision"}
     assert register_backbone("mean")(Mean) is Mean
     register_backbone("mean")(Mean)
-    assert backbone_names() == ["mean", "precomputed", "torchvision"]
+    assert backbone_names() == sorted(["mean", *before])
     assert isinstance(load_backbone("mean"), Mean)
     with pytest.raises(SSLDError, match=r"'torchvision' is taken by ssl_diffusion\.models\.backbones\.torchvision"):
         register_backbone("torchvision")(Mean)
@@ -45,7 +47,7 @@ def test_backbones_have_names() -> None:
         load_backbone("precomputed")
     with pytest.raises(SSLDError, match="unexpected keyword argument 'weigths'"):
         load_backbone("torchvision:resnet18", weigths="x")
-    for name in ("auto", "none", "a:b", "", "two words"):
+    for name in ("auto", "none", "a:b", "a@b", "a.pt2", "", "two words"):
         with pytest.raises(SSLDError, match="cannot be called"):
             register_backbone(name)
 
@@ -72,10 +74,11 @@ def test_plugins_offer_backbones_and_broken_ones_break_nothing(
     install(tmp_path, "greedy", group, {"precomputed": "greedy_one"}, {"greedy_one": PLUGIN.format(name="precomputed")})
     monkeypatch.syspath_prepend(tmp_path)
     assert "sizes_one" not in sys.modules
+    before = set(BACKBONES)
     with caplog.at_level(logging.WARNING):
         assert load_backbone("sizes").n_features == 1
     assert sorted(record.message.split(" offers")[0] for record in caplog.records) == ["greedy 1.0", "poor-work 1.0"]
-    assert backbone_names() == ["precomputed", "sizes", "torchvision"]
+    assert backbone_names() == sorted(["sizes", *before])
     assert BACKBONES["precomputed"] is PrecomputedBackbone
     with pytest.raises(SSLDError, match=r"no backbone 'faulty'; poor-work 1\.0 offers 'faulty' as faulty_three"):
         load_backbone("faulty")

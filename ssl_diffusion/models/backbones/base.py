@@ -27,6 +27,7 @@ class Backbone(nn.Module, ABC):
         input_size: Side in pixels that images are best read at. None: any.
         differentiable: Whether gradients run through :meth:`features`, as the search for counterfactuals needs them.
         by_id: Whether features are looked up by sample id, and no image is read.
+        license: License of the weights as their publisher names it. None: not known, as of a file of one's own.
     """
 
     identity: str
@@ -34,6 +35,7 @@ class Backbone(nn.Module, ABC):
     input_size: int | None = None
     differentiable: bool = True
     by_id: bool = False
+    license: str | None = None
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:
