@@ -2,7 +2,7 @@
 
 import typer
 
-from . import evaluate, explain, fit, info, label_studio, loop, predict, query, sample, study
+from . import backbones, evaluate, explain, fit, info, label_studio, loop, predict, query, sample, study
 from .program import Program
 
 __all__ = ["app", "run"]
@@ -44,6 +44,7 @@ app.add_typer(_loop, name="loop")
 
 app.command("recipes")(info.recipes)
 app.command("datasets")(info.datasets)
+app.command("backbones")(backbones.backbones)
 app.command("doctor")(info.doctor)
 
 
