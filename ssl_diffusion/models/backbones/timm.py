@@ -1,5 +1,6 @@
 """Networks of timm without their last layer: its own weights from its cache or the network, or a file of the user's."""
 
+import logging
 import ssl
 import sys
 from contextlib import suppress
@@ -16,6 +17,7 @@ from ssl_diffusion.models.backbones.weight_files import load_weights, read_weigh
 
 __all__ = ["TimmBackbone"]
 
+_log = logging.getLogger(__name__)
 _PATIENCE = 10  # seconds until a server that does not answer is given up
 
 
@@ -153,15 +155,17 @@ def _pretrained(name: str, config: Any, options: dict[str, Any]) -> nn.Module:
             raise CheckpointError(
                 f"{file} is damaged ({_first_line(error)}): remove it, so that timm fetches it again"
             ) from None
-    fault = _unreachable(config)
+    fault, source = _unreachable(config), config.hf_hub_id or config.url.rpartition("/")[2]
     if fault is None:
+        with torch.device("meta"):
+            megabytes = sum(4 * p.numel() for p in _create(name, options).parameters()) / 1e6
+        _log.warning("timm fetches the weights %s, about %.0f MB, into %s", source, megabytes, _cache(config))
         try:
             return _create(name, options, pretrained=True)
         except SSLDError:
             raise
         except Exception as error:  # of the hub's client, of urllib, of a damaged file
             fault = _first_line(error)
-    source = config.hf_hub_id or config.url.rpartition("/")[2]
     raise CheckpointError(
         f"the weights of timm:{name} are not in {_cache(config)}, and {source} cannot be fetched ({fault}): have timm fetch "
         "them on a machine with a network and copy that folder, or give weights=FILE"
