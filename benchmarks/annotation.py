@@ -201,6 +201,8 @@ def kill(work: Path, n: int, people: int, times: int) -> None:
             for person in team:
                 person.start()
             while sum(len(person.acknowledged) for person in team) < people:
+                if not any(person.is_alive() for person in team):
+                    raise SystemExit("nobody was answered within a minute: is something else running?")
                 time.sleep(0.01)
             time.sleep(rng.uniform(0, 1))
             process.kill()
