@@ -68,7 +68,7 @@ def fitted(digits):
     images, y, _ = digits
     clf = JointDiffusionClassifier(
         recipe="digits",
-        max_steps=150,
+        max_steps=100,
         pretrain_steps=0,
         batch_size=32,
         labeled_batch_size=32,
@@ -110,7 +110,7 @@ def test_learns_digits_from_40_labels(fitted, digits):
     assert fitted.score(images[y == -1], target[y == -1]) > 0.8
     assert fitted.classes_.tolist() == list(range(10))
     assert fitted.n_labeled_ == 40
-    assert fitted.n_iter_ == 150
+    assert fitted.n_iter_ == 100
     assert fitted.n_features_in_ == 64
     assert fitted.image_shape_ == (1, 8, 8)
     assert fitted.value_range_ == (0.0, 16.0)

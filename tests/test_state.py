@@ -130,7 +130,7 @@ def test_json_in_another_file() -> None:
     assert parse_state('{"n": 1}', Inner, Path("x"), remedy="").n == 1
 
 
-@profile(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@profile(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=damages() | json_damages())
 def test_any_damage_is_a_sentence_or_harmless(tmp_path: Path, damage: Damage) -> None:
     path = tmp_path / "facts.json"

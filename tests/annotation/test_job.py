@@ -281,6 +281,7 @@ def test_a_test_split_with_a_class_that_training_lacks_is_refused(tmp_path: Path
     assert not list((job.path / "models").glob("*.csv"))
 
 
+@pytest.mark.slow
 def test_a_fit_in_the_background_that_fails_is_said_and_harms_nothing(job: Job) -> None:
     fits = Background(job)
     assert fits.state() == FitState()

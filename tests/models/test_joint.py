@@ -86,7 +86,7 @@ def test_paper_recipes_describe_the_official_configurations(name: str) -> None:
     assert recipe.training.objective == "joint"
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 19), st.integers(1, 19)),
     channels=st.integers(1, 4),

@@ -36,7 +36,7 @@ def make_job(folder: Path, pool: Pool, tiny: list[str], *options: object) -> Job
 
 
 # Options for a model that knows its digits well enough to be explained.
-LEARNS = [word for setting in ("pretraining.steps=150", "training.steps=120") for word in ("--set", setting)]
+LEARNS = [word for setting in ("pretraining.steps=100", "training.steps=80") for word in ("--set", setting)]
 
 
 def answer(job: Job, pool: Pool, n: int | None = None) -> Result:
