@@ -58,7 +58,8 @@ def read_table(path: Path, encoding: str | None = None) -> Table:
     try:
         numbered += ((number, row) for number, row in enumerate(reader, start=1) if row)
     except csv.Error as error:
-        raise DataError(f"{path} is not a valid CSV file at line {reader.line_num}: {error}") from error
+        reason = str(error).replace("'\t'", "a tab")  # which nobody could see
+        raise DataError(f"{path} is not a valid CSV file at line {reader.line_num}: {reason}") from error
     if not numbered:
         raise DataError(f"{path} is empty: it needs a header row and one row per image")
     header = [name.strip() for name in numbered.pop(0)[1]]

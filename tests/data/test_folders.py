@@ -256,6 +256,7 @@ def test_csv_skips_missing_and_damaged_files(tmp_path: Path, manifest: Callable[
         ("path,path\n0.png,0.png\n", {}, "two columns called 'path'"),
         ("path,label\n0.png\n", {}, "row 2 has 1 cells"),
         ('path,label\n"0.png,a\n', {}, "not a valid CSV"),
+        ('path\tlabel\n"0.png"x\ta\n', {}, "not a valid CSV file at line 2: a tab expected after"),
         (b"path,label\n0.png,caf\xe9\n", {}, r"byte 0xe9 at position 20 \(row 2\).*UTF-8"),
         ("path,label\n0.png,a\n", {"encoding": "klingon"}, "no text encoding 'klingon'"),
         ("photo,label\n0.png,a\n", {}, "no column called path.*'photo', 'label'"),
