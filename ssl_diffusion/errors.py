@@ -17,6 +17,7 @@ __all__ = [
     "RunError",
     "SSLDError",
     "StateError",
+    "first_line",
     "nearest_names",
     "shown",
     "unknown_setting",
@@ -53,6 +54,11 @@ class CheckpointError(StateError):
 
 class Interrupted(SSLDError):  # noqa: N818 (nothing went wrong)
     """Training was stopped by the user after its state was saved."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, cut if it is long; the name of its class if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ssl_diffusion.errors import CheckpointError, RunError
+from ssl_diffusion.errors import CheckpointError, RunError, first_line
 from ssl_diffusion.storage import atomic_file
 
 __all__ = ["load_tensors", "prefixed", "read_metadata", "save_tensors", "with_prefix"]
@@ -93,7 +93,7 @@ def _load(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of this program{advice}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except _DAMAGE as error:
-        raise CheckpointError(f"{path} is damaged or not a checkpoint ({_first_line(error)}){advice}") from error
+        raise CheckpointError(f"{path} is damaged or not a checkpoint ({first_line(error)}){advice}") from error
     checksum = metadata.pop(_CHECKSUM, None)
     if checksum is not None and checksum != _checksum(tensors, metadata):
         raise CheckpointError(f"{path} is damaged: its content has another checksum than when it was written{advice}")
@@ -134,10 +134,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a name that is too long for a file
         return False
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> int:

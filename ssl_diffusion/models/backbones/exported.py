@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl_diffusion.errors import CheckpointError, SSLDError
+from ssl_diffusion.errors import CheckpointError, SSLDError, first_line
 from ssl_diffusion.models.backbones.base import Backbone, fit_images
 from ssl_diffusion.models.backbones.registry import register_backbone
 from ssl_diffusion.models.backbones.weight_files import file_digest
@@ -101,7 +101,7 @@ class ExportedBackbone(Backbone):
                 again = self.network(torch.cat([x[:1], x[1:].flip(2)]))
         except Exception as error:  # a stranger's program may raise anything
             raise SSLDError(
-                f"{self._path} cannot read images of shape {tuple(x.shape)} ({_first_line(error)}): {_HOW}"
+                f"{self._path} cannot read images of shape {tuple(x.shape)} ({first_line(error)}): {_HOW}"
             ) from None
         if not isinstance(z, Tensor):
             count = f" of {len(z)}" if isinstance(z, tuple | list | dict) else ""
@@ -129,7 +129,7 @@ def _read(path: Path) -> torch.export.ExportedProgram:
         program = torch.export.load(path)
     except Exception as error:  # torch raises many kinds for damaged files, and for those of other versions
         raise CheckpointError(
-            f"{path} cannot be read by torch {torch.__version__} ({_first_line(error)}): write it with torch.export.save"
+            f"{path} cannot be read by torch {torch.__version__} ({first_line(error)}): write it with torch.export.save"
         ) from None
     return program
 
@@ -173,7 +173,3 @@ def _example(program: torch.export.ExportedProgram) -> int | None:
     positional, named = program.example_inputs
     given = [*positional, *named.values()]
     return int(given[0].shape[-1]) if given and isinstance(given[0], Tensor) else None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -12,6 +12,7 @@ from torch import Tensor
 from ssl_diffusion.errors import DataError, SSLDError, StateError
 from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.backbones.registry import register_backbone
+from ssl_diffusion.models.backbones.weight_files import file_digest
 from ssl_diffusion.storage import map_array
 
 __all__ = ["PrecomputedBackbone"]
@@ -63,8 +64,7 @@ class PrecomputedBackbone(Backbone):
         self._features = features
         self.n_features = features.shape[1]
         given = "" if ids is None else " " + hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-        with self._path.open("rb") as file:
-            self.identity = f"precomputed {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}{given}"
+        self.identity = f"precomputed {file_digest(self._path)}{given}"
         self.eval()
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_diffusion.errors import CheckpointError, SSLDError, nearest_names, shown
+from ssl_diffusion.errors import CheckpointError, SSLDError, first_line, nearest_names, shown
 from ssl_diffusion.models.backbones.base import Backbone, fit_images
 from ssl_diffusion.models.backbones.registry import register_backbone
 from ssl_diffusion.models.backbones.weight_files import load_weights, read_weights, weights_digest
@@ -85,7 +85,7 @@ class TimmBackbone(Backbone):
                 z = self.features(torch.zeros(1, self._channels, size, size))
         except Exception as error:  # networks of timm raise many kinds where a size does not suit them
             raise SSLDError(
-                f"timm:{name} cannot read images of {size} pixels ({_first_line(error)}): choose input_size"
+                f"timm:{name} cannot read images of {size} pixels ({first_line(error)}): choose input_size"
             ) from None
         if not isinstance(z, Tensor) or z.ndim != 2:
             what = f"maps of shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"a {type(z).__name__}"
@@ -117,7 +117,7 @@ def _create(name: str, options: dict[str, Any], **more: Any) -> nn.Module:
             return network
     except (AssertionError, ValueError, TypeError, ZeroDivisionError) as error:
         size = options.get("img_size", "its")
-        raise SSLDError(f"timm:{name} cannot be made for images of {size} pixels ({_first_line(error)})") from None
+        raise SSLDError(f"timm:{name} cannot be made for images of {size} pixels ({first_line(error)})") from None
 
 
 def _check_patch(name: str, size: int) -> None:
@@ -153,7 +153,7 @@ def _pretrained(name: str, config: Any, options: dict[str, Any]) -> nn.Module:
             raise
         except Exception as error:  # safetensors, torch and load_state_dict raise many kinds
             raise CheckpointError(
-                f"{file} is damaged ({_first_line(error)}): remove it, so that timm fetches it again"
+                f"{file} is damaged ({first_line(error)}): remove it, so that timm fetches it again"
             ) from None
     fault, source = _unreachable(config), config.hf_hub_id or config.url.rpartition("/")[2]
     if fault is None:
@@ -165,7 +165,7 @@ def _pretrained(name: str, config: Any, options: dict[str, Any]) -> nn.Module:
         except SSLDError:
             raise
         except Exception as error:  # of the hub's client, of urllib, of a damaged file
-            fault = _first_line(error)
+            fault = first_line(error)
     raise CheckpointError(
         f"the weights of timm:{name} are not in {_cache(config)}, and {source} cannot be fetched ({fault}): have timm fetch "
         "them on a machine with a network and copy that folder, or give weights=FILE"
@@ -215,7 +215,7 @@ def _unreachable(config: Any) -> str | None:
     except urllib.error.URLError as error:
         return str(error.reason) if isinstance(error.reason, OSError) and not isinstance(error.reason, ssl.SSLError) else None
     except OSError as error:
-        return _first_line(error)
+        return first_line(error)
     return None
 
 
@@ -230,7 +230,3 @@ def _load_file(network: nn.Module, path: Path, name: str) -> None:
     last = network.pretrained_cfg.get("classifier") or ()  # type: ignore[operator,union-attr]
     layers = (last,) if isinstance(last, str) else last
     load_weights(network, state, f"timm:{name}", path, optional=[f"{layer}." for layer in layers])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
