@@ -25,6 +25,7 @@ from ssl_diffusion.generation.guidance import Guidance
 from ssl_diffusion.inference.predict import evaluating
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.joint import JointDiffusion
+from ssl_diffusion.models.packing import packed
 from ssl_diffusion.models.pixels import to_bytes
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
@@ -259,11 +260,12 @@ def sample(
     images = torch.empty((n, *model.config.image_shape))
     total = n * (len(levels) - 1)
     with evaluating(model, precision, gradients=True) as device:
+        reader = packed(model, precision)
         for start in range(0, n, batch_size):
             noise = NoiseStream(seeds[start : start + batch_size], model.config.image_shape)
             x = noise.draw().to(device) * float(levels[0])
-            denoise: Denoiser = model.denoise
-            if classes is not None:
+            denoise: Denoiser = reader.denoise
+            if classes is not None:  # guidance needs gradients
                 denoise = guidance.wrap(model, classes[start : start + batch_size].to(device), noise.draw)
 
             def report(step: int, _: float, x: Tensor, start: int = start) -> None:
@@ -356,7 +358,7 @@ def denoising_strip(
     with evaluating(model, "fp32") as device:
         x = noise.draw().to(device) * float(levels[0])
         watch(0, float(levels[0]), x)
-        integrate(Heun, model.denoise, x, levels, noise, watch=watch)
+        integrate(Heun, packed(model, "fp32").denoise, x, levels, noise, watch=watch)
     return steps, [float(levels[i]) for i in sorted(kept)]
 
 

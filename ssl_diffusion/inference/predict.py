@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ssl_diffusion.inference.rows import Rows
 from ssl_diffusion.models.joint import JointDiffusion
+from ssl_diffusion.models.packing import packed
 from ssl_diffusion.models.pixels import to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
@@ -82,7 +83,8 @@ def map_batches(
 
     Args:
         model: Network; in evaluation mode while a batch is read, and as it was in between.
-        function: Function of the model, a batch and the numbers of its rows.
+        function: Function of the model, a batch and the numbers of its rows; without `gradients` it gets a copy of a joint
+            model whose weights are ready to be read, see :func:`ssl_diffusion.models.packed`.
         data: Images, uint8 (N, C, H, W), or whatever `tensor` takes.
         rows: Numbers of the rows to read, int64 (n,); None reads all of them.
         precision: "fp32", or "bf16" for autocast.
@@ -99,10 +101,13 @@ def map_batches(
         [0 1 2 3 4 5 6 7]
     """
     rows = np.arange(len(data)) if rows is None else rows
+    reader = model
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         with evaluating(model, precision, gradients) as device:
-            values = tuple(value.cpu().numpy() for value in function(model, tensor(data[part], device), part))
+            if not start and not gradients and isinstance(model, JointDiffusion):
+                reader = packed(model, precision)
+            values = tuple(value.cpu().numpy() for value in function(reader, tensor(data[part], device), part))
         yield part, values  # outside, so that no mode of torch is left on while the caller works
 
 

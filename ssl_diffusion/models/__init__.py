@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ssl_diffusion.models.noise import Coefficients as Coefficients
     from ssl_diffusion.models.noise import Parameterisation as Parameterisation
     from ssl_diffusion.models.noise import target as target
+    from ssl_diffusion.models.packing import packed as packed
     from ssl_diffusion.models.probe import LinearProbe as LinearProbe
     from ssl_diffusion.models.probe import fit_probe as fit_probe
     from ssl_diffusion.models.probe import reference_sample as reference_sample
@@ -62,6 +63,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "noise": ["Coefficients", "DDPM", "EDM", "Parameterisation", "target"],
         "unet": ["Features", "UNet", "sinusoidal_embedding"],
         "joint": ["JointConfig", "JointDiffusion"],
+        "packing": ["packed"],
         "probe": ["LinearProbe", "fit_probe", "reference_sample"],
         "settings": ["ModelSettings"],
         "build": ["build_model", "count_parameters"],

@@ -11,6 +11,8 @@ from ssl_diffusion.seeding import derive_seed
 
 __all__ = ["build_model", "count_parameters", "weights_fault"]
 
+_FORMER = "an earlier version of ssld made them, with another network, so the model has to be fitted again"
+
 
 def build_model(config: JointConfig, seed: int, initial: dict[str, Tensor] | None = None) -> JointDiffusion:
     """Build a model with random weights from a seed; the global random state is left alone.
@@ -33,6 +35,8 @@ def build_model(config: JointConfig, seed: int, initial: dict[str, Tensor] | Non
         torch.manual_seed(derive_seed(seed, "weights"))
         model = JointDiffusion(config)
     if initial is not None:
+        if _is_former(initial):
+            raise CheckpointError(f"weights do not fit the model: {_FORMER}")
         missing, unexpected = model.load_state_dict(initial, strict=False)
         if unexpected or any(not name.startswith("head.") for name in missing):
             raise CheckpointError(f"weights do not fit the model: {len(missing)} missing, {len(unexpected)} unexpected")
@@ -52,6 +56,8 @@ def weights_fault(config: JointConfig, weights: Mapping[str, Tensor], *, head: b
             expected = JointDiffusion(config).state_dict()
     except (ValueError, TypeError, RuntimeError, OverflowError, ZeroDivisionError) as error:
         return f"there is no such model ({error})"
+    if _is_former(weights):
+        return _FORMER
     for name in dict.fromkeys([*expected, *weights]):
         if name not in weights and not head and name.startswith("head."):
             continue
@@ -61,6 +67,12 @@ def weights_fault(config: JointConfig, weights: Mapping[str, Tensor], *, head: b
         if not torch.isfinite(weights[name]).all():
             return f"the weights {name!r} are not finite"
     return ""
+
+
+def _is_former(weights: Mapping[str, Tensor]) -> bool:
+    """Whether weights are of the network whose attention was made of 1x1 convolutions, and whose groups were smaller."""
+    qkv = weights.get("unet.middle.0.attention.qkv.weight")
+    return qkv is not None and qkv.ndim == 4
 
 
 def _described(tensor: Tensor | None) -> str:

@@ -18,7 +18,6 @@ there is neither a time step nor a BatchNorm here, and image sizes are free (pad
 """
 
 import copy
-import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Self
@@ -30,6 +29,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ssl_diffusion.models.blocks import Dropout, group_count
 from ssl_diffusion.models.noise import DDPM, EDM, Coefficients, Parameterisation
 from ssl_diffusion.models.settings import ModelSettings
 from ssl_diffusion.models.unet import Features, UNet
@@ -140,10 +140,10 @@ class JointDiffusion(nn.Module):
         """
         parts = []
         for m in features.last_maps if self.config.model.pool_maps == "levels" else features.maps:
-            groups = math.gcd(self.config.model.groups, m.shape[1])
-            h = functional.silu(functional.group_norm(m, groups)).flatten(2)
+            h = functional.group_norm(m, group_count(m.shape[1], self.config.model))
+            h = functional.silu(h, inplace=not torch.is_grad_enabled()).permute(0, 2, 3, 1).flatten(1, 2)
             cells = _pooling_matrix(m.shape[-2], m.shape[-1], grids or self.config.model.pool_grids)
-            parts.append((h @ cells.to(h)).flatten(1))
+            parts.append((h.transpose(1, 2) @ cells.to(h)).flatten(1))
         return torch.cat(parts, dim=1).float()
 
     def read_level(self, sigma: Tensor | float) -> Tensor:
@@ -199,7 +199,9 @@ class JointDiffusion(nn.Module):
         }
 
     def _coefficients(self, x: Tensor, sigma: Tensor | float) -> Coefficients:
-        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0])
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device)
+        if sigma.ndim == 0:  # one for all images: the network then conditions once
+            sigma = sigma.expand(1)
         return self.noise.coefficients(sigma)
 
     def _encode(self, x: Tensor, c: Coefficients) -> Features:
@@ -235,6 +237,6 @@ def _head(n_features: int, config: JointConfig) -> nn.Module:
     nn.init.zeros_(logits.weight)
     nn.init.zeros_(logits.bias)
     if not width:
-        return nn.Sequential(nn.Dropout(dropout), logits)
+        return nn.Sequential(Dropout(dropout), logits)
     hidden = nn.Linear(n_features, width)
-    return nn.Sequential(nn.Dropout(dropout), hidden, nn.LeakyReLU(), nn.Dropout(dropout), logits)
+    return nn.Sequential(Dropout(dropout), hidden, nn.LeakyReLU(), Dropout(dropout), logits)

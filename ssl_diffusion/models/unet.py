@@ -2,8 +2,13 @@
 
 A U-Net in the form of Dhariwal & Nichol 2021 (arXiv 2105.05233): residual blocks with FiLM conditioning on a scalar,
 self-attention at chosen levels, strided convolutions down, nearest-neighbour interpolation plus convolution up.
-It differs in two points, both for speed: an optional pixel-unshuffle stem, and a decoder that may be lighter than the
-encoder (it then reads only the last skip maps of each level; a classifier pools maps of the encoder only).
+It differs in three points, all for speed: an optional pixel-unshuffle stem, a decoder that may be lighter than the
+encoder (it then reads only the last skip maps of each level; a classifier pools maps of the encoder only), and group
+normalisation with at least 16 channels a group.
+
+Maps are kept in the memory format channels_last from the stem to the output, as a processor's convolutions compute in it:
+in the other one each of them reorders its maps twice. There, group normalisation vectorises over the channels of one group,
+which is why groups are not smaller; 1x1 convolutions and attention are products of (positions, channels) matrices.
 
 Shapes: images are (B, C, H, W) with H and W divisible by :attr:`UNet.divisor`; the conditioning scalar is (B,).
 """
@@ -15,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ssl_diffusion.models.blocks import Block, make_norm, zero_init
+from ssl_diffusion.models.convolution import Conv3x3
 from ssl_diffusion.models.settings import ModelSettings
 
 __all__ = ["Features", "UNet", "sinusoidal_embedding"]
@@ -28,7 +35,8 @@ class Features:
         levels: Maps of the blocks of each level in order, each (B, C_i, H_l, W_l); the first level starts with the stem's map,
             the others with the downsampled map of the level before.
         middle: Map of the middle block, (B, C, H_last, W_last).
-        embedding: Embedded conditioning scalar, (B, 4 * channels), which the decoder reads.
+        embedding: Embedded conditioning scalar, (B, 4 * channels), which the decoder reads. Where all images of a batch have
+            the same scalar, its first dimension may be 1.
     """
 
     levels: list[list[Tensor]]
@@ -65,16 +73,14 @@ class Features:
         # One split of every map, not two slices: the gradient of a slice is a zero-filled map of the whole batch.
         sizes = [first, len(self.middle) - first]
         levels = [[torch.split(m, sizes) for m in level] for level in self.levels]
-        middle, embedding = torch.split(self.middle, sizes), torch.split(self.embedding, sizes)
+        middle = torch.split(self.middle, sizes)
+        embedding = torch.split(self.embedding, sizes) if len(self.embedding) > 1 else (self.embedding, self.embedding)
         one, two = (Features([[m[i] for m in level] for level in levels], middle[i], embedding[i]) for i in (0, 1))
         return one, two
 
 
 class UNet(nn.Module):
     """Encoder, middle block and decoder, conditioned on a scalar.
-
-    Args:
-        config: Architecture.
 
     Args:
         settings: Architecture; of the noise and the head nothing is used.
@@ -99,9 +105,9 @@ class UNet(nn.Module):
         self.divisor = settings.stem * 2 ** (len(settings.multipliers) - 1)
 
         self.embed = nn.Sequential(nn.Linear(c, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-        self.stem = nn.Conv2d(pixels, c, 3, padding=1)
+        self.stem = Conv3x3(pixels, c)
 
-        def block(c_in: int, c_out: int, attention: bool) -> "Block":
+        def block(c_in: int, c_out: int, attention: bool) -> Block:
             return Block(c_in, c_out, embedding, settings, attention)
 
         self.encoder = nn.ModuleList()
@@ -135,20 +141,21 @@ class UNet(nn.Module):
                 width = c * settings.multipliers[level]
             self.decoder.append(blocks)
             if level:
-                self.up.append(nn.Conv2d(width, width, 3, padding=1))
-        self.out = nn.Sequential(_norm(width, settings), nn.SiLU(), _zero(nn.Conv2d(width, pixels, 3, padding=1)))
+                self.up.append(Conv3x3(width, width))
+        self.out = nn.Sequential(make_norm(width, settings), nn.SiLU(), zero_init(Conv3x3(width, pixels)))
 
     def encode(self, x: Tensor, scalar: Tensor) -> Features:
         """Encoder and middle block only.
 
         Args:
             x: Images, (B, C, H, W).
-            scalar: Conditioning scalar of each image, (B,).
+            scalar: Conditioning scalar of each image, (B,), or one for all of them, (1,), which is faster.
         """
         embedding = self.embed(sinusoidal_embedding(scalar, self.settings.channels))
         if self.settings.stem > 1:
             x = functional.pixel_unshuffle(x, self.settings.stem)
-        h = self.stem(x)
+        h = self.stem(x.contiguous(memory_format=torch.channels_last))
+        h = h.contiguous(memory_format=torch.channels_last)  # images of one channel have no layout that the stem could keep
         levels = []
         for level, blocks in enumerate(self.encoder):
             if level:
@@ -183,67 +190,6 @@ class UNet(nn.Module):
         return [self.decoder, self.up, self.out]
 
 
-class Block(nn.Module):
-    """A residual block with FiLM conditioning, optionally followed by self-attention.
-
-    Args:
-        c_in: Number of input channels.
-        c_out: Number of output channels.
-        embedding: Size of the embedded conditioning scalar.
-        config: Architecture, for normalisation, dropout and attention heads.
-        attention: Whether self-attention follows.
-    """
-
-    def __init__(self, c_in: int, c_out: int, embedding: int, settings: ModelSettings, attention: bool) -> None:
-        super().__init__()
-        self.norm_in = _norm(c_in, settings)
-        self.conv_in = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.film = nn.Linear(embedding, 2 * c_out)
-        self.norm_out = _norm(c_out, settings)
-        self.dropout = nn.Dropout(settings.dropout)
-        self.conv_out = _zero(nn.Conv2d(c_out, c_out, 3, padding=1))
-        self.shortcut = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
-        self.attention = Attention(c_out, settings) if attention else nn.Identity()
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """The block's output, (B, c_out, H, W), from a map, (B, c_in, H, W), and the embedding, (B, E)."""
-        h = self.conv_in(functional.silu(self.norm_in(x)))
-        scale, shift = self.film(functional.silu(embedding))[:, :, None, None].chunk(2, dim=1)
-        h = self.norm_out(h) * (1 + scale) + shift  # broadcasting addcmul is slower than both steps together in bf16
-        h = self.conv_out(self.dropout(functional.silu(h)))
-        result: Tensor = self.attention(self.shortcut(x) + h)
-        return result
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention over the positions of a map, with a residual connection.
-
-    Args:
-        channels: Number of channels of the map.
-        config: Architecture, for normalisation and the number of heads.
-    """
-
-    def __init__(self, channels: int, settings: ModelSettings) -> None:
-        super().__init__()
-        self.heads = math.gcd(settings.heads, channels)
-        self.norm = _norm(channels, settings)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.project = _zero(nn.Conv2d(channels, channels, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """A map of the same shape, (B, channels, H, W)."""
-        b, c, h, w = x.shape
-        qkv = self.qkv(self.norm(x)).view(b, 3, self.heads, c // self.heads, h * w)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)
-        # The fused kernels need a contiguous head dimension; with a transposed view torch uses plain matrix products, which on
-        # a CPU are faster in bf16 and for the short sequences of coarse maps.
-        if q.device.type != "cpu" or (q.dtype == torch.float32 and h * w > 128):
-            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        attended = functional.scaled_dot_product_attention(q, k, v)
-        result: Tensor = x + self.project(attended.transpose(-1, -2).reshape(b, c, h, w))
-        return result
-
-
 def sinusoidal_embedding(value: Tensor, dim: int, max_period: float = 1e4) -> Tensor:
     """Cosines and sines of a scalar at geometrically spaced frequencies (Vaswani et al. 2017, sec. 3.5).
 
@@ -263,16 +209,3 @@ def sinusoidal_embedding(value: Tensor, dim: int, max_period: float = 1e4) -> Te
     frequency = torch.exp(-math.log(max_period) / half * torch.arange(half, device=value.device, dtype=torch.float32))
     angle = value.float()[:, None] * frequency[None]
     return functional.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, dim - 2 * half))
-
-
-def _norm(channels: int, settings: ModelSettings) -> nn.GroupNorm:
-    """Group normalisation with the configured number of groups, or the largest divisor that it shares with the channels."""
-    return nn.GroupNorm(math.gcd(settings.groups, channels), channels)
-
-
-def _zero(conv: nn.Conv2d) -> nn.Conv2d:
-    """Start a residual branch at zero, so that a fresh block is the identity."""
-    nn.init.zeros_(conv.weight)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return conv
