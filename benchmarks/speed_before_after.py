@@ -124,11 +124,15 @@ def _reading(model: "JointDiffusion", kind: str, precision: str) -> tuple[_Call,
 def _step(model: "JointDiffusion", recipe: "Recipe", kind: str, precision: str) -> tuple[_Call, int]:
     import torch
 
+    from former_unet import FormerJointDiffusion
+
     from ssl_diffusion.training.moving_average import MovingAverage
     from ssl_diffusion.training.objective import DenoisingBatch, LabeledBatch, Objective, TrainingBatch
     from ssl_diffusion.training.optimizer import make_optimizer
 
     joint, generator = kind == "joint step", torch.Generator().manual_seed(0)
+    if not isinstance(model, FormerJointDiffusion):
+        model = model.to(memory_format=torch.channels_last)  # as the training loop does
 
     def images(n: int) -> torch.Tensor:
         return torch.randn(n, *model.config.image_shape, generator=generator)

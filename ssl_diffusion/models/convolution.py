@@ -2,7 +2,8 @@
 
 On a processor the gradient with respect to the weights is a sum over positions that the library vectorises along the rows of
 a map; on maps of 4 or 8 pixels most of it is idle. Several images of a batch side by side, with a row and a column of zeros
-between them, are one larger map with the same gradient: the zeros are the padding that each image would have had.
+between them, are one larger map with the same gradient: the zeros are the padding that each image would have had. In fp32 that
+costs more than it saves (0.94 of the speed of a joint step of Fashion-MNIST), so it is done in bf16 only.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Conv3x3"]
+__all__ = ["Conv3x3", "TiledGradient", "tiled", "tiles"]
 
 _LARGEST = 8  # pixels; larger maps gain nothing
 
@@ -29,17 +30,17 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """A map of c_out channels, (B, c_out, H, W), from one of c_in channels."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         small = x.device.type == "cpu" and max(x.shape[-2:]) <= _LARGEST
-        if small and self.weight.requires_grad and torch.is_grad_enabled():
-            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if small and dtype == torch.bfloat16 and self.weight.requires_grad and torch.is_grad_enabled():
             assert self.bias is not None
-            result: Tensor = _TiledGradient.apply(x.to(dtype), self.weight, self.bias)
+            result: Tensor = TiledGradient.apply(x.to(dtype), self.weight, self.bias)
             return result
         return super().forward(x)
 
 
-class _TiledGradient(torch.autograd.Function):
-    """The convolution, with its weight gradient from tiled maps."""
+class TiledGradient(torch.autograd.Function):
+    """A 3x3 convolution of stride 1 that keeps height and width, with its weight gradient from tiled maps."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

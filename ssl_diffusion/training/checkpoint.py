@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -119,4 +120,6 @@ class TrainingState:
             for kind, moment in entry.items():
                 if not 0 <= at < len(parameters) or moment.shape not in (parameters[at].shape, ()):
                     raise ValueError(f"optimizer.{at}.{kind} belongs to no parameter")
+                if moment.ndim:  # a fused step takes the memory of a parameter and its moments to be in the same order
+                    entry[kind] = torch.empty_like(parameters[at]).copy_(moment).detach()
         return entries

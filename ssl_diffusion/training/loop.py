@@ -118,6 +118,7 @@ def _run(fabric: Fabric, phase: Phase, precision: str, progress: ProgressCallbac
     if ranks > 1:
         torch.set_num_threads(max(1, (phase.compute.threads or usable_cores()) // ranks))
     model = build_model(phase.config, s.seed, phase.initial)
+    model.to(memory_format=torch.channels_last)  # as its maps are, so that no convolution has to reorder its weights
     average = MovingAverage(model, s.ema * s.steps, device)
     objective = make_objective(phase, model, average.model)
     module, optimizer = fabric.setup(objective, make_optimizer(model, s, device, encoder_scale(phase)))
