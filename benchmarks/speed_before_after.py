@@ -123,7 +123,6 @@ def _reading(model: "JointDiffusion", kind: str, precision: str) -> tuple[_Call,
 
 def _step(model: "JointDiffusion", recipe: "Recipe", kind: str, precision: str) -> tuple[_Call, int]:
     import torch
-
     from former_unet import FormerJointDiffusion
 
     from ssl_diffusion.training.moving_average import MovingAverage
