@@ -193,7 +193,8 @@ def test_labels_only_ignores_unlabeled_images(colour):
 
 
 def test_same_seed_same_weights(colour):
-    pretrained = {"pretrain_steps": 2, "settings": NETWORK | {"training.keep": "trained"}}  # the probe does not depend on the seed
+    # The probe does not depend on the seed, so it must not be kept.
+    pretrained = {"pretrain_steps": 2, "settings": NETWORK | {"training.keep": "trained"}}
     torch.manual_seed(1)
     first = weights(tiny(**pretrained).fit(*colour))
     torch.manual_seed(2)

@@ -44,6 +44,7 @@ class TiledGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The convolution in the precision of `x`."""
         low = weight.to(x.dtype)
         ctx.save_for_backward(x, low)
         ctx.parameter_dtype = weight.dtype
@@ -51,6 +52,7 @@ class TiledGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Gradients with respect to maps, weights and bias."""
         x, weight = ctx.saved_tensors
         g = g.contiguous(memory_format=torch.channels_last)
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad

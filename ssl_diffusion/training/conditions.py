@@ -34,12 +34,14 @@ class Conditions(State):
         precision: Precision that is used, not "auto".
         threads: Threads of torch.
         devices: Number of devices.
+        compile: Whether the network is compiled.
     """
 
     accelerator: Literal["cpu", "cuda", "mps"]
     precision: Literal["fp32", "bf16"]
     threads: Annotated[int, Field(ge=1, le=65_536)]
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
+    compile: bool = False
 
     @classmethod
     def here(cls, compute: ComputeSettings) -> "Conditions":
@@ -48,7 +50,13 @@ class Conditions(State):
         # Ranks divide the threads among them, see the loop.
         threads = torch.get_num_threads() if compute.devices == 1 else compute.threads or usable_cores()
         return cls.model_validate(
-            {"accelerator": device.accelerator, "precision": device.precision, "threads": threads, "devices": compute.devices}
+            {
+                "accelerator": device.accelerator,
+                "precision": device.precision,
+                "threads": threads,
+                "devices": compute.devices,
+                "compile": compute.compile,
+            }
         )
 
     def key(self) -> str:
@@ -105,7 +113,7 @@ def resumed_conditions(
         return bool(getattr(begun, name) != getattr(requested, name))
 
     values: dict[str, Any] = {
-        name: getattr(requested if asked(name) else kept, name) for name in ("accelerator", "precision", "devices")
+        name: getattr(requested if asked(name) else kept, name) for name in ("accelerator", "precision", "devices", "compile")
     }
     try:
         Device.resolve(values["accelerator"], values["precision"])

@@ -32,6 +32,7 @@ from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.seeding import derive_seed
 from ssl_diffusion.training.batches import BatchSampler, Phase
 from ssl_diffusion.training.checkpoint import TrainingState
+from ssl_diffusion.training.compiling import compile_network, compiler_errors
 from ssl_diffusion.training.consistency import Match
 from ssl_diffusion.training.history import LossMeter, is_recorded, summary
 from ssl_diffusion.training.interruption import stop_requested
@@ -72,7 +73,8 @@ def train(phase: Phase, progress: ProgressCallback | None = None) -> TrainingRes
         precision="bf16-mixed" if device.precision == "bf16" else "32-true",
     )
     run = _run if compute.devices == 1 else _launch
-    result = run(fabric, phase, device.precision, progress)
+    with compiler_errors():
+        result = run(fabric, phase, device.precision, progress)
     if result.interrupted:
         raise Interrupted(f"stopped at step {result.steps} of {phase.settings.steps} of {phase.name}")
     return result
@@ -120,6 +122,8 @@ def _run(fabric: Fabric, phase: Phase, precision: str, progress: ProgressCallbac
     model = build_model(phase.config, s.seed, phase.initial)
     model.to(memory_format=torch.channels_last)  # as its maps are, so that no convolution has to reorder its weights
     average = MovingAverage(model, s.ema * s.steps, device)
+    if phase.compute.compile:
+        compile_network(model)
     objective = make_objective(phase, model, average.model)
     module, optimizer = fabric.setup(objective, make_optimizer(model, s, device, encoder_scale(phase)))
     state = TrainingState(model, average.weights, optimizer, objective.consistency, phase)

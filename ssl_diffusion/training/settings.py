@@ -94,3 +94,6 @@ class ComputeSettings(Settings):
     """Number format; "auto" is bf16 where the processor computes in it."""
     threads: Threads = 0
     """Processor threads; 0 is all cores."""
+    compile: bool = False
+    """Whether the network is compiled by torch.compile before it is trained: for accelerators and long trainings, as it takes
+    minutes."""
