@@ -61,7 +61,7 @@ def find_dataset(name: str, data_dir: str | Path | None = None, cache_dir: str |
         DataError: for an unknown name.
 
     Example:
-        >>> find_dataset("fashion-mnist", data_dir="nowhere") is None
+        >>> find_dataset("digits").is_dir()
         True
     """
     dataset_info(name)
