@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.inference.backbone_features import pool_features
@@ -75,17 +76,29 @@ class BackboneContract:
         np.testing.assert_allclose(two.embed(self.sample_ids, self.images()), z, rtol=1e-4, atol=1e-5)
 
     def test_features_do_not_depend_on_company_or_order(self) -> None:
-        """Those of an image alone are those that it has in a batch, also while the backbone is in training mode."""
+        """Those of an image alone are those that it has in a batch."""
         b = self.make_backbone()
         images = self.images()
         z = b.embed(self.sample_ids, images)
         back = b.embed(self.sample_ids[::-1], images[::-1])
-        b.train()
         alone = np.concatenate([b.embed(self.sample_ids[i : i + 1], images[i : i + 1]) for i in range(len(images))])
-        assert b.training, "embed() leaves the backbone in another mode"
         tolerance: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-4 * float(np.abs(z).max())}
         np.testing.assert_allclose(back[::-1], z, err_msg="the order changes features", **tolerance)
         np.testing.assert_allclose(alone, z, err_msg="the other images of a batch change features", **tolerance)
+
+    def test_it_is_never_in_training_mode(self) -> None:
+        """Neither by itself nor as part of a model that is trained, so that reading images moves no batch normalisation."""
+        b = self.make_backbone()
+        parent = nn.ModuleList([b]).train()
+        assert not b.training, "train() of a model that it is part of puts it in training mode: inherit train()"
+        weights = {name: value.clone() for name, value in b.state_dict().items()}
+        if not b.by_id:
+            x = to_floats(self.images(), torch.device("cpu"))
+            with torch.no_grad():
+                z = b.features(x)
+                torch.testing.assert_close(b.features(x), z, msg="a second time features are others while a model is trained")
+        for name, value in parent[0].state_dict().items():
+            torch.testing.assert_close(value, weights[name], rtol=0, atol=0, msg=f"{name} changed while a model was trained")
 
     def test_nothing_else_changes(self) -> None:
         """Images, weights and the global random state are as they were."""

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ __all__ = ["Backbone", "fit_images"]
 
 class Backbone(nn.Module, ABC):
     """A frozen network that turns images into features; a subclass sets the attributes and implements :meth:`features`.
+
+    It stays in evaluation mode (:meth:`train`), also as part of a model that is trained.
 
     One of your own inherits the tests of :class:`ssl_diffusion.testing.BackboneContract` and is registered with
     :func:`~ssl_diffusion.models.register_backbone`.
@@ -49,6 +52,10 @@ class Backbone(nn.Module, ABC):
         """See :meth:`features`."""
         return self.features(x)
 
+    def train(self, mode: bool = True) -> Self:
+        """Evaluation mode, whatever `mode` says: batch normalisation must not follow the images that are read."""
+        return super().train(False)
+
     def embed(self, ids: Sequence[str] | NDArray[np.str_], images: NDArray[np.uint8] | None) -> NDArray[np.float32]:
         """Features of samples, float32 (n, F), in evaluation mode and without gradients.
 
@@ -59,14 +66,10 @@ class Backbone(nn.Module, ABC):
         if images is None:
             raise SSLDError(f"the backbone {self.identity} reads images, and none were given")
         weight = next(self.parameters(), next(self.buffers(), torch.zeros(0)))
-        training = self.training
         self.eval()
-        try:
-            with torch.inference_mode():
-                z: NDArray[np.float32] = self.features(to_floats(images, weight.device)).float().cpu().numpy()
-                return z
-        finally:
-            self.train(training)
+        with torch.inference_mode():
+            z: NDArray[np.float32] = self.features(to_floats(images, weight.device)).float().cpu().numpy()
+            return z
 
 
 def fit_images(x: Tensor, *, channels: int | None = None, size: int | None = None) -> Tensor:

@@ -5,7 +5,7 @@ Reading one may run code that the file holds: torch.export.load unpickles. A fil
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -73,9 +73,9 @@ class ExportedBackbone(Backbone):
         self.training = False
         self.n_features, self.differentiable = self._probe()
 
-    def train(self, mode: bool = True) -> "ExportedBackbone":
-        """Set :attr:`training` only: an exported program has one mode, that in which it was exported."""
-        self.training = mode
+    def train(self, mode: bool = True) -> Self:
+        """Nothing changes: an exported program has one mode, that in which it was exported."""
+        self.training = False
         return self
 
     def features(self, x: Tensor) -> Tensor:
