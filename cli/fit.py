@@ -119,6 +119,13 @@ class TrainingOptions:
             help="joint (default), labels-only, probe (logistic regression on the pretrained denoiser) or denoise-only."
         ),
     ] = None
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Pretrained network beside the denoiser (see `ssld backbones`), a .pt2 file, auto, or none."),
+    ] = None
+    features: Annotated[
+        Path | None, typer.Option(help="Features of your own by sample id (.npz, .csv, .parquet), as the backbone.")
+    ] = None
     consistency: Annotated[
         str | None, typer.Option(help="Consistency loss on unlabeled images: none (default) or match (pseudo-labels).")
     ] = None
@@ -135,12 +142,25 @@ class TrainingOptions:
         """The settings of the recipe that these options change, apart from --set."""
         return {
             "training.objective": self.objective,
+            "backbone.name": self.backbone_name(),
             "training.consistency": self.consistency,
             "training.steps": self.steps,
             "pretraining.steps": self.pretrain_steps,
             "training.seed": self.seed,
             "augmentation.flip": self.flip,
         }
+
+    def backbone_name(self) -> str | None:
+        """The backbone that --backbone or --features names, files by their whole path."""
+        from ssl_diffusion.errors import RecipeError
+
+        if self.features is not None:
+            if self.backbone is not None:
+                raise RecipeError("give either --backbone or --features, not both")
+            return f"precomputed:{self.features.resolve()}"
+        if self.backbone is not None and self.backbone.endswith(".pt2") and ":" not in self.backbone:
+            return str(Path(self.backbone).resolve())
+        return self.backbone
 
 
 @dataclass(frozen=True)
@@ -198,6 +218,8 @@ def fit(
       ssld fit --labeled 4000                           (Fashion-MNIST)
 
       ssld fit --data photos/ --labeled 200 --test-fraction 0.2
+
+      ssld fit --data photos/ --labeled 100 --objective probe --backbone efficientnet-lite0
 
       ssld fit --labeled 100 --consistency match --time 20m
 
@@ -328,6 +350,8 @@ def _print_result(path: Path, output: Output, *, cached: bool) -> None:
     if (start := m.get("start")) is not None:
         lines.append(f"start           {_start(start)}")
     rate = f", {m['images_per_second']:,.0f} images/s" if m["images_per_second"] else ""
+    if (backbone := m.get("backbone")) is not None:
+        lines.append(f"weights         {backbone['choice']}")
     lines.append(f"training        {m['seconds']:.0f} s{rate}, {m['device']}, {m['precision']}")
     lines.append(f"labels          {m['n_labeled']} labeled, {m['n_unlabeled']} unlabeled")
     lines.append(f"pictures        {', '.join(sorted(p.name for p in path.glob('*.png')))}")

@@ -32,8 +32,8 @@ from ssl_diffusion.data.published.datasets import dataset_info
 from ssl_diffusion.errors import Interrupted
 from ssl_diffusion.inference.predict import predict_logits, probabilities, represent
 from ssl_diffusion.machine import resolve_accelerator
-from ssl_diffusion.models.build import build_model
-from ssl_diffusion.models.joint import JointConfig, JointDiffusion
+from ssl_diffusion.models.build import build_model, read_config
+from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate, log_to
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.fit import FitOptions, fit_model
@@ -252,7 +252,7 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
     def __setstate__(self, state: dict[str, Any]) -> None:
         if (saved := state.get("model_")) is not None:
             with _seeding:
-                model = build_model(JointConfig.from_dict(saved["config"]), seed=0)
+                model = build_model(read_config(saved["config"]), seed=0)
             model.load_state_dict(load(saved["weights"]))
             state = state | {"model_": model.eval()}
         super().__setstate__(state)

@@ -22,6 +22,7 @@ from ssl_diffusion.errors import DataError, SSLDError
 from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.inference.embedding_store import digests, store_of
 from ssl_diffusion.inference.run import Run
+from ssl_diffusion.inference.run_rows import pool_rows
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.training.run_folder import RunFolder
 
@@ -181,10 +182,11 @@ def query(
     k = len(run.classes) if not run.multilabel else 0
     classes = pool.labels[known] if not pool.multilabel else np.zeros(len(known), dtype=np.int64)
     chosen, reason = strategy_for(strategy, len(known), k, n)
+    rows = pool_rows(run, pool, np.concatenate([open_, known]), progress=progress)
     embedded = EmbeddedPool.read(
         run.model,
-        pool.images,
-        np.concatenate([open_, known]),
+        rows,
+        np.arange(len(rows)),
         classify=k > 0,
         precision=run.precision,
         store=store_of(run) if keep_scores else None,

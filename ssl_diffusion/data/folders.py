@@ -90,7 +90,7 @@ def load_folder(
     samples = [_placed(sample_id, splits) for sample_id in ids]
     _check_test_classes(root, samples)
     read = read_images(paths, ids=ids, size=size, largest=largest, skip_bad=skip_bad, max_memory=max_memory, progress=progress)
-    pool = _pool(root.resolve().name or "folder", root, ids, samples, read)
+    pool = _pool(root.resolve().name or "folder", root, ids, paths, samples, read)
     pool.notes.extend(_empty_folder_notes(root, splits, pool))
     if len(pool.classes) == 1:
         only = pool.classes[0]
@@ -166,7 +166,7 @@ def load_csv(
         _check_test_classes(table.path, samples)
     read = read_images(paths, ids=ids, size=size, largest=largest, skip_bad=skip_bad, max_memory=max_memory, progress=progress)
     multilabel = multilabel or bool(label_columns)
-    pool = _pool(table.path.stem, table.path, ids, samples, read, multilabel=multilabel, classes=label_columns)
+    pool = _pool(table.path.stem, table.path, ids, paths, samples, read, multilabel=multilabel, classes=label_columns)
     pool.notes.extend(notes)
     return pool
 
@@ -175,6 +175,7 @@ def _pool(
     name: str,
     source: Path,
     ids: Sequence[str],
+    paths: Sequence[Path],
     samples: Sequence[_Sample],
     read: ImageArray,
     *,
@@ -206,6 +207,8 @@ def _pool(
         augmentation="photo",
         notes=[*read.notes, *_label_notes(samples, names)],
         skipped=read.skipped,
+        files=[Path(os.path.abspath(paths[i])) for i in read.kept],
+        file_size=read.file_size,
     )
 
 

@@ -61,12 +61,14 @@ class ImageArray:
         kept: int64, (m,), ascending; positions in the given paths.
         notes: sentences about conversions.
         skipped: (id, reason) of the files left out, in the order of the given paths.
+        file_size: most common (height, width) of the files themselves.
     """
 
     images: NDArray[np.uint8]
     kept: NDArray[np.int64]
     notes: list[str]
     skipped: list[tuple[str, str]]
+    file_size: tuple[int, int]
 
 
 class ImageBatch(NamedTuple):
@@ -166,7 +168,11 @@ def read_images(
     notes = [_chosen_note(headers.values(), shape)] if size is None and max(_common_size(headers.values())) > max(shape) else []
     logger.info("read %d images of shape %s, skipped %d", len(kept), shape, len(skipped))
     return ImageArray(
-        _compact(images, kept), np.array(good, dtype=np.int64)[kept], notes + _notes(done, shape, n_sizes), skipped
+        _compact(images, kept),
+        np.array(good, dtype=np.int64)[kept],
+        notes + _notes(done, shape, n_sizes),
+        skipped,
+        _common_size(headers.values()),
     )
 
 

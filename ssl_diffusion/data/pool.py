@@ -9,8 +9,9 @@ written to `labeled.csv` and verified on resume. Labels outside it are never loo
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,8 @@ class Pool:
         augmentation: name of the augmentation policy (:mod:`ssl_diffusion.training.augment`).
         notes: sentences about what was done while reading (resized, converted), shown to the user.
         skipped: (id, reason) of images left out because they cannot be read.
+        files: the files that the images were decoded from, n of them; None if they come from elsewhere.
+        file_size: most common (height, width) of these files.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Pool:
     augmentation: str = "photo"
     notes: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    files: Sequence[Path] | None = None
+    file_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -56,8 +61,9 @@ class Pool:
         if not 1 <= self.images.shape[1] <= 4:
             raise DataError(f"pool images must have 1 to 4 channels, not {self.images.shape[1]}")
         self.ids = np.asarray(self.ids, dtype=np.str_)
-        for what, values in (("ids", self.ids), ("labels", self.labels), ("is_test", self.is_test)):
-            if len(values) != n:
+        columns = {"ids": self.ids, "labels": self.labels, "is_test": self.is_test, "files": self.files}
+        for what, values in columns.items():
+            if values is not None and len(values) != n:
                 raise DataError(f"{len(values)} {what} for {n} images")
         if len(np.unique(self.ids)) != n:
             values, counts = np.unique(self.ids, return_counts=True)

@@ -62,6 +62,9 @@ class FileSource:
         ids: Distinct sample ids of the files, N of them.
         image_shape: (C, H, W) that every image is converted to; C is 1 (gray) or 3 (RGB).
 
+    Attributes:
+        paths: Image files, in the order of the ids.
+
     Raises:
         DataError: If there are not as many ids as files, an id occurs twice, or the shape is impossible.
 
@@ -79,12 +82,12 @@ class FileSource:
             if self._index.setdefault(str(sample), i) != i:
                 raise DataError(f"sample ids must be distinct; {str(sample)!r} occurs twice")
         iter_image_batches([], image_shape, 1)  # refuses a shape that no image can have
-        self._paths = list(paths)
+        self.paths = list(paths)
         self.ids: NDArray[np.str_] = np.array([str(sample) for sample in ids], dtype=np.str_)
         self.image_shape = image_shape
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.paths)
 
     def take(self, ids: Iterable[str]) -> NDArray[np.uint8]:
         """See :meth:`ImageSource.take`; beyond 256 MiB the images are memory-mapped from a temporary file."""
@@ -92,7 +95,7 @@ class FileSource:
         unknown = next((name for name in names if name not in self._index), None)
         if unknown is not None:
             raise DataError(f"no sample {unknown!r} among {len(self)} image files")
-        paths = [self._paths[self._index[name]] for name in names]
+        paths = [self.paths[self._index[name]] for name in names]
         images = allocate((len(names), *self.image_shape), max_memory=IN_MEMORY)
         start = 0
         for batch in iter_image_batches(paths, self.image_shape, _AT_ONCE, ids=names):
@@ -103,7 +106,7 @@ class FileSource:
     def batches(self, size: int) -> Iterator[tuple[NDArray[np.str_], NDArray[np.uint8]]]:
         """See :meth:`ImageSource.batches`; the next batch is decoded while the caller uses this one."""
         check_batch_size(size)
-        decoded = iter_image_batches(self._paths, self.image_shape, size, ids=self.ids.tolist())
+        decoded = iter_image_batches(self.paths, self.image_shape, size, ids=self.ids.tolist())
         return ((np.array(batch.ids, dtype=np.str_), batch.images) for batch in decoded)
 
 

@@ -16,6 +16,8 @@ from ssl_diffusion.inference.embedding_store import EmbeddingStore
 from ssl_diffusion.inference.predict import by_batches
 from ssl_diffusion.inference.projection import BLOCK, ProjectedRows, projection_matrix
 from ssl_diffusion.inference.rows import Rows, SelectedRows
+from ssl_diffusion.models.fused import FusedDiffusion
+from ssl_diffusion.models.fusion import fit_fused_probe
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.probe import LinearProbe, fit_probe, reference_sample
 from ssl_diffusion.progress import ProgressCallback
@@ -120,7 +122,27 @@ class EmbeddedPool:
             inverse_penalty: See :func:`ssl_diffusion.models.fit_probe`.
         """
         z = np.asarray(self.representation[known])
+        if isinstance(self.model, FusedDiffusion) and z.shape[1] == self.model.n_features:
+            return self._fused_probe(self.model, z, classes, n_classes, seed, inverse_penalty)
         return fit_probe(z, classes, self.reference(seed), n_classes, seed=seed, inverse_penalty=inverse_penalty)
+
+    def _fused_probe(
+        self,
+        model: FusedDiffusion,
+        z: NDArray[np.float32],
+        classes: NDArray[np.int64],
+        n_classes: int,
+        seed: int,
+        inverse_penalty: float | None,
+    ) -> LinearProbe:
+        """The probe of weights that these labels favor, as one of the representation with the model's own weights."""
+        split, weight = [model.denoiser_features], None if inverse_penalty is None else model.config.backbone.weight
+        blocks, references = np.split(z, split, axis=1), np.split(self.reference(seed), split, axis=1)
+        fused = fit_fused_probe(
+            blocks, classes, references, n_classes, weight=weight, inverse_penalty=inverse_penalty, seed=seed
+        )
+        matrix: NDArray[np.float32] = fused.probe.weight * fused.fusion.factor
+        return LinearProbe(matrix, fused.probe.bias - matrix @ fused.fusion.mean, fused.probe.inverse_penalty)
 
     def logits(self, probe: LinearProbe | None, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Class logits of images by position, float32 (n, K).

@@ -16,8 +16,9 @@ from ssl_diffusion.data.source import ImageSource
 from ssl_diffusion.inference.embedding_store import Embeddings, EmbeddingStore, digests
 from ssl_diffusion.inference.engines.base import Engine
 from ssl_diffusion.inference.engines.local import LocalEngine
+from ssl_diffusion.inference.predict import represented
 from ssl_diffusion.inference.projection import projection_matrix
-from ssl_diffusion.inference.rows import Rows, rows_of
+from ssl_diffusion.inference.rows import Rows, features_at, rows_of
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
@@ -64,7 +65,7 @@ def embed(
     if store is not None and not projected:
         raise ValueError("the store holds projected representations: leave it out, or use embed_whole")
     images = rows_of(source)
-    read = _Read(classify, projection_matrix(model.n_features) if projected else None)
+    read = _Read(images, classify, projection_matrix(model.n_features) if projected else None)
     n_features = model.n_features if read.matrix is None else read.matrix.shape[1]
     found = Embeddings(len(images), n_features, model.config.n_classes if classify else 0)
     keys = digests(_one_by_one(images, batch_size)) if store is not None else np.zeros(0, dtype="S16")
@@ -123,7 +124,7 @@ def embed_whole(
     images = rows_of(source)
 
     def fill(out: NDArray[np.float32]) -> None:
-        read = _Read(classify=False, matrix=None)
+        read = _Read(images, classify=False, matrix=None)
         for rows, (z,) in _batches(model, read, images, np.arange(len(images)), precision, batch_size, engine, progress):
             out[rows] = z
 
@@ -153,16 +154,17 @@ class _Read:
     """What is read of a batch; a class, since engines may send it to other processes.
 
     Args:
+        images: Images, which may have features by a backbone.
         classify: Whether class probabilities are computed, too.
         matrix: Projection of representations, float32 (F, 512); None leaves them as they are.
     """
 
-    def __init__(self, classify: bool, matrix: NDArray[np.float32] | None) -> None:
-        self.classify, self.matrix = classify, matrix
+    def __init__(self, images: Rows, classify: bool, matrix: NDArray[np.float32] | None) -> None:
+        self.images, self.classify, self.matrix = images, classify, matrix
         self._mixed: Tensor | None = None  # the matrix on the device of the model
 
     def __call__(self, model: JointDiffusion, x: Tensor, rows: NDArray[np.int64]) -> tuple[Tensor, ...]:
-        z = model.representation(x)
+        z = represented(model, x, self.images, rows)
         p = (model.classify_representation(z).softmax(dim=1),) if self.classify else ()
         if self.matrix is not None:
             if self._mixed is None or self._mixed.device != x.device:
@@ -172,5 +174,12 @@ class _Read:
 
 
 def _one_by_one(images: Rows, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+    """The bytes that representations depend on: those of each image and, where it has some, of its features."""
     for start in range(0, len(images), batch_size):
-        yield from images[np.arange(start, min(start + batch_size, len(images)))]
+        rows = np.arange(start, min(start + batch_size, len(images)))
+        features = features_at(images, rows)
+        if features is None:
+            yield from images[rows]
+        else:
+            both = zip(images[rows], np.ascontiguousarray(features), strict=True)
+            yield from (np.concatenate([x.ravel(), f.view(np.uint8)]) for x, f in both)

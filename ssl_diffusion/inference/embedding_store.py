@@ -74,6 +74,7 @@ class EmbeddingStore:
     def __init__(self, folder: Path, identity: str) -> None:
         self._root, self._identity = folder, identity
         self._folder = folder / hashlib.sha256(identity.encode()).hexdigest()[:24]
+        self._verified: set[str] = set()  # parts whose checksums were right, as parts are never changed
 
     def fill(self, keys: NDArray[np.bytes_], scores: Embeddings) -> NDArray[np.int64]:
         """Copy what is known of images into their rows.
@@ -176,7 +177,9 @@ class EmbeddingStore:
     def _parts(self) -> Iterator[tuple[NDArray[np.bytes_], NDArray[np.float32], NDArray[np.float32]]]:
         for folder in sorted(self._folder.glob("part-*")):
             try:
-                verify_checksums(folder, *_NAMES)
+                if folder.name not in self._verified:
+                    verify_checksums(folder, *_NAMES)
+                    self._verified.add(folder.name)
                 keys = map_array(folder / _NAMES[0], _KEY, (None,))
                 representation, probabilities = (map_array(folder / n, np.float32, (len(keys), None)) for n in _NAMES[1:])
             except (StateError, OSError) as error:

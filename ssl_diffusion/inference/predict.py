@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssl_diffusion.inference.rows import Rows
+from ssl_diffusion.inference.rows import Rows, features_at
+from ssl_diffusion.models.fused import FusedDiffusion
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.packing import packed
 from ssl_diffusion.models.pixels import to_floats
@@ -26,6 +27,7 @@ __all__ = [
     "predict_probabilities",
     "probabilities",
     "represent",
+    "represented",
 ]
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -179,7 +181,7 @@ def predict_logits(
     """
     return by_batches(
         model,
-        lambda model, x, _: model.classify(x),
+        lambda model, x, rows: model.classify_representation(represented(model, x, images, rows)),
         images,
         empty=(0, model.config.n_classes),
         task=task,
@@ -201,12 +203,28 @@ def represent(model: JointDiffusion, images: Rows, **options: Unpack[ReadingOpti
     """
     return by_batches(
         model,
-        lambda model, x, _: model.representation(x),
+        lambda model, x, rows: represented(model, x, images, rows),
         images,
         empty=(0, model.n_features),
         task="represent",
         **options,
     )
+
+
+def represented(model: JointDiffusion, x: Tensor, images: Rows, rows: NDArray[np.int64]) -> Tensor:
+    """Representations of a batch of images, (B, F), by the denoiser and, where the rows have features, the backbone.
+
+    Args:
+        model: Joint model.
+        x: Images as floats, (B, C, H, W).
+        images: Rows that the images are from.
+        rows: Their numbers, int64 (B,).
+    """
+    features = features_at(images, rows) if isinstance(model, FusedDiffusion) else None
+    if features is None:
+        return model.representation(x)
+    assert isinstance(model, FusedDiffusion)
+    return model.representation(x, features=torch.from_numpy(features).to(x.device))
 
 
 def probabilities(logits: NDArray[np.float32], multilabel: bool) -> NDArray[np.float32]:

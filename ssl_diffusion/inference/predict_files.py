@@ -11,6 +11,7 @@ from ssl_diffusion.data.images import iter_image_batches, list_images
 from ssl_diffusion.data.label_choice import label_name
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.inference.run import Run
+from ssl_diffusion.inference.run_rows import FileReader
 from ssl_diffusion.outputs import check_output_file, output_file, path_fault
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
@@ -82,6 +83,7 @@ def predict_files(
         raise RunError(f"{run.path} was trained without labels and cannot predict; fit with --labeled")
     check_output_file(out, overwrite=True, inputs=inputs)
     paths, ids = collect_images(inputs)
+    reader = FileReader(run, paths, ids)
     skipped: list[tuple[str, str]] = []
     n = seen = 0
     with (
@@ -94,7 +96,7 @@ def predict_files(
             seen += len(batch.ids) + len(batch.skipped)
             skipped += batch.skipped
             if len(batch.ids):
-                p = run.predict_proba(batch.images)
+                p = run.predict_proba(reader.rows(batch.ids, batch.images))
                 predicted = (p > 0.5).astype(np.int64) if run.multilabel else p.argmax(axis=1)
                 for sample, label, row in zip(batch.ids, predicted, p, strict=True):
                     values = [f"{value:.6g}" for value in row]

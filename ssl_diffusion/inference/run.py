@@ -12,12 +12,14 @@ from pydantic import field_validator
 
 from ssl_diffusion.errors import CheckpointError, DataError, RecipeError, RunError, StateError
 from ssl_diffusion.inference.predict import predict_logits, probabilities, represent
+from ssl_diffusion.inference.rows import Rows
 from ssl_diffusion.machine import Device
-from ssl_diffusion.models.build import weights_fault
-from ssl_diffusion.models.joint import JointConfig, JointDiffusion
+from ssl_diffusion.models.build import build_model, read_config, weights_fault
+from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.weights import load_tensors, with_prefix
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.settings import State, parse_state
+from ssl_diffusion.storage import default_cache_dir
 
 __all__ = ["Run", "load_run"]
 
@@ -55,6 +57,7 @@ class Run:
         multilabel: whether classes are predicted independently.
         precision: "bf16" or "fp32", used for inference.
         metadata: the header of the model file.
+        cache_dir: cache directory in which features of the model's backbone are kept; None keeps none.
     """
 
     path: Path
@@ -63,6 +66,7 @@ class Run:
     multilabel: bool
     precision: str
     metadata: dict[str, Any]
+    cache_dir: Path | None = None
 
     @property
     def model_file(self) -> Path:
@@ -78,19 +82,22 @@ class Run:
         """(C, H, W) that the model was made for."""
         return self.model.config.image_shape
 
-    def logits(self, images: NDArray[np.uint8], progress: ProgressCallback | None = None) -> NDArray[np.float32]:
-        """Class logits of uint8 images (n, C, H, W), float32 (n, K)."""
+    def logits(self, images: Rows, progress: ProgressCallback | None = None) -> NDArray[np.float32]:
+        """Class logits of uint8 images (n, C, H, W), float32 (n, K).
+
+        A model whose backbone reads files wants rows with features (:func:`ssl_diffusion.inference.pool_rows`).
+        """
         if not self.classes:
             raise RunError(f"{self.path} was trained without labels and cannot predict; fit with --labeled")
-        if images.shape[1:] != self.image_shape:
+        if isinstance(images, np.ndarray) and images.shape[1:] != self.image_shape:
             raise DataError(f"images have shape {images.shape[1:]}, but {self.path} was made for {self.image_shape}")
         return predict_logits(self.model, images, precision=self.precision, progress=progress)
 
-    def predict_proba(self, images: NDArray[np.uint8], progress: ProgressCallback | None = None) -> NDArray[np.float32]:
+    def predict_proba(self, images: Rows, progress: ProgressCallback | None = None) -> NDArray[np.float32]:
         """Class probabilities of uint8 images (n, C, H, W), float32 (n, K)."""
         return probabilities(self.logits(images, progress), self.multilabel)
 
-    def represent(self, images: NDArray[np.uint8], progress: ProgressCallback | None = None) -> NDArray[np.float32]:
+    def represent(self, images: Rows, progress: ProgressCallback | None = None) -> NDArray[np.float32]:
         """Representations of uint8 images (n, C, H, W), float32 (n, F)."""
         return represent(self.model, images, precision=self.precision, progress=progress)
 
@@ -106,7 +113,8 @@ def load_run(path: str | Path, accelerator: str = "auto", precision: str = "auto
     """Open a run folder for inference with the EMA weights.
 
     Raises:
-        RunError: if the folder is no run or is not finished.
+        RunError: if the folder is no run or is not finished, or its backbone is not installed or is another one than in the
+            fit.
         CheckpointError: if its model file is damaged or foreign, its header and its weights do not agree, or a weight is not
             finite.
 
@@ -127,7 +135,7 @@ def load_run(path: str | Path, accelerator: str = "auto", precision: str = "auto
     tensors, metadata = load_tensors(file, remedy)
     try:
         header = parse_state(json.dumps(metadata), ModelHeader, file, remedy=remedy)
-        config = JointConfig.from_dict(header.config)
+        config = read_config(header.config)
     except (StateError, RecipeError) as error:
         raise CheckpointError(
             f"{file} was not made by this version of the program ({error})" if isinstance(error, RecipeError) else str(error)
@@ -139,7 +147,7 @@ def load_run(path: str | Path, accelerator: str = "auto", precision: str = "auto
     weights = with_prefix("ema", tensors)
     if fault := weights_fault(config, weights):
         raise CheckpointError(f"{file} was not made by this version of the program, or is damaged: {fault}; {remedy}")
-    model = JointDiffusion(config)
+    model = build_model(config, seed=0)
     model.load_state_dict(weights)
     device = Device.resolve(accelerator, precision)
     return Run(
@@ -149,4 +157,5 @@ def load_run(path: str | Path, accelerator: str = "auto", precision: str = "auto
         multilabel=header.multilabel,
         precision=device.precision,
         metadata=metadata,
+        cache_dir=default_cache_dir(),
     )

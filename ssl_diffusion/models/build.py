@@ -1,20 +1,36 @@
 """Models with seeded weights."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ssl_diffusion.errors import CheckpointError
+from ssl_diffusion.models.backbones.base import Backbone
+from ssl_diffusion.models.fused import FusedConfig, FusedDiffusion, open_backbone
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.seeding import derive_seed
 
-__all__ = ["build_model", "count_parameters", "weights_fault"]
+__all__ = ["build_model", "count_parameters", "read_config", "weights_fault"]
 
 _FORMER = "an earlier version of ssld made them, with another network, so the model has to be fitted again"
 
 
-def build_model(config: JointConfig, seed: int, initial: dict[str, Tensor] | None = None) -> JointDiffusion:
+def read_config(values: Mapping[str, Any], source: str = "") -> JointConfig:
+    """A configuration from the header of a model file, with a backbone if it names one; see :meth:`JointConfig.from_dict`.
+
+    Example:
+        >>> read_config(JointConfig(n_classes=3).to_dict()).n_classes
+        3
+    """
+    kind = FusedConfig if isinstance(values, Mapping) and "backbone" in values else JointConfig
+    return kind.from_dict(values, source)
+
+
+def build_model(
+    config: JointConfig, seed: int, initial: dict[str, Tensor] | None = None, backbone: Backbone | None = None
+) -> JointDiffusion:
     """Build a model with random weights from a seed; the global random state is left alone.
 
     Args:
@@ -27,13 +43,15 @@ def build_model(config: JointConfig, seed: int, initial: dict[str, Tensor] | Non
 
     Raises:
         CheckpointError: If the initial weights do not fit the model.
+        RunError: If the backbone is not installed, or is another one than in the fit.
 
     Example:
         >>> model = build_model(JointConfig(n_classes=10), seed=0)
     """
+    found = open_backbone(config.backbone, backbone) if isinstance(config, FusedConfig) else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "weights"))
-        model = JointDiffusion(config)
+        model = FusedDiffusion(config, found) if isinstance(config, FusedConfig) else JointDiffusion(config)
     if initial is not None:
         if _is_former(initial):
             raise CheckpointError(f"weights do not fit the model: {_FORMER}")
@@ -53,7 +71,8 @@ def weights_fault(config: JointConfig, weights: Mapping[str, Tensor], *, head: b
     """
     try:
         with torch.device("meta"):
-            expected = JointDiffusion(config).state_dict()
+            made = FusedDiffusion(config) if isinstance(config, FusedConfig) else JointDiffusion(config)
+            expected = made.state_dict()
     except (ValueError, TypeError, RuntimeError, OverflowError, ZeroDivisionError) as error:
         return f"there is no such model ({error})"
     if _is_former(weights):

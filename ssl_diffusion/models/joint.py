@@ -35,7 +35,7 @@ from ssl_diffusion.models.settings import ModelSettings
 from ssl_diffusion.models.unet import Features, UNet
 from ssl_diffusion.settings import Settings
 
-__all__ = ["JointConfig", "JointDiffusion"]
+__all__ = ["JointConfig", "JointDiffusion", "make_head"]
 
 _Channels = Annotated[int, Field(ge=1, le=4)]
 _Side = Annotated[int, Field(ge=1)]
@@ -103,7 +103,7 @@ class JointDiffusion(nn.Module):
         cells = sum(g * g for g in settings.pool_grids)
         channels = self.unet.last_channels if settings.pool_maps == "levels" else self.unet.feature_channels
         self.n_features = cells * sum(channels)
-        self.head = _head(self.n_features, config) if config.n_classes else None
+        self.head = make_head(self.n_features, config) if config.n_classes else None
 
     def encode(self, x: Tensor, sigma: Tensor | float) -> Features:
         """Feature maps of noised (or clean) images at noise level `sigma`."""
@@ -184,7 +184,7 @@ class JointDiffusion(nn.Module):
         made._modules = dict(self._modules)  # a shallow copy shares the dictionary, too
         made.config = self.config.replace(n_classes=len(bias), model=self.config.model.replace(head_width=0))
         with torch.random.fork_rng(devices=[]):  # for initial weights that are overwritten
-            made.head = _head(self.n_features, made.config)
+            made.head = make_head(self.n_features, made.config)
         made.head.load_state_dict({"1.weight": torch.from_numpy(weight), "1.bias": torch.from_numpy(bias)})
         made.head.to(next(self.unet.parameters()).device).train(self.training)
         return made
@@ -228,7 +228,8 @@ def _pooling_matrix(height: int, width: int, grids: tuple[int, ...]) -> Tensor:
         return torch.cat(parts, dim=1)
 
 
-def _head(n_features: int, config: JointConfig) -> nn.Module:
+def make_head(n_features: int, config: JointConfig) -> nn.Module:
+    """The classifier head of a configuration, on representations (B, n_features), with initial weights."""
     width, dropout = config.model.head_width, config.model.head_dropout
     if width < 0:
         width = n_features // 2

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-__all__ = ["LinearProbe", "fit_probe", "reference_sample"]
+__all__ = ["LinearProbe", "Validation", "fit_probe", "reference_sample", "standardisation"]
 
 # Inverse penalties for standardised features divided by the square root of their number, where a sample has length 1.
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -72,7 +72,7 @@ def reference_sample(train: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 def fit_probe(
     z: NDArray[np.float32],
     labels: NDArray[np.int64],
-    reference: NDArray[np.float32],
+    reference: NDArray[np.float32] | None,
     n_classes: int,
     *,
     inverse_penalty: float | None = None,
@@ -85,7 +85,8 @@ def fit_probe(
         labels: Classes of these samples, int64, (n,), or 0/1 for every class, (n, K), for multi-label data, where each class is
             fitted by itself.
         reference: Representations of images of the pool (:func:`reference_sample`), float32, (m, F), whose mean and standard
-            deviation standardise the features.
+            deviation standardise the features. None: they are standardised already, as fused ones are
+            (:mod:`ssl_diffusion.models.fusion`).
         n_classes: Number of classes K. A class without a label gets a probability of about 1 / 2n everywhere.
         inverse_penalty: Inverse penalty C; None chooses it by cross-validated log-likelihood on at most 1,000 samples, or takes
             30 if a class among them has only one.
@@ -99,15 +100,14 @@ def fit_probe(
         >>> probe = fit_probe(z[:100], y[:100], z[:1000], n_classes=10)
         >>> accuracy = (probe.logits(z).argmax(axis=1) == y).mean()
     """
-    mean, scale = reference.mean(axis=0, dtype=np.float64), reference.std(axis=0, dtype=np.float64)
-    # A feature that hardly varies must not be inflated by division by its standard deviation.
-    scale = np.maximum(scale, 1e-2 * max(float(np.median(scale)), 1e-12)) * np.sqrt(z.shape[1])
-    x = ((z - mean) / scale).astype(np.float32)
+    mean, scale = standardisation(reference) if reference is not None else (np.zeros(z.shape[1]), np.ones(z.shape[1]))
+    x: NDArray[Any] = ((z - mean) / scale).astype(np.float32)
     basis = None
     if len(x) <= min(_LARGEST_SPAN, x.shape[1] - 1):
         x, basis = _span(x)
     if inverse_penalty is None:
-        inverse_penalty = _choose_penalty(x, labels.argmax(axis=1) if labels.ndim == 2 else labels, seed)
+        validation = Validation(labels, seed)
+        inverse_penalty = validation.penalty(x) if validation.possible else WITHOUT_VALIDATION
     targets = labels.T if labels.ndim == 2 else labels[None]
     parts = [_solve(x, y, inverse_penalty, 2 if labels.ndim == 2 else n_classes) for y in targets]
     if labels.ndim == 2:
@@ -119,6 +119,79 @@ def fit_probe(
     return LinearProbe(weight.astype(np.float32), (intercepts - weight @ mean).astype(np.float32), inverse_penalty)
 
 
+def standardisation(reference: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means and scales (F,) by which representations are standardised, so that a sample has a mean square length of about 1.
+
+    Args:
+        reference: Representations of images of the pool (:func:`reference_sample`), float32, (m, F).
+
+    Example:
+        >>> mean, scale = standardisation(z)
+        >>> length = np.square((z - mean) / scale).sum(axis=1).mean()
+    """
+    mean, scale = reference.mean(axis=0, dtype=np.float64), reference.std(axis=0, dtype=np.float64)
+    # A feature that hardly varies must not be inflated by division by its standard deviation.
+    scale = np.maximum(scale, 1e-2 * max(float(np.median(scale)), 1e-12)) * np.sqrt(reference.shape[1])
+    return mean, scale
+
+
+class Validation:
+    """Cross-validation of logistic regression by its log-likelihood of held-out labels.
+
+    Args:
+        labels: Classes, int64, (n,), or 0/1 for every class, (n, K), whose first class with a 1 counts.
+        seed: Random seed of the folds and, of more than 1,000 samples, of those that are used.
+
+    Attributes:
+        possible: Whether every class that occurs has two samples, and there are two such classes.
+
+    Example:
+        >>> Validation(np.array([0, 0, 1, 1]), seed=0).possible
+        True
+    """
+
+    def __init__(self, labels: NDArray[np.int64], seed: int) -> None:
+        y = labels.argmax(axis=1) if labels.ndim == 2 else labels
+        self.rows = np.random.default_rng(seed).permutation(len(y))[:_LARGEST_FOR_VALIDATION]
+        self.y = y[self.rows]
+        counts = np.unique(self.y, return_counts=True)[1]
+        folds = min(_FOLDS, int(counts.min()))
+        self.possible = folds >= 2 and len(counts) >= 2
+        self._splitter = StratifiedKFold(max(folds, 2), shuffle=True, random_state=seed)
+
+    def penalty(self, x: NDArray[Any]) -> float:
+        """Inverse penalty C in :data:`PENALTIES` of the highest likelihood.
+
+        Args:
+            x: Standardised representations of the labeled samples, (n, F).
+        """
+        coordinates = self.coordinates(x)
+        return min(PENALTIES, key=lambda c: self.nll(coordinates, c))
+
+    def coordinates(self, x: NDArray[Any]) -> NDArray[Any]:
+        """The used samples, in coordinates of their span where they are fewer than the features."""
+        x = x[self.rows]
+        return _span(x)[0] if len(x) < x.shape[1] else x
+
+    def nll(self, coordinates: NDArray[Any], inverse_penalty: float) -> float:
+        """Mean negative log-likelihood of held-out labels, over the folds.
+
+        Args:
+            coordinates: Result of :meth:`coordinates`.
+            inverse_penalty: Inverse penalty C.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # of the weakest penalties, which then lose
+            scores = cross_val_score(
+                LogisticRegression(C=inverse_penalty, max_iter=300, tol=1e-3),
+                coordinates,
+                self.y,
+                cv=self._splitter,
+                scoring="neg_log_loss",
+            )
+        return float(-scores.mean())
+
+
 def _span(x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Coordinates of samples in an orthonormal basis of their span, (n, r), and the basis, (r, F)."""
     x = x.astype(np.float64)
@@ -126,27 +199,6 @@ def _span(x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float
     kept = values > values[-1] * 1e-10
     lengths = np.sqrt(values[kept])
     return vectors[:, kept] * lengths, (vectors[:, kept] / lengths).T @ x
-
-
-def _choose_penalty(x: NDArray[Any], y: NDArray[np.int64], seed: int) -> float:
-    chosen = np.random.default_rng(seed).permutation(len(y))[:_LARGEST_FOR_VALIDATION]
-    x, y = x[chosen], y[chosen]
-    counts = np.unique(y, return_counts=True)[1]
-    folds = min(_FOLDS, int(counts.min()))
-    if folds < 2 or len(counts) < 2:
-        return WITHOUT_VALIDATION
-    coordinates = _span(x)[0] if len(x) < x.shape[1] else x
-    search = GridSearchCV(
-        LogisticRegression(max_iter=300, tol=1e-3),
-        {"C": PENALTIES},
-        cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
-        scoring="neg_log_loss",
-        refit=False,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of the weakest penalties, which then lose
-        search.fit(coordinates, y)
-    return float(search.best_params_["C"])
 
 
 def _solve(x: NDArray[Any], y: NDArray[np.int64], c: float, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

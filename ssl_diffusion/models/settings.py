@@ -1,4 +1,4 @@
-"""Settings of the section [model] of a recipe: architecture and noise."""
+"""Settings of the sections [model] and [backbone] of a recipe: architecture and noise, and a pretrained network beside it."""
 
 from typing import Annotated, Literal, Self
 
@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from ssl_diffusion.settings import Settings
 
-__all__ = ["ModelSettings"]
+__all__ = ["BackboneSettings", "ModelSettings"]
 
 _Count = Annotated[int, Field(ge=1, le=1024)]
 _Dropout = Annotated[float, Field(ge=0, le=0.99)]
@@ -60,3 +60,13 @@ class ModelSettings(Settings):
         if self.decoder_blocks > self.blocks + 1:
             raise ValueError(f"decoder_blocks must be in [0, {self.blocks + 1}], not {self.decoder_blocks}")
         return self
+
+
+class BackboneSettings(Settings):
+    """A pretrained network whose features join the representation."""
+
+    name: Annotated[str, Field(min_length=1)] = "none"
+    """Name of the backbone, as `ssld backbones` lists them, or a file of torch.export (.pt2); "none" reads no backbone, "auto"
+    the one of the extra `photos` for color images from files, where it is installed."""
+    weights: str = ""
+    """File of its weights, for those that need one; "" is what the name stands for."""

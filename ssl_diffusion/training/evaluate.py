@@ -19,7 +19,9 @@ from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.inference.metrics import classification_metrics
 from ssl_diffusion.inference.predict import predict_logits, probabilities
+from ssl_diffusion.inference.rows import Rows
 from ssl_diffusion.inference.run import Run, load_run
+from ssl_diffusion.inference.run_rows import pool_rows
 from ssl_diffusion.machine import package_versions, source_commit
 from ssl_diffusion.models.build import count_parameters
 from ssl_diffusion.outputs import check_output_folder, output_folder
@@ -83,7 +85,7 @@ def evaluate_run(
     inputs = [*run_inputs(run), *([data] if data is not None else [])]
     if out is not None:
         check_output_folder(out, overwrite=True, inputs=inputs)
-    images, labels = _labeled_images(run, data)
+    images, labels = _labeled_images(run, data, progress)
     logits = run.logits(images, progress)
     metrics = classification_metrics(logits, labels)
     p = probabilities(logits, run.multilabel)
@@ -123,14 +125,14 @@ def wilson_interval(proportion: float, n: int, z: float = 1.959964) -> tuple[flo
     return max(0.0, float(center - half)), min(1.0, float(center + half))
 
 
-def _labeled_images(run: Run, data: Path | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _labeled_images(run: Run, data: Path | None, progress: ProgressCallback | None) -> tuple[Rows, NDArray[np.int64]]:
     if data is None:
         pool = load_run_pool(run)
         chosen = pool.test[pool.has_label[pool.test]]
         if not len(chosen):
             raise DataError(f"the data of {run.path} has no test split: name labeled images with --data")
         _check_shape(pool, run, RunFolder(run.path).recipe().data.path or pool.name)
-        return pool.images[chosen], _to_classes(pool, run.classes, pool.name)[chosen]
+        return pool_rows(run, pool, chosen, progress=progress), _to_classes(pool, run.classes, pool.name)[chosen]
     own = RunFolder(run.path).recipe().data
     settings = DataSettings(
         path=str(data),
@@ -154,7 +156,7 @@ def _labeled_images(run: Run, data: Path | None) -> tuple[NDArray[np.uint8], NDA
             len(chosen),
             run.path,
         )
-    return pool.images[chosen], _to_classes(pool, run.classes, data)[chosen]
+    return pool_rows(run, pool, chosen, progress=progress), _to_classes(pool, run.classes, data)[chosen]
 
 
 def _trained_on(run: Run, data: Path, ids: list[str]) -> int:
@@ -208,7 +210,8 @@ def report_fit(
     metrics["val_accuracy"] = None
     test = pool.test[pool.has_label[pool.test]]
     if labeled is not None and len(test):
-        logits = predict_logits(run.model, pool.images[test], precision=run.precision, progress=progress, task="evaluation")
+        rows = pool_rows(run, pool, test, progress=progress)
+        logits = predict_logits(run.model, rows, precision=run.precision, progress=progress, task="evaluation")
         metrics |= {f"test_{name}": value for name, value in classification_metrics(logits, pool.labels[test]).items()}
         if not pool.multilabel:
             k = len(pool.classes)
@@ -218,7 +221,8 @@ def report_fit(
             )
     if labeled is not None and labeled.val:
         val = pool.positions(labeled.val)
-        scores = classification_metrics(predict_logits(run.model, pool.images[val], precision=run.precision), pool.labels[val])
+        rows = pool_rows(run, pool, val, progress=progress)
+        scores = classification_metrics(predict_logits(run.model, rows, precision=run.precision), pool.labels[val])
         metrics["val_accuracy"] = scores["accuracy"]
     if not history.empty:
         figures.history_figure(history).savefig(folder.path / "history.png", dpi=130)
@@ -256,4 +260,6 @@ def report_fit(
         "versions": package_versions(),
         "commit": source_commit(),
     }
+    if fitted.backbone_facts is not None:
+        metrics["backbone"] = fitted.backbone_facts
     folder.save_metrics(metrics)

@@ -19,6 +19,7 @@ from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
 from ssl_diffusion.machine import memory_bytes, resolve_accelerator
 from ssl_diffusion.progress import log_to
 from ssl_diffusion.training.augment import policy
+from ssl_diffusion.training.backbones import fit_backbone, with_backbone_of
 from ssl_diffusion.training.conditions import Conditions, RunConditions, resumed_conditions, using_threads
 from ssl_diffusion.training.evaluate import report_fit
 from ssl_diffusion.training.loop import check_divisible
@@ -83,10 +84,11 @@ def fit_model(
         raise RecipeError(
             "a warm start is for training steps, which are not resumed: not for probe, denoise-only or checkpoints"
         )
+    recipe = with_backbone_of(recipe, pool)
+    backbone = fit_backbone(recipe)
     phase = replace(training_job(recipe, pool, labeled), checkpoint_every=options.checkpoint_every)
-    task = FitTask(
-        recipe, pool, labeled, phase, fingerprint or pool.fingerprint(), start, checkpoints, options, conditions, keep_better
-    )
+    digest = fingerprint or pool.fingerprint()
+    task = FitTask(recipe, pool, labeled, phase, digest, start, checkpoints, options, conditions, keep_better, backbone)
     return FITS[recipe.training.objective](task)
 
 
@@ -273,6 +275,7 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(
             "training.head_start = 'probe' needs a linear head: set model.head_width to 0, or head_start to 'zero'"
         )
+    fit_backbone(recipe)
     resolve_accelerator(recipe.compute.accelerator)
     check_divisible([recipe.pretraining.batch_size], recipe.compute.devices)
     unlabeled = [t.unlabeled_batch_size] if t.consistency != "none" else []
@@ -305,7 +308,7 @@ def _resolve(recipe: Recipe, pool: Pool) -> Recipe:
     flip = a.flip if a.flip != "auto" else ("on" if policy(kind, "weak").flip else "off")
     data = with_size_of(pool, recipe.data)
     data = data.replace(path=str(Path(data.path).resolve())) if data.path else data
-    return recipe.replace(data=data, augmentation=a.replace(policy=kind, flip=flip))
+    return with_backbone_of(recipe.replace(data=data, augmentation=a.replace(policy=kind, flip=flip)), pool)
 
 
 def _log_file(path: Path) -> logging.FileHandler:

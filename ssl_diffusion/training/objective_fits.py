@@ -21,11 +21,13 @@ from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import CheckpointError, DataError, RecipeError
 from ssl_diffusion.inference.predict import predict_logits, represent
 from ssl_diffusion.machine import Device
+from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.build import build_model, weights_fault
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.probe import fit_probe, reference_sample
 from ssl_diffusion.models.weights import load_tensors, save_tensors
 from ssl_diffusion.progress import ProgressCallback
+from ssl_diffusion.training.backbones import fit_fused_head
 from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.conditions import Conditions, RunConditions
 from ssl_diffusion.training.denoiser_cache import CachedDenoiser, DenoiserCache
@@ -75,6 +77,7 @@ class FitTask:
     options: FitOptions
     conditions: RunConditions | None = None
     keep_better: bool = False
+    backbone: Backbone | None = None
 
     def labels(self) -> LabeledSet:
         """The labels to use, for an objective that needs some."""
@@ -109,13 +112,31 @@ def _fit_denoiser(task: FitTask) -> Fitted:
 
 
 def _fit_head(task: FitTask) -> Fitted:
-    """Objective "probe": a linear head on the frozen representation of the pretrained denoiser."""
+    """Objective "probe": a linear head on the frozen representation of the pretrained denoiser, and of a backbone."""
     labeled, pretrained = task.labels(), _pretrain_first(task)
     result = _untrained(task.recipe)
     began = time.monotonic()
-    weights = _with_probe(task.phase.config, pretrained.weights, task.pool, labeled, task.recipe)
+    config, history, facts = task.phase.config, list(pretrained.history), pretrained.facts
+    if task.backbone is None:
+        weights = _with_probe(config, pretrained.weights, task.pool, labeled, task.recipe)
+        result.seconds = time.monotonic() - began
+        return Fitted(config, weights, {}, history, facts, result)
+    cache, progress = task.options.cache, task.options.progress
+    cache_dir = cache.folder.parent if cache is not None else None
+    fused = fit_fused_head(
+        config, pretrained.weights, task.backbone, task.pool, labeled, task.recipe, cache_dir=cache_dir, progress=progress
+    )
     result.seconds = time.monotonic() - began
-    return Fitted(task.phase.config, weights, {}, list(pretrained.history), pretrained.facts, result)
+    return Fitted(
+        fused.config,
+        fused.weights,
+        {},
+        history,
+        facts,
+        result,
+        backbone=task.backbone,
+        backbone_facts=fused.facts,
+    )
 
 
 def _fit_network(task: FitTask) -> Fitted:

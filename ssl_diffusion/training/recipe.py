@@ -14,7 +14,7 @@ from pydantic import Field
 
 from ssl_diffusion.data.settings import DataSettings, LabelSettings
 from ssl_diffusion.errors import RecipeError, nearest_names, unknown_setting
-from ssl_diffusion.models.settings import ModelSettings
+from ssl_diffusion.models.settings import BackboneSettings, ModelSettings
 from ssl_diffusion.settings import Settings, parse_toml, read_toml, shown
 from ssl_diffusion.training.settings import AugmentationSettings, ComputeSettings, PhaseSettings, TrainingSettings
 
@@ -35,6 +35,7 @@ class Recipe(Settings):
     data: DataSettings = Field(default_factory=DataSettings)
     labels: LabelSettings = Field(default_factory=LabelSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
+    backbone: BackboneSettings = Field(default_factory=BackboneSettings)
     augmentation: AugmentationSettings = Field(default_factory=AugmentationSettings)
     pretraining: PhaseSettings = Field(default_factory=PhaseSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.training.starting_point import StartComparison
@@ -54,6 +55,8 @@ class Fitted:
         training: Result of the training phase.
         start: Comparison with the probe of the pretrained denoiser, and whether that was kept instead of the trained model
             (:mod:`ssl_diffusion.training.starting_point`); None if they were not compared.
+        backbone: Backbone of the model; None without one.
+        backbone_facts: Facts about it for the metrics; None without one.
 
     Example:
         >>> logits = fitted.model().classify(x)
@@ -66,9 +69,11 @@ class Fitted:
     pretraining: dict[str, Any] | None
     training: TrainingResult
     start: StartComparison | None = None
+    backbone: Backbone | None = None
+    backbone_facts: dict[str, Any] | None = None
 
     def model(self) -> JointDiffusion:
         """The joint model with its averaged weights, on the CPU, in evaluation mode."""
-        model = build_model(self.config, seed=0)
+        model = build_model(self.config, seed=0, backbone=self.backbone)
         model.load_state_dict(self.ema)
         return model.eval()

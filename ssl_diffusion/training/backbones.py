@@ -1,0 +1,139 @@
+"""A fit with a backbone: which one it is, and the probe on what the denoiser and the backbone see together."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ssl_diffusion.data.label_choice import LabeledSet
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.errors import RecipeError
+from ssl_diffusion.inference.backbone_features import backbone_reads, backbone_source, feature_store, pool_features
+from ssl_diffusion.inference.predict import represent
+from ssl_diffusion.machine import Device
+from ssl_diffusion.models.backbones.base import Backbone
+from ssl_diffusion.models.backbones.registry import backbone_fault, load_backbone
+from ssl_diffusion.models.build import build_model
+from ssl_diffusion.models.fused import BackboneConfig, FusedConfig, FusedDiffusion
+from ssl_diffusion.models.fusion import fit_fused_probe
+from ssl_diffusion.models.joint import JointConfig
+from ssl_diffusion.models.probe import reference_sample
+from ssl_diffusion.progress import ProgressCallback
+from ssl_diffusion.training.recipe import Recipe
+
+__all__ = ["FusedHead", "fit_backbone", "fit_fused_head", "with_backbone_of"]
+
+_log = logging.getLogger(__name__)
+_AUTO = "efficientnet-lite0"
+_OBJECTIVES = ("probe",)  # whose heads read a backbone
+
+
+@dataclass(frozen=True)
+class FusedHead:
+    """A probe on a denoiser and a backbone.
+
+    Attributes:
+        config: Configuration of the model.
+        weights: Weights by name, without those of the backbone.
+        facts: Facts for the metrics: name, identity, reads, weight, and the NLL of held-out labels by weight.
+    """
+
+    config: FusedConfig
+    weights: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def with_backbone_of(recipe: Recipe, pool: Pool) -> Recipe:
+    """The recipe with the backbone that "auto" means for a pool.
+
+    That is EfficientNet-Lite0 for color images from files, under an objective that reads a backbone, where it is installed;
+    else none.
+
+    Args:
+        recipe: Settings.
+        pool: Images.
+    """
+    if recipe.backbone.name != "auto":
+        return recipe
+    suits = recipe.training.objective in _OBJECTIVES and pool.files is not None and pool.image_shape[0] == 3
+    name = _AUTO if suits and backbone_fault(_AUTO) is None else "none"
+    return recipe.replace(backbone=recipe.backbone.replace(name=name))
+
+
+def fit_backbone(recipe: Recipe) -> Backbone | None:
+    """The backbone that a recipe names; None if it names none, or leaves the choice to the pool.
+
+    Args:
+        recipe: Settings.
+
+    Raises:
+        RecipeError: If the objective does not read a backbone.
+        SSLDError: If there is none of this name, or it cannot be made.
+    """
+    settings, objective = recipe.backbone, recipe.training.objective
+    if settings.name in ("none", "auto"):
+        if settings.weights:
+            raise RecipeError(f"backbone.weights are those of a backbone, and backbone.name is {settings.name!r}: name one")
+        return None
+    if objective not in _OBJECTIVES:
+        raise RecipeError(
+            f"the objective {objective!r} does not read a backbone yet: use --objective probe, or --backbone none"
+        )
+    return load_backbone(settings.name, **({"weights": settings.weights} if settings.weights else {}))
+
+
+def fit_fused_head(
+    config: JointConfig,
+    weights: dict[str, Tensor],
+    backbone: Backbone,
+    pool: Pool,
+    labeled: LabeledSet,
+    recipe: Recipe,
+    *,
+    cache_dir: Path | None = None,
+    progress: ProgressCallback | None = None,
+) -> FusedHead:
+    """Fit a probe on a pretrained denoiser and a backbone, with the weights that the labels favor.
+
+    Args:
+        config: Configuration of the denoiser.
+        weights: Weights of the pretrained denoiser.
+        backbone: Backbone.
+        pool: Images.
+        labeled: Labels to use.
+        recipe: Settings.
+        cache_dir: Cache directory for features; None keeps none.
+        progress: Callback for the number of images that the backbone has read.
+    """
+    device, seed = Device.resolve(recipe.compute.accelerator, recipe.compute.precision), recipe.training.seed
+    positions = pool.positions(labeled.train)
+    rows, n = np.concatenate([positions, reference_sample(pool.train, seed)]), len(positions)
+    reads = backbone_reads(backbone, pool)
+    source = backbone_source(backbone, pool, rows, reads)
+    store = feature_store(cache_dir, backbone, source) if cache_dir is not None else None
+    features = pool_features(backbone.to(device.accelerator), source, store=store, progress=progress)
+    denoiser = build_model(config, seed=0, initial=weights).to(device.accelerator)
+    z = represent(denoiser, pool.images[rows], precision=device.precision)
+    fused = fit_fused_probe([z[:n], features[:n]], pool.labels[positions], [z[n:], features[n:]], len(pool.classes), seed=seed)
+    assert fused.choice is not None
+    _log.info("%s; C = %g", fused.choice, fused.probe.inverse_penalty)
+    described = BackboneConfig(
+        name=recipe.backbone.name,
+        weights=recipe.backbone.weights,
+        identity=backbone.identity,
+        n_features=backbone.n_features,
+        reads=reads,
+        weight=fused.fusion.weight,
+    )
+    made = FusedConfig(**dict(config), backbone=described)
+    model = build_model(made, seed=0, backbone=backbone)
+    assert isinstance(model, FusedDiffusion)
+    model.unet.load_state_dict({name.removeprefix("unet."): t for name, t in weights.items() if name.startswith("unet.")})
+    model = model.with_fusion(fused.fusion).with_linear_head(fused.probe.weight, fused.probe.bias)
+    facts = {"name": described.name, "identity": described.identity, "reads": reads, "weight": described.weight}
+    nll = {f"{weight:g}": round(value, 4) for weight, value in fused.choice.nll.items()}
+    assert isinstance(model.config, FusedConfig)
+    return FusedHead(model.config, model.state_dict(), facts | {"nll": nll, "choice": str(fused.choice)})
