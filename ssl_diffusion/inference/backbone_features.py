@@ -21,7 +21,7 @@ from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.fused import Reads
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
-__all__ = ["backbone_reads", "backbone_source", "feature_store", "file_source", "pool_features"]
+__all__ = ["backbone_features", "backbone_reads", "feature_store", "file_source", "pool_features"]
 
 _PART = 1024  # images; what a killed program may lose
 
@@ -39,23 +39,42 @@ def backbone_reads(backbone: Backbone, pool: Pool) -> Reads:
     return "files" if larger and pool.files is not None and backbone.input_size is not None else "images"
 
 
-def backbone_source(backbone: Backbone, pool: Pool, rows: NDArray[np.int64], reads: Reads) -> ImageSource:
-    """What a backbone reads of some samples of a pool.
+def backbone_features(
+    backbone: Backbone,
+    pool: Pool,
+    rows: NDArray[np.int64],
+    reads: Reads,
+    *,
+    cache_dir: Path | None = None,
+    progress: ProgressCallback | None = None,
+) -> NDArray[np.float32]:
+    """Features of some samples of a pool, float32 (n, F).
 
     Args:
         backbone: Backbone.
         pool: Images.
-        rows: Positions of the samples, int64 (n,).
+        rows: Positions of the samples, int64 (n,); those that occur twice are read once.
         reads: What it reads, see :func:`backbone_reads`.
+        cache_dir: Cache directory in which features are kept; None keeps none.
+        progress: Callback for the number of images read.
 
     Raises:
-        SSLDError: If it reads files and the pool has none.
+        SSLDError: If it reads files and the pool has none, or as :func:`pool_features`.
+
+    Example:
+        >>> z = backbone_features(backbone, pool, pool.train, "files")  # doctest: +SKIP
     """
+    once, inverse = np.unique(rows, return_inverse=True)
+    source: ImageSource
     if reads != "files":
-        return RowsSource(SelectedRows(pool.images, rows), pool.ids[rows], pool.image_shape)
-    if pool.files is None:
+        source = RowsSource(SelectedRows(pool.images, once), pool.ids[once], pool.image_shape)
+    elif pool.files is None:
         raise SSLDError(f"the backbone {backbone.identity} reads image files, and the images of {pool.name!r} come from none")
-    return file_source(backbone, [pool.files[i] for i in rows], pool.ids[rows].tolist(), pool.image_shape)
+    else:
+        source = file_source(backbone, [pool.files[i] for i in once], pool.ids[once].tolist(), pool.image_shape)
+    store = feature_store(cache_dir, backbone, source) if cache_dir is not None else None
+    z = pool_features(backbone, source, store=store, progress=progress)
+    return z if len(once) == len(rows) and (once == rows).all() else z[inverse]
 
 
 def file_source(backbone: Backbone, paths: list[Path], ids: list[str], image_shape: tuple[int, int, int]) -> FileSource:

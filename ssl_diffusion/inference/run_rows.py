@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.source import FileSource, ImageSource
 from ssl_diffusion.errors import DataError, SSLDError
-from ssl_diffusion.inference.backbone_features import backbone_source, feature_store, file_source, pool_features
+from ssl_diffusion.inference.backbone_features import backbone_features, feature_store, file_source, pool_features
 from ssl_diffusion.inference.embedding_store import EmbeddingStore
 from ssl_diffusion.inference.rows import FusedRows, Rows, RowsSource, SelectedRows
 from ssl_diffusion.inference.run import Run
@@ -58,10 +58,9 @@ def model_rows(
     images: Rows = pool.images if rows is None else SelectedRows(pool.images, rows)
     if not isinstance(model, FusedDiffusion):
         return images
-    rows = np.arange(len(pool)) if rows is None else rows
-    source = backbone_source(model.backbone, pool, rows, model.config.backbone.reads)
-    store = feature_store(cache_dir, model.backbone, source) if cache_dir is not None else None
-    return FusedRows(images, pool_features(model.backbone, source, store=store, progress=progress))
+    rows, reads = np.arange(len(pool)) if rows is None else rows, model.config.backbone.reads
+    features = backbone_features(model.backbone, pool, rows, reads, cache_dir=cache_dir, progress=progress)
+    return FusedRows(images, features)
 
 
 class FileReader:

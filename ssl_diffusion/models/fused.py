@@ -142,9 +142,7 @@ def open_backbone(config: BackboneConfig, backbone: Backbone | None = None) -> B
         try:
             backbone = load_backbone(config.name, **({"weights": config.weights} if config.weights else {}))
         except SSLDError as error:
-            raise RunError(
-                f"the model was fitted with the backbone {config.name}, which is not to be had here: {error}"
-            ) from error
+            raise RunError(f"the model was fitted with a backbone that is not to be had here: {error}") from error
     if backbone.identity != config.identity:
         raise RunError(
             f"the model was fitted with the backbone {config.identity!r}, and {config.name} is {backbone.identity!r} here: "

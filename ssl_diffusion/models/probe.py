@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedKFold
 
 __all__ = ["LinearProbe", "Validation", "fit_probe", "reference_sample", "standardisation"]
 
@@ -140,9 +141,11 @@ class Validation:
 
     Args:
         labels: Classes, int64, (n,), or 0/1 for every class, (n, K), whose first class with a 1 counts.
-        seed: Random seed of the folds and, of more than 1,000 samples, of those that are used.
+        seed: Random seed of the folds and, of more samples than are used, of those that are.
+        largest: Number of samples that are used at most.
 
     Attributes:
+        rows: Numbers of the samples that are used, int64.
         possible: Whether every class that occurs has two samples, and there are two such classes.
 
     Example:
@@ -150,14 +153,15 @@ class Validation:
         True
     """
 
-    def __init__(self, labels: NDArray[np.int64], seed: int) -> None:
+    def __init__(self, labels: NDArray[np.int64], seed: int, largest: int = _LARGEST_FOR_VALIDATION) -> None:
         y = labels.argmax(axis=1) if labels.ndim == 2 else labels
-        self.rows = np.random.default_rng(seed).permutation(len(y))[:_LARGEST_FOR_VALIDATION]
+        self.rows = np.random.default_rng(seed).permutation(len(y))[:largest]
         self.y = y[self.rows]
         counts = np.unique(self.y, return_counts=True)[1]
         folds = min(_FOLDS, int(counts.min()))
         self.possible = folds >= 2 and len(counts) >= 2
-        self._splitter = StratifiedKFold(max(folds, 2), shuffle=True, random_state=seed)
+        splitter = StratifiedKFold(max(folds, 2), shuffle=True, random_state=seed)
+        self._folds = list(splitter.split(self.y, self.y)) if self.possible else []
 
     def penalty(self, x: NDArray[Any]) -> float:
         """Inverse penalty C in :data:`PENALTIES` of the highest likelihood.
@@ -180,16 +184,14 @@ class Validation:
             coordinates: Result of :meth:`coordinates`.
             inverse_penalty: Inverse penalty C.
         """
+        model, losses = LogisticRegression(C=inverse_penalty, max_iter=300, tol=1e-3), []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # of the weakest penalties, which then lose
-            scores = cross_val_score(
-                LogisticRegression(C=inverse_penalty, max_iter=300, tol=1e-3),
-                coordinates,
-                self.y,
-                cv=self._splitter,
-                scoring="neg_log_loss",
-            )
-        return float(-scores.mean())
+            for fitted, held_out in self._folds:
+                model.fit(coordinates[fitted], self.y[fitted])
+                p = model.predict_proba(coordinates[held_out])
+                losses.append(log_loss(self.y[held_out], p, labels=model.classes_))
+        return float(np.mean(losses))
 
 
 def _span(x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RecipeError
-from ssl_diffusion.inference.backbone_features import backbone_reads, backbone_source, feature_store, pool_features
+from ssl_diffusion.inference.backbone_features import backbone_features, backbone_reads
 from ssl_diffusion.inference.predict import represent
 from ssl_diffusion.machine import Device
 from ssl_diffusion.models.backbones.base import Backbone
@@ -112,9 +112,7 @@ def fit_fused_head(
     positions = pool.positions(labeled.train)
     rows, n = np.concatenate([positions, reference_sample(pool.train, seed)]), len(positions)
     reads = backbone_reads(backbone, pool)
-    source = backbone_source(backbone, pool, rows, reads)
-    store = feature_store(cache_dir, backbone, source) if cache_dir is not None else None
-    features = pool_features(backbone.to(device.accelerator), source, store=store, progress=progress)
+    features = backbone_features(backbone.to(device.accelerator), pool, rows, reads, cache_dir=cache_dir, progress=progress)
     denoiser = build_model(config, seed=0, initial=weights).to(device.accelerator)
     z = represent(denoiser, pool.images[rows], precision=device.precision)
     fused = fit_fused_probe([z[:n], features[:n]], pool.labels[positions], [z[n:], features[n:]], len(pool.classes), seed=seed)

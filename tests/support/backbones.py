@@ -1,13 +1,13 @@
-"""A small backbone, and the contract of one that is made in a test."""
+"""Small backbones, and the contract of one that is made in a test."""
 
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ssl_diffusion.models import Backbone, fit_images
+from ssl_diffusion.models import Backbone, fit_images, register_backbone
 from ssl_diffusion.testing import BackboneContract
 
-__all__ = ["Mean", "contract_of"]
+__all__ = ["Mean", "Quadrants", "contract_of"]
 
 
 class Mean(Backbone):
@@ -25,3 +25,17 @@ def contract_of(make: Callable[[], Backbone]) -> BackboneContract:
             return make()
 
     return Contract()
+
+
+class Quadrants(Mean):
+    """The mean of every quadrant of an image that is read at 24 pixels; made by name as "quadrants"."""
+
+    identity, input_size = "quadrants 24px", 24
+    read = 0  # images, by all objects of the class
+
+    def features(self, x: Tensor) -> Tensor:
+        type(self).read += len(x)
+        return super().features(fit_images(x, size=24))
+
+
+register_backbone("quadrants")(Quadrants)
