@@ -2,7 +2,7 @@
 
 import typer
 
-from . import backbones, evaluate, explain, fit, info, label_studio, loop, predict, query, sample, study
+from . import backbones, embed, evaluate, explain, fit, info, label_studio, loop, predict, query, sample, study
 from .program import Program
 
 __all__ = ["app", "run"]
@@ -24,6 +24,7 @@ app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("sample")(sample.sample)
 app.command("explain")(explain.explain)
+app.command("embed")(embed.embed)
 app.command("query")(query.query)
 app.command("strategies")(query.strategies)
 app.command("study")(study.study)

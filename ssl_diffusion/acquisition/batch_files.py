@@ -19,6 +19,7 @@ from ssl_diffusion.generation.counterfactual.search import explain_run
 from ssl_diffusion.generation.gallery import file_stems
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.run import Run
+from ssl_diffusion.models.fused import gradient_fault
 from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output
 from ssl_diffusion.training.panels import fitted, inch_panel, place_image, text_width, wrapped
 
@@ -113,7 +114,8 @@ def label_studio_tasks(batch: QueryBatch, pool: Pool) -> list[dict[str, object]]
 
 
 def batch_figure(batch: QueryBatch, pool: Pool, run: Run | None = None) -> Figure:
-    """The first samples of a batch and why they were chosen; with a run that has classes, beside its counterfactual.
+    """The first samples of a batch and why they were chosen; with a run that has classes, beside its counterfactual,
+    where gradients run from them to the images.
 
     Example:
         >>> figure = batch_figure(query(run, pool, n=4, strategy="margin"), pool)
@@ -122,7 +124,7 @@ def batch_figure(batch: QueryBatch, pool: Pool, run: Run | None = None) -> Figur
     images = pool.images[pool.positions(batch.ids[:n])]
     predictions = batch.predictions[:n]
     beside: NDArray[np.uint8] | None = None
-    if run is not None and len(run.classes) > 1 and not run.multilabel:
+    if run is not None and len(run.classes) > 1 and not run.multilabel and not gradient_fault(run.model):
         result = explain_run(run, images, "runner-up")
         assert result.counterfactual is not None
         beside = result.counterfactual

@@ -14,6 +14,7 @@ from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.inference.projection import ProjectedRows
 from ssl_diffusion.inference.rows import Rows, SelectedRows
+from ssl_diffusion.models.fused import gradient_fault
 from ssl_diffusion.models.joint import JointDiffusion
 
 __all__ = ["Candidates"]
@@ -72,7 +73,8 @@ class Candidates:
             rng: Random generator for every draw.
             probabilities: Class probabilities of the candidates, float32 (n, K). None: those of the pool, if it has any; before
                 there is a label it has none.
-            model: Model that strategies may ask about images; None if there is none with these probabilities.
+            model: Model that strategies may ask about images; None if there is none with these probabilities. A model whose
+                backbone does not read these images is left out.
         """
         if probabilities is None and pool.probabilities is not None:
             probabilities = pool.probabilities[open_]
@@ -85,7 +87,7 @@ class Candidates:
             rng=rng,
             images=SelectedRows(pool.images, open_),
             labeled_images=pool.images[known],
-            model=model,
+            model=None if model is None or gradient_fault(model) else model,
             precision=pool.precision,
         )
 

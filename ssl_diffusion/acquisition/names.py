@@ -86,7 +86,7 @@ AUTO_RULE = (
 )
 
 
-def strategy_for(name: str, n_labeled: int, n_classes: int, n: int = 1) -> tuple[Strategy, str]:
+def strategy_for(name: str, n_labeled: int, n_classes: int, n: int = 1, *, gradients: bool = True) -> tuple[Strategy, str]:
     """The strategy of a name, and why.
 
     Args:
@@ -94,6 +94,7 @@ def strategy_for(name: str, n_labeled: int, n_classes: int, n: int = 1) -> tuple
         n_labeled: labels there are.
         n_classes: Number of classes of the classifier; 0 without one.
         n: samples to choose.
+        gradients: Whether gradients run from the classes to the images, as a search for counterfactuals needs them.
 
     Raises:
         SSLDError: if there is no such strategy; names the nearest.
@@ -110,4 +111,7 @@ def strategy_for(name: str, n_labeled: int, n_classes: int, n: int = 1) -> tuple
             get_variant("margin:diverse"),
             f"margin:diverse: searching counterfactuals for a batch of {n} would take too long",
         )
+    if not gradients:
+        why = "no gradient runs through the backbone to the images, so the boundary is looked at in the representation"
+        return get_variant("margin:diverse"), f"margin:diverse: {why}"
     return get_variant("counterfactual"), f"counterfactual: {n_labeled} labels are enough to look at the boundary"

@@ -23,6 +23,7 @@ from ssl_diffusion.errors import RecipeError, RunError, StateError
 from ssl_diffusion.inference.predict import by_batches, predict_logits
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.build import weights_fault
+from ssl_diffusion.models.fused import gradient_fault
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.weights import load_tensors, save_tensors
 from ssl_diffusion.progress import ProgressCallback
@@ -85,7 +86,14 @@ def labels_only_extractor(
     labeled = folder.labeled(pool)
     if labeled is None:
         raise RunError(f"{run.path} has no labels to train an extractor with: name a run with classes with --extractor")
-    recipe = folder.recipe().with_setting("training.objective", "labels-only").with_setting("training.consistency", "none")
+    recipe = folder.recipe().with_settings(
+        {
+            "training.objective": "labels-only",
+            "training.consistency": "none",
+            "backbone.name": "none",
+            "backbone.weights": "",
+        }
+    )
     identity = json.dumps([recipe.identity(), pool.fingerprint(), labeled.train], sort_keys=True, default=vars)
     key = hashlib.sha256(identity.encode()).hexdigest()[:24]
     path = (cache_dir or default_cache_dir()) / "extractors" / f"{key}.safetensors"
@@ -140,7 +148,7 @@ def _of_model(model: JointDiffusion, kind: str) -> Extractor:
     return Extractor(
         f"{kind}-{digest.hexdigest()[:8]}",
         lambda images: by_batches(model, channel_means, images, task="features"),
-        (lambda images: predict_logits(model, images)) if model.config.n_classes else None,
+        (lambda images: predict_logits(model, images)) if model.config.n_classes and not gradient_fault(model) else None,
     )
 
 

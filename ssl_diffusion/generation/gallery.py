@@ -20,6 +20,7 @@ from ssl_diffusion.generation.guidance import Guidance
 from ssl_diffusion.generation.sampling import denoising_strip, sample_run
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.run import Run
+from ssl_diffusion.models.fused import check_gradient
 from ssl_diffusion.outputs import check_output_folder, output_folder
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.training.run_folder import run_inputs
@@ -149,6 +150,7 @@ def write_explanations(
         >>> table, result = write_explanations(run, pool, ["test/00001"], Path("why"), target="nearest")
     """
     run.check_single_label("to explain")
+    check_gradient(run.model)
     inputs = run_inputs(run)
     check_output_folder(out, overwrite=overwrite, inputs=inputs)
     if len(set(ids)) != len(ids):

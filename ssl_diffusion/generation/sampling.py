@@ -24,6 +24,7 @@ from ssl_diffusion.errors import SSLDError, nearest_names, shown
 from ssl_diffusion.generation.guidance import Guidance
 from ssl_diffusion.inference.predict import evaluating
 from ssl_diffusion.inference.run import Run
+from ssl_diffusion.models.fused import check_gradient
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.packing import packed
 from ssl_diffusion.models.pixels import to_bytes
@@ -314,6 +315,7 @@ def sample_run(
     """
     if y is not None:
         run.check_single_label("to sample from")
+        check_gradient(run.model)
     x = sample(
         run.model,
         n,

@@ -1,7 +1,7 @@
 """The joint model with a pretrained backbone: what it sees in an image is the denoiser's and the backbone's, as one vector."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -15,10 +15,7 @@ from ssl_diffusion.models.backbones.registry import load_backbone
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion, make_head
 from ssl_diffusion.settings import Settings
 
-if TYPE_CHECKING:
-    from ssl_diffusion.models.fusion import Fusion  # slow to import
-
-__all__ = ["BackboneConfig", "FusedConfig", "FusedDiffusion", "Reads", "open_backbone"]
+__all__ = ["BackboneConfig", "FusedConfig", "FusedDiffusion", "Reads", "check_gradient", "gradient_fault", "open_backbone"]
 
 Reads = Literal["images", "files", "ids"]
 
@@ -108,11 +105,10 @@ class FusedDiffusion(JointDiffusion):
             raise SSLDError("the head of a model with a backbone reads both its blocks, not the denoiser's alone")
         return super().classify_representation(z)
 
-    def with_fusion(self, fusion: "Fusion") -> "FusedDiffusion":
-        """Set the map from the two blocks to the representation, and return this model."""
-        self.mean.copy_(torch.from_numpy(fusion.mean))
-        self.factor.copy_(torch.from_numpy(fusion.factor))
-        return self
+    def set_fusion(self, mean: NDArray[np.float32], factor: NDArray[np.float32]) -> None:
+        """Set the map from the two blocks to the representation; see :class:`ssl_diffusion.models.fusion.Fusion`."""
+        self.mean.copy_(torch.from_numpy(mean))
+        self.factor.copy_(torch.from_numpy(factor))
 
     def with_linear_head(self, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> "FusedDiffusion":
         """See :meth:`JointDiffusion.with_linear_head`."""
@@ -126,6 +122,23 @@ class FusedDiffusion(JointDiffusion):
             backbone._apply(fn)  # type: ignore[no-untyped-call]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def gradient_fault(model: JointDiffusion) -> str:
+    """Why no gradient runs from the classes of a model to the pixels of its images; empty if one does."""
+    if not isinstance(model, FusedDiffusion):
+        return ""
+    if (reads := model.config.backbone.reads) == "files":
+        return "its backbone reads the original files, and no gradient runs from there to the images of the denoiser"
+    if reads == "ids":
+        return "its features are looked up by sample id, and no gradient runs through them"
+    return "" if model.backbone.differentiable else "no gradient runs through its backbone"
+
+
+def check_gradient(model: JointDiffusion) -> None:
+    """Raise :class:`RunError` if no gradient runs from the classes of a model to the pixels of its images."""
+    if fault := gradient_fault(model):
+        raise RunError(f"the images of this model cannot be moved towards a class: {fault}; fit with --backbone none for that")
 
 
 def open_backbone(config: BackboneConfig, backbone: Backbone | None = None) -> Backbone:

@@ -22,6 +22,7 @@ from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.inference.embedding import embed_whole
 from ssl_diffusion.inference.embedding_store import EmbeddingStore
 from ssl_diffusion.inference.predict import predict_logits, probabilities
+from ssl_diffusion.inference.run_rows import model_rows
 from ssl_diffusion.machine import Device
 from ssl_diffusion.settings import LARGEST_SEED
 from ssl_diffusion.studies.settings import StudySettings
@@ -80,12 +81,11 @@ def prepare(settings: StudySettings, pool: Pool, folder: Path, options: FitOptio
     model = fitted.model().to(device.accelerator)
     assert fitted.pretraining is not None
     config = json.dumps(model.config.to_dict(), sort_keys=True, default=str)
+    rows = model_rows(model, pool, cache_dir=options.cache.folder.parent if options.cache else None, progress=options.progress)
     facts = f"{fitted.pretraining['key']} {hashlib.sha256(config.encode()).hexdigest()} {len(pool)}"
     store = EmbeddingStore(folder, facts)
-    representation = embed_whole(
-        model, pool.images, store, "representation", precision=device.precision, progress=options.progress
-    )
-    frozen = EmbeddedPool(pool.images, representation, pool.train, model, device.precision)
+    representation = embed_whole(model, rows, store, "representation", precision=device.precision, progress=options.progress)
+    frozen = EmbeddedPool(rows, representation, pool.train, model, device.precision)
     return Shared(recipe, pool, frozen, replace(options, progress=None))
 
 

@@ -92,6 +92,8 @@ class StudySettings(SettingsWithRecipe):
     def _check_together(self) -> Self:
         if self.baseline not in self.strategies:
             raise ValueError(f"baseline {shown(self.baseline)} is not among the strategies {', '.join(self.strategies)}")
+        if self.recipe.backbone.name not in ("none", "auto") and (trained := sorted({"scratch", "warm"} & {*self.refits})):
+            raise ValueError(f"refit {trained[0]!r} trains its own head, which reads no backbone yet: leave out one of the two")
         if self.first_seed + self.seeds - 1 > LARGEST_SEED:
             raise ValueError(f"first_seed is too large for {self.seeds} seeds; the last one may be {LARGEST_SEED}")
         return self

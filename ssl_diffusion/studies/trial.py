@@ -25,6 +25,7 @@ from ssl_diffusion.acquisition.registry import Choice, Strategy
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RunError, StateError
 from ssl_diffusion.inference.metrics import classification_metrics
+from ssl_diffusion.models.fused import gradient_fault
 from ssl_diffusion.storage import atomic_folder, atomic_write_text, read_regular, verify_checksums, write_checksums
 from ssl_diffusion.studies.learners import Learner, Shared, learner_of
 from ssl_diffusion.studies.settings import StudySettings
@@ -199,7 +200,9 @@ def _choose(
 ) -> tuple[Choice, str]:
     """The next labels, and the strategy that chose them."""
     if learner is not None:
-        strategy = _strategy(trial.strategy, len(known), len(shared.pool.classes), n)
+        frozen = shared.frozen.model
+        gradients = trial.refit != "probe" or frozen is None or not gradient_fault(frozen)
+        strategy = _strategy(trial.strategy, len(known), len(shared.pool.classes), n, gradients=gradients)
         return choose(strategy, learner.candidates(open_, known, rng), n), strategy.name
     strategy = _strategy(trial.strategy, 0, 0, n)
     if strategy.needs != "images" or not settings.cold_start:
@@ -208,8 +211,8 @@ def _choose(
     return choose(strategy, candidates, n), strategy.name
 
 
-def _strategy(name: str, n_labeled: int, n_classes: int, n: int) -> Strategy:
-    return foreign_strategy(name) if is_foreign(name) else strategy_for(name, n_labeled, n_classes, n)[0]
+def _strategy(name: str, n_labeled: int, n_classes: int, n: int, *, gradients: bool = True) -> Strategy:
+    return foreign_strategy(name) if is_foreign(name) else strategy_for(name, n_labeled, n_classes, n, gradients=gradients)[0]
 
 
 def _pick_rows(pool: Pool, chosen: NDArray[np.int64], choice: Choice, key: dict[str, Any]) -> list[dict[str, Any]]:

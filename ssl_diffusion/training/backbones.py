@@ -130,7 +130,8 @@ def fit_fused_head(
     model = build_model(made, seed=0, backbone=backbone)
     assert isinstance(model, FusedDiffusion)
     model.unet.load_state_dict({name.removeprefix("unet."): t for name, t in weights.items() if name.startswith("unet.")})
-    model = model.with_fusion(fused.fusion).with_linear_head(fused.probe.weight, fused.probe.bias)
+    model.set_fusion(fused.fusion.mean, fused.fusion.factor)
+    model = model.with_linear_head(fused.probe.weight, fused.probe.bias)
     facts = {"name": described.name, "identity": described.identity, "reads": reads, "weight": described.weight}
     nll = {f"{weight:g}": round(value, 4) for weight, value in fused.choice.nll.items()}
     assert isinstance(model.config, FusedConfig)

@@ -26,6 +26,7 @@ REFUSED = {
     "sample": ["nowhere"],
     "explain": ["nowhere", "--id", "a"],
     "query": ["nowhere"],
+    "embed": ["nowhere"],
     "study": ["--dataset", "digits"],
     "loop init": ["job", "--data", "nowhere"],
     "loop next": ["nowhere"],
@@ -104,7 +105,7 @@ def test_shared_options_have_one_help_text(option: str) -> None:
 
 def test_commands_on_a_run_choose_their_device() -> None:
     on_runs = {name for name, each in COMMANDS.items() if any(p.name == "run" for p in each.params)}
-    assert on_runs == {"predict", "evaluate", "sample", "explain", "query"}
+    assert on_runs == {"predict", "evaluate", "sample", "explain", "embed", "query"}
     for name in (*on_runs, "fit"):
         assert {"--accelerator", "--precision", "--threads"} <= {o for p in COMMANDS[name].params for o in p.opts}, name
 

@@ -10,13 +10,18 @@ import pytest
 import torch
 from PIL import Image
 from support.backbones import Quadrants
+from support.commands import ok, refused
 
 from ssl_diffusion.acquisition import query
+from ssl_diffusion.acquisition.batch_files import batch_figure
 from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.source import FileSource
 from ssl_diffusion.errors import DataError, RecipeError, RunError, SSLDError
+from ssl_diffusion.generation.gallery import write_explanations
+from ssl_diffusion.generation.sampling import sample_run
 from ssl_diffusion.inference import EmbeddedPool, load_run, predict_files, predict_logits, represent
 from ssl_diffusion.inference.run_rows import pool_rows
+from ssl_diffusion.models import load_backbone
 from ssl_diffusion.models.fused import FusedConfig, FusedDiffusion
 from ssl_diffusion.training.backbones import with_backbone_of
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
@@ -166,6 +171,42 @@ def test_a_probe_on_new_labels_chooses_its_weight_anew(fitted: Path) -> None:
     logits = predict_logits(model.with_linear_head(probe.weight, probe.bias), rows)
     np.testing.assert_allclose(logits, frozen.logits(probe, np.arange(len(pool))), atol=1e-4)
     assert (logits.argmax(axis=1) == pool.labels).mean() > 0.9
+
+
+def test_what_needs_gradients_to_the_images_is_refused_or_replaced(fitted: Path, tmp_path: Path) -> None:
+    """The search for counterfactuals, guidance, and strategies that build on them."""
+    run = load_run(fitted)
+    pool = load_pool(load_recipe(fitted / "recipe.toml").data)
+    why = "cannot be moved towards a class: its backbone reads the original files"
+    with pytest.raises(RunError, match=why):
+        write_explanations(run, pool, [str(pool.ids[0])], tmp_path / "why")
+    with pytest.raises(RunError, match=why):
+        sample_run(run, 2, np.zeros(2, dtype=np.int64))
+    with pytest.raises(SSLDError, match="looks at images with the model, and here are only representations"):
+        query(run, pool, 2, "counterfactual")
+    batch = query(run, pool, 2, "auto")
+    assert batch.reason.startswith("margin:diverse: no gradient runs through the backbone to the images")
+    assert batch_figure(batch, pool, run).axes
+
+
+@pytest.mark.parametrize("ending", ["npz", "csv", "parquet"])
+def test_representations_go_out_and_come_back_as_features(ending: str, fitted: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / f"embeddings.{ending}"
+    result = ok("embed", fitted, photos / "test", "--out", out)
+    run = load_run(fitted)
+    assert f"12 representations of {run.model.n_features} features" in result.stdout
+    pool = load_pool(load_recipe(fitted / "recipe.toml").data)
+    z = represent(run.model, pool_rows(run, pool, pool.test))
+    back = load_backbone(f"precomputed:{out}")
+    np.testing.assert_allclose(back.embed([i.removeprefix("test/") for i in pool.ids[pool.test]], None), z, atol=1e-4)
+
+
+def test_the_representations_of_a_run_s_own_images(fitted: Path, tmp_path: Path) -> None:
+    ok("embed", fitted, "--out", tmp_path / "e.npz")
+    pool = load_pool(load_recipe(fitted / "recipe.toml").data)
+    assert np.load(tmp_path / "e.npz")["ids"].tolist() == pool.ids.tolist()
+    message = refused("embed", fitted, "--out", tmp_path / "e.txt")
+    assert "representations are written to .npz, .csv, .parquet files" in message
 
 
 def test_images_without_their_files_are_refused(fitted: Path) -> None:

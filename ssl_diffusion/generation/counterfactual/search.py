@@ -38,6 +38,7 @@ from ssl_diffusion.generation.sampling import DDIM, NoiseStream, integrate
 from ssl_diffusion.inference.embedding import embed
 from ssl_diffusion.inference.predict import evaluating, predict_logits
 from ssl_diffusion.inference.run import Run
+from ssl_diffusion.models.fused import check_gradient
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import rounded, to_bytes, to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
@@ -117,9 +118,10 @@ def check_images(model: JointDiffusion, images: NDArray[np.uint8]) -> NDArray[np
         Class logits, float32, (n, K).
 
     Raises:
-        RunError: If the model has fewer than two classes.
+        RunError: If the model has fewer than two classes, or no gradient runs from them to the images.
         DataError: If the images do not suit the model.
     """
+    check_gradient(model)
     if model.config.n_classes < 2:
         raise RunError(f"a counterfactual needs a model of at least two classes, not {model.config.n_classes}")
     if images.dtype != np.uint8 or images.ndim != 4:
