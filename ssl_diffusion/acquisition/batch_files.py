@@ -19,6 +19,7 @@ from ssl_diffusion.generation.counterfactual.search import explain_run
 from ssl_diffusion.generation.gallery import file_stems
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.run import Run
+from ssl_diffusion.inference.run_rows import original_images, pool_rows
 from ssl_diffusion.models.fused import gradient_fault
 from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output
 from ssl_diffusion.training.panels import fitted, inch_panel, place_image, text_width, wrapped
@@ -124,13 +125,14 @@ def batch_figure(batch: QueryBatch, pool: Pool, run: Run | None = None) -> Figur
     images = pool.images[pool.positions(batch.ids[:n])]
     predictions = batch.predictions[:n]
     beside: NDArray[np.uint8] | None = None
-    if run is not None and len(run.classes) > 1 and not run.multilabel and not gradient_fault(run.model):
-        result = explain_run(run, images, "runner-up")
+    if run is not None and len(run.classes) > 1 and not run.multilabel and not gradient_fault(run.model, with_originals=True):
+        rows = pool.positions(batch.ids[:n])
+        result = explain_run(run, images, "runner-up", original_images(run, pool, rows))
         assert result.counterfactual is not None
         beside = result.counterfactual
         names = [run.classes[k] if ok else "" for k, ok in zip(result.target, result.success, strict=True)]
         # In fp32, as the search has them: near the boundary rounding decides which of two classes comes first.
-        before = predict_probabilities(run.model, images)
+        before = predict_probabilities(run.model, pool_rows(run, pool, rows))
         predictions = [(run.classes[k], float(p[k])) for k, p in zip(result.source, before, strict=True)]
     columns = min(6, n)
     wide = 1 if beside is None else 2

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
@@ -9,8 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
+from ssl_diffusion.data.images import read_images
 from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.source import FileSource
 from ssl_diffusion.data.thumbnails import to_pil
 from ssl_diffusion.errors import DataError, nearest_names, shown
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
@@ -20,7 +24,9 @@ from ssl_diffusion.generation.guidance import Guidance
 from ssl_diffusion.generation.sampling import denoising_strip, sample_run
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.run import Run
+from ssl_diffusion.inference.run_rows import FileReader, original_images, pool_rows
 from ssl_diffusion.models.fused import check_gradient
+from ssl_diffusion.models.pixels import to_bytes, to_floats
 from ssl_diffusion.outputs import check_output_folder, output_folder
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.training.run_folder import run_inputs
@@ -130,6 +136,9 @@ def write_explanations(
 ) -> tuple[pd.DataFrame, CounterfactualResult]:
     """Search counterfactuals into a folder: counterfactuals.csv, one PNG each, sheet.png and distances.png.
 
+    Where the model has a backbone that reads the original files, the PNG is the file at its own size with the enlarged change
+    added, and the column `verified` says whether the saved picture is predicted as the target.
+
     Args:
         run: Fitted model with classes.
         pool: Images of the run.
@@ -150,14 +159,15 @@ def write_explanations(
         >>> table, result = write_explanations(run, pool, ["test/00001"], Path("why"), target="nearest")
     """
     run.check_single_label("to explain")
-    check_gradient(run.model)
+    check_gradient(run.model, with_originals=pool.files is not None)
     inputs = run_inputs(run)
     check_output_folder(out, overwrite=overwrite, inputs=inputs)
     if len(set(ids)) != len(ids):
         raise DataError("each id can be explained once; one is given twice")
     positions = pool.positions(ids)
     images = pool.images[positions]
-    before = predict_probabilities(run.model, images)
+    originals = original_images(run, pool, positions)
+    before = predict_probabilities(run.model, pool_rows(run, pool, positions))
     wanted: str | int = target
     if target not in ("runner-up", "nearest", "all"):
         wanted = class_index(run, target)
@@ -165,22 +175,60 @@ def write_explanations(
         if already:
             raise DataError(f"{already[0]} is classified as {target!r} already; choose another target for it")
     with output_folder(out, overwrite=overwrite, inputs=inputs) as folder:
-        result = explain_run(run, images, wanted, **options)
+        result = explain_run(run, images, wanted, originals, **options)
         frame = result.to_frame(np.array(ids), run.classes)
         stems = file_stems(ids)
         files = []
         for image, k, found in zip(result.image, result.target, result.images(), strict=True):
             files.append(f"{stems[image]}_to_{run.classes[k]}.png".replace("/", "_"))
+            if originals is not None and pool.files is not None:
+                found = with_change(pool.files[positions[image]], images[image], found)
             to_pil(found).save(folder / files[-1])
         frame.insert(1, "file", files)
+        if originals is not None:  # as `ssld predict` sees the picture
+            saved = _predicted(run, [folder / name for name in files])
+            frame["verified"] = result.success & (saved.argmax(axis=1) == result.target)
         frame.to_csv(folder / "counterfactuals.csv", index=False)
         shown = result.take(np.arange(min(_SHEET, len(result))))
         names = [str(ids[i]) for i in shown.image]
-        after = predict_probabilities(run.model, shown.images())
+        after = (
+            predict_probabilities(run.model, shown.images())
+            if originals is None
+            else _predicted(run, [folder / name for name in files[: len(shown)]])
+        )
         counterfactual_figure(shown, run.classes, before[shown.image], after, names).savefig(folder / "sheet.png", dpi=110)
         if len(result) > 1:
             distance_figure(result).savefig(folder / "distances.png", dpi=130)
     return frame, result
+
+
+def with_change(file: Path, image: NDArray[np.uint8], changed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A file at its own size, with the change of the small image that was made from it.
+
+    Args:
+        file: Image file.
+        image: Image that was made from it, uint8 (C, H, W).
+        changed: That image after the change, uint8 (C, H, W).
+
+    Returns:
+        Pixels of the file with the enlarged change added, uint8 (C, H', W').
+
+    Example:
+        >>> with_change(Path("photo.jpg"), image, counterfactual).shape  # doctest: +SKIP
+        (3, 300, 300)
+    """
+    device = torch.device("cpu")
+    whole = to_floats(read_images([file], channels=len(image)).images, device)
+    change = (to_floats(changed, device) - to_floats(image, device))[None]
+    made: NDArray[np.uint8] = to_bytes(whole + functional.interpolate(change, tuple(whole.shape[2:]), mode="bilinear"))[0]
+    return made
+
+
+def _predicted(run: Run, paths: list[Path]) -> NDArray[np.float32]:
+    """Class probabilities of image files, float32 (n, K), as predictions of files have them."""
+    names = [path.name for path in paths]
+    small = FileSource(paths, names, run.image_shape).take(names)
+    return run.predict_proba(FileReader(replace(run, cache_dir=None), paths, names).rows(names, small))
 
 
 def file_stems(ids: Sequence[str]) -> list[str]:

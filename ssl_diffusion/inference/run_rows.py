@@ -17,7 +17,7 @@ from ssl_diffusion.models.fused import FusedDiffusion
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.progress import ProgressCallback
 
-__all__ = ["FileReader", "model_rows", "pool_rows"]
+__all__ = ["FileReader", "model_rows", "original_images", "pool_rows"]
 
 
 def pool_rows(run: Run, pool: Pool, rows: NDArray[np.int64] | None = None, *, progress: ProgressCallback | None = None) -> Rows:
@@ -61,6 +61,31 @@ def model_rows(
     rows, reads = np.arange(len(pool)) if rows is None else rows, model.config.backbone.reads
     features = backbone_features(model.backbone, pool, rows, reads, cache_dir=cache_dir, progress=progress)
     return FusedRows(images, features)
+
+
+def original_images(run: Run, pool: Pool, rows: NDArray[np.int64]) -> NDArray[np.uint8] | None:
+    """The files of some samples as the backbone of a run reads them, uint8 (n, C, S, S).
+
+    Args:
+        run: Fitted model.
+        pool: Images.
+        rows: Positions of the samples, int64 (n,).
+
+    Returns:
+        Images; None where the model has no backbone, or one that reads no files.
+
+    Raises:
+        DataError: If a file cannot be read.
+
+    Example:
+        >>> result = explain_run(run, pool.images[rows], originals=original_images(run, pool, rows))  # doctest: +SKIP
+    """
+    model = run.model
+    if not isinstance(model, FusedDiffusion) or model.config.backbone.reads != "files" or pool.files is None:
+        return None
+    ids = pool.ids[rows]
+    paths = [pool.files[i] for i in rows]
+    return file_source(model.backbone, paths, ids.tolist(), model.config.image_shape).take(ids)
 
 
 class FileReader:

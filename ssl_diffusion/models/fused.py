@@ -1,5 +1,6 @@
 """The joint model with a pretrained backbone: what it sees in an image is the denoiser's and the backbone's, as one vector."""
 
+import copy
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -8,11 +9,13 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
 from ssl_diffusion.errors import RunError, SSLDError
 from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.backbones.registry import load_backbone
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion, make_head
+from ssl_diffusion.models.pixels import rounded
 from ssl_diffusion.settings import Settings
 
 __all__ = ["BackboneConfig", "FusedConfig", "FusedDiffusion", "Reads", "check_gradient", "gradient_fault", "open_backbone"]
@@ -71,6 +74,7 @@ class FusedDiffusion(JointDiffusion):
         self.register_buffer("mean", torch.zeros(self.n_features))
         self.register_buffer("factor", torch.ones(self.n_features))
         self._held = (backbone,)  # in a tuple it is no module of this one, and stays out of state_dict()
+        self._anchor: tuple[Tensor, Tensor] | None = None
 
     @property
     def backbone(self) -> Backbone:
@@ -91,13 +95,38 @@ class FusedDiffusion(JointDiffusion):
             SSLDError: If the backbone reads something else than these images and features are missing.
         """
         if features is None:
-            if (reads := self.config.backbone.reads) != "images":
-                what = {"files": "the original files", "ids": "features by sample id"}[reads]
-                raise SSLDError(f"the backbone of this model reads {what}, not images of {x.shape[-1]} pixels")
             with torch.autocast(x.device.type, enabled=False):
-                features = self.backbone.features(x.float())
+                features = self.backbone.features(self._seen(x.float()))
         z = torch.cat([super().representation(x, sigma), features.float()], dim=1)
         return (z - self.mean) * self.factor
+
+    def anchored(self, x: Tensor, originals: Tensor) -> "FusedDiffusion":
+        """This model for changed versions of some images, whose backbone sees the changes in the original files.
+
+        A change is enlarged and added to the original. Gradients run through it.
+
+        Args:
+            x: Images before the change, (B, C, H, W).
+            originals: The files that they come from, as the backbone reads them, (B, C, S, S).
+
+        Returns:
+            Model that shares everything with this one, for batches of B images in the same order.
+        """
+        made = copy.copy(self)
+        made._anchor = (x, originals)
+        return made
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """What the backbone sees where it is given images (B, C, H, W): these, or the originals with their changes."""
+        if self._anchor is not None:
+            base, originals = self._anchor
+            change = functional.interpolate(x - base, tuple(originals.shape[2:]), mode="bilinear")
+            changed = (originals + change).clamp(-1, 1)
+            return changed if torch.is_grad_enabled() else rounded(changed)
+        if (reads := self.config.backbone.reads) != "images":
+            what = {"files": "the original files", "ids": "features by sample id"}[reads]
+            raise SSLDError(f"the backbone of this model reads {what}, not images of {x.shape[-1]} pixels")
+        return x
 
     def classify_representation(self, z: Tensor) -> Tensor:
         """See :meth:`JointDiffusion.classify_representation`; z is the fused representation."""
@@ -124,20 +153,26 @@ class FusedDiffusion(JointDiffusion):
         return self
 
 
-def gradient_fault(model: JointDiffusion) -> str:
-    """Why no gradient runs from the classes of a model to the pixels of its images; empty if one does."""
+def gradient_fault(model: JointDiffusion, *, with_originals: bool = False) -> str:
+    """Why no gradient runs from the classes of a model to the pixels of its images; empty if one does.
+
+    Args:
+        model: Joint model.
+        with_originals: Whether the original files are at hand (:meth:`FusedDiffusion.anchored`).
+    """
     if not isinstance(model, FusedDiffusion):
         return ""
-    if (reads := model.config.backbone.reads) == "files":
-        return "its backbone reads the original files, and no gradient runs from there to the images of the denoiser"
+    reads = model.config.backbone.reads
+    if reads == "files" and not with_originals:
+        return "its backbone reads the original files, which are not at hand"
     if reads == "ids":
         return "its features are looked up by sample id, and no gradient runs through them"
     return "" if model.backbone.differentiable else "no gradient runs through its backbone"
 
 
-def check_gradient(model: JointDiffusion) -> None:
-    """Raise :class:`RunError` if no gradient runs from the classes of a model to the pixels of its images."""
-    if fault := gradient_fault(model):
+def check_gradient(model: JointDiffusion, *, with_originals: bool = False) -> None:
+    """Raise :class:`RunError` if no gradient runs from the classes of a model to its images; see :func:`gradient_fault`."""
+    if fault := gradient_fault(model, with_originals=with_originals):
         raise RunError(f"the images of this model cannot be moved towards a class: {fault}; fit with --backbone none for that")
 
 

@@ -13,16 +13,17 @@ from support.backbones import Quadrants
 from support.commands import ok, refused
 
 from ssl_diffusion.acquisition import query
-from ssl_diffusion.acquisition.batch_files import batch_figure
 from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.source import FileSource
 from ssl_diffusion.errors import DataError, RecipeError, RunError, SSLDError
+from ssl_diffusion.generation import explain_run
 from ssl_diffusion.generation.gallery import write_explanations
 from ssl_diffusion.generation.sampling import sample_run
 from ssl_diffusion.inference import EmbeddedPool, load_run, predict_files, predict_logits, represent
 from ssl_diffusion.inference.run_rows import pool_rows
 from ssl_diffusion.models import load_backbone
 from ssl_diffusion.models.fused import FusedConfig, FusedDiffusion
+from ssl_diffusion.models.pixels import rounded
 from ssl_diffusion.training.backbones import with_backbone_of
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.evaluate import evaluate_run
@@ -173,20 +174,52 @@ def test_a_probe_on_new_labels_chooses_its_weight_anew(fitted: Path) -> None:
     assert (logits.argmax(axis=1) == pool.labels).mean() > 0.9
 
 
-def test_what_needs_gradients_to_the_images_is_refused_or_replaced(fitted: Path, tmp_path: Path) -> None:
-    """The search for counterfactuals, guidance, and strategies that build on them."""
+def test_what_needs_gradients_to_the_images_is_refused_or_replaced(fitted: Path) -> None:
+    """Guidance, and strategies that search counterfactuals."""
     run = load_run(fitted)
     pool = load_pool(load_recipe(fitted / "recipe.toml").data)
-    why = "cannot be moved towards a class: its backbone reads the original files"
+    why = "cannot be moved towards a class: its backbone reads the original files, which are not at hand"
     with pytest.raises(RunError, match=why):
-        write_explanations(run, pool, [str(pool.ids[0])], tmp_path / "why")
+        explain_run(run, pool.images[:1])
     with pytest.raises(RunError, match=why):
         sample_run(run, 2, np.zeros(2, dtype=np.int64))
     with pytest.raises(SSLDError, match="looks at images with the model, and here are only representations"):
         query(run, pool, 2, "counterfactual")
     batch = query(run, pool, 2, "auto")
     assert batch.reason.startswith("margin:diverse: no gradient runs through the backbone to the images")
-    assert batch_figure(batch, pool, run).axes
+
+
+def test_a_change_is_found_through_the_backbone_and_added_to_the_original(fitted: Path, tmp_path: Path) -> None:
+    """And the saved picture, at the size of the file, is predicted as what it was changed to."""
+    run = load_run(fitted)
+    pool = load_pool(load_recipe(fitted / "recipe.toml").data)
+    at = np.flatnonzero(~pool.is_test)[[0, 12, 25]]
+    frame, result = write_explanations(run, pool, pool.ids[at].tolist(), tmp_path / "why")
+    assert result.success.all()
+    assert frame["verified"].all()
+    assert (np.argmax(run.predict_proba(pool_rows(run, pool, at)), axis=1) == result.source).all()
+    for row, (name, position) in enumerate(zip(frame["file"], at, strict=True)):
+        saved = np.asarray(Image.open(tmp_path / "why" / name)).astype(float)
+        assert pool.files is not None
+        original = np.asarray(Image.open(pool.files[position])).astype(float)
+        assert saved.shape == (SIDE, SIDE, 3)
+        change = (saved - original)[8:22, 8:22].mean(axis=(0, 1))  # far from the clipped margins of the enlargement
+        small = (result.images()[row].astype(float) - pool.images[position])[:, 2:6, 2:6].mean(axis=(1, 2))
+        assert np.abs(change - small).max() < 12
+        assert np.abs(saved - original).max() > 0
+
+
+def test_a_model_sees_changes_in_the_originals(fitted: Path) -> None:
+    """No change is the original itself; a change of all pixels is that of all pixels of the original."""
+    model = load_run(fitted).model
+    assert isinstance(model, FusedDiffusion)
+    x, originals = torch.zeros(2, 3, 8, 8), torch.rand(2, 3, 24, 24) / 2 - 0.25
+    view = model.anchored(x, originals)
+    features = Quadrants().features(rounded(originals))
+    with torch.no_grad():
+        torch.testing.assert_close(view.representation(x), model.representation(x, features=features))
+        moved = Quadrants().features(rounded(originals + 0.5))
+        torch.testing.assert_close(view.representation(x + 0.5), model.representation(x + 0.5, features=moved))
 
 
 @pytest.mark.parametrize("ending", ["npz", "csv", "parquet"])

@@ -37,8 +37,9 @@ from ssl_diffusion.generation.guidance import Guidance
 from ssl_diffusion.generation.sampling import DDIM, NoiseStream, integrate
 from ssl_diffusion.inference.embedding import embed
 from ssl_diffusion.inference.predict import evaluating, predict_logits
+from ssl_diffusion.inference.rows import FusedRows, Rows
 from ssl_diffusion.inference.run import Run
-from ssl_diffusion.models.fused import check_gradient
+from ssl_diffusion.models.fused import FusedDiffusion, check_gradient
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import rounded, to_bytes, to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
@@ -49,6 +50,7 @@ __all__ = ["ATTEMPTS", "SearchOptions", "check_images", "explain", "explain_run"
 ATTEMPTS = ((2.4, (0.3, 0.6, 1.5, 4.0)), (5.0, (8.0,)), (12.0, (8.0, 30.0)))
 _STEPS = 8
 _BLEND_CHECKS = 12  # as many fractions as change the rounding of some value
+_READ = 64  # files that a backbone reads at once
 
 
 class SearchOptions(TypedDict, total=False):
@@ -66,6 +68,7 @@ def explain(
     images: NDArray[np.uint8],
     target: str | int | NDArray[np.integer[Any]] = "runner-up",
     *,
+    originals: NDArray[np.uint8] | None = None,
     confidence: float = 0.0,
     revert: bool = True,
     seed: int = 0,
@@ -80,6 +83,9 @@ def explain(
         images: Images, uint8, (n, C, H, W), of the shape that the model was made for.
         target: Target class, or one for each image, int, (n,); "runner-up" is the second most probable class, "nearest" the
             class that takes the smallest change, "all" every other class (one pair each).
+        originals: The files that the images come from, as the model's backbone reads them, uint8 (n, C, S, S)
+            (:func:`ssl_diffusion.inference.original_images`); changes are enlarged and added to them. None where the model has
+            no backbone, or one that reads the images.
         confidence: Least probability of the target class, in [0, 1); 0 is the boundary, where it just becomes the largest.
         revert: Whether the change of patches (:func:`patch_side`) that are not needed is undone.
         seed: Random seed of the noise.
@@ -98,21 +104,24 @@ def explain(
         >>> result = explain(model, images, "nearest")
         >>> result.counterfactual[result.success]
     """
-    logits = check_images(model, images)
+    logits = check_images(model, images, originals)
     if not 0 <= confidence < 1:
         raise DataError(f"the confidence of a counterfactual is a probability in [0, 1), not {confidence}")
     pairs = make_pairs(logits, target)
-    search = _Search(model, images, pairs, confidence, revert, seed, batch_size, precision, progress)
+    search = _Search(model, images, originals, pairs, confidence, revert, seed, batch_size, precision, progress)
     result = search.run()
     return result.nearest() if isinstance(target, str) and target == "nearest" else result
 
 
-def check_images(model: JointDiffusion, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def check_images(
+    model: JointDiffusion, images: NDArray[np.uint8], originals: NDArray[np.uint8] | None = None
+) -> NDArray[np.float32]:
     """Check that images can be explained, and predict them.
 
     Args:
         model: Joint model.
         images: Images, uint8, (n, C, H, W).
+        originals: Files that they come from, see :func:`explain`.
 
     Returns:
         Class logits, float32, (n, K).
@@ -121,20 +130,30 @@ def check_images(model: JointDiffusion, images: NDArray[np.uint8]) -> NDArray[np
         RunError: If the model has fewer than two classes, or no gradient runs from them to the images.
         DataError: If the images do not suit the model.
     """
-    check_gradient(model)
+    check_gradient(model, with_originals=originals is not None)
     if model.config.n_classes < 2:
         raise RunError(f"a counterfactual needs a model of at least two classes, not {model.config.n_classes}")
     if images.dtype != np.uint8 or images.ndim != 4:
         raise DataError(f"images are uint8 arrays (n, C, H, W), not {images.dtype} {images.shape}")
     if images.shape[1:] != tuple(model.config.image_shape):
         raise DataError(f"images have shape {images.shape[1:]}, but the model was made for {tuple(model.config.image_shape)}")
-    return predict_logits(model, images)
+    return predict_logits(model, _rows(model, images, originals))
+
+
+def _rows(model: JointDiffusion, images: NDArray[np.uint8], originals: NDArray[np.uint8] | None) -> Rows:
+    """Images with the features of their originals, where there are some."""
+    if originals is None or not isinstance(model, FusedDiffusion):
+        return images
+    ids = [str(i) for i in range(len(images))]
+    parts = [model.backbone.embed(ids[i : i + _READ], originals[i : i + _READ]) for i in range(0, len(images), _READ)]
+    return FusedRows(images, np.concatenate(parts))
 
 
 def explain_run(
     run: Run,
     images: NDArray[np.uint8],
     target: str | int | NDArray[np.integer[Any]] = "runner-up",
+    originals: NDArray[np.uint8] | None = None,
     **options: Unpack[SearchOptions],
 ) -> CounterfactualResult:
     """Search counterfactuals of images with the classifier of a run.
@@ -143,6 +162,7 @@ def explain_run(
         run: Fitted model.
         images: Images, uint8 (n, C, H, W).
         target: Target class, or one for each image, (n,), or "runner-up", "nearest" or "all".
+        originals: Files that the images come from, see :func:`explain`.
         options: Confidence, revert, seed, batch size and progress, see :func:`explain`.
 
     Returns:
@@ -155,7 +175,7 @@ def explain_run(
         >>> result = explain_run(run, images, "nearest")  # doctest: +SKIP
     """
     run.check_single_label("to explain")
-    return explain(run.model, images, target, precision=run.precision, **options)
+    return explain(run.model, images, target, originals=originals, precision=run.precision, **options)
 
 
 class _Search:
@@ -165,6 +185,7 @@ class _Search:
         self,
         model: JointDiffusion,
         images: NDArray[np.uint8],
+        originals: NDArray[np.uint8] | None,
         pairs: Pairs,
         confidence: float,
         revert: bool,
@@ -177,7 +198,7 @@ class _Search:
         self.model, self.pairs, self.batch_size, self.precision, self.progress = model, pairs, batch_size, precision, progress
         self.confidence, self.revert = confidence, revert
         self.seeds = [_image_seed(image, seed) for image in images]
-        self.original = images[pairs.image]
+        self.original, self.files = images[pairs.image], originals
         self.found = self.original.copy()
         self.success = np.zeros(m, dtype=bool)
         self.level, self.scale, self.bound = np.zeros(m), np.zeros(m), np.zeros(m)
@@ -191,10 +212,8 @@ class _Search:
                     self._attempt(rows, level, scales, device)
             for rows in self._chunks(np.flatnonzero(self.success)):
                 self._refine(rows, device)
-        found, original = (
-            embed(self.model, images, projected=False, batch_size=self.batch_size) for images in (self.found, self.original)
-        )
-        p, apart = found.probabilities, found.representation - original.representation
+        (z, p), (z_original, _) = (self._embedded(images) for images in (self.found, self.original))
+        apart = z - z_original
         self._report(final=True)
         every = np.arange(len(p))
         distance = _rms(self.found, self.original)
@@ -215,6 +234,26 @@ class _Search:
             seconds=self.seconds,
         )
 
+    def _embedded(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Representations and class probabilities of the images of all pairs, changed or not."""
+        if self.files is None:
+            whole = embed(self.model, images, projected=False, batch_size=self.batch_size)
+            return whole.representation, whole.probabilities
+        parts = []
+        with evaluating(self.model, "fp32") as device:
+            for rows in self._chunks(np.arange(len(images))):
+                z = self._classifier(rows, device).representation(to_floats(images[rows], device))
+                parts.append((z.cpu().numpy(), self.model.classify_representation(z).softmax(dim=1).cpu().numpy()))
+        first, second = zip(*parts, strict=True) if parts else ([self.success[:, None]], [self.success[:, None]])
+        return np.concatenate(first), np.concatenate(second)
+
+    def _classifier(self, rows: NDArray[np.int64], device: torch.device) -> JointDiffusion:
+        """The model for changed images of some pairs: one with a backbone that reads files sees the changes in them."""
+        if self.files is None or not isinstance(self.model, FusedDiffusion):
+            return self.model
+        files = to_floats(self.files[self.pairs.image[rows]], device)
+        return self.model.anchored(to_floats(self.original[rows], device), files)
+
     def _chunks(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         return [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
 
@@ -234,7 +273,8 @@ class _Search:
             began, part = time.perf_counter(), rows[left]
             at, guidance, noise = torch.from_numpy(left).to(device), Guidance("estimate", scale), self._noise(part)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                guided = integrate(DDIM, guidance.wrap(model, target[at], noise.draw), z[at], levels, noise)
+                towards = guidance.wrap(self._classifier(part, device), target[at], noise.draw)
+                guided = integrate(DDIM, towards, z[at], levels, noise)
             moved = rounded(x[at] + guided - plain[at])
             self.evaluations[part] += sum(guidance.evaluations(model, s) for s in levels[:-1].tolist())
             flipped = self._flips(moved, target[at], part)
@@ -271,7 +311,7 @@ class _Search:
         # First-order effect of each change on the margin of the target; the larger, the more it is needed.
         with torch.enable_grad():
             at = (x + change).requires_grad_()
-            logits = self.model.classify(at)
+            logits = self._classifier(rows, x.device).classify(at)
             wanted = logits.gather(1, target[:, None])[:, 0]
             others = logits.scatter(1, target[:, None], -torch.inf).logsumexp(dim=1)
             (g,) = torch.autograd.grad((wanted - others).sum(), at)
@@ -301,7 +341,7 @@ class _Search:
     def _flips(self, x: Tensor, target: Tensor, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether images, rounded to 8 bits, are classified as the target; always in fp32."""
         self.evaluations[rows] += 1
-        p, predicted = self.model.classify(rounded(x)).softmax(dim=1).max(dim=1)
+        p, predicted = self._classifier(rows, x.device).classify(rounded(x)).softmax(dim=1).max(dim=1)
         flipped: NDArray[np.bool_] = ((predicted == target) & (p >= self.confidence)).cpu().numpy()
         return flipped
 
