@@ -36,6 +36,7 @@ __all__ = ["class_index", "file_stems", "write_explanations", "write_samples"]
 _IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp)$", re.IGNORECASE)
 
 _SHEET = 40  # pairs in sheet.png
+_STRENGTHS = (1.0, 1.1, 1.25, 1.5, 2.0)  # factors of a change that is added to a file
 _STRIP_SAMPLES, _STRIP_LEVELS = 5, 10
 
 
@@ -137,7 +138,8 @@ def write_explanations(
     """Search counterfactuals into a folder: counterfactuals.csv, one PNG each, sheet.png and distances.png.
 
     Where the model has a backbone that reads the original files, the PNG is the file at its own size with the enlarged change
-    added, and the column `verified` says whether the saved picture is predicted as the target.
+    added, and the column `verified` says whether the saved picture is predicted as the target. The search ends at the boundary,
+    where rounding at another size decides, so the change that is saved may be a little larger: by the factor in `strength`.
 
     Args:
         run: Fitted model with classes.
@@ -181,34 +183,59 @@ def write_explanations(
         files = []
         for image, k, found in zip(result.image, result.target, result.images(), strict=True):
             files.append(f"{stems[image]}_to_{run.classes[k]}.png".replace("/", "_"))
-            if originals is not None and pool.files is not None:
-                found = with_change(pool.files[positions[image]], images[image], found)
             to_pil(found).save(folder / files[-1])
         frame.insert(1, "file", files)
-        if originals is not None:  # as `ssld predict` sees the picture
-            saved = _predicted(run, [folder / name for name in files])
-            frame["verified"] = result.success & (saved.argmax(axis=1) == result.target)
+        after = None
+        if originals is not None and pool.files is not None:
+            sources = [pool.files[positions[i]] for i in result.image]
+            after, frame["strength"] = _write_changed(run, result, sources, [folder / name for name in files])
+            frame["verified"] = after.argmax(axis=1) == result.target
         frame.to_csv(folder / "counterfactuals.csv", index=False)
         shown = result.take(np.arange(min(_SHEET, len(result))))
         names = [str(ids[i]) for i in shown.image]
-        after = (
-            predict_probabilities(run.model, shown.images())
-            if originals is None
-            else _predicted(run, [folder / name for name in files[: len(shown)]])
-        )
+        after = predict_probabilities(run.model, shown.images()) if after is None else after[: len(shown)]
         counterfactual_figure(shown, run.classes, before[shown.image], after, names).savefig(folder / "sheet.png", dpi=110)
         if len(result) > 1:
             distance_figure(result).savefig(folder / "distances.png", dpi=130)
     return frame, result
 
 
-def with_change(file: Path, image: NDArray[np.uint8], changed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _write_changed(
+    run: Run, result: CounterfactualResult, sources: list[Path], places: list[Path]
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Write the changed files at their own size, as little changed as is predicted as the target.
+
+    Args:
+        run: Fitted model.
+        result: Counterfactuals at the size of the denoiser, m of them.
+        sources: Files that they come from, m of them.
+        places: Files to write.
+
+    Returns:
+        Class probabilities of the written files, float32 (m, K), and the factors of their changes, float64 (m,).
+    """
+    strength, p = np.ones(len(places)), np.zeros((len(places), len(run.classes)), dtype=np.float32)
+    todo = np.arange(len(places))
+    for factor in _STRENGTHS:
+        for i in todo:
+            made = with_change(sources[i], result.original[i], result.images()[i], factor)
+            to_pil(made).save(places[i])
+        strength[todo] = factor
+        p[todo] = _predicted(run, [places[i] for i in todo])
+        todo = todo[result.success[todo] & (p[todo].argmax(axis=1) != result.target[todo])]
+        if not len(todo):
+            break
+    return p, strength
+
+
+def with_change(file: Path, image: NDArray[np.uint8], changed: NDArray[np.uint8], factor: float = 1.0) -> NDArray[np.uint8]:
     """A file at its own size, with the change of the small image that was made from it.
 
     Args:
         file: Image file.
         image: Image that was made from it, uint8 (C, H, W).
         changed: That image after the change, uint8 (C, H, W).
+        factor: Factor of the change.
 
     Returns:
         Pixels of the file with the enlarged change added, uint8 (C, H', W').
@@ -219,7 +246,7 @@ def with_change(file: Path, image: NDArray[np.uint8], changed: NDArray[np.uint8]
     """
     device = torch.device("cpu")
     whole = to_floats(read_images([file], channels=len(image)).images, device)
-    change = (to_floats(changed, device) - to_floats(image, device))[None]
+    change = factor * (to_floats(changed, device) - to_floats(image, device))[None]
     made: NDArray[np.uint8] = to_bytes(whole + functional.interpolate(change, tuple(whole.shape[2:]), mode="bilinear"))[0]
     return made
 
