@@ -234,7 +234,7 @@ def with_change(file: Path, image: NDArray[np.uint8], changed: NDArray[np.uint8]
     Args:
         file: Image file.
         image: Image that was made from it, uint8 (C, H, W).
-        changed: That image after the change, uint8 (C, H, W).
+        changed: Image after the change, uint8 (C, H, W).
         factor: Factor of the change.
 
     Returns:

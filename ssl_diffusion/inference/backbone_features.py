@@ -54,7 +54,7 @@ def backbone_features(
         backbone: Backbone.
         pool: Images.
         rows: Positions of the samples, int64 (n,); those that occur twice are read once.
-        reads: What it reads, see :func:`backbone_reads`.
+        reads: Kind of input, see :func:`backbone_reads`.
         cache_dir: Cache directory in which features are kept; None keeps none.
         progress: Callback for the number of images read.
 
@@ -83,7 +83,7 @@ def file_source(backbone: Backbone, paths: list[Path], ids: list[str], image_sha
     Args:
         backbone: Backbone with an input size.
         paths: Image files.
-        ids: Their sample ids.
+        ids: Sample ids of the files.
         image_shape: Shape (C, H, W) of the images of the model, gray or in color.
     """
     assert backbone.input_size is not None
@@ -97,7 +97,7 @@ def feature_store(cache_dir: Path, backbone: Backbone, source: ImageSource) -> E
     Args:
         cache_dir: Cache directory.
         backbone: Backbone.
-        source: What it reads.
+        source: Images or files to read.
     """
     how = f"files {source.image_shape}" if isinstance(source, FileSource) else "images"
     identity = f"1 {backbone.identity} {how}"

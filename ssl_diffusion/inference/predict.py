@@ -218,7 +218,7 @@ def represented(model: JointDiffusion, x: Tensor, images: Rows, rows: NDArray[np
         model: Joint model.
         x: Images as floats, (B, C, H, W).
         images: Rows that the images are from.
-        rows: Their numbers, int64 (B,).
+        rows: Row numbers, int64 (B,).
     """
     features = features_at(images, rows) if isinstance(model, FusedDiffusion) else None
     if features is None:

@@ -91,7 +91,7 @@ class RowsSource:
 
     Args:
         images: Images, uint8 (N, C, H, W).
-        ids: Their distinct sample ids, (N,).
+        ids: Distinct sample ids, (N,).
         image_shape: (C, H, W) of every image.
     """
 

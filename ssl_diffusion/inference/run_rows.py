@@ -94,7 +94,7 @@ class FileReader:
     Args:
         run: Fitted model.
         paths: Image files.
-        ids: Their sample ids.
+        ids: Sample ids of the files.
 
     Raises:
         DataError: If features are looked up by sample id, and samples have none.

@@ -180,7 +180,7 @@ def open_backbone(config: BackboneConfig, backbone: Backbone | None = None) -> B
     """The backbone of a model.
 
     Args:
-        config: What the model file says of it.
+        config: Description of the backbone in the model file.
         backbone: Backbone that the caller holds already; None loads it.
 
     Raises:
