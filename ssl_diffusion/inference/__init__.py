@@ -6,6 +6,10 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from ssl_diffusion.inference.backbone_features import pool_features as pool_features
+    from ssl_diffusion.inference.denoising import DenoiserQuality as DenoiserQuality
+    from ssl_diffusion.inference.denoising import LinearDenoiser as LinearDenoiser
+    from ssl_diffusion.inference.denoising import denoiser_quality as denoiser_quality
+    from ssl_diffusion.inference.denoising import denoising_errors as denoising_errors
     from ssl_diffusion.inference.embedded_pool import EmbeddedPool as EmbeddedPool
     from ssl_diffusion.inference.embedding import embed as embed
     from ssl_diffusion.inference.embedding import embed_whole as embed_whole
@@ -40,6 +44,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "backbone_features": ["pool_features"],
+        "denoising": ["DenoiserQuality", "LinearDenoiser", "denoiser_quality", "denoising_errors"],
         "run": ["Run", "load_run"],
         "predict": [
             "by_batches",
