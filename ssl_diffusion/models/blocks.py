@@ -1,7 +1,6 @@
 """Building blocks of the network: residual blocks, attention, and the layers in them, all for maps in channels_last.
 
-Group normalisation in channels_last vectorises over the channels of one group, so a group has at least 16 of them. 1x1
-convolutions and attention are matrix products over (positions, channels), which is the memory that a map has already.
+1x1 convolutions and attention are matrix products over (positions, channels), which is the memory that a map has already.
 """
 
 import math
@@ -12,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ssl_diffusion.models.convolution import Conv3x3
+from ssl_diffusion.models.normalization import GroupNorm
 from ssl_diffusion.models.settings import ModelSettings
 
-__all__ = ["Attention", "Block", "Dropout", "Pointwise", "group_count", "make_norm", "zero_init"]
+__all__ = ["Attention", "Block", "Dropout", "Pointwise", "zero_init"]
 
 _Layer = TypeVar("_Layer", nn.Linear, Conv3x3)
-_SMALLEST_GROUP = 16  # channels; with fewer, a processor's vectors are not filled
 _LONGEST_PRODUCT = 256  # positions; beyond, the matrix of attention weights costs more than a fused kernel
 
 
@@ -34,10 +33,10 @@ class Block(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, embedding: int, settings: ModelSettings, attention: bool) -> None:
         super().__init__()
-        self.norm_in = make_norm(c_in, settings)
+        self.norm_in = GroupNorm(c_in, settings)
         self.conv_in = Conv3x3(c_in, c_out)
         self.film = nn.Linear(embedding, 2 * c_out)
-        self.norm_out = make_norm(c_out, settings)
+        self.norm_out = GroupNorm(c_out, settings)
         self.dropout = Dropout(settings.dropout)
         self.conv_out = zero_init(Conv3x3(c_out, c_out))
         self.shortcut = nn.Identity() if c_in == c_out else Pointwise(c_in, c_out)
@@ -47,13 +46,8 @@ class Block(nn.Module):
         """The block's output, (B, c_out, H, W), from a map, (B, c_in, H, W), and the embedding, (B, E) or (1, E) for all."""
         h = self.conv_in(functional.silu(self.norm_in(x), inplace=not torch.is_grad_enabled()))
         scale, shift = self.film(functional.silu(embedding)).chunk(2, dim=1)
-        if len(scale) == 1:  # one noise level for the batch: the modulation is part of the normalisation
-            norm, factor = self.norm_out, 1 + scale[0].float()
-            weight, bias = norm.weight * factor, norm.bias * factor + shift[0].float()
-            h = functional.group_norm(h, norm.num_groups, weight, bias, norm.eps)
-        else:
-            h = self.norm_out(h) * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
-        h = self.conv_out(self.dropout(functional.silu(h, inplace=not torch.is_grad_enabled())))
+        h = functional.silu(self.norm_out(h, scale, shift), inplace=not torch.is_grad_enabled())
+        h = self.conv_out(self.dropout(h))
         result: Tensor = self.attention(self.shortcut(x) + h)
         return result
 
@@ -69,7 +63,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, settings: ModelSettings) -> None:
         super().__init__()
         self.heads = math.gcd(settings.heads, channels)
-        self.norm = make_norm(channels, settings)
+        self.norm = GroupNorm(channels, settings)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.project = zero_init(nn.Linear(channels, channels))
 
@@ -110,19 +104,6 @@ class Dropout(nn.Dropout):
         words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_()
         kept = words.view(torch.uint8)[: x.numel()].bitwise_and_(1).view(x.shape)
         return x * kept.mul_(2)  # kept elements are scaled by 1 / (1 - p)
-
-
-def group_count(channels: int, settings: ModelSettings) -> int:
-    """Groups of a normalisation of maps with `channels` channels: the most that are allowed and hold 16 channels each."""
-    fitting = (
-        n for n in range(min(settings.groups, channels), 1, -1) if channels % n == 0 and channels // n >= _SMALLEST_GROUP
-    )
-    return next(fitting, 1)
-
-
-def make_norm(channels: int, settings: ModelSettings) -> nn.GroupNorm:
-    """Group normalisation of maps with `channels` channels."""
-    return nn.GroupNorm(group_count(channels, settings), channels)
 
 
 def zero_init(layer: _Layer) -> _Layer:

@@ -9,12 +9,10 @@ from torch import Tensor, nn
 from ssl_diffusion.errors import CheckpointError
 from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.fused import FusedConfig, FusedDiffusion, open_backbone
-from ssl_diffusion.models.joint import JointConfig, JointDiffusion
+from ssl_diffusion.models.joint import JointConfig, JointDiffusion, flatten_pointwise
 from ssl_diffusion.seeding import derive_seed
 
 __all__ = ["build_model", "count_parameters", "read_config", "weights_fault"]
-
-_FORMER = "an earlier version of ssld made them, with another network, so the model has to be fitted again"
 
 
 def read_config(values: Mapping[str, Any], source: str = "") -> JointConfig:
@@ -53,8 +51,6 @@ def build_model(
         torch.manual_seed(derive_seed(seed, "weights"))
         model = FusedDiffusion(config, found) if isinstance(config, FusedConfig) else JointDiffusion(config)
     if initial is not None:
-        if _is_former(initial):
-            raise CheckpointError(f"weights do not fit the model: {_FORMER}")
         missing, unexpected = model.load_state_dict(initial, strict=False)
         if unexpected or any(not name.startswith("head.") for name in missing):
             raise CheckpointError(f"weights do not fit the model: {len(missing)} missing, {len(unexpected)} unexpected")
@@ -75,8 +71,7 @@ def weights_fault(config: JointConfig, weights: Mapping[str, Tensor], *, head: b
             expected = made.state_dict()
     except (ValueError, TypeError, RuntimeError, OverflowError, ZeroDivisionError) as error:
         return f"there is no such model ({error})"
-    if _is_former(weights):
-        return _FORMER
+    weights = flatten_pointwise(weights)
     for name in dict.fromkeys([*expected, *weights]):
         if name not in weights and not head and name.startswith("head."):
             continue
@@ -86,12 +81,6 @@ def weights_fault(config: JointConfig, weights: Mapping[str, Tensor], *, head: b
         if not torch.isfinite(weights[name]).all():
             return f"the weights {name!r} are not finite"
     return ""
-
-
-def _is_former(weights: Mapping[str, Tensor]) -> bool:
-    """Whether weights are of the network whose attention was made of 1x1 convolutions, and whose groups were smaller."""
-    qkv = weights.get("unet.middle.0.attention.qkv.weight")
-    return qkv is not None and qkv.ndim == 4
 
 
 def _described(tensor: Tensor | None) -> str:

@@ -18,6 +18,7 @@ there is neither a time step nor a BatchNorm here, and image sizes are free (pad
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Self
@@ -29,13 +30,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ssl_diffusion.models.blocks import Dropout, group_count
+from ssl_diffusion.models.blocks import Dropout
 from ssl_diffusion.models.noise import DDPM, EDM, Coefficients, Parameterisation
+from ssl_diffusion.models.normalization import group_norm
 from ssl_diffusion.models.settings import ModelSettings
 from ssl_diffusion.models.unet import Features, UNet
 from ssl_diffusion.settings import Settings
 
-__all__ = ["JointConfig", "JointDiffusion", "make_head"]
+__all__ = ["JointConfig", "JointDiffusion", "flatten_pointwise", "make_head"]
 
 _Channels = Annotated[int, Field(ge=1, le=4)]
 _Side = Annotated[int, Field(ge=1)]
@@ -104,6 +106,7 @@ class JointDiffusion(nn.Module):
         channels = self.unet.last_channels if settings.pool_maps == "levels" else self.unet.feature_channels
         self.n_features = cells * sum(channels)
         self.head = make_head(self.n_features, config) if config.n_classes else None
+        self.register_load_state_dict_pre_hook(_take_former)
 
     def encode(self, x: Tensor, sigma: Tensor | float) -> Features:
         """Feature maps of noised (or clean) images at noise level `sigma`."""
@@ -140,7 +143,7 @@ class JointDiffusion(nn.Module):
         """
         parts = []
         for m in features.last_maps if self.config.model.pool_maps == "levels" else features.maps:
-            h = functional.group_norm(m, group_count(m.shape[1], self.config.model))
+            h = group_norm(m, math.gcd(self.config.model.groups, m.shape[1]))
             h = functional.silu(h, inplace=not torch.is_grad_enabled()).permute(0, 2, 3, 1).flatten(1, 2)
             cells = _pooling_matrix(m.shape[-2], m.shape[-1], grids or self.config.model.pool_grids)
             parts.append((h.transpose(1, 2) @ cells.to(h)).flatten(1))
@@ -212,6 +215,17 @@ class JointDiffusion(nn.Module):
         divisor = self.unet.divisor
         bottom, right = -x.shape[-2] % divisor, -x.shape[-1] % divisor
         return functional.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+
+def _take_former(_: nn.Module, state: dict[str, Tensor], *__: object) -> None:
+    """Weights of earlier versions are loaded as those of this one."""
+    state.update(flatten_pointwise(state))
+
+
+def flatten_pointwise(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by name, with 1x1 convolutions of earlier versions, (C', C, 1, 1), as the matrices that they are now, (C', C)."""
+    names = ("attention.qkv.weight", "attention.project.weight", "shortcut.weight")
+    return {name: t.flatten(1) if name.endswith(names) and t.ndim == 4 else t for name, t in weights.items()}
 
 
 @lru_cache(maxsize=64)

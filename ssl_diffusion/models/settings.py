@@ -28,7 +28,7 @@ class ModelSettings(Settings):
     heads: Annotated[int, Field(ge=1, le=4096)] = 4
     """Attention heads."""
     groups: Annotated[int, Field(ge=1, le=4096)] = 32
-    """Most groups of a group normalisation. The number used divides the width and leaves at least 16 channels in a group."""
+    """Groups of every group normalisation; the largest common divisor with the width is used."""
     dropout: _Dropout = 0.0
     """Dropout inside residual blocks."""
     stem: Annotated[int, Field(ge=1, le=8)] = 1

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ssl_diffusion.models.blocks import Block, make_norm, zero_init
+from ssl_diffusion.models.blocks import Block, zero_init
 from ssl_diffusion.models.convolution import Conv3x3
+from ssl_diffusion.models.normalization import GroupNorm
 from ssl_diffusion.models.settings import ModelSettings
 
 __all__ = ["Features", "UNet", "sinusoidal_embedding"]
@@ -142,7 +143,7 @@ class UNet(nn.Module):
             self.decoder.append(blocks)
             if level:
                 self.up.append(Conv3x3(width, width))
-        self.out = nn.Sequential(make_norm(width, settings), nn.SiLU(), zero_init(Conv3x3(width, pixels)))
+        self.out = nn.Sequential(GroupNorm(width, settings), nn.SiLU(), zero_init(Conv3x3(width, pixels)))
 
     def encode(self, x: Tensor, scalar: Tensor) -> Features:
         """Encoder and middle block only.

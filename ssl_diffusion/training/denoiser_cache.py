@@ -31,7 +31,7 @@ from ssl_diffusion.training.settings import PhaseSettings
 __all__ = ["CachedDenoiser", "DenoiserCache", "denoiser_key"]
 
 _log = logging.getLogger(__name__)
-_VERSION = 2  # of the network and of what is hashed
+_VERSION = 1
 # The settings of a model that its denoiser depends on; the others are about the representation and the head.
 _NETWORK = ("channels", "multipliers", "blocks", "attention", "heads", "groups", "dropout", "stem")
 _NOISE = ("parameterisation", "p_mean", "p_std", "ddpm_steps")

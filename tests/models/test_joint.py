@@ -202,14 +202,14 @@ def test_representation_pools_every_map_to_every_grid(grids: tuple[int, ...], ce
 @pytest.mark.parametrize("grids", [(1, 2), (3, 1), (2, 3)])
 def test_representation_against_its_formula(maps: str, size: tuple[int, int], grids: tuple[int, ...]) -> None:
     """Each map normalised group by group, through SiLU, and averaged over the cells of each grid."""
-    model = build(varied(channels=32, groups=2, pool_grids=grids, pool_maps=maps).replace(image_shape=(1, *size)))
+    model = build(varied(pool_grids=grids, pool_maps=maps).replace(image_shape=(1, *size)))
     x = torch.randn(2, 1, *size)
     with torch.inference_mode():
         features = model.encode(x, 0.3)
         chosen = features.maps if maps == "blocks" else [level[-1] for level in features.levels] + [features.middle]
         parts = []
         for m in chosen:
-            grouped = m.unflatten(1, (2, -1))
+            grouped = m.unflatten(1, (4, -1))
             mean = grouped.mean(dim=(2, 3, 4), keepdim=True)
             variance = grouped.var(dim=(2, 3, 4), keepdim=True, correction=0)
             h = ((grouped - mean) / (variance + 1e-5).sqrt()).flatten(1, 2)

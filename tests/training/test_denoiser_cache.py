@@ -12,8 +12,8 @@ CONFIG = JointConfig(model=MODEL, n_classes=3, image_shape=(3, 8, 8), sigma_data
 SETTINGS = PhaseSettings(steps=7)
 
 
-def test_a_key_of_this_network_is_found_by_later_versions() -> None:
-    assert denoiser_key("pool", CONFIG, SETTINGS, True) == "462d8896174eb71a6a184607"
+def test_a_key_of_an_older_version_is_still_found() -> None:
+    assert denoiser_key("pool", CONFIG, SETTINGS, True) == "66b6ed4e17ff49605a140770"
 
 
 HEAD = {"pool_maps": "blocks", "pool_grids": (1, 2), "read_sigma": 0.5, "head_width": 0, "head_dropout": 0.5}

@@ -165,7 +165,7 @@ def test_multilabel_and_color_and_bf16_train(small_pool: Pool, tiny_recipe: Reci
 
 
 def test_ddpm_trains(tiny_recipe: Recipe, digits_pool: Pool, labeled: LabeledSet) -> None:
-    recipe = tiny_recipe.with_overrides(["model.parameterisation=ddpm", "model.ddpm_steps=100", "training.steps=40"])
+    recipe = tiny_recipe.with_overrides(["model.parameterisation=ddpm", "model.ddpm_steps=100", "training.steps=30"])
     history = fit_model(recipe, digits_pool, labeled).history
     assert history[0]["denoising_loss"] == pytest.approx(1, abs=0.15)  # a fresh network predicts no noise at all
     assert history[-1]["denoising_loss"] < 0.9
