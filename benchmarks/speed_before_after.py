@@ -4,10 +4,11 @@
     python benchmarks/speed_before_after.py --threads 2
 
 For each recipe: `classify` (256 images), a sampling step (100 images), a joint step and a pretraining step with the batches of
-the recipe; both networks in turn, round by round, in the same precision. A step is forward, backward, clipping, AdamW and the
+the recipe; both networks in turn, round by round, in the same precision and with the same weights, after a check that they compute the
+same. A step is forward, backward, clipping, AdamW and the
 moving average on a fixed batch; drawing and augmentation, which are the same in both, are left out. "share" is that of the
 rate that this machine reaches in a matrix product of the same precision, with the operations that torch counts. Weights are
-random. Nothing else may run beside it.
+random numbers. Nothing else may run beside it.
 """
 
 import argparse
@@ -63,8 +64,11 @@ def _compare(name: str, kind: str, precision: str, rounds: int, peak: float) -> 
     recipe = load_recipe(name)
     config = JointConfig(model=recipe.model, n_classes=10, image_shape=_SHAPES[name])
     calls, seconds = {}, {}
-    for which, made in (("before", FormerJointDiffusion), ("now", JointDiffusion)):
-        calls[which], images = _call(_filled(made(config)), recipe, kind, precision)
+    before, now = _filled(FormerJointDiffusion(config)).eval(), JointDiffusion(config).eval()
+    now.load_state_dict(before.state_dict())
+    _check_equal(before, now)
+    for which, network in (("before", before), ("now", now)):
+        calls[which], images = _call(network, recipe, kind, precision)
         calls[which]()  # a warm-up, in which layouts are chosen
         seconds[which] = list[float]()
     for _ in range(rounds):
@@ -83,6 +87,16 @@ def _compare(name: str, kind: str, precision: str, rounds: int, peak: float) -> 
         "ratio": paired_ratio(seconds["before"], seconds["now"]),
         **{f"share_{which}": round(rate * flops / peak, 3) for which, rate in rates.items()},
     }
+
+
+def _check_equal(before: "JointDiffusion", now: "JointDiffusion") -> None:
+    """Stop unless both networks compute the same in fp32: only then do their times compare."""
+    import torch
+
+    x = torch.randn(4, *now.config.image_shape, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        for what in (lambda model: model.classify(x), lambda model: model.denoise(x, 0.7)):
+            torch.testing.assert_close(what(now), what(before), rtol=1e-3, atol=1e-4)
 
 
 def _filled(model: "JointDiffusion") -> "JointDiffusion":
