@@ -7,7 +7,7 @@ For each recipe: `classify` (256 images), a sampling step (100 images), a joint 
 the recipe; both networks in turn, round by round, in the same precision and with the same weights, after a check that they
 compute the same. A step is forward, backward, clipping, AdamW and the moving average on a fixed batch; drawing and
 augmentation, which are the same in both, are left out. "share" is that of the rate that this machine reaches in a matrix
-product of the same precision, with the operations that torch counts. Weights are random numbers. Nothing else may run beside it.
+product of the same precision, with the operations that torch counts. Weights are random. Nothing else may run beside it.
 """
 
 import argparse
