@@ -106,7 +106,7 @@ class JointDiffusion(nn.Module):
         channels = self.unet.last_channels if settings.pool_maps == "levels" else self.unet.feature_channels
         self.n_features = cells * sum(channels)
         self.head = make_head(self.n_features, config) if config.n_classes else None
-        self.register_load_state_dict_pre_hook(_take_former)
+        self.register_load_state_dict_pre_hook(_take_former)  # type: ignore[no-untyped-call]
 
     def encode(self, x: Tensor, sigma: Tensor | float) -> Features:
         """Feature maps of noised (or clean) images at noise level `sigma`."""
