@@ -49,6 +49,7 @@ _seeding = threading.Lock()
 # The recipe settings behind each parameter; a parameter that is None leaves them as the recipe has them.
 _SETTINGS: dict[str, tuple[str, ...]] = {
     "objective": ("training.objective",),
+    "backbone": ("backbone.name",),
     "consistency": ("training.consistency",),
     "max_steps": ("training.steps",),
     "pretrain_steps": ("pretraining.steps",),
@@ -81,6 +82,9 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         objective: "joint" (denoise all images, classify the labeled ones), "probe" (logistic regression on the
             representation of the pretrained denoiser: seconds, once that is in the cache) or "labels-only" (the same
             classifier without the images that have no label, as a baseline).
+        backbone: pretrained network whose features join the denoiser's under objective "probe", with weights that the labels
+            choose: a name that :func:`~ssl_diffusion.models.load_backbone` takes, such as "efficientnet-lite0". None: none,
+            unless the recipe names one.
         consistency: "match" adds pseudo-labels of images without label to "joint" (:mod:`ssl_diffusion.training.consistency`);
             "none". None: the recipe's.
         max_steps: optimiser steps after pretraining, 0 or more. None: the recipe's.
@@ -119,6 +123,7 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         model_: the joint model with its averaged weights, on the CPU, in evaluation mode.
         n_iter_: optimiser steps after pretraining.
         history_: losses over the steps, pretraining first; a data frame.
+        backbone_: what the backbone is, its weight, and the cross-validated NLL by weight; None without one.
         start_: comparison with the probe of the pretrained denoiser, which is kept where it is better: "kept" is "trained" or
             "probe"; see `start` in :mod:`ssl_diffusion.training.starting_point`. None if nothing was pretrained or trained.
         n_labeled_: number of labeled samples.
@@ -129,6 +134,7 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         *,
         recipe: str | Path | Recipe = "images",
         objective: str = "joint",
+        backbone: str | None = None,
         consistency: str | None = None,
         max_steps: int | None = None,
         pretrain_steps: int | None = None,
@@ -150,6 +156,7 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
     ) -> None:
         self.recipe = recipe
         self.objective = objective
+        self.backbone = backbone
         self.consistency = consistency
         self.max_steps = max_steps
         self.pretrain_steps = pretrain_steps
@@ -214,6 +221,7 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         self.model_ = model
         self.n_iter_ = fitted.training.steps
         self.history_ = pd.DataFrame(fitted.history)
+        self.backbone_ = fitted.backbone_facts
         self.start_ = fitted.start.to_dict() if fitted.start is not None else None
         return self
 
@@ -288,6 +296,8 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         recipe = recipe.with_settings(changes, "settings")
         if recipe.training.objective == "denoise-only":
             raise ValueError("objective must be 'joint', 'probe' or 'labels-only' for a classifier, not 'denoise-only'")
+        if recipe.backbone.name.startswith("precomputed:"):
+            raise ValueError("backbone: features are looked up by sample id, and images in X have none: name a network")
         return recipe, kind
 
     def read_images(self, X: ArrayLike) -> NDArray[np.uint8]:

@@ -157,6 +157,7 @@ def fit_run(
     fingerprint = pool.fingerprint()
     if seconds is not None:
         recipe = plan_for_time(recipe, pool, labeled, fingerprint, seconds, options.cache, began=began)
+    recipe = with_backbone_of(recipe, pool)  # after the plan, which may choose the objective
     conditions = _conditions(recipe, pool, labeled, fingerprint, options)
     with folder.alone():
         folder.create(recipe, pool, labeled, fingerprint, conditions)
@@ -302,13 +303,13 @@ def _check_batches(recipe: Recipe, pool: Pool) -> None:
 
 
 def _resolve(recipe: Recipe, pool: Pool) -> Recipe:
-    """The recipe with every "auto" replaced by what it means for this pool."""
+    """The recipe with every "auto" replaced by what it means for this pool, but that of the backbone."""
     a = recipe.augmentation
     kind = pool.augmentation if a.policy == "auto" else a.policy
     flip = a.flip if a.flip != "auto" else ("on" if policy(kind, "weak").flip else "off")
     data = with_size_of(pool, recipe.data)
     data = data.replace(path=str(Path(data.path).resolve())) if data.path else data
-    return with_backbone_of(recipe.replace(data=data, augmentation=a.replace(policy=kind, flip=flip)), pool)
+    return recipe.replace(data=data, augmentation=a.replace(policy=kind, flip=flip))
 
 
 def _log_file(path: Path) -> logging.FileHandler:
