@@ -37,6 +37,7 @@ def explain(
     from ssl_diffusion.data.tables import read_table
     from ssl_diffusion.errors import SSLDError
     from ssl_diffusion.generation.gallery import write_explanations
+    from ssl_diffusion.generation.readiness import doubt_of
     from ssl_diffusion.training.data_changes import load_run_pool
 
     run, output = context.run, context.output
@@ -66,5 +67,5 @@ def explain(
     ]
     lines += [f"... and {len(frame) - _SHOWN} more"] if len(frame) > _SHOWN else []
     lines.append(f"{int(result.success.sum())} of {len(frame)} changed class; pictures: {out / 'sheet.png'}")
-    values = {"out": str(out), "counterfactuals": frame.to_dict(orient="records")}
+    values = {"out": str(out), "counterfactuals": frame.to_dict(orient="records"), "doubt": doubt_of(run) or None}
     output.result(values, "\n".join(lines))

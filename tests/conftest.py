@@ -1,6 +1,7 @@
 """What every test relies on: one thread, a cache of its own, small pools and recipes."""
 
 import logging
+import math
 import os
 import shutil
 import sys
@@ -71,6 +72,14 @@ def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         patch.setenv("SSLD_CACHE", str(folder / "ssld"))
         patch.setenv("XDG_CACHE_HOME", str(folder))
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_of_a_few_steps_draw() -> Iterator[None]:
+    """The models of most tests have learned nothing, and what they draw is looked at all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ssl_diffusion.generation.readiness.LARGEST_RATIO", math.inf)
         yield
 
 

@@ -1,5 +1,6 @@
 """Samples and explanations of a run as folders: PNG images, a CSV file that describes them, and overviews."""
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
 from ssl_diffusion.generation.counterfactual.search import SearchOptions, explain_run
 from ssl_diffusion.generation.figures import counterfactual_figure, distance_figure, grid_figure, strip_figure
 from ssl_diffusion.generation.guidance import Guidance
+from ssl_diffusion.generation.readiness import doubt_of, stamp
 from ssl_diffusion.generation.sampling import denoising_strip, sample_run
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.run import Run
@@ -31,10 +33,13 @@ from ssl_diffusion.outputs import check_output_folder, output_folder
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.training.run_folder import run_inputs
 
+_log = logging.getLogger(__name__)
+
 __all__ = ["class_index", "file_stems", "write_explanations", "write_samples"]
 
 _IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp)$", re.IGNORECASE)
 
+_NOISE = "noise: the denoiser has not learned these images"
 _SHEET = 40  # pairs in sheet.png
 _STRENGTHS = (1.0, 1.1, 1.25, 1.5, 2.0)  # factors of a change that is added to a file
 _STRIP_SAMPLES, _STRIP_LEVELS = 5, 10
@@ -100,6 +105,7 @@ def write_samples(
     Example:
         >>> write_samples(run, Path("samples"), 30, y=np.repeat(np.arange(3), 10))
     """
+    doubt = doubt_of(run)
     with output_folder(out, overwrite=overwrite, inputs=run_inputs(run)) as folder:
         images = sample_run(
             run, n, y, sampler=sampler, steps=steps, guidance=guidance, seed=seed, batch_size=batch_size, progress=progress
@@ -122,6 +128,10 @@ def write_samples(
                 run.model, min(n, _STRIP_SAMPLES), _STRIP_LEVELS, generator=torch.Generator().manual_seed(seed)
             )
             strip_figure(shown, levels).savefig(folder / "denoising.png", dpi=130)
+        if doubt:
+            stamp(folder / "samples.png", _NOISE)
+    if doubt:
+        _log.warning("%s", doubt)
     return frame
 
 
@@ -168,7 +178,7 @@ def write_explanations(
         raise DataError("each id can be explained once; one is given twice")
     positions = pool.positions(ids)
     images = pool.images[positions]
-    originals = original_images(run, pool, positions)
+    originals, doubt = original_images(run, pool, positions), doubt_of(run)
     before = predict_probabilities(run.model, pool_rows(run, pool, positions))
     wanted: str | int = target
     if target not in ("runner-up", "nearest", "all"):
@@ -195,8 +205,12 @@ def write_explanations(
         names = [str(ids[i]) for i in shown.image]
         after = predict_probabilities(run.model, shown.images()) if after is None else after[: len(shown)]
         counterfactual_figure(shown, run.classes, before[shown.image], after, names).savefig(folder / "sheet.png", dpi=110)
+        if doubt:
+            stamp(folder / "sheet.png", _NOISE)
         if len(result) > 1:
             distance_figure(result).savefig(folder / "distances.png", dpi=130)
+    if doubt:
+        _log.warning("%s", doubt)
     return frame, result
 
 

@@ -17,6 +17,7 @@ from ssl_diffusion.data.loading import image_folder, load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, RunError
+from ssl_diffusion.inference.denoising import denoiser_quality
 from ssl_diffusion.inference.metrics import classification_metrics
 from ssl_diffusion.inference.predict import predict_logits, probabilities
 from ssl_diffusion.inference.rows import Rows
@@ -234,6 +235,9 @@ def report_fit(
         figure = figures.reconstruction_figure(run.model, shown, precision=run.precision)
         figure.savefig(folder.path / "reconstructions.png", dpi=130)
     training, pretraining = fitted.training, fitted.pretraining
+    quality = None
+    if recipe.training.objective != "labels-only":
+        quality = denoiser_quality(run.model, pool.images, pool.train, seed=recipe.training.seed, precision=run.precision)
     images_seen, seconds = training.images_seen, training.seconds
     if pretraining is not None and not pretraining["cached"]:
         images_seen += pretraining["images_seen"]
@@ -251,6 +255,7 @@ def report_fit(
         "images_per_second": round(images_seen / seconds, 1) if seconds else None,
         "non_finite_steps": training.non_finite_steps,
         "pretraining": pretraining,
+        "denoiser": {**quality.to_dict(), "images_seen": _denoised(recipe, fitted)} if quality is not None else None,
         "start": fitted.start.to_dict() if fitted.start is not None else None,
         "parameters": count_parameters(run.model),
         "seed": recipe.training.seed,
@@ -263,3 +268,10 @@ def report_fit(
     if fitted.backbone_facts is not None:
         metrics["backbone"] = fitted.backbone_facts
     folder.save_metrics(metrics)
+
+
+def _denoised(recipe: Recipe, fitted: Fitted) -> int:
+    """Number of images that the denoiser of a fit has seen, those of a pretraining from the cache included."""
+    kept_probe = fitted.start is not None and fitted.start.kept == "probe"
+    trained = 0 if kept_probe else fitted.training.steps * recipe.training.batch_size
+    return trained + (fitted.pretraining["images_seen"] if fitted.pretraining is not None else 0)

@@ -1,5 +1,6 @@
 """The labeling page's server: what it answers, to whom, and what it never tells."""
 
+import json
 import logging
 import threading
 import time
@@ -27,6 +28,7 @@ from ssl_diffusion.annotation.store import leases, queries
 from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RunError, SSLDError
+from ssl_diffusion.generation import readiness
 
 TOKEN = "a token that is long enough"
 ME = {"annotator": "ann", "holder": "tab"}
@@ -145,6 +147,13 @@ def new_model(page: Page, job: Job, digits_pool: Pool) -> None:
     image = page.client.get(found["counterfactuals"][0]["image"])
     assert image.headers["content-type"] == "image/png"
     assert page.client.get("/counterfactual", params={"id": sample["id"], "k": 9}).status_code == 404
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readiness, "LARGEST_RATIO", 0.0)  # a denoiser that has learned nothing shows nothing, and says why
+        page.bench.rerank()
+        found = page.client.get("/api/explanation", params={"id": sample["id"]}).json()
+    assert found["counterfactuals"] == []
+    assert "draws is noise" in json.dumps(found)
+    assert found["predictions"]
 
 
 def test_disputes_and_flags_can_be_reviewed_and_settled(page: Page, job: Job) -> None:

@@ -20,7 +20,7 @@ FEW = ["--steps", "3", "--quiet", *CPU]
 def test_samples_are_images_with_a_table_and_pictures(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "a" / "samples"
     values = json.loads(ok("sample", tiny_run, "--n", 6, "--out", out, "--json", *FEW).stdout)
-    assert values == {"out": str(out), "images": 6}
+    assert values == {"out": str(out), "images": 6, "doubt": None}
     frame = pd.read_csv(out / "samples.csv", dtype=str)
     assert frame["file"].tolist() == [f"{i:04d}.png" for i in range(6)]
     assert {p.name for p in out.iterdir()} == {*frame["file"], "samples.csv", "samples.png", "denoising.png", MANIFEST}

@@ -53,6 +53,7 @@ class Explainer:
         self._wake = threading.Condition()
         self._searching = False
         self._stop = False
+        self._doubt = ""
         self._thread = threading.Thread(target=self._work, name="explainer", daemon=True)
 
     def start(self) -> None:
@@ -66,10 +67,17 @@ class Explainer:
             self._wake.notify_all()
         self._thread.join(timeout=60)
 
-    def use(self, classifier: Classifier | None, *, afresh: bool) -> None:
-        """Explain this classifier from now on; `afresh` forgets what was found."""
+    def use(self, classifier: Classifier | None, *, afresh: bool, doubt: str = "") -> None:
+        """Explain this classifier from now on; `afresh` forgets what was found.
+
+        Args:
+            classifier: Classifier of the pool; None explains nothing.
+            afresh: Whether to forget what was found.
+            doubt: Why counterfactuals of this model would be noise; none are searched then, and the page says why.
+        """
         with self._wake:
-            self._classifier = classifier
+            self._classifier = None if doubt else classifier
+            self._doubt = doubt
             if afresh:
                 self._found, self._failed = {}, {}
 
@@ -91,9 +99,9 @@ class Explainer:
             return found
 
     def problem(self, position: int) -> str:
-        """What went wrong in the search for a sample; empty if nothing did."""
+        """Why there are no counterfactuals of a sample, which they are not searched for or which failed; empty otherwise."""
         with self._wake:
-            return self._failed.get(position, "")
+            return self._doubt or self._failed.get(position, "")
 
     def idle(self, timeout: float | None = None) -> bool:
         """Wait until there is nothing to search; returns whether that came before the timeout (seconds)."""
