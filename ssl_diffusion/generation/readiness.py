@@ -31,7 +31,7 @@ def doubt_of(run: Run) -> str:
     """
     try:
         metrics = load_metrics(run.path)
-        quality, rate = metrics.get("denoiser"), metrics.get("images_per_second")
+        quality, rate = metrics["denoiser"], metrics.get("images_per_second")
         ratio, seen = float(quality["ratio"]), int(quality["images_seen"])
     except (RunError, StateError, KeyError, TypeError, ValueError):
         return ""  # a run of an earlier version, or of too few images
