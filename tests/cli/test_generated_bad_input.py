@@ -34,6 +34,7 @@ NEEDS = {
     "evaluate": "run",
     "sample": "run",
     "explain": "run --id test/00000",
+    "embed": "run",
     "query": "run",
     "study": "--out s",
     "loop init": "j --data photos",
