@@ -22,11 +22,22 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 from sklearn.svm import SVC
 
-__all__ = ["BASELINES", "components"]
+from ssl_diffusion.data.label_choice import choose_labeled
+from ssl_diffusion.data.pool import Pool
+
+__all__ = ["BASELINES", "components", "graph_learning", "known_labels", "label_spreading", "self_training"]
 
 Array = NDArray[np.float32]
 Labels = NDArray[np.int64]
 _LARGE = 5000  # training images from which on a kernel machine on all of them takes longer than anything else here
+
+
+def known_labels(pool: Pool, n_labeled: int, seed: int) -> Labels:
+    """Classes of the training images, those of `ssld fit --labeled N --seed SEED`; -1 for the others."""
+    y = np.full(len(pool.train), -1)
+    chosen = pool.positions(choose_labeled(pool, n_labeled, seed=seed).train)
+    y[np.searchsorted(pool.train, chosen)] = pool.labels[chosen]
+    return y
 
 
 def components(x: Array, n: int = 50) -> Array:
@@ -102,7 +113,7 @@ def _connected_graph(x: Array, neighbors: int = 10) -> Any:
         neighbors += 5
 
 
-def _graph_learning(name: str) -> Callable[..., Array]:
+def graph_learning(name: str) -> Callable[..., Array]:
     def run(train: Array, y: Labels, test: Array, n_classes: int, seed: int) -> Array:
         import graphlearning as gl
 
@@ -127,6 +138,6 @@ BASELINES: dict[str, tuple[Callable[..., Array], str]] = {
     "LabelSpreading, PCA": (label_spreading, "components"),
     "SelfTraining, pixels": (self_training, "pixels"),
     "SelfTraining, PCA": (self_training, "components"),
-    "Laplace, representation": (_graph_learning("laplace"), "representation"),
-    "Poisson, representation": (_graph_learning("poisson"), "representation"),
+    "Laplace, representation": (graph_learning("laplace"), "representation"),
+    "Poisson, representation": (graph_learning("poisson"), "representation"),
 }

@@ -6,6 +6,7 @@ children are given back (a parent with bound threads would otherwise hand them i
 
 import csv
 import fcntl
+import json
 import os
 import statistics
 import subprocess
@@ -161,3 +162,12 @@ def ssld() -> str:
     """The `ssld` of this Python environment."""
     program = Path(sys.executable).with_name("ssld")
     return str(program) if program.exists() else "ssld"
+
+
+def ssld_json(*arguments: str | Path) -> dict[str, Any]:
+    """What a command of `ssld` prints with --json; exits with its last lines if it fails."""
+    done = subprocess.run([ssld(), *arguments, "--json"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"ssld {' '.join(map(str, arguments))}:\n{done.stderr[-2000:]}")
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed

@@ -14,8 +14,6 @@ quarter of the labels: of seeds 0 and 1, or of seed 0 where a quarter is 250 lab
 """
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,8 +25,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from baselines import BASELINES, components
-from common import RESULTS, append_row, find_row, markdown_table
+from baselines import BASELINES, components, known_labels
+from common import RESULTS, append_row, find_row, markdown_table, ssld_json
 
 CSV = RESULTS / "label_efficiency.csv"
 LENGTHS = RESULTS / "label_efficiency_lengths.csv"
@@ -117,18 +115,8 @@ def _ssld_fit(arguments: list[str], cache: Path, data: list[str]) -> tuple[dict[
     """Metrics of a fit and how long the command took, its start included."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        done = subprocess.run(
-            [
-                *(Path(sys.executable).with_name("ssld"), "fit", *arguments, *data, "--threads", "1", "--json"),
-                *("--cache-dir", cache, "--out", f"{folder}/run"),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(f"ssld fit {' '.join(arguments)}:\n{done.stderr[-2000:]}")
-        return json.loads(done.stdout), time.perf_counter() - began
+        own = ("--threads", "1", "--cache-dir", cache, "--out", f"{folder}/run")
+        return ssld_json("fit", *arguments, *data, *own), time.perf_counter() - began
 
 
 def _best_length(dataset: str, labeled: int, suite: Suite, cache: Path, data: list[str]) -> float:
@@ -160,16 +148,13 @@ def fit_baseline(
     """One method of another package."""
     from sklearn.metrics import log_loss
 
-    from ssl_diffusion.data.label_choice import choose_labeled
     from ssl_diffusion.inference.metrics import expected_calibration_error
     from ssl_diffusion.machine import source_commit
 
     function, reads = BASELINES[method]
     pool, x, pretraining = _inputs(dataset, reads, suite.recipe, cache, tuple(data))
     train, test = pool.train, pool.test[pool.has_label[pool.test]]
-    y = np.full(len(train), -1)
-    chosen = np.searchsorted(train, pool.positions(choose_labeled(pool, labeled, seed=seed).train))
-    y[chosen] = pool.labels[train[chosen]]
+    y = known_labels(pool, labeled, seed)
     began = time.perf_counter()
     p = function(x[train], y, x[test], len(pool.classes), seed)
     seconds = time.perf_counter() - began

@@ -1,0 +1,199 @@
+"""Data sets of :mod:`photos`: what `ssld fit` is told to read, and what the rivals read of the same images.
+
+cifar10        60,000 photos of 32 px as JPEG files, in folders train/ and test/ (`--cifar`)
+cifar10-2000   the first 200 photos of each class of train/ and of test/, copied to the cache: a small collection of one's own
+fashion-mnist  70,000 gray pictures of 28 px
+elpv           2,624 gray pictures of solar cells, 300 px, in four grades by their probability of a defect (0, 1/3, 2/3, 1),
+               from the package elpv-dataset. In each grade the 30 % of the files whose names have the smallest SHA-256 are the
+               test split: 786 cells.
+"""
+
+import hashlib
+import importlib.util
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from baselines import components
+from numpy.typing import NDArray
+
+from ssl_diffusion.data.loading import load_pool
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.settings import DataSettings
+from ssl_diffusion.data.source import FileSource, ImageSource
+from ssl_diffusion.models.backbones.base import Backbone
+from ssl_diffusion.models.backbones.registry import load_backbone
+
+__all__ = ["BACKBONE", "INPUTS", "PhotoSet", "photo_set"]
+
+BACKBONE = "efficientnet-lite0"
+_LARGEST = 300  # the side in pixels of the files of solar cells
+_READ_AT = 128  # the side in pixels at which HOG and fine-tuning read larger files, as the backbone does
+_BATCH = 16  # images that the backbone reads at once: the fastest here
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """A data set.
+
+    Attributes:
+        settings: Section [data] of a recipe.
+        cache: Folder of features.
+    """
+
+    name: str
+    settings: DataSettings
+    cache: Path
+
+    @property
+    def arguments(self) -> list[str]:
+        """How `ssld fit` is told to read it."""
+        told = self.settings.model_dump(exclude_defaults=True)
+        options = {"dataset": "--dataset", "path": "--data", "image_root": "--image-root"}
+        return [word for key, value in told.items() for word in (options[key], str(value))]
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The images as `ssld fit` reads them: those of the solar cells at 32 px."""
+        return load_pool(self.settings)
+
+    def files(self, side: int) -> ImageSource:
+        """The images at a size of their own: files that are larger than the pool's, at this side."""
+        if not self.settings.image_root:
+            return self.pool
+        root = Path(self.settings.image_root)
+        ids = self.pool.ids.tolist()
+        return FileSource([root / name for name in ids], ids, (self.pool.image_shape[0], side, side))
+
+    def images(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Images at up to 128 px, uint8 (n, C, H, W)."""
+        return self.files(_READ_AT).take(self.pool.ids[positions].tolist())
+
+    @cached_property
+    def hog(self) -> NDArray[np.float32]:
+        """Histograms of oriented gradients of scikit-image, of all images: 9 orientations, 8 x 8 cells, blocks of 2 x 2, the
+        strongest channel."""
+        from skimage.feature import hog
+
+        images = self.images(np.arange(len(self.pool)))
+        side = round(images.shape[-1] / 8)  # of a cell; images of 28 px have 7 x 7 cells of 4 px
+        rows = [hog(x.transpose(1, 2, 0), 9, (side, side), (2, 2), channel_axis=-1) for x in images]
+        return np.asarray(rows, dtype=np.float32)
+
+    def features(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Features, float32 (n, F); those that are in the cache are not computed again."""
+        z = self._stored
+        missing = positions[np.isnan(z[positions, 0])]
+        source, seconds = self.files(_LARGEST), 0.0
+        for start in range(0, len(missing), _BATCH):
+            part = missing[start : start + _BATCH]
+            ids = self.pool.ids[part]
+            began = time.process_time()
+            z[part] = self._backbone.embed(ids, source.take(ids.tolist()))
+            seconds += time.process_time() - began
+        if len(missing):
+            z.flush()
+            known = {"ms_an_image": round(1000 * seconds / len(missing), 2)}
+            self._facts.write_text(json.dumps(known), encoding="utf-8")
+        return np.asarray(z[positions])
+
+    @cached_property
+    def feature_components(self) -> NDArray[np.float32]:
+        """First 50 principal components of the features of all images, each made as long as the others."""
+        z = self.features(np.arange(len(self.pool)))
+        return components(z / np.linalg.norm(z, axis=1, keepdims=True))
+
+    @property
+    def read_seconds(self) -> float:
+        """CPU seconds of one core in which the backbone reads all images."""
+        known = json.loads(self._facts.read_text(encoding="utf-8"))
+        return round(len(self.pool) * float(known["ms_an_image"]) / 1000, 1)
+
+    @cached_property
+    def _backbone(self) -> Backbone:
+        return load_backbone(BACKBONE)
+
+    @property
+    def _facts(self) -> Path:
+        return self.cache / f"{self.name} {self._backbone.identity}.json"
+
+    @cached_property
+    def _stored(self) -> np.memmap:
+        """Rows that were not computed yet are NaN, so that an interrupted run goes on where it was."""
+        path = self._facts.with_suffix(".npy")
+        if not path.exists():
+            new, shape = path.with_suffix(".new"), (len(self.pool), self._backbone.n_features)
+            rows = np.lib.format.open_memmap(new, mode="w+", dtype=np.float32, shape=shape)
+            rows[:] = np.nan
+            rows.flush()
+            new.rename(path)
+        return np.lib.format.open_memmap(path, mode="r+")
+
+
+def _pixels(data: PhotoSet, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+    return data.pool.images[positions].reshape(len(positions), -1).astype(np.float32) / 255
+
+
+# What rivals read of images of the pool, by position.
+INPUTS: dict[str, Callable[[PhotoSet, NDArray[np.int64]], NDArray[Any]]] = {
+    "pixels": _pixels,
+    "HOG": lambda data, positions: data.hog[positions],
+    "images": lambda data, positions: data.images(positions),
+    "features": lambda data, positions: data.features(positions),
+    "feature components": lambda data, positions: data.feature_components[positions],
+}
+
+
+def photo_set(name: str, cache: Path, cifar: Path | None) -> PhotoSet:
+    """A data set by name; what it needs is put into the cache.
+
+    Args:
+        name: Name of the data set.
+        cache: Folder.
+        cifar: Folder with train/ and test/ of CIFAR-10 as image files.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    if name == "fashion-mnist":
+        return PhotoSet(name, DataSettings(dataset=name), cache)
+    if name == "elpv":
+        table, root = _solar_cells(cache)
+        return PhotoSet(name, DataSettings(path=str(table), image_root=str(root)), cache)
+    if cifar is None:
+        raise SystemExit(f"{name} is made of CIFAR-10 as image files: say where with --cifar")
+    return PhotoSet(name, DataSettings(path=str(cifar if name == "cifar10" else _small(cifar, cache / name))), cache)
+
+
+def _small(cifar: Path, into: Path, each: int = 200) -> Path:
+    if not into.exists():
+        new = into.with_suffix(".new")
+        shutil.rmtree(new, ignore_errors=True)
+        for folder in sorted(p for split in ("train", "test") for p in (cifar / split).iterdir()):
+            (new / folder.relative_to(cifar)).mkdir(parents=True)
+            for file in sorted(folder.iterdir())[:each]:
+                shutil.copy(file, new / file.relative_to(cifar))
+        new.rename(into)
+    return into
+
+
+def _solar_cells(cache: Path) -> tuple[Path, Path]:
+    """A CSV file of the cells and the folder that its paths are relative to."""
+    package = importlib.util.find_spec("elpv_dataset")
+    if package is None or package.origin is None:
+        raise SystemExit("elpv needs the package elpv-dataset: pip install elpv-dataset")
+    root = Path(package.origin).parent / "data"
+    frame = pd.read_csv(root / "labels.csv", sep=r"\s+", names=["path", "probability", "type"])
+    frame["label"] = [f"{p:.2f}" for p in frame["probability"]]
+    frame["order"] = [hashlib.sha256(Path(p).name.encode()).hexdigest() for p in frame["path"]]
+    rank = frame.groupby("label")["order"].rank(method="first")
+    size = frame.groupby("label")["order"].transform("size")
+    frame["split"] = np.where(rank <= (0.3 * size).round(), "test", "train")
+    table = cache / "elpv.csv"
+    frame[["path", "label", "split"]].to_csv(table, index=False)
+    return table, root
