@@ -27,16 +27,15 @@ from numpy.typing import NDArray
 from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
-from ssl_diffusion.data.source import FileSource, ImageSource
+from ssl_diffusion.data.source import FileSource
+from ssl_diffusion.inference.backbone_features import backbone_features, backbone_reads
 from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.backbones.registry import load_backbone
 
 __all__ = ["BACKBONE", "INPUTS", "PhotoSet", "photo_set"]
 
 BACKBONE = "efficientnet-lite0"
-_LARGEST = 300  # the side in pixels of the files of solar cells
 _READ_AT = 128  # the side in pixels at which HOG and fine-tuning read larger files, as the backbone does
-_BATCH = 16  # images that the backbone reads at once: the fastest here
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class PhotoSet:
 
     Attributes:
         settings: Section [data] of a recipe.
-        cache: Folder of features.
+        cache: Cache directory, of `ssld` too.
     """
 
     name: str
@@ -64,17 +63,13 @@ class PhotoSet:
         """The images as `ssld fit` reads them: those of the solar cells at 32 px."""
         return load_pool(self.settings)
 
-    def files(self, side: int) -> ImageSource:
-        """The images at a size of their own: files that are larger than the pool's, at this side."""
-        if not self.settings.image_root:
-            return self.pool
-        root = Path(self.settings.image_root)
-        ids = self.pool.ids.tolist()
-        return FileSource([root / name for name in ids], ids, (self.pool.image_shape[0], side, side))
-
     def images(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Images at up to 128 px, uint8 (n, C, H, W)."""
-        return self.files(_READ_AT).take(self.pool.ids[positions].tolist())
+        """Images, uint8 (n, C, H, W): files that are larger than the pool's images at 128 px, others as the pool has them."""
+        ids = self.pool.ids[positions].tolist()
+        if not self.settings.image_root:
+            return self.pool.images[positions]
+        root = Path(self.settings.image_root)
+        return FileSource([root / name for name in ids], ids, (self.pool.image_shape[0], _READ_AT, _READ_AT)).take(ids)
 
     @cached_property
     def hog(self) -> NDArray[np.float32]:
@@ -88,21 +83,9 @@ class PhotoSet:
         return np.asarray(rows, dtype=np.float32)
 
     def features(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Features, float32 (n, F); those that are in the cache are not computed again."""
-        z = self._stored
-        missing = positions[np.isnan(z[positions, 0])]
-        source, seconds = self.files(_LARGEST), 0.0
-        for start in range(0, len(missing), _BATCH):
-            part = missing[start : start + _BATCH]
-            ids = self.pool.ids[part]
-            began = time.process_time()
-            z[part] = self._backbone.embed(ids, source.take(ids.tolist()))
-            seconds += time.process_time() - began
-        if len(missing):
-            z.flush()
-            known = {"ms_an_image": round(1000 * seconds / len(missing), 2)}
-            self._facts.write_text(json.dumps(known), encoding="utf-8")
-        return np.asarray(z[positions])
+        """Features of the backbone, float32 (n, F), which `ssld fit` keeps in the same cache: nothing is read twice."""
+        reads = backbone_reads(self._backbone, self.pool)
+        return backbone_features(self._backbone, self.pool, positions, reads, cache_dir=self.cache)
 
     @cached_property
     def feature_components(self) -> NDArray[np.float32]:
@@ -112,29 +95,19 @@ class PhotoSet:
 
     @property
     def read_seconds(self) -> float:
-        """CPU seconds of one core in which the backbone reads all images."""
-        known = json.loads(self._facts.read_text(encoding="utf-8"))
-        return round(len(self.pool) * float(known["ms_an_image"]) / 1000, 1)
+        """CPU seconds of one core in which the backbone reads all images, by the time of 256 of them; measured once."""
+        path = self.cache / f"{self.name} {self._backbone.identity}.json"
+        if not path.exists():
+            some = np.random.default_rng(0).permutation(len(self.pool))[:256]
+            began = time.process_time()
+            backbone_features(self._backbone, self.pool, some, backbone_reads(self._backbone, self.pool))
+            spent = 1000 * (time.process_time() - began) / len(some)
+            path.write_text(json.dumps({"ms_an_image": round(spent, 2)}), encoding="utf-8")
+        return round(len(self.pool) * float(json.loads(path.read_text(encoding="utf-8"))["ms_an_image"]) / 1000, 1)
 
     @cached_property
     def _backbone(self) -> Backbone:
         return load_backbone(BACKBONE)
-
-    @property
-    def _facts(self) -> Path:
-        return self.cache / f"{self.name} {self._backbone.identity}.json"
-
-    @cached_property
-    def _stored(self) -> np.memmap:
-        """Rows that were not computed yet are NaN, so that an interrupted run goes on where it was."""
-        path = self._facts.with_suffix(".npy")
-        if not path.exists():
-            new, shape = path.with_suffix(".new"), (len(self.pool), self._backbone.n_features)
-            rows = np.lib.format.open_memmap(new, mode="w+", dtype=np.float32, shape=shape)
-            rows[:] = np.nan
-            rows.flush()
-            new.rename(path)
-        return np.lib.format.open_memmap(path, mode="r+")
 
 
 def _pixels(data: PhotoSet, positions: NDArray[np.int64]) -> NDArray[np.float32]:

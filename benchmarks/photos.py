@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from baselines import known_labels
 from common import RESULTS, append_row, find_row, markdown_table, ssld_json
-from photo_data import INPUTS, PhotoSet, photo_set
+from photo_data import BACKBONE, INPUTS, PhotoSet, photo_set
 from photo_rivals import RIVALS
 from sklearn.metrics import precision_recall_fscore_support
 
@@ -37,7 +37,8 @@ KEYS = ["dataset", "n_labeled", "method", "seed"]
 
 # name: arguments of `ssld fit`
 OURS: dict[str, list[str]] = {
-    "denoiser, probe": ["--objective", "probe"],
+    "denoiser, probe": ["--objective", "probe", "--backbone", "none"],
+    "denoiser and Lite0, probe": ["--objective", "probe", "--backbone", BACKBONE],
 }
 METHODS = (*RIVALS, *OURS)
 
@@ -114,7 +115,7 @@ def fit_ours(data: PhotoSet, n_labeled: int, method: str, seed: int) -> dict[str
     arguments = ["--labeled", str(n_labeled), "--seed", str(seed), *OURS[method]]
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        own = ("--threads", "1", "--cache-dir", data.cache / "ssld", "--out", run)
+        own = ("--threads", "1", "--cache-dir", data.cache, "--out", run)
         before = _child_seconds()
         fitted = ssld_json("fit", *data.arguments, *arguments, *own)
         spent = _child_seconds() - before
@@ -123,7 +124,7 @@ def fit_ours(data: PhotoSet, n_labeled: int, method: str, seed: int) -> dict[str
     pretraining = fitted["pretraining"] or {"seconds": 0.0, "cached": True}
     return {
         **_scores(report, classes["recall"], classes["f1"]),
-        "read_seconds": 0.0,
+        "read_seconds": data.read_seconds if fitted.get("backbone") else 0.0,
         "pretrain_seconds": pretraining["seconds"],
         "fit_seconds": round(spent - (0.0 if pretraining["cached"] else pretraining["seconds"]), 2),
         "commit": fitted["commit"],
