@@ -29,6 +29,10 @@ class DataOptions:
 
     dataset: Annotated[str | None, DATASET] = None
     data: Annotated[Path | None, typer.Option(help="Folder with one folder per class, or a CSV file that lists images.")] = None
+    unlabeled: Annotated[
+        Path | None,
+        typer.Option(help="Folder of further images without labels, also of another domain; its test/ is tested on."),
+    ] = None
     image_root: Annotated[Path | None, IMAGE_ROOT] = None
     image_column: Annotated[str | None, typer.Option(help="CSV column with image paths.")] = None
     label_column: Annotated[str | None, typer.Option(help="CSV column with labels.")] = None
@@ -43,6 +47,10 @@ class DataOptions:
             ImageSide,
             help="Resize images to SIZE x SIZE pixels; 0 keeps their most common size. Default: -1, that up to 32, else 32.",
         ),
+    ] = None
+    aspect: Annotated[
+        str | None,
+        typer.Option(help="Images of another aspect ratio: crop their middle, pad, squeeze, or auto (default: crop or pad)."),
     ] = None
     test_fraction: Annotated[
         float | None, number(HeldOut, help="Fraction of the labeled images to hold out as the test split.")
@@ -65,6 +73,7 @@ class DataOptions:
             "data.separator": self.separator,
             "data.multilabel": self.multilabel,
             "data.size": self.size,
+            "data.aspect": self.aspect,
             "data.test_fraction": self.test_fraction,
             "data.skip_bad": self.skip_bad,
             "data.data_dir": self.data_dir,
@@ -73,6 +82,8 @@ class DataOptions:
             changed |= {"data.path": str(self.data.resolve()), "data.dataset": ""}
         elif self.dataset is not None:
             changed["data.path"] = ""
+        if self.unlabeled is not None:
+            changed["data.unlabeled"] = str(self.unlabeled.resolve())
         if self.image_root is not None:
             changed["data.image_root"] = str(self.image_root.resolve())
         return changed
@@ -130,12 +141,18 @@ class TrainingOptions:
         str | None, typer.Option(help="Consistency loss on unlabeled images: none (default) or match (pseudo-labels).")
     ] = None
     duration: Annotated[
-        str | None, typer.Option("--time", help="Time available to the fit (90s, 10m, 1.5h): determines the steps.")
+        str | None,
+        typer.Option(
+            "--time", help="Time for the fit (90s, 10m, 1.5h): determines the steps, and whether joint training pays."
+        ),
     ] = None
     steps: Annotated[int | None, number(Steps, help="Training steps after pretraining.")] = None
     pretrain_steps: Annotated[int | None, number(Steps, help="Steps of the label-free pretraining; 0 skips it.")] = None
     seed: Annotated[int | None, number(Seed, help="Random seed of the choice of labels and of training. Default: 0.")] = None
-    flip: Annotated[str | None, typer.Option(help="Horizontal flips: on, off, or auto (depends on the data set).")] = None
+    flip: Annotated[
+        str | None,
+        typer.Option(help="Horizontal flips: on, off, color (not of gray images), or auto (depends on the data set)."),
+    ] = None
     overrides: Annotated[list[str] | None, SETTINGS] = None
 
     def settings(self) -> Settings:
@@ -161,6 +178,12 @@ class TrainingOptions:
         if self.backbone is not None and self.backbone.endswith(".pt2") and ":" not in self.backbone:
             return str(Path(self.backbone).resolve())
         return self.backbone
+
+    def leaves_objective(self) -> bool:
+        """Whether nothing on the command line says what to train: neither the objective, nor a term of it, nor a recipe."""
+        named = {text.partition("=")[0].strip() for text in self.overrides or []}
+        asked = self.objective, self.consistency, self.recipe
+        return asked == (None, None, None) and not named & {"training.objective", "training.consistency"}
 
 
 @dataclass(frozen=True)
@@ -262,7 +285,8 @@ def fit(
         if seconds is not None and (training.steps is not None or training.pretrain_steps is not None):
             raise RecipeError("--time determines the steps: leave out --steps and --pretrain-steps")
         recipe = _changed(_base_recipe(data, training), settings, training)
-        path = fit_run(recipe, folder.out, overwrite=folder.overwrite, seconds=seconds, options=options)
+        may_probe = training.leaves_objective()
+        path = fit_run(recipe, folder.out, overwrite=folder.overwrite, seconds=seconds, may_probe=may_probe, options=options)
     _print_result(path, context.output, cached=not compute.no_cache)
 
 

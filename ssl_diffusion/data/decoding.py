@@ -9,13 +9,16 @@ import os
 import stat
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["DAMAGE", "FORMATS", "Decoded", "Header", "decode", "open_image", "read_header", "reason_of"]
+__all__ = ["DAMAGE", "FORMATS", "Aspect", "Decoded", "Header", "decode", "open_image", "read_header", "reason_of"]
+
+Aspect = Literal["crop", "pad", "squeeze"]
+"""What becomes of an image with another aspect ratio: its middle, all of it on its mean color, or all of it distorted."""
 
 # Names of Pillow's decoders. Phones write several pictures into one JPEG file (MPO), which its decoder opens, too.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -92,13 +95,20 @@ def read_header(path: str | Path) -> Header | str:
         return reason_of(path, error)
 
 
-def decode(path: str | Path, out: NDArray[np.uint8]) -> Decoded | str:
-    """Decode one image into `out`, uint8 (C, H, W), or say why it cannot be read."""
+def decode(path: str | Path, out: NDArray[np.uint8], aspect: Aspect = "squeeze") -> Decoded | str:
+    """Decode one image into `out`, uint8 (C, H, W), or say why it cannot be read.
+
+    Args:
+        path: Image file.
+        out: Array to write to.
+        aspect: Treatment of the image if its aspect ratio is not that of `out`.
+    """
     c, h, w = out.shape
     try:
         with open_image(path) as image:
             width, height = image.size
-            # Lets the JPEG decoder shrink large photos on the fly; twice the target leaves the filter enough to work on.
+            # Lets the JPEG decoder shrink large photos on the fly, to no less than that on either side; twice the target leaves
+            # the filter enough to work on.
             image.draft(None, (2 * max(h, w), 2 * max(h, w)))
             image.load()
             orientation = _orientation(image)
@@ -109,7 +119,7 @@ def decode(path: str | Path, out: NDArray[np.uint8]) -> Decoded | str:
             if orientation >= 5:
                 width, height = height, width
         if flat.size != (w, h):
-            flat = flat.resize((w, h), Image.Resampling.BICUBIC)
+            flat = _resized(flat, w, h, aspect)
         pixels = np.asarray(flat)
     except DAMAGE as error:
         return reason_of(path, error)
@@ -121,6 +131,27 @@ def decode(path: str | Path, out: NDArray[np.uint8]) -> Decoded | str:
         transparent=transparent,
         deep=mode.startswith("I;16"),
     )
+
+
+def _resized(image: Image.Image, width: int, height: int, aspect: Aspect) -> Image.Image:
+    """The image at another size."""
+    w, h = image.size
+    if aspect == "crop":
+        scale = min(w / width, h / height)
+        left, top = (w - scale * width) / 2, (h - scale * height) / 2
+        return image.resize((width, height), Image.Resampling.BICUBIC, box=(left, top, w - left, h - top))
+    inside = width, height
+    if aspect == "pad":
+        scale = max(w / width, h / height)
+        inside = max(1, min(width, round(w / scale))), max(1, min(height, round(h / scale)))
+    small = image.resize(inside, Image.Resampling.BICUBIC)
+    if inside == (width, height):
+        return small
+    mean = np.asarray(small).reshape(-1, len(small.getbands())).mean(axis=0)
+    color = tuple(int(value) for value in np.rint(mean))
+    whole = Image.new(small.mode, (width, height), color if len(color) > 1 else color[0])
+    whole.paste(small, ((width - inside[0]) // 2, (height - inside[1]) // 2))
+    return whole
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:

@@ -15,11 +15,13 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ssl_diffusion.data.decoding import Aspect
 from ssl_diffusion.data.images import ENDINGS, ImageArray, Progress, list_images, listing, read_images
+from ssl_diffusion.data.label_columns import Labels, cell_labels, flag_labels, listed_names, split_cells
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.tables import Table, read_table
 from ssl_diffusion.errors import DataError
@@ -31,17 +33,14 @@ __all__ = ["load_csv", "load_folder"]
 _UNLABELED = ("unlabeled", "unlabelled")
 _IMAGE_COLUMNS = ("path", "image", "file", "filename", "filepath")
 _LABEL_COLUMNS = ("label", "class", "target")
-_SPLITS = ("train", "test", "unlabeled")
-_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True}
 
-_Labels = frozenset[str] | None
-"""Class names of a sample; None if its label is unknown."""
+Color = Literal["files", "gray", "rgb"]
 
 
 class _Sample(NamedTuple):
     """What is known of one image beside its pixels."""
 
-    labels: _Labels
+    labels: Labels
     is_test: bool
 
 
@@ -50,6 +49,8 @@ def load_folder(
     *,
     size: int | None = None,
     largest: int | None = None,
+    aspect: Aspect | Literal["auto"] = "squeeze",
+    color: Color | Literal["auto"] = "files",
     skip_bad: bool = False,
     max_memory: int | None = None,
     progress: Progress | None = None,
@@ -61,6 +62,8 @@ def load_folder(
         size: Side in pixels of the square that every image is resized to; None keeps the most common size.
         largest: Height and width in pixels up to which `size` None keeps the most common size; every image is resized to the
             square of this side if that is higher or wider. None sets no limit.
+        aspect: Treatment of images with another aspect ratio, see :func:`ssl_diffusion.data.images.read_images`.
+        color: "gray" or "rgb"; "files" as their color modes say, "auto" as their pixels do.
         skip_bad: Whether unreadable images are left out instead of raising.
         max_memory: Bytes beyond which the images are memory-mapped from a temporary file; None for no limit.
         progress: Callback for (files done, files in all).
@@ -89,7 +92,18 @@ def load_folder(
     _check_top(root, ids, splits)
     samples = [_placed(sample_id, splits) for sample_id in ids]
     _check_test_classes(root, samples)
-    read = read_images(paths, ids=ids, size=size, largest=largest, skip_bad=skip_bad, max_memory=max_memory, progress=progress)
+    read = read_images(
+        paths,
+        ids=ids,
+        size=size,
+        largest=largest,
+        channels={"gray": 1, "rgb": 3}.get(color),
+        aspect=aspect,
+        find_gray=color == "auto",
+        skip_bad=skip_bad,
+        max_memory=max_memory,
+        progress=progress,
+    )
     pool = _pool(root.resolve().name or "folder", root, ids, paths, samples, read)
     pool.notes.extend(_empty_folder_notes(root, splits, pool))
     if len(pool.classes) == 1:
@@ -109,6 +123,8 @@ def load_csv(
     multilabel: bool = False,
     separator: str = "|",
     label_columns: Sequence[str] | None = None,
+    aspect: Aspect | Literal["auto"] = "squeeze",
+    color: Color | Literal["auto"] = "files",
     skip_bad: bool = False,
     max_memory: int | None = None,
     split_column: str | None = None,
@@ -129,6 +145,8 @@ def load_csv(
         separator: Text between names, see `multilabel`.
         label_columns: Columns with 0 or 1, one per class, instead of a label column (multi-label); a row with an
             empty cell among them is unlabeled.
+        aspect: Treatment of images with another aspect ratio, see :func:`ssl_diffusion.data.images.read_images`.
+        color: "gray" or "rgb"; "files" as their color modes say, "auto" as their pixels do.
         skip_bad: Whether missing and unreadable images are left out instead of raising.
         max_memory: Bytes beyond which the images are memory-mapped from a temporary file; None for no limit.
         split_column: Column with train, test or unlabeled (no label is read); None takes `split` if there is one.
@@ -147,13 +165,13 @@ def load_csv(
         raise DataError(f"{path}: give either label_column or label_columns, not both")
     ids, paths = _image_paths(table, image_column, Path(root) if root is not None else table.path.parent, skip_bad)
     split_column = split_column or next(iter(table.any_case("split")), None)
-    splits = _split_cells(table, split_column) if split_column is not None else ["train"] * len(table.rows)
+    splits = split_cells(table, split_column) if split_column is not None else ["train"] * len(table.rows)
     notes: list[str] = []
     if label_columns:
-        labels = _flag_labels(table, label_columns, notes)
+        labels = flag_labels(table, label_columns, notes)
     else:
         label_column = label_column or next(iter(table.any_case(*_LABEL_COLUMNS)), None)
-        labels = _cell_labels(table, label_column, separator if multilabel else None)
+        labels = cell_labels(table, label_column, separator if multilabel else None)
     hidden = [split == "unlabeled" for split in splits]
     n_hidden = sum(hide and label is not None for hide, label in zip(hidden, labels, strict=True))
     if n_hidden:
@@ -164,7 +182,18 @@ def load_csv(
     if not (multilabel or label_columns):
         _check_single_labels(table, label_column, samples)
         _check_test_classes(table.path, samples)
-    read = read_images(paths, ids=ids, size=size, largest=largest, skip_bad=skip_bad, max_memory=max_memory, progress=progress)
+    read = read_images(
+        paths,
+        ids=ids,
+        size=size,
+        largest=largest,
+        channels={"gray": 1, "rgb": 3}.get(color),
+        aspect=aspect,
+        find_gray=color == "auto",
+        skip_bad=skip_bad,
+        max_memory=max_memory,
+        progress=progress,
+    )
     multilabel = multilabel or bool(label_columns)
     pool = _pool(table.path.stem, table.path, ids, paths, samples, read, multilabel=multilabel, classes=label_columns)
     pool.notes.extend(notes)
@@ -209,6 +238,7 @@ def _pool(
         skipped=read.skipped,
         files=[Path(os.path.abspath(paths[i])) for i in read.kept],
         file_size=read.file_size,
+        aspect=read.aspect,
     )
 
 
@@ -235,7 +265,7 @@ def _check_test_classes(source: Path, samples: Sequence[_Sample]) -> None:
     unknown = sorted({label for sample in samples if sample.is_test for label in sample.labels or ()} - train)
     if unknown:
         raise DataError(
-            f"the test split of {source} has images of {_names(unknown)} but the training split has none: "
+            f"the test split of {source} has images of {listed_names(unknown)} but the training split has none: "
             "add some, or remove these"
         )
 
@@ -277,11 +307,6 @@ def _empty_folder_notes(root: Path, splits: dict[str, str], pool: Pool) -> list[
     return [f"the folder {name} has no readable images and was ignored" for name in empty]
 
 
-def _names(names: Sequence[str]) -> str:
-    """Names in a message: a few of many, each cut if it is long."""
-    return ", ".join(map(shown, names[:20])) + (" and others" if len(names) > 20 else "")
-
-
 def _image_column(table: Table, name: str | None) -> str:
     if name is not None:
         return name
@@ -289,7 +314,7 @@ def _image_column(table: Table, name: str | None) -> str:
     if len(found) == 1:
         return found[0]
     what = "several columns that could hold image paths" if found else f"no column called {', '.join(_IMAGE_COLUMNS)}"
-    raise DataError(f"{table.path} has {what}: choose image_column among {_names(table.header)}")
+    raise DataError(f"{table.path} has {what}: choose image_column among {listed_names(table.header)}")
 
 
 def _image_paths(table: Table, column: str, root: Path, skip_bad: bool) -> tuple[list[str], list[Path]]:
@@ -324,51 +349,6 @@ def _image_paths(table: Table, column: str, root: Path, skip_bad: bool) -> tuple
     return ids, paths
 
 
-def _split_cells(table: Table, column: str) -> list[str]:
-    """The split of every row, in lower case."""
-    splits = [cell.strip().lower() for cell in table.column(column)]
-    for number, split in zip(table.numbers, splits, strict=True):
-        if split not in _SPLITS:
-            raise DataError(
-                f"{table.path}: row {number} has {shown(split)} in column {shown(column)}, which may hold "
-                f"{', '.join(_SPLITS)}: correct it (a part for validation is set aside later), "
-                "or rename the column if it is not about splits"
-            )
-    return splits
-
-
-def _cell_labels(table: Table, column: str | None, separator: str | None) -> list[_Labels]:
-    """Labels from one column of names; with a separator each cell may hold several."""
-    if separator == "":
-        raise DataError("the separator between class names must not be empty")
-    if column is None:
-        return [None] * len(table.rows)
-    cells = [cell.strip() for cell in table.column(column)]
-    if separator is None:
-        return [frozenset({cell}) if cell else None for cell in cells]
-    names = [frozenset(name.strip() for name in cell.split(separator)) - {""} for cell in cells]
-    return [labels if cell else None for cell, labels in zip(cells, names, strict=True)]
-
-
-def _flag_labels(table: Table, columns: Sequence[str], notes: list[str]) -> list[_Labels]:
-    """Labels from one column of 0 and 1 a class; a row with an empty cell is unlabeled."""
-    if len(set(columns)) < len(columns):
-        raise DataError(f"{table.path}: a column is named twice in label_columns ({', '.join(columns)}): name each once")
-    rows = list(zip(*([cell.strip() for cell in table.column(name)] for name in columns), strict=True))
-    for number, row in zip(table.numbers, rows, strict=True):
-        for name, cell in zip(columns, row, strict=True):
-            if cell and cell not in _FLAGS:
-                raise DataError(
-                    f"{table.path}: row {number} has {shown(cell)} in column {shown(name)}, which must hold 0, 1 or nothing"
-                )
-    n_partial = sum("" in row and any(row) for row in rows)
-    if n_partial:
-        notes.append(f"{n_partial} rows have an empty cell among their label columns and were taken as unlabeled")
-    return [
-        None if "" in row else frozenset(name for name, cell in zip(columns, row, strict=True) if _FLAGS[cell]) for row in rows
-    ]
-
-
 def _check_single_labels(table: Table, column: str | None, samples: Sequence[_Sample]) -> None:
     """A label column in which nothing repeats holds names or numbers of the images rather than classes."""
     labels = [sample.labels for sample in samples if sample.labels]
@@ -376,5 +356,5 @@ def _check_single_labels(table: Table, column: str | None, samples: Sequence[_Sa
     if 1 < len(labels) == len(samples) == len(set(labels)):
         raise DataError(
             f"{table.path}: every value of column {shown(column)} occurs only once, so it is probably not the label: choose "
-            f"label_column among {_names(table.header)}"
+            f"label_column among {listed_names(table.header)}"
         )

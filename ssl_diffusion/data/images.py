@@ -1,8 +1,9 @@
 """Image files -> uint8 arrays of shape (n, C, H, W).
 
 Every image is turned upright (EXIF), put on white where it is transparent, converted to gray (C = 1) or RGB (C = 3) and,
-where its size differs, resized by Pillow's antialiased bicubic filter, without keeping the aspect ratio: nothing is cut off.
-Of several frames or pages the first is read; 16-bit pixels are scaled to 8 bits.
+where its size differs, resized by Pillow's antialiased bicubic filter. Where its aspect ratio differs, too, its middle is taken
+("crop"), all of it is put on its mean color ("pad"), or all of it is distorted ("squeeze"). Of several frames or pages the
+first is read; 16-bit pixels are scaled to 8 bits.
 
 Files that cannot be read are never dropped in silence: they are all named in one :class:`DataError`, or, with
 `skip_bad`, returned with the reason.
@@ -11,18 +12,18 @@ Files that cannot be read are never dropped in silence: they are all named in on
 import logging
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_diffusion.data.decoding import Decoded, Header, decode, read_header
+from ssl_diffusion.data.decoding import Aspect, Decoded, Header, decode, read_header
+from ssl_diffusion.data.shapes import as_gray, aspect_note, chosen_aspect, chosen_note, common_shape, common_size
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.storage import allocate
 
@@ -62,6 +63,7 @@ class ImageArray:
         notes: sentences about conversions.
         skipped: (id, reason) of the files left out, in the order of the given paths.
         file_size: most common (height, width) of the files themselves.
+        aspect: treatment of images with another aspect ratio.
     """
 
     images: NDArray[np.uint8]
@@ -69,6 +71,7 @@ class ImageArray:
     notes: list[str]
     skipped: list[tuple[str, str]]
     file_size: tuple[int, int]
+    aspect: Aspect = "squeeze"
 
 
 class ImageBatch(NamedTuple):
@@ -104,9 +107,11 @@ def read_images(
     paths: Sequence[str | Path],
     *,
     ids: Sequence[str] | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     largest: int | None = None,
     channels: int | None = None,
+    aspect: Aspect | Literal["auto"] = "squeeze",
+    find_gray: bool = False,
     skip_bad: bool = False,
     max_memory: int | None = None,
     workers: int | None = None,
@@ -117,10 +122,14 @@ def read_images(
     Args:
         paths: Image files.
         ids: Names for messages and for `skipped`, one per file; None takes the paths.
-        size: Side in pixels of the square that every image is resized to; None keeps the most common size.
+        size: Side in pixels of the square that every image is resized to, or height and width; None keeps the most common size.
         largest: Height and width in pixels up to which `size` None keeps the most common size; every image is resized to the
             square of this side if that is higher or wider. None sets no limit.
         channels: Channels, 1 (gray) or 3 (RGB); None takes 1 if all images are gray (by their file's color mode), else 3.
+        aspect: Treatment of images with another aspect ratio; "auto" takes their middle, unless that would leave out more than
+            a third of them on average, and all of them on their mean color then.
+        find_gray: Whether images are read as gray, too, if all are although their files' color mode says otherwise; without
+            `channels` only.
         skip_bad: Whether unreadable files are left out; the result is then as if they were not there.
         max_memory: Bytes beyond which the array is a temporary file (:mod:`ssl_diffusion.storage`); None for no limit.
         workers: Number of threads; None for the number of usable cores, at most 8.
@@ -132,7 +141,7 @@ def read_images(
     """
     if not paths:
         raise DataError("there are no images to read")
-    for side in (size, largest):
+    for side in (*(size if isinstance(size, tuple) else (size,)), largest):
         if side is not None and side < 1:
             raise DataError(f"the image size must be 1 pixel or more, not {side}")
     if channels not in (None, 1, 3):
@@ -148,14 +157,15 @@ def read_images(
                 headers[i] = header
         # Files that turn out damaged only when decoded have a say in the shape no more: decode again if they decided it.
         while headers:
-            shape = _common_shape(headers.values(), size, largest, channels)
+            shape = common_shape(headers.values(), size, largest, channels)
+            how = chosen_aspect(headers.values(), shape) if aspect == "auto" else aspect
             good = list(headers)
             images = allocate((len(good), *shape), max_memory=max_memory)
-            outcomes = _decode_all(executor, [paths[i] for i in good], images, progress)
+            outcomes = _decode_all(executor, [paths[i] for i in good], images, how, progress)
             late = {i: outcome for i, outcome in zip(good, outcomes, strict=True) if isinstance(outcome, str)}
             bad |= late
             headers = {i: header for i, header in headers.items() if i not in late}
-            if not late or (headers and _common_shape(headers.values(), size, largest, channels) == shape):
+            if not late or (headers and common_shape(headers.values(), size, largest, channels) == shape):
                 break
             if not skip_bad:
                 break
@@ -165,15 +175,17 @@ def read_images(
     kept = np.flatnonzero([not isinstance(outcome, str) for outcome in outcomes])
     done = [outcome for outcome in outcomes if not isinstance(outcome, str)]
     n_sizes = len({(header.height, header.width) for header in headers.values()})
-    notes = [_chosen_note(headers.values(), shape)] if size is None and max(_common_size(headers.values())) > max(shape) else []
-    logger.info("read %d images of shape %s, skipped %d", len(kept), shape, len(skipped))
-    return ImageArray(
-        _compact(images, kept),
-        np.array(good, dtype=np.int64)[kept],
-        notes + _notes(done, shape, n_sizes),
-        skipped,
-        _common_size(headers.values()),
-    )
+    notes = [chosen_note(headers.values(), shape)] if size is None and max(common_size(headers.values())) > max(shape) else []
+    notes += _notes(done, shape, n_sizes, how)
+    images = _compact(images, kept)
+    if find_gray and channels is None and shape[0] == 3 and (gray := as_gray(images, max_memory)) is not None:
+        images = gray
+        notes = [note for note in notes if "converted to RGB" not in note]
+        notes.append(
+            "all images are gray, although files have three channels, and are read with one (--set data.color=rgb: three)"
+        )
+    logger.info("read %d images of shape %s, skipped %d", len(kept), images.shape[1:], len(skipped))
+    return ImageArray(images, np.array(good, dtype=np.int64)[kept], notes, skipped, common_size(headers.values()), how)
 
 
 def iter_image_batches(
@@ -183,6 +195,7 @@ def iter_image_batches(
     skip_bad: bool = False,
     *,
     ids: Sequence[str] | None = None,
+    aspect: Aspect = "squeeze",
     workers: int | None = None,
 ) -> Iterator[ImageBatch]:
     """Read image files batch by batch in constant memory, the next batch while the caller uses this one.
@@ -193,6 +206,7 @@ def iter_image_batches(
         batch_size: Files per batch.
         skip_bad: Whether unreadable files are left out and named in their batch's `skipped`.
         ids: Names of the files; None takes the paths.
+        aspect: Treatment of images with another aspect ratio.
         workers: Number of threads; None for the number of usable cores, at most 8.
 
     Raises:
@@ -203,7 +217,8 @@ def iter_image_batches(
         raise DataError(f"images can be read as (1, H, W) or (3, H, W), not as {tuple(image_shape)}")
     if batch_size < 1:
         raise DataError(f"the batch size must be 1 or more, not {batch_size}")
-    return _batches(paths, image_shape, batch_size, skip_bad, [str(p) for p in paths] if ids is None else list(ids), workers)
+    names = [str(p) for p in paths] if ids is None else list(ids)
+    return _batches(paths, image_shape, batch_size, skip_bad, names, aspect, workers)
 
 
 def listing(lines: Sequence[str], limit: int = 20) -> str:
@@ -242,31 +257,7 @@ def _unreadable(bad: Sequence[tuple[str, str]], total: int) -> DataError:
     return DataError(f"{len(bad)} of {total} images cannot be read; {advice}:{lines}")
 
 
-def _common_size(headers: Collection[Header]) -> tuple[int, int]:
-    """The most common height and width, the larger if equally common."""
-    counts = Counter((header.height, header.width) for header in headers)
-    return max(counts, key=lambda hw: (counts[hw], hw[0] * hw[1], hw))
-
-
-def _common_shape(headers: Collection[Header], size: int | None, largest: int | None, channels: int | None) -> Shape:
-    """The shape for all images: as asked, else the most common size, or the largest if that is larger; gray if all are."""
-    height, width = _common_size(headers)
-    if size is None and largest is not None and max(height, width) > largest:
-        size = largest
-    return channels or (1 if all(header.gray for header in headers) else 3), size or height, size or width
-
-
-def _chosen_note(headers: Collection[Header], shape: Shape) -> str:
-    """A sentence about a size that is smaller than the files' own although nobody asked for it."""
-    (_, h, w), (height, width) = shape, _common_size(headers)
-    times = height * width / (h * w)
-    return (
-        f"images are resized to {h} x {w} pixels: most have {height} x {width}, with which training would take about "
-        f"{times:,.{0 if times >= 10 else 1}f} times as long; choose the size with --size, where 0 keeps the files' own"
-    )
-
-
-def _notes(done: Sequence[Decoded], shape: Shape, n_sizes: int) -> list[str]:
+def _notes(done: Sequence[Decoded], shape: Shape, n_sizes: int, aspect: Aspect) -> list[str]:
     """Sentences about the conversions that took place."""
     n = {name: sum(getattr(one, name) for one in done) for name in Decoded._fields}
     of = f"of {len(done)} images"
@@ -275,7 +266,7 @@ def _notes(done: Sequence[Decoded], shape: Shape, n_sizes: int) -> list[str]:
         why = f"; the images come in {n_sizes} sizes" if n_sizes > 1 else ""
         notes.append(f"{n['resized']} {of} were resized to {shape[1]} x {shape[2]} pixels (height x width, bicubic){why}")
     if n["stretched"]:
-        notes.append(f"{n['stretched']} {of} have another aspect ratio than {shape[1]} x {shape[2]} and were stretched to it")
+        notes.append(f"{n['stretched']} {of} have another aspect ratio than {shape[1]} x {shape[2]} {aspect_note(aspect)}")
     if n["colored"] and n["colored"] < len(done):
         notes.append(f"{n['colored']} {of} are gray and were converted to RGB, as the others are in color")
     if n["transparent"]:
@@ -305,10 +296,14 @@ def _threads(workers: int | None) -> Iterator[ThreadPoolExecutor]:
 
 
 def _decode_all(
-    executor: ThreadPoolExecutor, paths: Sequence[str | Path], images: NDArray[np.uint8], progress: Progress | None = None
+    executor: ThreadPoolExecutor,
+    paths: Sequence[str | Path],
+    images: NDArray[np.uint8],
+    aspect: Aspect,
+    progress: Progress | None = None,
 ) -> list[Decoded | str]:
     """Decode every file into its row of `images`; what was done, or why a file cannot be read."""
-    return _each(executor, lambda item: decode(item[0], item[1]), list(zip(paths, images, strict=True)), progress)
+    return _each(executor, lambda item: decode(item[0], item[1], aspect), list(zip(paths, images, strict=True)), progress)
 
 
 def _each(
@@ -333,14 +328,20 @@ def _each(
 
 
 def _batches(
-    paths: Sequence[str | Path], shape: Shape, size: int, skip_bad: bool, names: list[str], workers: int | None
+    paths: Sequence[str | Path],
+    shape: Shape,
+    size: int,
+    skip_bad: bool,
+    names: list[str],
+    aspect: Aspect,
+    workers: int | None,
 ) -> Iterator[ImageBatch]:
     """The generator behind :func:`iter_image_batches`."""
 
     def read(start: int) -> tuple[NDArray[np.uint8], list[Decoded | str]]:
         chunk = paths[start : start + size]
         images = np.empty((len(chunk), *shape), dtype=np.uint8)
-        return images, _decode_all(decoders, chunk, images)
+        return images, _decode_all(decoders, chunk, images, aspect)
 
     starts = range(0, len(paths), size)
     # A pool of its own for reading ahead: a task that waits for tasks of the same pool could wait for ever.

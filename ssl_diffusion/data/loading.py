@@ -1,31 +1,34 @@
 """From the data section of a recipe to a pool, wherever the images come from."""
 
 from pathlib import Path
+from typing import Any
 
 from ssl_diffusion.data.folders import load_csv, load_folder
 from ssl_diffusion.data.label_choice import hold_out_test
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.data.settings import LARGEST_SIDE, DataSettings
+from ssl_diffusion.data.unlabeled import with_unlabeled
 from ssl_diffusion.errors import DataError, RecipeError
 from ssl_diffusion.outputs import shown_path
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
-__all__ = ["check_used", "image_folder", "input_paths", "is_table", "load_pool", "with_size_of"]
+__all__ = ["check_used", "image_folder", "input_paths", "is_table", "load_pool", "settled_as", "with_size_of"]
 
 _OF_TABLES: tuple[str, ...] = ("image_root", "image_column", "label_column", "label_columns", "multilabel", "separator")
-_OF_FILES: tuple[str, ...] = ("size", "skip_bad")
+_OF_FILES: tuple[str, ...] = ("size", "aspect", "color", "skip_bad")
 _OF_DATASETS: tuple[str, ...] = ("data_dir",)
 
 
 def input_paths(data: DataSettings) -> list[Path]:
-    """What a recipe reads and no output may replace: the folder of images, or the CSV file that lists them.
+    """What a recipe reads and no output may replace: the folder of images, or the CSV file that lists them, and the folder of
+    unlabeled images.
 
     Example:
         >>> input_paths(DataSettings(path="photos"))
         [PosixPath('photos')]
     """
-    return [Path(data.path)] if data.path else []
+    return [Path(path) for path in (data.path, data.unlabeled) if path]
 
 
 def image_folder(data: DataSettings) -> Path:
@@ -64,7 +67,9 @@ def check_used(data: DataSettings) -> None:
             unused += ("separator",)
     else:
         what, unused = f"the folder {shown_path(data.path)}", _OF_TABLES + _OF_DATASETS
-    default = DataSettings(size=min(data.size, 0))  # what runs on data sets have is 0
+    # What runs on data sets have is 0, and recipes for files are used for some of them.
+    chosen: dict[str, Any] = {name: value for name in ("aspect", "color") if (value := getattr(data, name)) == "auto"}
+    default = DataSettings(size=min(data.size, 0), **chosen)
     for name in unused:
         if getattr(data, name) != getattr(default, name):
             option = f"--{name.replace('_', '-')}"
@@ -116,27 +121,55 @@ def load_pool(
             largest=largest,
             multilabel=data.multilabel,
             separator=data.separator,
+            aspect=data.aspect,
+            color=data.color,
             skip_bad=data.skip_bad,
             max_memory=max_memory,
             progress=reading,
         )
     else:
         pool = load_folder(
-            Path(data.path), size=size, largest=largest, skip_bad=data.skip_bad, max_memory=max_memory, progress=reading
+            Path(data.path),
+            size=size,
+            largest=largest,
+            aspect=data.aspect,
+            color=data.color,
+            skip_bad=data.skip_bad,
+            max_memory=max_memory,
+            progress=reading,
         )
     if data.test_fraction:
         hold_out_test(pool, data.test_fraction)
+    if data.unlabeled:
+        pool = with_unlabeled(pool, data, image_folder(data) if data.path else None, max_memory=max_memory, progress=reading)
     if not len(pool.train):
         raise DataError(f"{pool.name!r} has no training images, only a test split")
     return pool
 
 
+def settled_as(data: DataSettings, settled: DataSettings) -> DataSettings:
+    """The section with another's size, aspect and color in the place of -1 and "auto".
+
+    Args:
+        data: Section [data] of a recipe.
+        settled: Section whose images have been read, see :func:`with_size_of`.
+
+    Example:
+        >>> settled_as(DataSettings(path="photos"), DataSettings(path="photos", size=32)).size
+        32
+    """
+    changes: dict[str, Any] = {"size": settled.size} if data.size < 0 else {}
+    changes |= {name: getattr(settled, name) for name in ("aspect", "color") if getattr(data, name) == "auto"}
+    return data.replace(**changes)
+
+
 def with_size_of(pool: Pool, data: DataSettings) -> DataSettings:
-    """The section with the size of a pool in the place of -1: the files are read at that size later, whatever is added.
+    """The section with the size, the aspect and the color of a pool in the place of -1 and "auto": the files are read like that
+    later, whatever is added.
 
     Args:
         pool: Images that were read as `data` says.
-        data: Section [data] of a recipe. Sizes other than -1 are left as they are.
+        data: Section [data] of a recipe. What it says already is left as it is.
 
     Returns:
         The section; its size is 0 for data sets, and for images that are not square, which keep the most common size.
@@ -146,7 +179,11 @@ def with_size_of(pool: Pool, data: DataSettings) -> DataSettings:
         >>> with_size_of(load_pool(data), data).size
         0
     """
+    channels, height, width = pool.image_shape
+    if data.aspect == "auto":
+        data = data.replace(aspect=pool.aspect)
+    if data.color == "auto":
+        data = data.replace(color=("gray" if channels == 1 else "rgb") if data.path else "files")
     if data.size >= 0:
         return data
-    _, height, width = pool.image_shape
     return data.replace(size=height if data.path and height == width else 0)

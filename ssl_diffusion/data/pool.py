@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_diffusion.data.decoding import Aspect
 from ssl_diffusion.data.source import check_batch_size
 from ssl_diffusion.errors import DataError
 
@@ -39,6 +40,7 @@ class Pool:
         skipped: (id, reason) of images left out because they cannot be read.
         files: the files that the images were decoded from, n of them; None if they come from elsewhere.
         file_size: most common (height, width) of these files.
+        aspect: treatment of files with another aspect ratio: "crop", "pad" or "squeeze".
     """
 
     name: str
@@ -53,6 +55,7 @@ class Pool:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     files: Sequence[Path] | None = None
     file_size: tuple[int, int] | None = None
+    aspect: Aspect = "squeeze"
 
     def __post_init__(self) -> None:
         n = len(self.images)

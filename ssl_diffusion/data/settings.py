@@ -1,6 +1,8 @@
 """Settings of the sections [data] and [labels] of a recipe."""
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from ssl_diffusion.settings import Budget, HeldOut, ImageSide, Settings
 
@@ -17,6 +19,8 @@ class DataSettings(Settings):
     """Name of a published data set."""
     path: str = ""
     """Folder of images, or CSV file that lists them."""
+    unlabeled: str = ""
+    """Folder of further images without labels, also of another domain; those in its `test/` are the test split."""
     image_root: str = ""
     """Folder that the paths in a CSV file are relative to; "" is the file's own."""
     image_column: str = ""
@@ -34,10 +38,22 @@ class DataSettings(Settings):
     higher or wider than 32 pixels, which makes squares of 32."""
     test_fraction: HeldOut = 0.0
     """Fraction of the labeled samples that is held out for testing."""
+    aspect: Literal["squeeze", "crop", "pad", "auto"] = "squeeze"
+    """Treatment of images with another aspect ratio: distort them, take their middle, or pad them with their mean color; "auto"
+    pads if their middle would leave out more than a third."""
+    color: Literal["files", "gray", "rgb", "auto"] = "files"
+    """Channels: one or three, or one if all images are gray by their files' color mode, or, with "auto", by their pixels."""
     skip_bad: bool = False
     """Whether images that cannot be read are left out; otherwise they are errors."""
     data_dir: str = ""
     """Folder where published data sets are looked for first."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The settings; those that came later only where they are not what was done before, so that runs stay the same runs."""
+        values: dict[str, Any] = handler(self)
+        later = {"aspect": "squeeze", "color": "files", "unlabeled": ""}
+        return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
 
 class LabelSettings(Settings):

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_diffusion.data.decoding import Aspect
 from ssl_diffusion.data.images import iter_image_batches
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.storage import IN_MEMORY, allocate
@@ -61,6 +62,7 @@ class FileSource:
         paths: Image files, N of them.
         ids: Distinct sample ids of the files, N of them.
         image_shape: (C, H, W) that every image is converted to; C is 1 (gray) or 3 (RGB).
+        aspect: Treatment of images with another aspect ratio.
 
     Attributes:
         paths: Image files, in the order of the ids.
@@ -74,7 +76,13 @@ class FileSource:
         (1, (3, 64, 64))
     """
 
-    def __init__(self, paths: Sequence[str | Path], ids: Sequence[str], image_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        ids: Sequence[str],
+        image_shape: tuple[int, int, int],
+        aspect: Aspect = "squeeze",
+    ) -> None:
         if len(paths) != len(ids):
             raise DataError(f"{len(ids)} ids for {len(paths)} files: give every file an id")
         self._index: dict[str, int] = {}
@@ -83,6 +91,7 @@ class FileSource:
                 raise DataError(f"sample ids must be distinct; {str(sample)!r} occurs twice")
         iter_image_batches([], image_shape, 1)  # refuses a shape that no image can have
         self.paths = list(paths)
+        self._aspect: Aspect = aspect
         self.ids: NDArray[np.str_] = np.array([str(sample) for sample in ids], dtype=np.str_)
         self.image_shape = image_shape
 
@@ -98,7 +107,7 @@ class FileSource:
         paths = [self.paths[self._index[name]] for name in names]
         images = allocate((len(names), *self.image_shape), max_memory=IN_MEMORY)
         start = 0
-        for batch in iter_image_batches(paths, self.image_shape, _AT_ONCE, ids=names):
+        for batch in iter_image_batches(paths, self.image_shape, _AT_ONCE, ids=names, aspect=self._aspect):
             images[start : start + len(batch.ids)] = batch.images
             start += len(batch.ids)
         return images
@@ -106,7 +115,7 @@ class FileSource:
     def batches(self, size: int) -> Iterator[tuple[NDArray[np.str_], NDArray[np.uint8]]]:
         """See :meth:`ImageSource.batches`; the next batch is decoded while the caller uses this one."""
         check_batch_size(size)
-        decoded = iter_image_batches(self.paths, self.image_shape, size, ids=self.ids.tolist())
+        decoded = iter_image_batches(self.paths, self.image_shape, size, ids=self.ids.tolist(), aspect=self._aspect)
         return ((np.array(batch.ids, dtype=np.str_), batch.images) for batch in decoded)
 
 

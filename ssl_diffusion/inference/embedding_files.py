@@ -52,7 +52,7 @@ def embed_files(
     ids: list[str] = []
     parts: list[NDArray[np.float32]] = []
     skipped: list[tuple[str, str]] = []
-    for batch in iter_image_batches(paths, run.image_shape, batch_size, skip_bad, ids=names):
+    for batch in iter_image_batches(paths, run.image_shape, batch_size, skip_bad, ids=names, aspect=run.aspect):
         skipped += batch.skipped
         if len(batch.ids):
             ids += batch.ids

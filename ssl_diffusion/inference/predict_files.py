@@ -92,7 +92,7 @@ def predict_files(
     ):
         writer = csv.writer(file)
         writer.writerow(["id", "label", "probability", *(f"p({name})" for name in run.classes)])
-        for batch in iter_image_batches(paths, run.image_shape, batch_size, skip_bad, ids=ids):
+        for batch in iter_image_batches(paths, run.image_shape, batch_size, skip_bad, ids=ids, aspect=run.aspect):
             seen += len(batch.ids) + len(batch.skipped)
             skipped += batch.skipped
             if len(batch.ids):

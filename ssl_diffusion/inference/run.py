@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import field_validator
 
+from ssl_diffusion.data.decoding import Aspect
 from ssl_diffusion.errors import CheckpointError, DataError, RecipeError, RunError, StateError
 from ssl_diffusion.inference.predict import predict_logits, probabilities, represent
 from ssl_diffusion.inference.rows import Rows
@@ -37,6 +38,8 @@ class ModelHeader(State):
     """Whether classes are predicted independently."""
     objective: str
     """Objective of the fit."""
+    aspect: Aspect = "squeeze"
+    """Treatment of images with another aspect ratio."""
 
     @field_validator("classes")
     @classmethod
@@ -58,6 +61,7 @@ class Run:
         precision: "bf16" or "fp32", used for inference.
         metadata: the header of the model file.
         cache_dir: cache directory in which features of the model's backbone are kept; None keeps none.
+        aspect: treatment of image files with another aspect ratio.
     """
 
     path: Path
@@ -67,6 +71,7 @@ class Run:
     precision: str
     metadata: dict[str, Any]
     cache_dir: Path | None = None
+    aspect: Aspect = "squeeze"
 
     @property
     def model_file(self) -> Path:
@@ -158,4 +163,5 @@ def load_run(path: str | Path, accelerator: str = "auto", precision: str = "auto
         precision=device.precision,
         metadata=metadata,
         cache_dir=default_cache_dir(),
+        aspect=header.aspect,
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ssl_diffusion.data.loading import input_paths, load_pool, with_size_of
+from ssl_diffusion.data.loading import input_paths, load_pool, settled_as, with_size_of
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, Interrupted, RunError
 from ssl_diffusion.machine import package_versions, source_commit
@@ -74,8 +74,8 @@ def run_study(
         raise RunError(f"a study needs one worker or more, not {workers}")
     if folder.settings_file.exists():
         own = folder.settings()
-        if settings is not None and settings.recipe.data.size < 0:  # not said: that of the study
-            settings = _with_data(settings, settings.recipe.data.replace(size=own.recipe.data.size))
+        if settings is not None:  # what is not said is as in the study
+            settings = _with_data(settings, settled_as(settings.recipe.data, own.recipe.data))
         if settings is not None and (differences := own.differences(settings)):
             raise RunError(
                 f"{out} is a study with other settings: {'; '.join(differences)}; leave them out, or give another --out"

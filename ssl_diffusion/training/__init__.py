@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ssl_diffusion.training.fit import resume_run as resume_run
     from ssl_diffusion.training.planning import parse_duration as parse_duration
     from ssl_diffusion.training.planning import plan_for_time as plan_for_time
+    from ssl_diffusion.training.planning import time_plan as time_plan
     from ssl_diffusion.training.recipe import Recipe as Recipe
     from ssl_diffusion.training.recipe import load_recipe as load_recipe
     from ssl_diffusion.training.recipe import recipe_for as recipe_for
@@ -47,6 +48,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "run_folder": ["RunFolder", "default_run_name", "load_metrics", "model_metadata", "run_inputs"],
         "data_changes": ["load_run_pool"],
         "denoiser_cache": ["CachedDenoiser", "DenoiserCache", "denoiser_key"],
-        "planning": ["parse_duration", "plan_for_time"],
+        "planning": ["parse_duration", "plan_for_time", "time_plan"],
     },
 )

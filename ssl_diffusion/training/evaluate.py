@@ -143,6 +143,8 @@ def _labeled_images(run: Run, data: Path | None, progress: ProgressCallback | No
         label_columns=own.label_columns,
         separator=own.separator,
         multilabel=own.multilabel,
+        aspect=run.aspect,
+        color=own.color if own.color != "auto" else "files",
     )
     pool = load_pool(settings)
     chosen = np.flatnonzero(pool.has_label)

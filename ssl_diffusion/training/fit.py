@@ -6,8 +6,10 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,14 +20,16 @@ from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
 from ssl_diffusion.machine import memory_bytes, resolve_accelerator
 from ssl_diffusion.progress import log_to
+from ssl_diffusion.training.announcement import Announcement
 from ssl_diffusion.training.augment import policy
 from ssl_diffusion.training.backbones import fit_backbone, with_backbone_of
+from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.conditions import Conditions, RunConditions, resumed_conditions, using_threads
 from ssl_diffusion.training.evaluate import report_fit
 from ssl_diffusion.training.loop import check_divisible
-from ssl_diffusion.training.objective_fits import FITS, FitOptions, FitTask, no_pretraining
-from ssl_diffusion.training.phases import PRETRAINING_ONLY, pretraining_job, training_job
-from ssl_diffusion.training.planning import plan_for_time
+from ssl_diffusion.training.objective_fits import FITS, FitOptions, FitTask, Replan, no_pretraining
+from ssl_diffusion.training.phases import PRETRAINING_ONLY, mirrored, pretraining_job, training_job
+from ssl_diffusion.training.planning import TimePlan, time_plan
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.result import Fitted
 from ssl_diffusion.training.run_folder import RunFolder, default_run_name, model_metadata
@@ -46,6 +50,7 @@ def fit_model(
     options: FitOptions | None = None,
     conditions: RunConditions | None = None,
     keep_better: bool = False,
+    replan: Replan | None = None,
 ) -> Fitted:
     """Fit a model to a pool: pretraining (or a denoiser from the cache), then training under the recipe's objective.
 
@@ -62,6 +67,8 @@ def fit_model(
             begins one.
         keep_better: Whether to return the probe of the pretrained denoiser where it is better than the trained model
             (:mod:`ssl_diffusion.training.starting_point`) and the setting `training.keep` does not forbid it.
+        replan: Function that is called with the rows of the pretraining when it is over (none if the denoiser came from the
+            cache) and returns the recipe with the training steps to take; None keeps the recipe.
 
     Returns:
         The model's configuration, its weights, the history and the cost.
@@ -87,8 +94,20 @@ def fit_model(
     recipe = with_backbone_of(recipe, pool)
     backbone = fit_backbone(recipe)
     phase = replace(training_job(recipe, pool, labeled), checkpoint_every=options.checkpoint_every)
-    digest = fingerprint or pool.fingerprint()
-    task = FitTask(recipe, pool, labeled, phase, digest, start, checkpoints, options, conditions, keep_better, backbone)
+    task = FitTask(
+        recipe,
+        pool,
+        labeled,
+        phase,
+        fingerprint or pool.fingerprint(),
+        start,
+        checkpoints,
+        options,
+        conditions,
+        keep_better,
+        backbone,
+        replan,
+    )
     return FITS[recipe.training.objective](task)
 
 
@@ -98,6 +117,7 @@ def fit_run(
     *,
     overwrite: bool = False,
     seconds: float | None = None,
+    may_probe: bool = False,
     pool: Pool | None = None,
     options: FitOptions | None = None,
 ) -> Path:
@@ -108,7 +128,8 @@ def fit_run(
         out: Run folder; None makes `runs/NAME` (:func:`ssl_diffusion.training.default_run_name`).
         overwrite: Whether a run that is there already is replaced.
         seconds: Time for the whole fit, in seconds; the numbers of steps are then chosen to fit into it
-            (:func:`ssl_diffusion.training.plan_for_time`). None takes those of the recipe.
+            (:func:`ssl_diffusion.training.time_plan`). None takes those of the recipe.
+        may_probe: Whether the probe takes the place of joint training where that time is too short for it.
         pool: Images and labels that `recipe.data` names, where the caller holds them already; None reads them. Later commands
             on the run read what `recipe.data` names, so the two must agree.
         options: Cache, memory and progress; None is the default of :class:`FitOptions`.
@@ -155,13 +176,18 @@ def fit_run(
     folder.check_free(overwrite, input_paths(recipe.data))
     recipe = _resolve(recipe, pool)
     fingerprint = pool.fingerprint()
+    plan = None
     if seconds is not None:
-        recipe = plan_for_time(recipe, pool, labeled, fingerprint, seconds, options.cache, began=began)
+        plan = time_plan(recipe, pool, labeled, fingerprint, seconds, options.cache, began=began, may_probe=may_probe)
+        recipe = plan.recipe
     recipe = with_backbone_of(recipe, pool)  # after the plan, which may choose the objective
+    plan = replace(plan, recipe=recipe) if plan is not None else None
     conditions = _conditions(recipe, pool, labeled, fingerprint, options)
     with folder.alone():
         folder.create(recipe, pool, labeled, fingerprint, conditions)
-        _complete(folder, recipe, pool, labeled, fingerprint, options, conditions)
+        if plan is not None:
+            folder.save_plan(recipe, plan.to_dict())
+        _complete(folder, recipe, pool, labeled, fingerprint, options, conditions, plan)
     return folder.path
 
 
@@ -233,6 +259,14 @@ def _conditions(recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerpr
     return RunConditions.model_validate({**here, "cache": options.cache is not None, "denoiser": denoiser})
 
 
+def _phases(recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint: str) -> list[Phase]:
+    """The phases of a fit that have steps."""
+    training = training_job(recipe, pool, labeled)
+    pretraining = pretraining_job(recipe, training, fingerprint)
+    phases = [] if pretraining is None else [pretraining]
+    return phases if training.objective in PRETRAINING_ONLY or not recipe.training.steps else [*phases, training]
+
+
 def _load(recipe: Recipe, options: FitOptions) -> Pool:
     return load_pool(recipe.data, cache_dir=options.cache_dir, max_memory=options.max_memory, progress=options.progress)
 
@@ -245,7 +279,18 @@ def _complete(
     fingerprint: str,
     options: FitOptions,
     conditions: RunConditions | None,
+    plan: TimePlan | None = None,
 ) -> None:
+    def replan(history: Sequence[dict[str, Any]]) -> Recipe:
+        nonlocal recipe
+        assert plan is not None
+        recipe = plan.after_pretraining(history)
+        if recipe != plan.recipe:  # written down before the first step, so that a resumed run takes as many
+            folder.save_plan(recipe, plan.to_dict())
+        return recipe
+
+    if plan is None and recipe.compute.devices == 1:  # a plan has been told, and ranks report from other processes
+        options = replace(options, progress=Announcement(_phases(recipe, pool, labeled, fingerprint), options.progress))
     with log_to(_log_file(folder.log)):
         _log.info("%s: %d training images, %d labels", folder.path, len(pool.train), len(labeled or ()))
         try:
@@ -258,10 +303,14 @@ def _complete(
                 options=options,
                 conditions=conditions,
                 keep_better=True,
+                replan=replan if plan is not None else None,
             )
         except Interrupted as error:
             raise Interrupted(f"{error}; continue with: ssld fit --resume {folder.path}") from None
-        folder.save_model(model_metadata(fitted.config, pool, recipe.training.objective), fitted.ema, fitted.raw)
+        metadata = model_metadata(fitted.config, pool, recipe.training.objective)
+        if recipe.data.aspect != "squeeze":  # models of earlier versions do not name it
+            metadata["aspect"] = recipe.data.aspect
+        folder.save_model(metadata, fitted.ema, fitted.raw)
         report_fit(folder, recipe, pool, labeled, fitted, options.progress)
 
 
@@ -305,10 +354,13 @@ def _check_batches(recipe: Recipe, pool: Pool) -> None:
 def _resolve(recipe: Recipe, pool: Pool) -> Recipe:
     """The recipe with every "auto" replaced by what it means for this pool, but that of the backbone."""
     a = recipe.augmentation
-    kind = pool.augmentation if a.policy == "auto" else a.policy
-    flip = a.flip if a.flip != "auto" else ("on" if policy(kind, "weak").flip else "off")
+    kind, flips = mirrored(recipe, pool)
+    if a.flip == "color" and not flips and policy(kind, "weak").flip:
+        _log.info("gray images are not mirrored in training (--flip on mirrors them)")
+    flip: Literal["on", "off"] = "on" if flips else "off"
     data = with_size_of(pool, recipe.data)
-    data = data.replace(path=str(Path(data.path).resolve())) if data.path else data
+    places = {name: str(Path(place).resolve()) for name in ("path", "unlabeled") if (place := getattr(data, name))}
+    data = data.replace(**places)
     return recipe.replace(data=data, augmentation=a.replace(policy=kind, flip=flip))
 
 

@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,13 @@ from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.conditions import Conditions, RunConditions
 from ssl_diffusion.training.denoiser_cache import CachedDenoiser, DenoiserCache
 from ssl_diffusion.training.loop import train
-from ssl_diffusion.training.phases import pretraining_job
+from ssl_diffusion.training.phases import pretraining_job, training_job
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.result import Fitted, TrainingResult
 from ssl_diffusion.training.starting_point import StartComparison, compare_with_start, unlabeled_sample
 from ssl_diffusion.training.warning_signs import chance_nll, history_signs, pseudo_label_signs, validation_sign
 
-__all__ = ["FITS", "FitOptions", "FitTask", "no_pretraining"]
+__all__ = ["FITS", "FitOptions", "FitTask", "Replan", "no_pretraining"]
 
 _log = logging.getLogger(__name__)
 _LEAST_SAMPLE = 100  # unlabeled images, to say which classes are predicted
@@ -63,6 +63,10 @@ class FitOptions:
     progress: ProgressCallback | None = None
 
 
+Replan = Callable[[Sequence[dict[str, Any]]], Recipe]
+"""The recipe with the training steps to take, from the rows of the pretraining that has just ended; none if it was not run."""
+
+
 @dataclass(frozen=True)
 class FitTask:
     """Everything that a fit depends on, whatever its objective; `phase` is the training from random weights."""
@@ -78,6 +82,7 @@ class FitTask:
     conditions: RunConditions | None = None
     keep_better: bool = False
     backbone: Backbone | None = None
+    replan: Replan | None = None
 
     def labels(self) -> LabeledSet:
         """The labels to use, for an objective that needs some."""
@@ -88,6 +93,14 @@ class FitTask:
     def pretraining(self) -> Phase | None:
         """The pretraining before the training; None if the recipe or the objective has none."""
         return pretraining_job(self.recipe, self.phase, self.fingerprint)
+
+    def planned_again(self, pretrained: "_Pretrained") -> "FitTask":
+        """The task with the training steps that are planned when the pretraining is over."""
+        if self.replan is None:
+            return self
+        recipe = self.replan([] if pretrained.facts["cached"] else pretrained.history)
+        phase = training_job(recipe, self.pool, self.labeled)
+        return replace(self, recipe=recipe, phase=replace(phase, checkpoint_every=self.phase.checkpoint_every))
 
     def checkpoint(self, name: str) -> Path | None:
         """File for the state of a phase."""
@@ -113,7 +126,12 @@ def _fit_denoiser(task: FitTask) -> Fitted:
 
 def _fit_head(task: FitTask) -> Fitted:
     """Objective "probe": a linear head on the frozen representation of the pretrained denoiser, and of a backbone."""
-    labeled, pretrained = task.labels(), _pretrain_first(task)
+    return _with_head(task, _pretrain_first(task))
+
+
+def _with_head(task: FitTask, pretrained: _Pretrained) -> Fitted:
+    """A pretrained denoiser with a head by logistic regression, as a fit without training steps."""
+    labeled = task.labels()
     result = _untrained(task.recipe)
     began = time.monotonic()
     config, history, facts = task.phase.config, list(pretrained.history), pretrained.facts
@@ -141,9 +159,13 @@ def _fit_head(task: FitTask) -> Fitted:
 
 def _fit_network(task: FitTask) -> Fitted:
     """Objectives "joint" and "labels-only": training steps, from a pretrained denoiser if the recipe has one."""
-    recipe, labeled, phase = task.recipe, task.labels(), task.pretraining()
+    labeled, phase = task.labels(), task.pretraining()
     pretrained = _pretrain(task, phase) if phase is not None and task.start is None else None
-    initial, history = task.start, []
+    if pretrained is not None:
+        task = task.planned_again(pretrained)
+        if task.recipe.training.objective == "probe":
+            return _with_head(task, pretrained)
+    recipe, initial, history = task.recipe, task.start, []
     if pretrained is not None:
         initial, history = pretrained.weights, list(pretrained.history)
         if recipe.training.head_start == "probe":

@@ -13,7 +13,7 @@ from ssl_diffusion.training.batches import Phase, TrainingData
 from ssl_diffusion.training.denoiser_cache import denoiser_key
 from ssl_diffusion.training.recipe import Recipe
 
-__all__ = ["PRETRAINING_ONLY", "joint_config", "pretraining_job", "training_job"]
+__all__ = ["PRETRAINING_ONLY", "joint_config", "mirrored", "pretraining_job", "training_job"]
 
 # Objectives that end with the pretraining and have no training steps.
 PRETRAINING_ONLY = ("denoise-only", "probe")
@@ -36,8 +36,8 @@ def joint_config(recipe: Recipe, pool: Pool) -> JointConfig:
 def training_job(recipe: Recipe, pool: Pool, labeled: LabeledSet | None) -> Phase:
     """The training phase, from fresh weights and without a checkpoint."""
     a = recipe.augmentation
-    flip = {"on": True, "off": False}.get(a.flip)
-    kind = pool.augmentation if a.policy == "auto" else a.policy
+    kind, flips = mirrored(recipe, pool)
+    flip = None if a.flip == "auto" else flips  # "auto" mirrors no view whose strength is "none"
     view, weak, strong = (policy(kind, strength, flip) for strength in (a.labeled, "weak", "strong"))
     positions = pool.positions(labeled.train) if labeled else np.zeros(0, dtype=np.int64)
     labels = torch.from_numpy(pool.labels[positions])
@@ -61,6 +61,14 @@ def training_job(recipe: Recipe, pool: Pool, labeled: LabeledSet | None) -> Phas
         flip=weak.flip,
         compute=recipe.compute,
     )
+
+
+def mirrored(recipe: Recipe, pool: Pool) -> tuple[str, bool]:
+    """The augmentation policy of a recipe for a pool, and whether images are mirrored."""
+    a = recipe.augmentation
+    kind = pool.augmentation if a.policy == "auto" else a.policy
+    flips = policy(kind, "weak").flip
+    return kind, {"on": True, "off": False, "color": flips and pool.image_shape[0] > 1}.get(a.flip, flips)
 
 
 def pretraining_job(recipe: Recipe, training: Phase, fingerprint: str) -> Phase | None:

@@ -1,14 +1,18 @@
-"""Number of steps that fit into a given time: measured on this machine, for this pool and recipe, just before the fit.
+"""Numbers of steps that fit into a given time: measured on this machine, for this pool and recipe, just before the fit.
 
 The learning rate falls to zero at the last step, so a schedule has to know its length in advance; stopping a longer one when
-the time is up would waste its best part.
+the time is up would waste its best part. The training's steps are planned once more when the pretraining is over, from the time
+that is really left: between the phases no learning rate has to be bent, the pretrained denoiser keeps its place in the cache,
+and the recipe of the run says what was done to the end, so that the run can be repeated and resumed.
 """
 
 import logging
 import math
 import re
 import time
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -21,16 +25,18 @@ from ssl_diffusion.models.build import build_model
 from ssl_diffusion.settings import Seconds, bounds, shown
 from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
-from ssl_diffusion.training.loop import train
+from ssl_diffusion.training.measuring import BUSY, slowdown, time_steps
 from ssl_diffusion.training.phases import PRETRAINING_ONLY, pretraining_job, training_job
 from ssl_diffusion.training.recipe import Recipe
 
-__all__ = ["parse_duration", "plan_for_time"]
+__all__ = ["LEAST_STEPS", "TimePlan", "parse_duration", "plan_for_time", "time_plan"]
 
 _log = logging.getLogger(__name__)
-_WARM_UP, _TIMED = 2, 8  # few enough for a row of history each
-_LEAST_STEPS = 200  # of training; with fewer the probe is often better (benchmarks/README.md)
 _SECONDS_TO_START = 3.0  # weights, first steps, checkpoints and pictures
+_SAME = 0.1  # of the steps: a plan that is this close is kept
+
+LEAST_STEPS = 200
+"""Training steps below which the probe is often better (benchmarks/README.md)."""
 
 
 def parse_duration(text: str) -> float:
@@ -59,6 +65,82 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+@dataclass(frozen=True)
+class TimePlan:
+    """Steps of a fit that takes a given time.
+
+    Attributes:
+        recipe: Recipe with the steps.
+        seconds: Time for the whole fit.
+        ends: Time at which it is over, on the clock of :func:`time.monotonic`.
+        per_step: Seconds of a training step at the time of planning; 0 without training.
+        per_pretraining_step: Seconds of a pretraining step at the time of planning; 0 without pretraining.
+        reserve: Seconds kept for the evaluation.
+        slowdown: Ratio of these seconds to those that a quiet machine takes.
+        revisions: Plans that have taken the place of the first one.
+        may_probe: Whether the probe may take the place of joint training that would be too short.
+    """
+
+    recipe: Recipe
+    seconds: float
+    ends: float
+    per_step: float
+    per_pretraining_step: float
+    reserve: float
+    slowdown: float = 1.0
+    revisions: list[dict[str, Any]] = field(default_factory=list, compare=False)
+    may_probe: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, rounded, for plan.json and the metrics."""
+        return {
+            "seconds": self.seconds,
+            "objective": self.recipe.training.objective,
+            "pretraining_steps": self.recipe.pretraining.steps,
+            "training_steps": self.recipe.training.steps,
+            "seconds_per_pretraining_step": round(self.per_pretraining_step, 4),
+            "seconds_per_step": round(self.per_step, 4),
+            "seconds_to_evaluate": round(self.reserve, 1),
+            "slowdown": round(self.slowdown, 2),
+            "revisions": self.revisions,
+        }
+
+    def after_pretraining(self, history: Sequence[Mapping[str, Any]]) -> Recipe:
+        """The recipe with as many training steps as the time allows that is left when the pretraining is over.
+
+        A plan that differs by less than a tenth is kept.
+
+        Args:
+            history: Rows of the pretraining; empty if the denoiser came from the cache. Its last quarter says whether the
+                machine has become faster or slower.
+        """
+        recipe = self.recipe
+        if not self.per_step:
+            return recipe
+        pace = _late_seconds_per_step(history) / self.per_pretraining_step if len(history) > 1 else 1.0
+        left = self.ends - time.monotonic() - self.reserve * pace
+        steps = int(left / (self.per_step * pace))
+        if abs(steps - recipe.training.steps) < _SAME * recipe.training.steps:
+            return recipe
+        facts = {"after": "pretraining", "pace": round(pace, 2), "seconds_left": round(left, 1)}
+        if self.may_probe and recipe.training.objective == "joint" and steps < LEAST_STEPS <= recipe.training.steps:
+            self.revisions.append({**facts, "objective": "probe"})
+            _log.warning(
+                "the pretraining has left %.0f s, which are too short for joint training, so the probe is taken", max(0.0, left)
+            )
+            return _as_probe(recipe)
+        steps = max(1, steps)
+        self.revisions.append({**facts, "training_steps": steps})
+        _log.info(
+            "the pretraining has left %.0f s, and steps take %.1f times as long as planned: %d training steps instead of %d",
+            max(0.0, left),
+            pace,
+            steps,
+            recipe.training.steps,
+        )
+        return recipe.replace(training=recipe.training.replace(steps=steps))
+
+
 def plan_for_time(
     recipe: Recipe,
     pool: Pool,
@@ -69,11 +151,34 @@ def plan_for_time(
     *,
     began: float | None = None,
 ) -> Recipe:
-    """Choose the numbers of steps so that a fit takes a given time, evaluation included.
+    """Choose the numbers of steps so that a fit takes a given time, evaluation included; see :func:`time_plan`.
+
+    Example:
+        >>> recipe, labeled = load_recipe("digits"), choose_labeled(pool, 40, seed=0)
+        >>> recipe = plan_for_time(recipe, pool, labeled, pool.fingerprint(), parse_duration("10m"), None)
+    """
+    return time_plan(recipe, pool, labeled, fingerprint, seconds, cache, began=began).recipe
+
+
+def time_plan(
+    recipe: Recipe,
+    pool: Pool,
+    labeled: LabeledSet | None,
+    fingerprint: str,
+    seconds: float,
+    cache: DenoiserCache | None,
+    *,
+    began: float | None = None,
+    may_probe: bool = False,
+) -> TimePlan:
+    """Plan the numbers of steps so that a fit takes a given time by the clock on the wall, evaluation included.
 
     The steps of both phases are scaled by the same factor. If the cache holds a denoiser of the same pool and network with at
     least half of the pretraining steps that would be planned, it is used as it is (the one with the most steps, if there are
     several), and all the time is left to the training.
+
+    What a step takes is its processor time, times a slowdown that all measured steps share: how much longer they took than
+    their processor time, because other programs use the processor, too.
 
     Args:
         recipe: Resolved settings.
@@ -83,66 +188,124 @@ def plan_for_time(
         seconds: Time for the whole fit, in seconds.
         cache: Cache of pretrained denoisers; None plans without one.
         began: Start of that time, from :func:`time.monotonic`; None is now.
+        may_probe: Whether the objective "probe" takes the place of "joint" where the time is too short for joint training to
+            pay; otherwise that is a warning.
 
     Returns:
-        The recipe with these numbers of steps.
+        The recipe with these numbers of steps, and what they were planned from.
 
     Raises:
         RecipeError: If the time is too short for a single step.
 
     Example:
         >>> recipe, labeled = load_recipe("digits"), choose_labeled(pool, 40, seed=0)
-        >>> recipe = plan_for_time(recipe, pool, labeled, pool.fingerprint(), parse_duration("10m"), None)
+        >>> plan = time_plan(recipe, pool, labeled, pool.fingerprint(), parse_duration("10m"), None)
+        >>> plan.recipe.training.steps
     """
     began = time.monotonic() if began is None else began
     training = training_job(recipe, pool, labeled)
     pretraining = pretraining_job(recipe, training, fingerprint)
     trains = recipe.training.steps > 0 and training.objective not in PRETRAINING_ONLY
-    per_step = _seconds_per_step(training) if trains else 0.0
-    per_pretraining_step = _seconds_per_step(pretraining) if pretraining else 0.0
+    per_step, per_pretraining_step, slower = _seconds_per_step(training if trains else None, pretraining)
     reserve = _seconds_to_evaluate(training, pool) + _SECONDS_TO_START
     left = seconds - reserve - (time.monotonic() - began)
-    wanted = recipe.pretraining.steps * per_pretraining_step + recipe.training.steps * per_step
-    stretch = max(0.0, left) / wanted if wanted else 0.0
-    steps, pretraining_steps = int(recipe.training.steps * stretch), int(recipe.pretraining.steps * stretch)
-    if pretraining is not None:
-        cached = cache.steps_of(pretraining.family) if cache else []
-        if cached and max(cached) >= pretraining_steps / 2:
-            pretraining_steps = max(cached)
-            steps = int(left / per_step) if trains else recipe.training.steps
-    if (trains and steps < 1) or (pretraining is not None and pretraining_steps < 1):
-        least = math.ceil(seconds - left + per_step + per_pretraining_step)
+    cached = max(cache.steps_of(pretraining.family), default=0) if cache and pretraining is not None else 0
+    costs = _Costs(per_step, per_pretraining_step, cached)
+    planned = costs.stretched(recipe, left)
+    if trains and planned.training.steps < LEAST_STEPS <= recipe.training.steps:
+        minutes = math.ceil((seconds - left + costs.seconds_until(recipe, LEAST_STEPS)) / 60)
+        if may_probe and recipe.training.objective == "joint" and pretraining is not None:
+            trains, costs = False, replace(costs, per_step=0.0)
+            planned = costs.stretched(_as_probe(recipe), left)
+            _log.warning(
+                "%g s are too short for joint training, so the probe is taken, logistic regression on the denoiser: "
+                "joint training needs about %d minutes here, and is then usually better: --time %dm",
+                seconds,
+                minutes,
+                minutes,
+            )
+        elif planned.training.steps >= 1:
+            _log.warning(
+                "%g s allow %d training steps, and fewer than %d seldom pay: give --time %dm, or use --objective probe",
+                seconds,
+                planned.training.steps,
+                LEAST_STEPS,
+                minutes,
+            )
+    if (trains and planned.training.steps < 1) or (pretraining is not None and planned.pretraining.steps < 1):
+        least = math.ceil(seconds - left + per_step * trains + per_pretraining_step)
         raise RecipeError(f"{seconds:g} s are too short: reading, measuring, one step and the evaluation take {least} s")
-    if trains and steps < _LEAST_STEPS <= recipe.training.steps:
+    if slower >= BUSY:
         _log.warning(
-            "%g s allow %d training steps, and fewer than %d seldom pay: give --time %dm, or use --objective probe",
-            seconds,
-            steps,
-            _LEAST_STEPS,
-            math.ceil((seconds + (seconds - reserve) * (_LEAST_STEPS / max(1, steps) - 1)) / 60),
+            "other programs keep this machine busy: a step takes %.1f times as long as alone, and the plan is for that%s",
+            slower,
+            "; the training is planned again after the pretraining" if trains and pretraining is not None else "",
         )
-    if trains:
-        recipe = recipe.replace(training=recipe.training.replace(steps=steps))
-    if pretraining is not None:
-        recipe = recipe.replace(pretraining=recipe.pretraining.replace(steps=pretraining_steps))
     _log.info(
         "%g s: %d pretraining steps of %.0f ms, %d training steps of %.0f ms, %.0f s to evaluate",
         seconds,
-        pretraining_steps if pretraining else 0,
+        planned.pretraining.steps if pretraining else 0,
         1e3 * per_pretraining_step,
-        steps if trains else 0,
+        planned.training.steps if trains else 0,
         1e3 * per_step,
         reserve,
     )
-    return recipe
+    return TimePlan(
+        planned, seconds, began + seconds, costs.per_step, per_pretraining_step, reserve, slower, may_probe=may_probe
+    )
 
 
-def _seconds_per_step(job: Phase) -> float:
-    """Seconds per step of the training loop. The first steps, in which kernels are chosen, are left out, and so are the slowest
-    and the fastest, because other programs disturb some."""
-    history = train(replace(job, settings=job.settings.replace(steps=_WARM_UP + _TIMED))).history
-    steps = np.sort(np.diff([row["seconds"] for row in history])[_WARM_UP - 1 :])
-    return max(1e-4, float(steps[_TIMED // 4 : -_TIMED // 4].mean()))
+@dataclass(frozen=True)
+class _Costs:
+    """What the phases of a fit cost: seconds of their steps (0 for a phase that it has not), and the pretraining steps of the
+    longest denoiser in the cache."""
+
+    per_step: float
+    per_pretraining_step: float
+    cached: int
+
+    def stretched(self, recipe: Recipe, seconds: float) -> Recipe:
+        """The recipe with the steps of both phases scaled by one factor, so that they take a time; or with those of the
+        denoiser in the cache, if these are at least half of that, and all of the time left to the training."""
+        stretch = max(0.0, seconds) / self._seconds(recipe) if self._seconds(recipe) else 0.0
+        steps, pretraining_steps = int(recipe.training.steps * stretch), int(recipe.pretraining.steps * stretch)
+        if self.per_pretraining_step and self.cached >= max(1.0, pretraining_steps / 2):
+            steps, pretraining_steps = int(seconds / self.per_step) if self.per_step else 0, self.cached
+        if self.per_step:
+            recipe = recipe.replace(training=recipe.training.replace(steps=max(0, steps)))
+        if self.per_pretraining_step:
+            recipe = recipe.replace(pretraining=recipe.pretraining.replace(steps=pretraining_steps))
+        return recipe
+
+    def seconds_until(self, recipe: Recipe, steps: int) -> float:
+        """Seconds of both phases from which on so many training steps are planned."""
+        stretch = steps / recipe.training.steps
+        if self.cached >= max(1.0, recipe.pretraining.steps * stretch / 2):
+            return steps * self.per_step
+        return self._seconds(recipe) * stretch
+
+    def _seconds(self, recipe: Recipe) -> float:
+        return recipe.pretraining.steps * self.per_pretraining_step + recipe.training.steps * self.per_step
+
+
+def _as_probe(recipe: Recipe) -> Recipe:
+    """The recipe with the objective "probe"."""
+    return recipe.with_settings({"training.objective": "probe", "training.consistency": "none"})
+
+
+def _seconds_per_step(training: Phase | None, pretraining: Phase | None) -> tuple[float, float, float]:
+    """Seconds of a training step and of a pretraining step as the machine is now, 0 for a phase that is None, and how many
+    times those of a quiet machine they are."""
+    times = [time_steps(job) if job is not None else None for job in (training, pretraining)]
+    slower = slowdown(*(t for t in times if t is not None)) if any(times) else 1.0
+    per_step, per_pretraining_step = (slower * t.seconds() if t is not None else 0.0 for t in times)
+    return per_step, per_pretraining_step, slower
+
+
+def _late_seconds_per_step(history: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds of a step in the last quarter of a phase, from its history of two rows or more."""
+    first, last = history[min(len(history) * 3 // 4, len(history) - 2)], history[-1]
+    return float((last["seconds"] - first["seconds"]) / (last["step"] - first["step"]))
 
 
 def _seconds_to_evaluate(job: Phase, pool: Pool) -> float:

@@ -106,13 +106,13 @@ class Recipe(Settings):
     def differences(self, other: "Recipe") -> list[str]:
         """Settings in which two recipes differ, as "section.name: mine -> other's"; names and [compute] are left out."""
         mine, theirs = self.identity(), other.identity()
-        return [
-            f"{section}.{key}: {value!r} -> {theirs[section][key]!r}"
-            for section, values in mine.items()
-            if values is not None
-            for key, value in values.items()
-            if value != theirs[section][key]
-        ]
+        found = []
+        for section in (name for name, values in mine.items() if values is not None):
+            for key in mine[section] | theirs[section]:  # defaults may be left out of either
+                pair = [r[section].get(key, getattr(getattr(self.__class__(), section), key)) for r in (mine, theirs)]
+                if pair[0] != pair[1]:
+                    found.append(f"{section}.{key}: {pair[0]!r} -> {pair[1]!r}")
+        return found
 
 
 class SettingsWithRecipe(Settings):

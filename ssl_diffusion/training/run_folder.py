@@ -3,6 +3,7 @@
 recipe.toml          every setting, resolved
 pool.json            facts about the pool: fingerprint, sizes, classes
 conditions.json      cache, threads, device and precision that the run began with
+plan.json            how the steps were planned from a given time; only with one
 labeled.csv          the labels that were used: id, label, role
 history.csv          losses over steps, pretraining first
 metrics.json         the metrics; written last, so a folder with it is a finished run
@@ -55,6 +56,7 @@ _OURS = frozenset(
             "scores",
             "log.txt",
             "conditions.json",
+            "plan.json",
             "model.safetensors",
             "history.png",
             "confusion.png",
@@ -231,6 +233,22 @@ class RunFolder:
             atomic_write_text(self.path / "pool.json", json.dumps(facts, indent=2) + "\n")
         except OSError as error:
             raise RunError(f"cannot create the run folder {self.path} ({error})") from error
+
+    def save_plan(self, recipe: Recipe, plan: dict[str, Any]) -> None:
+        """Write the recipe with the steps that were planned from a given time, and what they were planned from.
+
+        Args:
+            recipe: Resolved settings.
+            plan: Plain values.
+
+        Raises:
+            RunError: If the folder cannot be written.
+        """
+        try:
+            atomic_write_text(self.path / "plan.json", json.dumps(plan, indent=2) + "\n")
+            atomic_write_text(self.path / "recipe.toml", recipe.to_toml())
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
 
     def recipe(self) -> Recipe:
         """The resolved recipe of the run."""

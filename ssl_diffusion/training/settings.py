@@ -23,8 +23,8 @@ class AugmentationSettings(Settings):
 
     policy: Literal["auto", PolicyName] = "auto"
     """Kind of images; "auto" is the data set's own."""
-    flip: Literal["auto", "on", "off"] = "auto"
-    """Mirroring left-right; "auto" is the policy's own."""
+    flip: Literal["auto", "on", "off", "color"] = "auto"
+    """Mirroring left-right; "auto" is the policy's own, and so is "color", but for gray images, which are not mirrored."""
     labeled: Literal["none", "weak", "strong"] = "strong"
     """Strength for labeled images."""
 

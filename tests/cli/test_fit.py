@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support.commands import CPU, ok, refused
+from support.commands import CPU, ok, refused, write_digits
 
 from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.models.weights import load_tensors
 from ssl_diffusion.training import planning
 from ssl_diffusion.training.recipe import load_recipe, recipe_for
 
@@ -49,11 +50,51 @@ def test_pseudo_labels_are_in_the_history_and_in_the_name(
 
 
 def test_time_chooses_the_steps(tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "_seconds_per_step", lambda job: 100.0)
+    monkeypatch.setattr(planning, "_seconds_per_step", lambda training, pretraining: (100.0, 100.0, 1.0))
+    monkeypatch.setattr(planning.TimePlan, "after_pretraining", lambda plan, history: plan.recipe)
     out = tmp_path / "run"
     fit("--time", "1h", "--out", out, *tiny)  # the recipe's 4 + 6 steps would take 1,000 s
     recipe = load_recipe(out / "recipe.toml")
     assert (recipe.pretraining.steps, recipe.training.steps) == (14, 21)
+
+
+@pytest.mark.parametrize("asked", [[], ["--objective", "joint"], ["--set", "training.consistency=none"]])
+def test_too_little_time_takes_the_probe_unless_joint_training_is_asked_for(
+    asked: list[str], tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "_seconds_per_step", lambda training, pretraining: (100.0, 100.0, 1.0))
+    monkeypatch.setattr(planning.TimePlan, "after_pretraining", lambda plan, history: plan.recipe)
+    monkeypatch.setattr(planning, "LEAST_STEPS", 5)
+    printed = fit("--time", "10m", "--no-cache", "--out", tmp_path / "run", *tiny, *asked)  # 3 of the recipe's 6 training steps
+    assert (printed["objective"], printed["steps"]) == (("joint", 3) if asked else ("probe", 0))
+    assert load_recipe(tmp_path / "run" / "recipe.toml").training.objective == printed["objective"]
+
+
+def test_unlabeled_images_of_another_folder(tmp_path: Path, tiny: list[str], digits_pool: Pool) -> None:
+    write_digits(tmp_path / "labeled", digits_pool, range(60))
+    write_digits(tmp_path / "other", digits_pool, range(60, 90))
+    write_digits(tmp_path / "other" / "test", digits_pool, range(90, 110))
+    run = tmp_path / "run"
+    data = ("--data", tmp_path / "labeled", "--unlabeled", tmp_path / "other", "--recipe", "digits")
+    ok("fit", *data, "--no-cache", "--out", run, *tiny)
+    facts = json.loads((run / "pool.json").read_text())
+    assert (facts["n_train"], facts["n_test"]) == (90, 20)
+    assert load_recipe(run / "recipe.toml").data.unlabeled == str(tmp_path / "other")
+    assert len(pd.read_csv(run / "labeled.csv")) == 60
+    again = ok("evaluate", run, *CPU)
+    assert "changed" not in again.stderr
+    ok("query", run, "--n", 3, "--out", tmp_path / "batch.csv", *CPU)
+    chosen = pd.read_csv(tmp_path / "batch.csv")["id"]
+    assert chosen.str.startswith("unlabeled:").all()
+    assert not chosen.str.startswith("unlabeled:test/").any()
+    weights = load_tensors(run / "model.safetensors")[0]
+    (run / "metrics.json").unlink()  # as if the run had been stopped
+    ok("fit", "--resume", run)
+    resumed = load_tensors(run / "model.safetensors")[0]
+    assert all(tensor.equal(resumed[name]) for name, tensor in weights.items())
+    assert "among those of --data" in refused(
+        "fit", "--data", tmp_path / "labeled", "--unlabeled", tmp_path / "labeled", "--out", tmp_path / "none"
+    )
 
 
 @pytest.mark.parametrize(

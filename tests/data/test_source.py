@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssl_diffusion.data import images as reading
+from ssl_diffusion.data.decoding import Aspect
 from ssl_diffusion.data.images import read_images
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.source import FileSource, ImageSource
@@ -64,9 +65,9 @@ def test_only_what_is_asked_for_is_decoded(tmp_path: Path, monkeypatch: pytest.M
     decoded: list[str] = []
     decode = reading.decode
 
-    def counted(path: Path, out: NDArray[np.uint8]) -> object:
+    def counted(path: Path, out: NDArray[np.uint8], aspect: Aspect) -> object:
         decoded.append(Path(path).name)
-        return decode(path, out)
+        return decode(path, out, aspect)
 
     monkeypatch.setattr(reading, "decode", counted)
     source.take(["3.png", "1.png"])

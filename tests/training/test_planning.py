@@ -1,22 +1,31 @@
 """Steps from a time: what is stretched, what the cache decides, and what is refused."""
 
+import json
+import math
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ssl_diffusion.data.label_choice import choose_labeled
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import RecipeError
+from ssl_diffusion.errors import Interrupted, RecipeError
+from ssl_diffusion.models.weights import load_tensors
+from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.training import planning
 from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
-from ssl_diffusion.training.fit import FitOptions, fit_model, fit_run
-from ssl_diffusion.training.phases import training_job
-from ssl_diffusion.training.planning import parse_duration, plan_for_time
+from ssl_diffusion.training.fit import FitOptions, fit_model, fit_run, resume_run
+from ssl_diffusion.training.planning import LEAST_STEPS, TimePlan, parse_duration, plan_for_time, time_plan
 from ssl_diffusion.training.recipe import Recipe, load_recipe
-from ssl_diffusion.training.result import TrainingResult
 from ssl_diffusion.training.run_folder import load_metrics
 
 
@@ -42,10 +51,11 @@ def test_seconds_are_seconds(n: int) -> None:
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that takes 0.1 s for a training step, 0.2 s for one of pretraining, and 4 s for the evaluation."""
 
-    def seconds(job: Phase) -> float:
-        return 0.2 if job.name == "pretraining" else 0.1
+    def seconds(training: Phase | None, pretraining: Phase | None) -> tuple[float, float, float]:
+        return 0.1 if training else 0.0, 0.2 if pretraining else 0.0, 1.0
 
     monkeypatch.setattr(planning, "_seconds_per_step", seconds)
+    monkeypatch.setattr(planning, "_late_seconds_per_step", lambda history: 0.2)
     monkeypatch.setattr(planning, "_seconds_to_evaluate", lambda job, pool: 4.0)
     monkeypatch.setattr(planning, "_SECONDS_TO_START", 0.0)
 
@@ -116,9 +126,136 @@ def test_an_hour_on_this_machine_is_longer_than_the_tiny_recipe(tiny_recipe: Rec
     assert training > 6
 
 
-def test_the_measure_stands_a_disturbance(digits_pool: Pool, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = [5.0, 6.0, 6.1, 6.2, 6.3, 6.4, 6.5, 16.5, 16.6, 16.7]  # warm-up, then 0.1 s each, but for one of 10 s
-    rows = [{"seconds": end} for end in steps]
-    monkeypatch.setattr(planning, "train", lambda job: TrainingResult(history=rows))
-    job = training_job(tiny_recipe, digits_pool, choose_labeled(digits_pool, 20, seed=0))
-    assert planning._seconds_per_step(job) == pytest.approx(0.1)
+@pytest.fixture
+def little_left(measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pretraining that leaves the time of ten training steps."""
+    original = TimePlan.after_pretraining
+
+    def after_pretraining(plan: TimePlan, history: Sequence[Mapping[str, Any]]) -> Recipe:
+        return original(replace(plan, ends=time.monotonic() + plan.reserve + 1.05), history)
+
+    monkeypatch.setattr(TimePlan, "after_pretraining", after_pretraining)
+
+
+@pytest.mark.usefixtures("little_left", "no_pictures")
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_steps_that_are_planned_again_are_those_of_the_run(interrupted: bool, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    def stop(update: ProgressUpdate) -> None:
+        if update.task == "training" and update.done > 3 * update.total // 8:
+            signal.raise_signal(signal.SIGINT)
+
+    recipe = tiny_recipe.with_overrides(["labels.budget=20", "pretraining.steps=1", "training.steps=40"])
+    run = tmp_path / "run"
+    if interrupted:
+        with pytest.raises(Interrupted):
+            fit_run(recipe, run, seconds=40.0, options=FitOptions(progress=stop))
+        resume_run(run)
+    else:
+        fit_run(recipe, run, seconds=40.0)
+    plan, kept = json.loads((run / "plan.json").read_text()), load_recipe(run / "recipe.toml")
+    assert plan["training_steps"] > 20
+    assert kept.training.steps == load_metrics(run)["steps"] == 10
+    assert [revision["training_steps"] for revision in plan["revisions"]] == [10]
+    # What is written down is what was done: the same weights come out of it without a clock.
+    again = fit_run(kept, tmp_path / "again")
+    assert not (again / "plan.json").exists()
+    assert_same_weights(run, again)
+
+
+def assert_same_weights(run: Path, other: Path) -> None:
+    weights, others = (load_tensors(path / "model.safetensors")[0] for path in (run, other))
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def plan_of(recipe: Recipe, **changes: Any) -> TimePlan:
+    facts: dict[str, Any] = {"per_step": 0.1, "per_pretraining_step": 0.2, "reserve": 4.0}
+    return TimePlan(recipe, 60.0, **{"ends": time.monotonic() + 14.0, **facts, **changes})
+
+
+def rows(*seconds_per_step: float) -> list[dict[str, Any]]:
+    """The history of a pretraining with rows of ten steps each."""
+    ends = np.cumsum(seconds_per_step) * 10
+    return [{"step": 10 * (i + 1), "seconds": end} for i, end in enumerate(ends)]
+
+
+@pytest.mark.parametrize(
+    ("history", "steps"),
+    [
+        ([], 100),  # from the cache: 10 s are left after the evaluation
+        (rows(0.2, 0.2, 0.2, 0.2), 100),
+        (rows(0.2, 0.2, 0.2, 0.4), 30),  # half as fast in the end: 6 s are left after the evaluation
+        (rows(0.4, 0.4, 0.2, 0.1), 240),
+        (rows(2.0, 2.0, 2.0, 2.0), 1),
+    ],
+)
+def test_steps_are_planned_again_at_the_pace_of_the_pretraining(
+    history: list[dict[str, Any]], steps: int, tiny_recipe: Recipe
+) -> None:
+    plan = plan_of(tiny_recipe.with_setting("training.steps", 500))
+    assert plan.after_pretraining(history).training.steps == pytest.approx(steps, abs=1)
+    assert [revision["training_steps"] for revision in plan.revisions] == [pytest.approx(steps, abs=1)]
+
+
+@pytest.mark.usefixtures("measured")
+def test_too_short_for_joint_training_takes_the_probe(
+    tiny_recipe: Recipe, digits_pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = tiny_recipe.with_overrides(["pretraining.steps=800", "training.steps=1000", "training.consistency=match"])
+    labeled, fingerprint = choose_labeled(digits_pool, 20, seed=0), digits_pool.fingerprint()
+    # 2.6 s for ten training steps and their eight of pretraining; 4 s to evaluate.
+    steps = LEAST_STEPS
+    needed = 4 + 0.26 * steps
+    short = time_plan(recipe, digits_pool, labeled, fingerprint, needed - 10, None, may_probe=True)
+    assert short.recipe.training.objective == "probe"
+    assert short.recipe.training.consistency == "none"
+    assert short.recipe.pretraining.steps == pytest.approx((needed - 14) / 0.2, abs=3)
+    minutes = math.ceil(needed / 60)
+    assert f"joint training needs about {minutes} minutes here, and is then usually better: --time {minutes}m" in caplog.text
+    assert short.after_pretraining([]) == short.recipe
+    caplog.clear()
+    # Enough, or asked for: joint, in the second case with a warning.
+    enough = time_plan(recipe, digits_pool, labeled, fingerprint, 60.0 * minutes, None, may_probe=True)
+    assert enough.recipe.training.steps >= steps
+    assert not caplog.text
+    asked = time_plan(recipe, digits_pool, labeled, fingerprint, needed - 10, None)
+    assert asked.recipe.training.objective == "joint"
+    assert f"--time {minutes}m, or use --objective probe" in caplog.text
+
+
+def test_a_pretraining_that_took_the_time_leaves_the_probe(tiny_recipe: Recipe) -> None:
+    plan = plan_of(tiny_recipe.with_setting("training.steps", 500), may_probe=True)
+    assert plan.after_pretraining(rows(0.4, 0.4)).training.objective == "probe"  # 30 steps
+    assert plan.revisions[0]["objective"] == "probe"
+
+
+@pytest.mark.usefixtures("measured", "no_pictures")
+def test_a_fit_whose_pretraining_took_the_time_is_a_probe(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        TimePlan, "after_pretraining", lambda plan, history: plan.recipe.with_setting("training.objective", "probe")
+    )
+    recipe = tiny_recipe.with_overrides(["labels.budget=20", "pretraining.steps=1", "training.steps=40"])
+    run, probe = fit_run(recipe, tmp_path / "run", seconds=40.0), tmp_path / "probe"
+    assert load_metrics(run)["objective"] == "probe"
+    assert_same_weights(run, fit_run(load_recipe(run / "recipe.toml"), probe))
+
+
+def test_a_plan_that_comes_true_is_kept(tiny_recipe: Recipe) -> None:
+    for planned in (95, 105):
+        plan = plan_of(tiny_recipe.with_setting("training.steps", planned))
+        assert plan.after_pretraining(rows(0.2, 0.2, 0.2, 0.2)) == plan.recipe
+        assert not plan.revisions
+    probe = plan_of(tiny_recipe.with_setting("training.objective", "probe"), per_step=0.0)
+    assert probe.after_pretraining([]) == probe.recipe
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_busy_machine_is_a_warning(
+    tiny_recipe: Recipe, digits_pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan(tiny_recipe, digits_pool, 60.0)
+    assert "busy" not in caplog.text
+    monkeypatch.setattr(planning, "_seconds_per_step", lambda training, pretraining: (0.3, 0.6, 3.0))
+    plan(tiny_recipe, digits_pool, 60.0)
+    assert "other programs keep this machine busy: a step takes 3.0 times as long as alone" in caplog.text

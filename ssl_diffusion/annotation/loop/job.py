@@ -178,6 +178,10 @@ def create_job(
         raise RecipeError("a job needs image files: name their folder, or a CSV file that lists them, with --data")
     if data.multilabel or data.label_columns:
         raise RecipeError("annotation jobs allow one label per image, not several")
+    if data.unlabeled:
+        raise RecipeError(
+            "a job takes all of its images from one place: leave out data.unlabeled, or put the images into one folder"
+        )
     _check_root(data)
     check_used(data)
     refuse_inputs(path, input_paths(data))

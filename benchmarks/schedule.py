@@ -1,0 +1,112 @@
+"""From how many steps on does joint training pay? Probe and joint training on photos, by pretraining and training steps.
+
+    python benchmarks/schedule.py --data cifar10/ --name cifar10 --schedules 50+50 100+100
+    python benchmarks/schedule.py --data elpv/ --name elpv --test-fraction 0.3 --schedules 50+50 100+100
+
+One row a schedule, objective and seed in `results/schedule.csv`; rows that are there are not run again. A schedule is the
+number of pretraining steps and of training steps, both of the recipe `images`; its probe is a row with no training step. Images
+of the folder's training split are drawn until the pool is full, and the test split, or 1,000 images of it, measures. The
+accuracy is that of the model itself: what :mod:`ssl_diffusion.training.starting_point` would keep instead is not asked.
+Processor time does not count what other programs take, but caches that are shared with them make a step slower.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import RESULTS, append_row, find_row, provenance
+from sklearn.metrics import balanced_accuracy_score
+
+from ssl_diffusion.data.label_choice import choose_labeled
+from ssl_diffusion.data.loading import load_pool
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.settings import DataSettings
+from ssl_diffusion.inference.predict import predict_logits
+from ssl_diffusion.training.denoiser_cache import DenoiserCache
+from ssl_diffusion.training.fit import FitOptions, fit_model
+from ssl_diffusion.training.recipe import Recipe, load_recipe
+
+CSV = RESULTS / "schedule.csv"
+LARGEST_TEST = 1000  # images
+
+
+def subset(pool: Pool, images: int) -> Pool:
+    """At most so many training images, and at most 1,000 of the test split, in their order."""
+    rng = np.random.default_rng(70)
+    parts = [rng.permutation(part)[:n] for part, n in ((pool.train, images), (pool.test, LARGEST_TEST))]
+    rows = np.sort(np.concatenate(parts))
+    return replace(pool, images=pool.images[rows], ids=pool.ids[rows], labels=pool.labels[rows], is_test=pool.is_test[rows])
+
+
+def measure(recipe: Recipe, pool: Pool, n_labeled: int, cache: DenoiserCache) -> dict[str, Any]:
+    """One fit with the denoiser in the cache, on the test split; the processor time leaves the test split out."""
+    labeled = choose_labeled(pool, n_labeled, seed=recipe.training.seed)
+    began = time.process_time()
+    fitted = fit_model(recipe, pool, labeled, options=FitOptions(cache=cache))
+    spent = time.process_time() - began
+    truth = pool.labels[pool.test]
+    predicted = predict_logits(fitted.model(), pool.images[pool.test]).argmax(axis=1)
+    return {
+        "accuracy": round(float((predicted == truth).mean()), 4),
+        "balanced_accuracy": round(float(balanced_accuracy_score(truth, predicted)), 4),
+        "cpu_seconds": round(spent, 1),
+    }
+
+
+def recipes(schedules: list[tuple[int, int]], seed: int, overrides: list[str]) -> Iterator[Recipe]:
+    """The probe of every pretraining and the joint training of every schedule, in the order in which they are run."""
+    base = load_recipe("images").with_setting("training.seed", seed).with_overrides(overrides)
+    known = set()
+    for pretraining, training in schedules:
+        recipe = base.with_setting("pretraining.steps", pretraining)
+        if pretraining not in known:
+            known.add(pretraining)
+            yield recipe.with_settings({"training.objective": "probe", "training.steps": 0})
+        yield recipe.with_setting("training.steps", training)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="Folder with one folder per class")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--test-fraction", type=float, default=0.0)
+    parser.add_argument("--size", type=int, default=24)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--labeled", type=int, default=100)
+    parser.add_argument("--schedules", nargs="+", default=["50+50", "50+100", "100+100", "100+200", "200+200"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[71, 72])
+    parser.add_argument("--cache", type=Path, help="Folder that keeps the denoisers")
+    parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="Settings of the recipe, for trying out")
+    args = parser.parse_args()
+    schedules = [(int(a), int(b)) for a, _, b in (text.partition("+") for text in args.schedules)]
+    settings = DataSettings(path=args.data, size=args.size, test_fraction=args.test_fraction)
+    pool, facts = subset(load_pool(settings), args.images), provenance()
+    data = {"data": args.name, "px": args.size, "pool": len(pool.train), "labels": args.labeled}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = DenoiserCache(args.cache or Path(folder))
+        for seed in args.seeds:
+            for recipe in recipes(schedules, seed, args.overrides):
+                steps = {"pretraining_steps": recipe.pretraining.steps, "training_steps": recipe.training.steps}
+                key = data | {"seed": seed, **steps, "objective": recipe.training.objective}
+                if find_row(CSV, key) is not None:
+                    continue
+                began = time.process_time()
+                alone = recipe.with_settings({"training.objective": "denoise-only"})
+                denoiser = fit_model(alone, pool, None, options=FitOptions(cache=cache)).pretraining
+                assert denoiser is not None
+                pretraining = {} if denoiser["cached"] else {"pretraining_cpu_seconds": round(time.process_time() - began, 1)}
+                row = measure(recipe, pool, args.labeled, cache)
+                append_row(CSV, key | row | {"pretraining_cpu_seconds": "", **pretraining} | facts)
+                print(key, row, pretraining, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
