@@ -66,6 +66,7 @@ class FileSource:
 
     Attributes:
         paths: Image files, in the order of the ids.
+        aspect: Treatment of images with another aspect ratio.
 
     Raises:
         DataError: If there are not as many ids as files, an id occurs twice, or the shape is impossible.
@@ -91,7 +92,7 @@ class FileSource:
                 raise DataError(f"sample ids must be distinct; {str(sample)!r} occurs twice")
         iter_image_batches([], image_shape, 1)  # refuses a shape that no image can have
         self.paths = list(paths)
-        self._aspect: Aspect = aspect
+        self.aspect: Aspect = aspect
         self.ids: NDArray[np.str_] = np.array([str(sample) for sample in ids], dtype=np.str_)
         self.image_shape = image_shape
 
@@ -107,7 +108,7 @@ class FileSource:
         paths = [self.paths[self._index[name]] for name in names]
         images = allocate((len(names), *self.image_shape), max_memory=IN_MEMORY)
         start = 0
-        for batch in iter_image_batches(paths, self.image_shape, _AT_ONCE, ids=names, aspect=self._aspect):
+        for batch in iter_image_batches(paths, self.image_shape, _AT_ONCE, ids=names, aspect=self.aspect):
             images[start : start + len(batch.ids)] = batch.images
             start += len(batch.ids)
         return images
@@ -115,7 +116,7 @@ class FileSource:
     def batches(self, size: int) -> Iterator[tuple[NDArray[np.str_], NDArray[np.uint8]]]:
         """See :meth:`ImageSource.batches`; the next batch is decoded while the caller uses this one."""
         check_batch_size(size)
-        decoded = iter_image_batches(self.paths, self.image_shape, size, ids=self.ids.tolist(), aspect=self._aspect)
+        decoded = iter_image_batches(self.paths, self.image_shape, size, ids=self.ids.tolist(), aspect=self.aspect)
         return ((np.array(batch.ids, dtype=np.str_), batch.images) for batch in decoded)
 
 

@@ -90,7 +90,7 @@ def with_unlabeled(
             notes[0] += f" instead of the {left} of {pool.name!r}"
     files = None
     if pool.files is not None:
-        files = [pool.files[i] for i in kept] + [Path(os.path.abspath(paths[i])) for i in read.kept]
+        files = [pool.files[int(i)] for i in kept] + [Path(os.path.abspath(paths[i])) for i in read.kept]
     return replace(
         pool,
         files=files,

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from ssl_diffusion.data.decoding import Aspect
 from ssl_diffusion.data.images import read_images
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.source import FileSource
@@ -232,7 +233,7 @@ def _write_changed(
     todo = np.arange(len(places))
     for factor in _STRENGTHS:
         for i in todo:
-            made = with_change(sources[i], result.original[i], result.images()[i], factor)
+            made = with_change(sources[i], result.original[i], result.images()[i], factor, run.aspect)
             to_pil(made).save(places[i])
         strength[todo] = factor
         p[todo] = _predicted(run, [places[i] for i in todo])
@@ -242,7 +243,9 @@ def _write_changed(
     return p, strength
 
 
-def with_change(file: Path, image: NDArray[np.uint8], changed: NDArray[np.uint8], factor: float = 1.0) -> NDArray[np.uint8]:
+def with_change(
+    file: Path, image: NDArray[np.uint8], changed: NDArray[np.uint8], factor: float = 1.0, aspect: Aspect = "squeeze"
+) -> NDArray[np.uint8]:
     """A file at its own size, with the change of the small image that was made from it.
 
     Args:
@@ -250,6 +253,7 @@ def with_change(file: Path, image: NDArray[np.uint8], changed: NDArray[np.uint8]
         image: Image that was made from it, uint8 (C, H, W).
         changed: Image after the change, uint8 (C, H, W).
         factor: Factor of the change.
+        aspect: Treatment of other aspect ratios when the image was made: it says which part of the file the image shows.
 
     Returns:
         Pixels of the file with the enlarged change added, uint8 (C, H', W').
@@ -261,14 +265,27 @@ def with_change(file: Path, image: NDArray[np.uint8], changed: NDArray[np.uint8]
     device = torch.device("cpu")
     whole = to_floats(read_images([file], channels=len(image)).images, device)
     change = factor * (to_floats(changed, device) - to_floats(image, device))[None]
-    made: NDArray[np.uint8] = to_bytes(whole + functional.interpolate(change, tuple(whole.shape[2:]), mode="bilinear"))[0]
+    (height, width), (h, w) = whole.shape[2:], change.shape[2:]
+    top, left, bottom, right = 0, 0, height, width
+    if aspect == "crop":
+        scale = min(height / h, width / w)
+        top, left = round((height - scale * h) / 2), round((width - scale * w) / 2)
+        bottom, right = height - top, width - left
+    elif aspect == "pad":
+        scale = max(height / h, width / w)
+        inside = max(1, min(h, round(height / scale))), max(1, min(w, round(width / scale)))
+        above, before = (h - inside[0]) // 2, (w - inside[1]) // 2
+        change = change[:, :, above : above + inside[0], before : before + inside[1]]
+    shown = functional.interpolate(change, (bottom - top, right - left), mode="bilinear")
+    whole[:, :, top:bottom, left:right] += shown
+    made: NDArray[np.uint8] = to_bytes(whole)[0]
     return made
 
 
 def _predicted(run: Run, paths: list[Path]) -> NDArray[np.float32]:
     """Class probabilities of image files, float32 (n, K), as predictions of files have them."""
     names = [path.name for path in paths]
-    small = FileSource(paths, names, run.image_shape).take(names)
+    small = FileSource(paths, names, run.image_shape, run.aspect).take(names)
     return run.predict_proba(FileReader(replace(run, cache_dir=None), paths, names).rows(names, small))
 
 

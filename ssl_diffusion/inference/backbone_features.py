@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_diffusion.data.decoding import Aspect
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.source import FileSource, ImageSource
 from ssl_diffusion.errors import DataError, SSLDError
@@ -71,13 +72,20 @@ def backbone_features(
     elif pool.files is None:
         raise SSLDError(f"the backbone {backbone.identity} reads image files, and the images of {pool.name!r} come from none")
     else:
-        source = file_source(backbone, [pool.files[i] for i in once], pool.ids[once].tolist(), pool.image_shape)
+        files = [pool.files[i] for i in once]
+        source = file_source(backbone, files, pool.ids[once].tolist(), pool.image_shape, pool.aspect)
     store = feature_store(cache_dir, backbone, source) if cache_dir is not None else None
     z = pool_features(backbone, source, store=store, progress=progress)
     return z if len(once) == len(rows) and (once == rows).all() else z[inverse]
 
 
-def file_source(backbone: Backbone, paths: list[Path], ids: list[str], image_shape: tuple[int, int, int]) -> FileSource:
+def file_source(
+    backbone: Backbone,
+    paths: list[Path],
+    ids: list[str],
+    image_shape: tuple[int, int, int],
+    aspect: Aspect = "squeeze",
+) -> FileSource:
     """Files at the size of a backbone.
 
     Args:
@@ -85,10 +93,11 @@ def file_source(backbone: Backbone, paths: list[Path], ids: list[str], image_sha
         paths: Image files.
         ids: Sample ids of the files.
         image_shape: Shape (C, H, W) of the images of the model, gray or in color.
+        aspect: Treatment of images with another aspect ratio, as the model has it: both see the same part of a file.
     """
     assert backbone.input_size is not None
     channels = 1 if image_shape[0] == 1 else 3
-    return FileSource(paths, ids, (channels, backbone.input_size, backbone.input_size))
+    return FileSource(paths, ids, (channels, backbone.input_size, backbone.input_size), aspect)
 
 
 def feature_store(cache_dir: Path, backbone: Backbone, source: ImageSource) -> EmbeddingStore:
@@ -100,6 +109,8 @@ def feature_store(cache_dir: Path, backbone: Backbone, source: ImageSource) -> E
         source: Images or files to read.
     """
     how = f"files {source.image_shape}" if isinstance(source, FileSource) else "images"
+    if isinstance(source, FileSource) and source.aspect != "squeeze":
+        how += f" {source.aspect}"
     identity = f"1 {backbone.identity} {how}"
     return EmbeddingStore(cache_dir / "features" / hashlib.sha256(identity.encode()).hexdigest()[:24], identity)
 
@@ -178,7 +189,9 @@ def _batches(source: ImageSource, rows: NDArray[np.int64], size: int) -> Iterato
     if len(rows) == len(source):
         return source.batches(size)
     if isinstance(source, FileSource):
-        return FileSource([source.paths[i] for i in rows], source.ids[rows].tolist(), source.image_shape).batches(size)
+        return FileSource(
+            [source.paths[i] for i in rows], source.ids[rows].tolist(), source.image_shape, source.aspect
+        ).batches(size)
     parts = (source.ids[rows[i : i + size]] for i in range(0, len(rows), size))
     return ((ids, source.take(ids)) for ids in parts)
 

@@ -85,7 +85,7 @@ def original_images(run: Run, pool: Pool, rows: NDArray[np.int64]) -> NDArray[np
         return None
     ids = pool.ids[rows]
     paths = [pool.files[i] for i in rows]
-    return file_source(model.backbone, paths, ids.tolist(), model.config.image_shape).take(ids)
+    return file_source(model.backbone, paths, ids.tolist(), model.config.image_shape, run.aspect).take(ids)
 
 
 class FileReader:
@@ -119,7 +119,9 @@ class FileReader:
         _, c, h, w = images.shape
         source: ImageSource = RowsSource(images, np.array(ids, dtype=np.str_), (c, h, w))
         if config.backbone.reads == "files":
-            source = file_source(backbone, [self._paths[sample] for sample in ids], list(ids), config.image_shape)
+            source = file_source(
+                backbone, [self._paths[sample] for sample in ids], list(ids), config.image_shape, self._run.aspect
+            )
         if self._store is None and self._run.cache_dir is not None and isinstance(source, FileSource):
             self._store = feature_store(self._run.cache_dir, backbone, source)
         return FusedRows(images, pool_features(backbone, source, store=self._store))
