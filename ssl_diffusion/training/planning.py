@@ -29,14 +29,16 @@ from ssl_diffusion.training.measuring import BUSY, slowdown, time_steps
 from ssl_diffusion.training.phases import PRETRAINING_ONLY, pretraining_job, training_job
 from ssl_diffusion.training.recipe import Recipe
 
-__all__ = ["LEAST_STEPS", "TimePlan", "parse_duration", "plan_for_time", "time_plan"]
+__all__ = ["ENOUGH_STEPS", "LEAST_STEPS", "TimePlan", "parse_duration", "plan_for_time", "time_plan"]
 
 _log = logging.getLogger(__name__)
 _SECONDS_TO_START = 3.0  # weights, first steps, checkpoints and pictures
 _SAME = 0.1  # of the steps: a plan that is this close is kept
 
-LEAST_STEPS = 200
-"""Training steps below which the probe is often better (benchmarks/README.md)."""
+LEAST_STEPS = 50
+"""Training steps below which the probe is nearly always better (benchmarks/README.md)."""
+ENOUGH_STEPS = 200
+"""Training steps from which on joint training is usually better; in between the fit compares both and keeps the better one."""
 
 
 def parse_duration(text: str) -> float:
@@ -212,9 +214,10 @@ def time_plan(
     cached = max(cache.steps_of(pretraining.family), default=0) if cache and pretraining is not None else 0
     costs = _Costs(per_step, per_pretraining_step, cached)
     planned = costs.stretched(recipe, left)
-    if trains and planned.training.steps < LEAST_STEPS <= recipe.training.steps:
-        minutes = math.ceil((seconds - left + costs.seconds_until(recipe, LEAST_STEPS)) / 60)
-        if may_probe and recipe.training.objective == "joint" and pretraining is not None:
+    if trains and planned.training.steps < ENOUGH_STEPS <= recipe.training.steps:
+        minutes = math.ceil((seconds - left + costs.seconds_until(recipe, ENOUGH_STEPS)) / 60)
+        too_few = planned.training.steps < LEAST_STEPS
+        if may_probe and too_few and recipe.training.objective == "joint" and pretraining is not None:
             trains, costs = False, replace(costs, per_step=0.0)
             planned = costs.stretched(_as_probe(recipe), left)
             _log.warning(
@@ -226,10 +229,11 @@ def time_plan(
             )
         elif planned.training.steps >= 1:
             _log.warning(
-                "%g s allow %d training steps, and fewer than %d seldom pay: give --time %dm, or use --objective probe",
+                "%g s allow %d training steps, and with fewer than %d the probe is often as good: give --time %dm, or use "
+                "--objective probe",
                 seconds,
                 planned.training.steps,
-                LEAST_STEPS,
+                ENOUGH_STEPS,
                 minutes,
             )
     if (trains and planned.training.steps < 1) or (pretraining is not None and planned.pretraining.steps < 1):

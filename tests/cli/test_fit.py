@@ -64,7 +64,8 @@ def test_too_little_time_takes_the_probe_unless_joint_training_is_asked_for(
 ) -> None:
     monkeypatch.setattr(planning, "_seconds_per_step", lambda training, pretraining: (100.0, 100.0, 1.0))
     monkeypatch.setattr(planning.TimePlan, "after_pretraining", lambda plan, history: plan.recipe)
-    monkeypatch.setattr(planning, "LEAST_STEPS", 5)
+    for name in ("LEAST_STEPS", "ENOUGH_STEPS"):
+        monkeypatch.setattr(planning, name, 5)
     printed = fit("--time", "10m", "--no-cache", "--out", tmp_path / "run", *tiny, *asked)  # 3 of the recipe's 6 training steps
     assert (printed["objective"], printed["steps"]) == (("joint", 3) if asked else ("probe", 0))
     assert load_recipe(tmp_path / "run" / "recipe.toml").training.objective == printed["objective"]
