@@ -335,3 +335,8 @@ def test_a_pool_at_the_size_of_its_files_is_read_as_it_is(
     run.model.classify(x).sum().backward()
     assert x.grad is not None
     assert float(x.grad.abs().max()) > 0
+
+
+def test_two_backbones_are_refused(tmp_path: Path) -> None:
+    message = refused("fit", "--data", tmp_path, "--backbone", "quadrants", "--features", "f.npz")
+    assert message == "give either --backbone or --features, not both"
