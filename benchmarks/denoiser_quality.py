@@ -4,8 +4,8 @@
     python benchmarks/denoiser_quality.py --data cifar10/ --images 2000 --size 24 --steps 30 100 300     # a folder of photos
     python benchmarks/denoiser_quality.py --table
 
-One row a data set and number of pretraining steps (each with its own schedule) in `results/denoiser_quality.csv`, and a sheet of
-16 samples a row, side by side, in `results/denoiser_quality-NAME.png`. `ratio` is that of
+One row a data set and number of pretraining steps (each with its own schedule) in `results/denoiser_quality.csv`, and a sheet
+of 16 samples a row, side by side, in `results/denoiser_quality-NAME.png`. `ratio` is that of
 :func:`ssl_diffusion.inference.denoiser_quality`. `fd` is the Fréchet distance of 500 samples (12 steps) to the training images
 on pixels, in units of that of the test images; `distance` the median distance of a sample to the nearest training image, in
 units of that of a test image. Rows that are there are not run again.
