@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from ssl_diffusion.errors import CheckpointError
 from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.fused import FusedConfig, FusedDiffusion, open_backbone
-from ssl_diffusion.models.joint import JointConfig, JointDiffusion, flatten_pointwise
+from ssl_diffusion.models.joint import JointConfig, JointDiffusion
+from ssl_diffusion.models.unet import flatten_pointwise
 from ssl_diffusion.seeding import derive_seed
 
 __all__ = ["build_model", "count_parameters", "read_config", "weights_fault"]

@@ -37,7 +37,7 @@ from ssl_diffusion.models.settings import ModelSettings
 from ssl_diffusion.models.unet import Features, UNet
 from ssl_diffusion.settings import Settings
 
-__all__ = ["JointConfig", "JointDiffusion", "flatten_pointwise", "make_head"]
+__all__ = ["JointConfig", "JointDiffusion", "make_head"]
 
 _Channels = Annotated[int, Field(ge=1, le=4)]
 _Side = Annotated[int, Field(ge=1)]
@@ -106,7 +106,6 @@ class JointDiffusion(nn.Module):
         channels = self.unet.last_channels if settings.pool_maps == "levels" else self.unet.feature_channels
         self.n_features = cells * sum(channels)
         self.head = make_head(self.n_features, config) if config.n_classes else None
-        self.register_load_state_dict_pre_hook(_take_former)  # type: ignore[no-untyped-call]
 
     def encode(self, x: Tensor, sigma: Tensor | float) -> Features:
         """Feature maps of noised (or clean) images at noise level `sigma`."""
@@ -215,17 +214,6 @@ class JointDiffusion(nn.Module):
         divisor = self.unet.divisor
         bottom, right = -x.shape[-2] % divisor, -x.shape[-1] % divisor
         return functional.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-
-
-def _take_former(_: nn.Module, state: dict[str, Tensor], *__: object) -> None:
-    """Weights of earlier versions are loaded as those of this one."""
-    state.update(flatten_pointwise(state))
-
-
-def flatten_pointwise(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by name, with 1x1 convolutions of earlier versions, (C', C, 1, 1), as the matrices that they are now, (C', C)."""
-    names = ("attention.qkv.weight", "attention.project.weight", "shortcut.weight")
-    return {name: t.flatten(1) if name.endswith(names) and t.ndim == 4 else t for name, t in weights.items()}
 
 
 @lru_cache(maxsize=64)

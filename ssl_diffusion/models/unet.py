@@ -14,6 +14,7 @@ Shapes: images are (B, C, H, W) with H and W divisible by :attr:`UNet.divisor`; 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ from ssl_diffusion.models.convolution import Conv3x3
 from ssl_diffusion.models.normalization import GroupNorm
 from ssl_diffusion.models.settings import ModelSettings
 
-__all__ = ["Features", "UNet", "sinusoidal_embedding"]
+__all__ = ["Features", "UNet", "flatten_pointwise", "sinusoidal_embedding"]
 
 
 @dataclass
@@ -144,6 +145,7 @@ class UNet(nn.Module):
             if level:
                 self.up.append(Conv3x3(width, width))
         self.out = nn.Sequential(GroupNorm(width, settings), nn.SiLU(), zero_init(Conv3x3(width, pixels)))
+        self.register_load_state_dict_pre_hook(_take_former)  # type: ignore[no-untyped-call]
 
     def encode(self, x: Tensor, scalar: Tensor) -> Features:
         """Encoder and middle block only.
@@ -189,6 +191,17 @@ class UNet(nn.Module):
     def decoder_modules(self) -> list[nn.Module]:
         """The modules that :meth:`decode` uses and :meth:`encode` does not."""
         return [self.decoder, self.up, self.out]
+
+
+def _take_former(_: nn.Module, state: dict[str, Tensor], *__: object) -> None:
+    """Weights of earlier versions are loaded as those of this one."""
+    state.update(flatten_pointwise(state))
+
+
+def flatten_pointwise(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by name, with 1x1 convolutions of earlier versions, (C', C, 1, 1), as the matrices that they are now, (C', C)."""
+    names = ("attention.qkv.weight", "attention.project.weight", "shortcut.weight")
+    return {name: t.flatten(1) if name.endswith(names) and t.ndim == 4 else t for name, t in weights.items()}
 
 
 def sinusoidal_embedding(value: Tensor, dim: int, max_period: float = 1e4) -> Tensor:
