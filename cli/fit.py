@@ -350,6 +350,7 @@ def _start(start: dict[str, Any]) -> str:
 
 
 def _print_result(path: Path, output: Output, *, cached: bool) -> None:
+    from ssl_diffusion.generation.readiness import LARGEST_RATIO
     from ssl_diffusion.training.run_folder import RunFolder, load_metrics
 
     m = load_metrics(path)
@@ -371,6 +372,9 @@ def _print_result(path: Path, output: Output, *, cached: bool) -> None:
         if cached and not pretraining["cached"]:
             how += ", now in the cache"
         lines.append(f"pretraining     {pretraining['images_seen']:,} images, {how}")
+    if (denoiser := m.get("denoiser")) is not None:
+        learned = "" if denoiser["ratio"] <= LARGEST_RATIO else ": what it draws is still noise"
+        lines.append(f"denoiser        {denoiser['ratio']:.2f} of the error of a linear filter{learned}")
     if (start := m.get("start")) is not None:
         lines.append(f"start           {_start(start)}")
     rate = f", {m['images_per_second']:,.0f} images/s" if m["images_per_second"] else ""

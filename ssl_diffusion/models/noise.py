@@ -175,7 +175,8 @@ class DDPM(Parameterisation):
             raise ValueError(f"a linear schedule of {steps} steps has beta > 1 at its end; use at least 21")
         self.steps = steps
         scale = 1000 / steps
-        beta = torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64)
+        # On the processor also where the network is only described, on the device "meta".
+        beta = torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64, device="cpu")
         self.alpha_bar = torch.cumprod(1 - beta, dim=0)
         self.sigmas = ((1 - self.alpha_bar) / self.alpha_bar).sqrt()
         self.sigma_min = float(self.sigmas[0])
