@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ssl_diffusion.data.pool import Pool
 
 CSV = RESULTS / "denoiser_quality.csv"
-SAMPLES, SHOWN, ZOOM = 500, 16, 3
+SAMPLES, SHOWN, WIDTH = 500, 16, 40  # images, images on a sheet, pixels of one of them
 
 
 def main() -> None:
@@ -95,12 +95,12 @@ def _measure(pool: "Pool", data: str, steps: int) -> tuple[dict[str, Any], NDArr
 
 
 def _sheet(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A square sheet of images, enlarged, with a white edge at the right."""
-    side = round(len(images) ** 0.5)
-    _, c, h, w = images.shape
-    sheet = images.reshape(side, side, c, h, w).transpose(0, 3, 1, 4, 2).reshape(side * h, side * w, c)
-    sheet = sheet.repeat(ZOOM, axis=0).repeat(ZOOM, axis=1)
-    return np.pad(sheet, ((0, 0), (0, 9), (0, 0)), constant_values=255)
+    """A square sheet of enlarged images with white edges."""
+    side, zoom = round(len(images) ** 0.5), max(1, WIDTH // images.shape[-1])
+    tiles = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=255)
+    _, c, h, w = tiles.shape
+    sheet = tiles.reshape(side, side, c, h, w).transpose(0, 3, 1, 4, 2).reshape(side * h, side * w, c)
+    return np.pad(sheet.repeat(zoom, axis=0).repeat(zoom, axis=1), ((0, 0), (0, 3 * zoom), (0, 0)), constant_values=255)
 
 
 def _arguments() -> argparse.Namespace:

@@ -123,7 +123,7 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         model_: the joint model with its averaged weights, on the CPU, in evaluation mode.
         n_iter_: optimiser steps after pretraining.
         history_: losses over the steps, pretraining first; a data frame.
-        backbone_: what the backbone is, its weight, and the cross-validated NLL by weight; None without one.
+        backbone_: name, identity and weight of the backbone, and the cross-validated NLL by weight; None without one.
         start_: comparison with the probe of the pretrained denoiser, which is kept where it is better: "kept" is "trained" or
             "probe"; see `start` in :mod:`ssl_diffusion.training.starting_point`. None if nothing was pretrained or trained.
         n_labeled_: number of labeled samples.

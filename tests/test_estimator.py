@@ -17,7 +17,6 @@ from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit, cross_
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_classifiers_classes, parametrize_with_checks
-from support.backbones import Quadrants
 
 from ssl_diffusion import JointDiffusionClassifier, estimator
 from ssl_diffusion.errors import Interrupted
@@ -299,12 +298,12 @@ def test_cache_is_shared_by_fits(colour, tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "kind", "labeled", "flip"),
     [
-        ({}, "digits", "weak", "auto"),
-        ({"image_shape": "row"}, "none", "strong", "auto"),
+        ({}, "digits", "weak", "color"),
+        ({"image_shape": "row"}, "none", "strong", "color"),
         ({"recipe": "fashion-mnist"}, "fashion", "weak", "auto"),
         ({"recipe": load_recipe("digits")}, "digits", "strong", "auto"),
         ({"augmentation": "photo", "flip": False}, "photo", "strong", "off"),
-        ({"settings": {"augmentation.labeled": "none", "augmentation.policy": "fashion"}}, "fashion", "none", "auto"),
+        ({"settings": {"augmentation.labeled": "none", "augmentation.policy": "fashion"}}, "fashion", "none", "color"),
     ],
 )
 def test_augmentation(parameters, kind, labeled, flip):
@@ -398,19 +397,3 @@ def test_verbose_logs_or_shows(colour, caplog, capsys, monkeypatch):
     assert "training 100 %" in capsys.readouterr().err
     tiny().fit(*colour)
     assert not capsys.readouterr().err
-
-
-def test_a_backbone_joins_the_probe(colour):
-    """It is said what was chosen, kept in pickles by its name only, and refused where it cannot be read."""
-    X, y = colour
-    assert Quadrants.identity == "quadrants 24px"
-    clf = tiny(objective="probe", backbone="quadrants", pretrain_steps=2).fit(X, y)
-    assert (clf.backbone_["identity"], clf.backbone_["reads"]) == (Quadrants.identity, "images")
-    assert clf.transform(X).shape[1] == clf.model_.denoiser_features + 12
-    data = pickle.dumps(clf)
-    assert len(data) < 2 * len(pickle.dumps(tiny(objective="probe", pretrain_steps=2).fit(X, y)))
-    np.testing.assert_array_equal(pickle.loads(data).predict_proba(X), clf.predict_proba(X))
-    with pytest.raises(ValueError, match="the objective 'joint' does not read a backbone yet"):
-        tiny(backbone="quadrants").fit(X, y)
-    with pytest.raises(ValueError, match="images in X have none: name a network"):
-        tiny(objective="probe", backbone="precomputed:f.npz", pretrain_steps=2).fit(X, y)

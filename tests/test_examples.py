@@ -195,7 +195,7 @@ def test_the_strategy_asks_for_what_is_rare(tmp_path: Path) -> None:
 
 def test_the_backbone_knows_more_than_pixels(tmp_path: Path) -> None:
     text = printed("own_backbone.py", tmp_path)
-    assert "the contract is kept: 10 tests" in text
+    assert "the contract is kept: 11 tests" in text
     assert percent(text, "patches") > percent(text, "pixels") + 1
     assert "features.npz has the same features: True" in text
 

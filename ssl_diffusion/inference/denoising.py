@@ -37,7 +37,7 @@ class DenoiserQuality:
     Attributes:
         levels: Noise levels, standard deviations on the scale [-1, 1].
         errors: Mean squared errors per value of the denoiser, by level.
-        linear_errors: Those of the linear denoiser, with the same noise.
+        linear_errors: Mean squared errors of the linear denoiser, with the same noise.
     """
 
     levels: tuple[float, ...]
