@@ -23,6 +23,7 @@ from ssl_diffusion.data.decoding import Aspect
 from ssl_diffusion.data.images import ENDINGS, ImageArray, Progress, list_images, listing, read_images
 from ssl_diffusion.data.label_columns import Labels, cell_labels, flag_labels, listed_names, split_cells
 from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.shapes import color_options
 from ssl_diffusion.data.tables import Table, read_table
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.outputs import path_fault, shown_path
@@ -97,9 +98,8 @@ def load_folder(
         ids=ids,
         size=size,
         largest=largest,
-        channels={"gray": 1, "rgb": 3}.get(color),
+        **color_options(color),
         aspect=aspect,
-        find_gray=color == "auto",
         skip_bad=skip_bad,
         max_memory=max_memory,
         progress=progress,
@@ -187,9 +187,8 @@ def load_csv(
         ids=ids,
         size=size,
         largest=largest,
-        channels={"gray": 1, "rgb": 3}.get(color),
+        **color_options(color),
         aspect=aspect,
-        find_gray=color == "auto",
         skip_bad=skip_bad,
         max_memory=max_memory,
         progress=progress,

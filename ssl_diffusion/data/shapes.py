@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +10,22 @@ from numpy.typing import NDArray
 from ssl_diffusion.data.decoding import Aspect, Header
 from ssl_diffusion.storage import allocate
 
-__all__ = ["as_gray", "aspect_note", "chosen_aspect", "chosen_note", "common_shape", "common_size"]
+__all__ = ["as_gray", "aspect_note", "chosen_aspect", "chosen_note", "color_options", "common_shape", "common_size"]
 
 _MOST_CUT = 0.34  # of an image, on average: 4:3 and 3:2 in a square are below, 16:9 is above
 _AT_ONCE = 1024  # images
+
+
+class ColorOptions(TypedDict):
+    """Arguments of :func:`ssl_diffusion.data.images.read_images` that decide about color."""
+
+    channels: int | None
+    find_gray: bool
+
+
+def color_options(color: str) -> ColorOptions:
+    """How images are read: "gray" or "rgb", "files" as their color modes say, "auto" as their pixels do."""
+    return {"channels": {"gray": 1, "rgb": 3}.get(color), "find_gray": color == "auto"}
 
 
 def common_size(headers: Collection[Header]) -> tuple[int, int]:

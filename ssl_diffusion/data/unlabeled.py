@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ssl_diffusion.data.images import ENDINGS, Progress, list_images, read_images
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
+from ssl_diffusion.data.shapes import color_options
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.outputs import path_fault
 from ssl_diffusion.storage import allocate
@@ -63,9 +64,8 @@ def with_unlabeled(
         paths,
         ids=names,
         size=(h, w),
-        channels={"gray": 1, "rgb": 3}.get(data.color),
+        **color_options(data.color),
         aspect=pool.aspect,
-        find_gray=data.color == "auto",
         skip_bad=data.skip_bad,
         max_memory=max_memory,
         progress=progress,
