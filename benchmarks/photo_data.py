@@ -29,6 +29,7 @@ from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.data.source import FileSource
 from ssl_diffusion.inference.backbone_features import backbone_features, backbone_reads
+from ssl_diffusion.machine import resolve_accelerator
 from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.backbones.registry import load_backbone
 
@@ -100,14 +101,14 @@ class PhotoSet:
         if not path.exists():
             some = np.random.default_rng(0).permutation(len(self.pool))[:256]
             began = time.process_time()
-            backbone_features(self._backbone, self.pool, some, backbone_reads(self._backbone, self.pool))
+            backbone_features(load_backbone(BACKBONE), self.pool, some, backbone_reads(self._backbone, self.pool))
             spent = 1000 * (time.process_time() - began) / len(some)
             path.write_text(json.dumps({"ms_an_image": round(spent, 2)}), encoding="utf-8")
         return round(len(self.pool) * float(json.loads(path.read_text(encoding="utf-8"))["ms_an_image"]) / 1000, 1)
 
     @cached_property
     def _backbone(self) -> Backbone:
-        return load_backbone(BACKBONE)
+        return load_backbone(BACKBONE).to(resolve_accelerator("auto"))
 
 
 def _pixels(data: PhotoSet, positions: NDArray[np.int64]) -> NDArray[np.float32]:

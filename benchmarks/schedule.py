@@ -88,6 +88,8 @@ def main() -> None:
     schedules = [(int(a), int(b)) for a, _, b in (text.partition("+") for text in args.schedules)]
     settings = DataSettings(path=args.data, size=args.size, test_fraction=args.test_fraction)
     pool, facts = subset(load_pool(settings), args.images), provenance()
+    if torch.cuda.is_available():  # which is what fits then take; the seconds are still those of the processor
+        facts["processor"] = torch.cuda.get_device_name()
     data = {"data": args.name, "px": args.size, "pool": len(pool.train), "labels": args.labeled}
     with tempfile.TemporaryDirectory() as folder:
         cache = DenoiserCache(args.cache or Path(folder))
