@@ -195,9 +195,10 @@ class PlainModel(nn.Module):
 
 
 class PlainTrainer:
-    """Training steps of the plain implementation."""
+    """Training steps of the plain implementation, in fp32 or under autocast."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, precision: str = "fp32") -> None:
+        self.precision = precision
         self.model = PlainModel(setting.architecture).train()
         self.scheduler = DDPMScheduler()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=_LEARNING_RATE)
@@ -210,8 +211,9 @@ class PlainTrainer:
         images, labels = next(self.labeled)
         noise = torch.randn_like(clean)
         t = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(clean),))
-        loss = functional.mse_loss(self.model.denoise(self.scheduler.add_noise(clean, noise, t), t), noise)
-        loss = loss + functional.cross_entropy(self.model.classify(images), labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+            loss = functional.mse_loss(self.model.denoise(self.scheduler.add_noise(clean, noise, t), t), noise)
+            loss = loss + functional.cross_entropy(self.model.classify(images), labels)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()

@@ -5,7 +5,8 @@
 Both contestants train networks of equal width, depth and attention on equal batches, in turn within one process: a few
 steps of one, a few of the other, for several rounds. Images per second are pool images (those of the denoising loss);
 the same number of labeled images per step comes on top in both. The library's figure is `ssl_diffusion.training.loop.train`
-itself: drawing, augmentation, forward, backward, clipping, optimiser, moving average. See :mod:`contestants`.
+itself: drawing, augmentation, forward, backward, clipping, optimiser, moving average. Where it computes in bf16, the
+plain one is timed twice: in fp32, as it comes, and under torch's autocast. See :mod:`contestants`.
 """
 
 import argparse
@@ -66,7 +67,9 @@ def _pairs(setting: "Setting", args: argparse.Namespace) -> list[dict[str, Any]]
         raise SystemExit(f"{name}: the networks differ by more than {_TOLERANCE:.0%} in parameters")
     images = setting.batch * args.steps
     rows = []
-    for precision in dict.fromkeys(resolve_precision(p, "cpu") for p in args.precision):
+    precisions = [resolve_precision(p, "cpu") for p in args.precision]
+    for precision, of_plain in dict.fromkeys((p, other) for p in precisions for other in ("fp32", p)):
+        plain.precision = of_plain
         timer = compare(setting, plain.step, precision, args.warmup, args.steps, args.rounds)
         rates = {"diffusers": [images / s for s in timer.others], "ssld": [images / s for s in timer.ours]}
         for implementation, rate in rates.items():
@@ -74,13 +77,13 @@ def _pairs(setting: "Setting", args: argparse.Namespace) -> list[dict[str, Any]]
             rows.append(
                 {
                     "config": name,
-                    "comparison": f"pair, ssld in {precision}",
+                    "comparison": f"pair, ssld in {precision}" if of_plain != precision else f"pair, both in {precision}",
                     "implementation": implementation,
                     **_rate_columns(rate),
                     "ratio_to_first": paired_ratio(rate, rates["diffusers"]),
                     "ratio_to_previous": "",
                     "parameters": ours if is_ours else theirs,
-                    "precision": precision if is_ours else "fp32",
+                    "precision": precision if is_ours else of_plain,
                 }
             )
     shown = ("comparison", "implementation", "precision", "images_per_second", "min", "max", "ratio_to_first")
