@@ -13,7 +13,6 @@ units of that of a test image. Rows that are there are not run again.
 
 import argparse
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +63,7 @@ def _pool(args: argparse.Namespace) -> "Pool":
         return load_dataset(args.data)
     pool, rng = load_folder(args.data, size=args.size), np.random.default_rng(70)
     rows = np.sort(np.concatenate([rng.permutation(pool.train)[: args.images], rng.permutation(pool.test)[:1000]]))
-    return replace(pool, images=pool.images[rows], ids=pool.ids[rows], labels=pool.labels[rows], is_test=pool.is_test[rows])
+    return pool.select(rows)
 
 
 def _measure(pool: "Pool", data: str, steps: int) -> tuple[dict[str, Any], NDArray[np.uint8]]:

@@ -50,7 +50,7 @@ def damaged(pool: Pool, case: str, n_labeled: int, seed: int) -> tuple[Pool, Lab
         for c in range(k):
             members = pool.train[pool.labels[pool.train] == c]
             kept[rng.permutation(members)[round(len(members) * 0.1 ** (c / (k - 1))) :]] = False
-        pool = _subset(pool, kept)
+        pool = pool.select(kept)
         return pool, choose_labeled(pool, n_labeled, seed=seed, choice="uniform", allow_missing_classes=True)
     labeled = choose_labeled(pool, n_labeled, seed=seed)
     positions = pool.positions(labeled.train)
@@ -64,12 +64,8 @@ def damaged(pool: Pool, case: str, n_labeled: int, seed: int) -> tuple[Pool, Lab
         absent = np.isin(pool.labels, hidden)
         labeled = LabeledSet(tuple(map(str, pool.ids[positions[~absent[positions]]])))
         kept = ~absent if case == "without" else ~(absent & pool.is_test)
-        return _subset(pool, kept), labeled
+        return pool.select(kept), labeled
     return pool, labeled
-
-
-def _subset(pool: Pool, kept: np.ndarray) -> Pool:
-    return replace(pool, images=pool.images[kept], ids=pool.ids[kept], labels=pool.labels[kept], is_test=pool.is_test[kept])
 
 
 def fit(pool: Pool, labeled: LabeledSet, recipe_name: str, method: str, seed: int, cache: DenoiserCache) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def subset(pool: Pool, images: int) -> Pool:
     rng = np.random.default_rng(70)
     parts = [rng.permutation(part)[:n] for part, n in ((pool.train, images), (pool.test, LARGEST_TEST))]
     rows = np.sort(np.concatenate(parts))
-    return replace(pool, images=pool.images[rows], ids=pool.ids[rows], labels=pool.labels[rows], is_test=pool.is_test[rows])
+    return pool.select(rows)
 
 
 def measure(recipe: Recipe, pool: Pool, n_labeled: int, cache: DenoiserCache) -> dict[str, Any]:

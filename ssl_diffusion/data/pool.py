@@ -10,7 +10,7 @@ written to `labeled.csv` and verified on resume. Labels outside it are never loo
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +114,29 @@ class Pool:
     def take(self, ids: Iterable[str]) -> NDArray[np.uint8]:
         """Copies of the images of some samples, uint8 (n, C, H, W), in the order asked for; errors as :meth:`positions`."""
         return np.array(self.images[self.positions(ids)])
+
+    def select(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Pool":
+        """The pool of some samples, with their labels, files and split.
+
+        Args:
+            rows: Positions of the samples, int64 (m,), in the order of the new pool, or a mask of them, bool (n,).
+
+        Raises:
+            DataError: If a sample occurs twice.
+
+        Example:
+            >>> len(pool.select(pool.test)) == len(pool.test)
+            True
+        """
+        at = np.arange(len(self))[rows]
+        return replace(
+            self,
+            images=self.images[at],
+            ids=self.ids[at],
+            labels=self.labels[at],
+            is_test=self.is_test[at],
+            files=None if self.files is None else [self.files[i] for i in at],
+        )
 
     def batches(self, size: int) -> Iterator[tuple[NDArray[np.str_], NDArray[np.uint8]]]:
         """Copies of all images, the test split too, as (ids, images) of at most `size` samples, in the order of the ids.

@@ -56,6 +56,20 @@ def test_positions_follow_ids_and_name_the_unknown_one(small_pool: Pool) -> None
         small_pool.positions(["s01", "s99"])
 
 
+def test_a_part_of_a_pool_keeps_what_belongs_to_its_samples(small_pool: Pool) -> None:
+    pool = replace(small_pool, files=[Path(f"{sample}.png") for sample in small_pool.ids])
+    part = pool.select(np.array([50, 7, 3]))
+    assert part.ids.tolist() == ["s50", "s07", "s03"]
+    assert part.files == [Path("s50.png"), Path("s07.png"), Path("s03.png")]
+    assert part.is_test.tolist() == [True, False, False]
+    assert (part.images == pool.images[[50, 7, 3]]).all()
+    assert part.positions(["s07"]).tolist() == [1]
+    assert part.classes == pool.classes
+    assert pool.select(pool.is_test).ids.tolist() == pool.ids[pool.test].tolist()
+    with pytest.raises(DataError, match="'s07' occurs 2 times"):
+        pool.select(np.array([7, 7]))
+
+
 def test_splits_and_known_labels(small_pool: Pool) -> None:
     assert small_pool.train.tolist() == list(range(48))
     assert small_pool.test.tolist() == list(range(48, 60))

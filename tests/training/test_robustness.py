@@ -26,15 +26,11 @@ def accuracy(recipe: Recipe, pool: Pool, labeled: LabeledSet, classes: range = r
     return float((logits.argmax(axis=1) == pool.labels[test]).mean())
 
 
-def without(pool: Pool, gone: np.ndarray) -> Pool:
-    return replace(pool, images=pool.images[~gone], ids=pool.ids[~gone], labels=pool.labels[~gone], is_test=pool.is_test[~gone])
-
-
 def test_classes_that_only_the_unlabeled_images_have_do_not_spoil_the_others(recipe: Recipe, digits_pool: Pool) -> None:
     labeled = choose_labeled(digits_pool, 100, seed=0)
     positions = digits_pool.positions(labeled.train)
     known = LabeledSet(tuple(map(str, digits_pool.ids[positions[digits_pool.labels[positions] < 8]])))
-    clean = accuracy(recipe, without(digits_pool, digits_pool.labels >= 8), known, range(8))
+    clean = accuracy(recipe, digits_pool.select(digits_pool.labels < 8), known, range(8))
     mixed = accuracy(recipe, digits_pool, known, range(8))
     assert clean > 0.95
     assert mixed > clean - 0.05
@@ -53,7 +49,7 @@ def test_pseudo_labels_do_not_swallow_a_class_with_few_images(recipe: Recipe, di
     ones = digits_pool.train[digits_pool.labels[digits_pool.train] == 1]
     gone = np.zeros(len(digits_pool), dtype=bool)
     gone[ones[len(ones) // 5 :]] = True
-    pool = without(digits_pool, gone)
+    pool = digits_pool.select(~gone)
     labeled = choose_labeled(pool, 120, seed=0, choice="uniform")
     matched = accuracy(recipe, pool, labeled, range(1, 2))
     plain = accuracy(recipe.with_setting("training.consistency", "none"), pool, labeled, range(1, 2))
