@@ -45,6 +45,17 @@ def test_it_knows_what_is_in_a_photo(lite0: Backbone) -> None:
     assert set(temple.topk(3).indices.tolist()) & {663, 698, 832, 442, 975}, temple.topk(5)
 
 
+def test_features_are_those_of_the_network_of_the_package(lite0: Backbone) -> None:
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0", image_size=128).eval()
+    network.load_state_dict(torch.load(FILE, weights_only=True))
+    v = torch.randint(0, 256, (2, 3, 128, 128), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    with torch.inference_mode():
+        wanted = network.extract_features((v - 127.0) / 128).mean(dim=(2, 3))
+    torch.testing.assert_close(torch.from_numpy(lite0.embed("ab", v.numpy())), wanted, rtol=1e-3, atol=1e-4)
+
+
 def test_a_gray_image_is_one_of_three_equal_channels(lite0: Backbone) -> None:
     gray = np.random.default_rng(0).integers(0, 256, (2, 1, 40, 40), dtype=np.uint8)
     np.testing.assert_array_equal(lite0.embed("ab", gray), lite0.embed("ab", gray.repeat(3, axis=1)))
