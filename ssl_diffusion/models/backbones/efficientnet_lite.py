@@ -72,7 +72,7 @@ class EfficientNetLite0(Backbone):
 
 
 def _fold_batch_norm(network: nn.Module) -> None:
-    """Put every batch normalisation into the convolution before it, as evaluation allows: a sixth less time, the same features."""
+    """Put every batch normalisation into the convolution before it: the same features in a sixth less time."""
     for module in list(network.modules()):
         for (name, first), (following, second) in pairwise(list(module.named_children())):
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
