@@ -9,7 +9,20 @@ import typer
 from ssl_diffusion.settings import Budget, Devices, GiB, HeldOut, ImageSide, Seconds, Seed, Steps
 
 from .command import NOTHING, Context, command
-from .options import ACCELERATOR, CACHE_DIR, DATASET, IMAGE_ROOT, OVERWRITE, PRECISION, SETTINGS, THREADS, number
+from .options import (
+    ACCELERATOR,
+    BACKBONE,
+    CACHE_DIR,
+    DATASET,
+    FEATURES,
+    IMAGE_ROOT,
+    OVERWRITE,
+    PRECISION,
+    SETTINGS,
+    THREADS,
+    backbone_name,
+    number,
+)
 from .output import Output
 
 if TYPE_CHECKING:
@@ -130,13 +143,8 @@ class TrainingOptions:
             help="joint (default), labels-only, probe (logistic regression on the pretrained denoiser) or denoise-only."
         ),
     ] = None
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="Pretrained network beside the denoiser (see `ssld backbones`), a .pt2 file, auto, or none."),
-    ] = None
-    features: Annotated[
-        Path | None, typer.Option(help="Features of your own by sample id (.npz, .csv, .parquet), as the backbone.")
-    ] = None
+    backbone: Annotated[str | None, BACKBONE] = None
+    features: Annotated[Path | None, FEATURES] = None
     consistency: Annotated[
         str | None, typer.Option(help="Consistency loss on unlabeled images: none (default) or match (pseudo-labels).")
     ] = None
@@ -159,25 +167,13 @@ class TrainingOptions:
         """The settings of the recipe that these options change, apart from --set."""
         return {
             "training.objective": self.objective,
-            "backbone.name": self.backbone_name(),
+            "backbone.name": backbone_name(self.backbone, self.features),
             "training.consistency": self.consistency,
             "training.steps": self.steps,
             "pretraining.steps": self.pretrain_steps,
             "training.seed": self.seed,
             "augmentation.flip": self.flip,
         }
-
-    def backbone_name(self) -> str | None:
-        """The backbone that --backbone or --features names, files by their whole path."""
-        from ssl_diffusion.errors import RecipeError
-
-        if self.features is not None:
-            if self.backbone is not None:
-                raise RecipeError("give either --backbone or --features, not both")
-            return f"precomputed:{self.features.resolve()}"
-        if self.backbone is not None and self.backbone.endswith(".pt2") and ":" not in self.backbone:
-            return str(Path(self.backbone).resolve())
-        return self.backbone
 
     def leaves_objective(self) -> bool:
         """Whether nothing on the command line says what to train: neither the objective, nor a term of it, nor a recipe."""

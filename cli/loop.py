@@ -9,7 +9,9 @@ from ssl_diffusion.settings import AtLeastOne, Count, HeldOut, ImageSide, Port, 
 
 from .command import JOB, NOTHING, Context, JobArgument, JobContext, command
 from .options import (
+    BACKBONE,
     CACHE_DIR,
+    FEATURES,
     IMAGE_ROOT,
     SETTINGS,
     SKIP_BAD,
@@ -17,6 +19,7 @@ from .options import (
     OverwriteOption,
     SeedOption,
     ServerOptions,
+    backbone_name,
     number,
 )
 from .output import Output, needing
@@ -24,6 +27,7 @@ from .output import Output, needing
 if TYPE_CHECKING:
     from ssl_diffusion.annotation.loop.job import Job
     from ssl_diffusion.annotation.loop.status import JobStatus
+    from ssl_diffusion.training.recipe import Recipe
 
 __all__ = ["export", "fit", "import_", "init", "move", "next_", "serve", "status"]
 
@@ -51,6 +55,12 @@ def init(
     budget: Annotated[int, number(Count, help="Total number of labels wanted; 0 is no limit.")] = 0,
     refit_every: Annotated[int, number(Count, help="New labels that make the server refit; 0: never.")] = 0,
     recipe: Annotated[str, typer.Option(help="Recipe of the fits: a name (see `ssld recipes`) or TOML file.")] = "images",
+    objective: Annotated[
+        str | None,
+        typer.Option(help="Objective of the fits: joint, labels-only or probe. Default: joint; probe with a backbone."),
+    ] = None,
+    backbone: Annotated[str | None, BACKBONE] = None,
+    features: Annotated[Path | None, FEATURES] = None,
     overrides: Annotated[list[str] | None, SETTINGS] = None,
     store: Annotated[
         str, typer.Option(help="Database URL, such as postgresql://HOST/NAME. Default: SQLite in the job folder.")
@@ -65,6 +75,8 @@ def init(
       ssld loop init job/ --data photos/ --classes cat,dog
 
       ssld loop init job/ --data photos/ --classes cat,dog --audit 100 --pretrain
+
+      ssld loop init job/ --data photos/ --classes cat,dog --backbone efficientnet-lite0
     """
     from ssl_diffusion.annotation.loop.job import create_job
     from ssl_diffusion.annotation.loop.settings import JobSettings
@@ -80,7 +92,7 @@ def init(
         test_fraction=test_fraction,
     )
     settings = JobSettings(
-        recipe=base.replace(data=described).with_overrides(overrides or []),
+        recipe=_fits_of(base.replace(data=described), objective, backbone_name(backbone, features), overrides or [], recipe),
         store=store,
         agreement=agreement,
         audit=audit,
@@ -226,6 +238,24 @@ def move(
     job = context.job
     move_images(job, data, image_root)
     context.output.result({"images": str(job.image_root)}, f"images are read from {job.image_root}")
+
+
+def _fits_of(recipe: "Recipe", objective: str | None, backbone: str | None, overrides: list[str], name: str) -> "Recipe":
+    """The recipe of the fits of a job.
+
+    Args:
+        recipe: Recipe with the images of the job.
+        objective: Objective that was asked for; None leaves it to the recipe or, with a backbone, takes the probe.
+        backbone: Backbone that was asked for; None leaves it to the recipe.
+        overrides: Settings that were asked for.
+        name: Name or file of the recipe.
+    """
+    asked = {"training.objective": objective, "backbone.name": backbone}
+    made = recipe.with_settings({key: value for key, value in asked.items() if value is not None}).with_overrides(overrides)
+    said = objective is not None or any(text.partition("=")[0].strip() == "training.objective" for text in overrides)
+    if said or name != "images" or made.backbone.name in ("none", "auto"):
+        return made
+    return made.with_setting("training.objective", "probe")  # which takes seconds, once the denoiser is pretrained
 
 
 def _print_status(job: "Job", output: Output, first: list[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """Options that several commands share: each has one name and one help text."""
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
@@ -11,8 +12,10 @@ from .output import Output, needing
 
 __all__ = [
     "ACCELERATOR",
+    "BACKBONE",
     "CACHE_DIR",
     "DATASET",
+    "FEATURES",
     "IMAGE_ROOT",
     "OVERWRITE",
     "PRECISION",
@@ -27,6 +30,7 @@ __all__ = [
     "SeedOption",
     "ServerOptions",
     "ThreadsOption",
+    "backbone_name",
     "given_options",
     "number",
 ]
@@ -57,6 +61,8 @@ DATASET = typer.Option(help="Named data set; see `ssld datasets`. Default: fashi
 SETTINGS = typer.Option("--set", help="Recipe setting to change: section.name=value. May be repeated.")
 CACHE_DIR = typer.Option(help="Cache folder of downloads and denoisers. Default: ~/.cache/ssld.")
 IMAGE_ROOT = typer.Option(help="Folder that paths in the CSV file are relative to. Default: the folder of the CSV file.")
+BACKBONE = typer.Option(help="Pretrained network beside the denoiser (see `ssld backbones`), a .pt2 file, auto, or none.")
+FEATURES = typer.Option(help="Features of your own by sample id (.npz, .csv, .parquet), as the backbone.")
 SKIP_BAD = typer.Option("--skip-bad", help="Skip unreadable images.")
 OVERWRITE = typer.Option("--overwrite", help="Replace an earlier output in the same place.")
 
@@ -68,6 +74,19 @@ DebugOption = Annotated[
     bool, typer.Option("--debug", envvar="SSLD_DEBUG", help="Show where in the program an unforeseen error was raised.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars and no log messages.")]
+
+
+def backbone_name(backbone: str | None, features: Path | None) -> str | None:
+    """The backbone that --backbone or --features names, files by their whole path; None if neither is given."""
+    from ssl_diffusion.errors import RecipeError
+
+    if features is not None:
+        if backbone is not None:
+            raise RecipeError("give either --backbone or --features, not both")
+        return f"precomputed:{features.resolve()}"
+    if backbone is not None and backbone.endswith(".pt2") and ":" not in backbone:
+        return str(Path(backbone).resolve())
+    return backbone
 
 
 def given_options(group: Any) -> list[str]:

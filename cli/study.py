@@ -9,7 +9,7 @@ import typer
 from ssl_diffusion.settings import Devices, Trials
 
 from .command import NOTHING, Context, command
-from .options import CACHE_DIR, DATASET, SETTINGS, given_options, number
+from .options import BACKBONE, CACHE_DIR, DATASET, FEATURES, SETTINGS, backbone_name, given_options, number
 from .output import Output
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class DesignOptions:
             help="Whether strategies that need no labels choose the starting set themselves (default), or all start alike.",
         ),
     ] = None
+    backbone: Annotated[str | None, BACKBONE] = None
+    features: Annotated[Path | None, FEATURES] = None
     baseline: Annotated[str | None, typer.Option(help="Strategy that the others are compared with. Default: random.")] = None
     overrides: Annotated[list[str] | None, SETTINGS] = None
 
@@ -60,11 +62,13 @@ class DesignOptions:
         if self.recipe is not None and self.recipe.endswith(".toml"):
             study = load_study(Path(self.recipe))
         else:
-            named = recipe_for("fashion-mnist" if self.dataset is None else self.dataset)
-            study = StudySettings(recipe=load_recipe(named if self.recipe is None else self.recipe))
+            own = recipe_for("fashion-mnist" if self.dataset is None else self.dataset)
+            study = StudySettings(recipe=load_recipe(own if self.recipe is None else self.recipe))
         recipe = study.recipe
         if self.dataset is not None:
             recipe = recipe.with_setting("data.dataset", self.dataset, "--dataset")
+        if (named := backbone_name(self.backbone, self.features)) is not None:
+            recipe = recipe.with_setting("backbone.name", named, "--backbone")
         return study.replace(
             recipe=recipe.with_overrides(self.overrides or []),
             strategies=study.strategies if self.strategies is None else _words(self.strategies),

@@ -36,7 +36,7 @@ from ssl_diffusion.training.run_folder import run_inputs
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["class_index", "file_stems", "write_explanations", "write_samples"]
+__all__ = ["class_index", "file_stems", "write_changed", "write_explanations", "write_samples"]
 
 _IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp)$", re.IGNORECASE)
 
@@ -199,7 +199,7 @@ def write_explanations(
         after = None
         if originals is not None and pool.files is not None:
             sources = [pool.files[positions[i]] for i in result.image]
-            after, frame["strength"] = _write_changed(run, result, sources, [folder / name for name in files])
+            after, frame["strength"] = write_changed(run, result, sources, [folder / name for name in files])
             frame["verified"] = after.argmax(axis=1) == result.target
         frame.to_csv(folder / "counterfactuals.csv", index=False)
         shown = result.take(np.arange(min(_SHEET, len(result))))
@@ -215,7 +215,7 @@ def write_explanations(
     return frame, result
 
 
-def _write_changed(
+def write_changed(
     run: Run, result: CounterfactualResult, sources: list[Path], places: list[Path]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Write the changed files at their own size, as little changed as is predicted as the target.

@@ -4,19 +4,29 @@ A search takes seconds, and nothing else waits for it. The latest request comes 
 """
 
 import logging
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ssl_diffusion.annotation.loop.current_model import Classifier
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
 from ssl_diffusion.generation.counterfactual.search import explain
+from ssl_diffusion.generation.gallery import write_changed
+from ssl_diffusion.generation.readiness import doubt_of
+from ssl_diffusion.inference.backbone_features import file_source
 from ssl_diffusion.inference.predict import predict_probabilities
+from ssl_diffusion.inference.rows import FusedRows, Rows
+from ssl_diffusion.inference.run import Run
+from ssl_diffusion.models.fused import FusedDiffusion, gradient_fault
 
 __all__ = ["Counterfactual", "Explainer"]
 
@@ -24,12 +34,16 @@ _log = logging.getLogger(__name__)
 
 _TARGETS = 2  # counterfactuals per sample
 _REQUESTS = 8  # latest ones that are answered
-_KEPT = 500  # samples whose counterfactuals stay in memory
+_SHOWN = 384  # pixels of a changed file on the page
+_KEPT = 200  # samples whose counterfactuals stay in memory
 
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """A sample changed to be classified otherwise: class number, image (uint8, (C, H, W)), RMS distance in [0, 1]."""
+    """A sample changed to be classified otherwise: class number, image (uint8, (C, H, W)), RMS distance in [0, 1].
+
+    Where the model's backbone reads the image files, the image is the file with the enlarged change, at most 384 pixels large.
+    """
 
     label: int
     image: NDArray[np.uint8]
@@ -46,6 +60,7 @@ class Explainer:
     def __init__(self, job: Job) -> None:
         self.job = job
         self._classifier: Classifier | None = None
+        self._run: Run | None = None
         self._found: dict[int, list[Counterfactual]] = {}
         self._failed: dict[int, str] = {}
         self._requests: deque[int] = deque(maxlen=_REQUESTS)
@@ -67,16 +82,18 @@ class Explainer:
             self._wake.notify_all()
         self._thread.join(timeout=60)
 
-    def use(self, classifier: Classifier | None, *, afresh: bool, doubt: str = "") -> None:
-        """Explain this classifier from now on; `afresh` forgets what was found.
+    def use(self, classifier: Classifier | None, run: Run | None, *, afresh: bool) -> None:
+        """Explain this classifier from now on.
 
         Args:
             classifier: Classifier of the pool; None explains nothing.
+            run: Run of the current model; None if there is none. Where its counterfactuals would be noise, or no gradient runs
+                from its classes to the images, none are searched, and the page says why.
             afresh: Whether to forget what was found.
-            doubt: Why counterfactuals of this model would be noise; none are searched then, and the page says why.
         """
+        doubt = _doubt(run) if run is not None else ""
         with self._wake:
-            self._classifier = None if doubt else classifier
+            self._classifier, self._run = (None, None) if doubt else (classifier, run)
             self._doubt = doubt
             if afresh:
                 self._found, self._failed = {}, {}
@@ -119,14 +136,14 @@ class Explainer:
                     return
                 self._searching = True
                 position = self._requests[-1] if self._requests else self._ahead.popleft()
-                classifier, before = self._classifier, self._found
-                if classifier is None or classifier.model is None or position in before:
+                classifier, run, before = self._classifier, self._run, self._found
+                if classifier is None or classifier.model is None or run is None or position in before:
                     if position in self._requests:
                         self._requests.remove(position)
                     continue
             problem = ""
             try:
-                found = self._search(classifier, position)
+                found = self._search(replace(run, model=classifier.model), classifier, position)
             except Exception as error:  # the page says so, and labeling goes on
                 _log.exception("no counterfactuals of sample %d", position)
                 found = []
@@ -144,19 +161,61 @@ class Explainer:
                 if problem:
                     self._failed[position] = problem
 
-    def _search(self, classifier: Classifier, position: int) -> list[Counterfactual]:
-        """Counterfactuals towards the two most probable classes after the predicted one."""
-        assert classifier.model is not None
+    def _search(self, run: Run, classifier: Classifier, position: int) -> list[Counterfactual]:
+        """Counterfactuals towards the two most probable classes after the predicted one.
+
+        Args:
+            run: Run of the current model, with the head of the classifier.
+            classifier: Classifier of the pool.
+            position: Position of the sample.
+        """
         image = np.asarray(self.job.images[[position]])
+        rows: Rows = image
+        file = originals = None
+        if isinstance(run.model, FusedDiffusion) and run.model.config.backbone.reads == "files":
+            file, backbone = self.job.image_file(position), run.model.backbone
+            originals = file_source(backbone, [file], ["0"], run.image_shape, run.aspect).take(["0"])
+            rows = FusedRows(image, backbone.embed(["0"], originals))
         # In fp32, as in the search: near the boundary rounding decides which class comes first.
-        p = predict_probabilities(classifier.model, image)[0]
+        p = predict_probabilities(run.model, rows)[0]
         others = np.argsort(-p, kind="stable")[1 : 1 + _TARGETS]
+
         images = np.repeat(image, len(others), axis=0)
-        result = explain(classifier.model, images, others, precision=classifier.frozen.precision)
+        originals = None if originals is None else np.repeat(originals, len(others), axis=0)
+        result = explain(run.model, images, others, originals=originals, precision=run.precision)
+        if file is None:
+            shown, found = list(result.images()), result.success
+        else:
+            named = replace(run, classes=tuple(map(str, classifier.numbers)))
+            shown, found = _changed_file(named, result, file)
         return [
-            Counterfactual(
-                int(classifier.numbers[int(result.target[j])]), result.counterfactual[j], float(result.distance_pixel[j])
-            )
-            for j in range(len(others))
-            if result.success[j] and result.counterfactual is not None
+            Counterfactual(int(classifier.numbers[int(result.target[j])]), shown[j], float(result.distance_pixel[j]))
+            for j in np.flatnonzero(found)
         ]
+
+
+def _changed_file(run: Run, result: CounterfactualResult, file: Path) -> tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]:
+    """A file with the changes of counterfactuals, for the page, and which of them are predicted as their target at full size.
+
+    Args:
+        run: Fitted model.
+        result: Counterfactuals of the small image of the file.
+        file: Image file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        places = [Path(folder) / f"{j}.png" for j in range(len(result))]
+        p, _ = write_changed(run, result, [file] * len(places), places)
+        shown = []
+        for place in places:
+            with Image.open(place) as picture:
+                picture.thumbnail((_SHOWN, _SHOWN))
+                pixels = np.array(picture.convert("L" if picture.mode == "L" else "RGB"))
+            shown.append(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+    return shown, result.success & (p.argmax(axis=1) == result.target)
+
+
+def _doubt(run: Run) -> str:
+    """Why there are no counterfactuals of a model; empty if there are."""
+    if fault := gradient_fault(run.model, with_originals=True):
+        return f"there are no counterfactuals of this model: {fault}"
+    return doubt_of(run)

@@ -1,7 +1,8 @@
 """The current model of a job, and the classifier on it.
 
-Before the first fit, samples are represented by the principal components of their pixels. Labels newer than the last fit are
-learned by a probe on the representation: in well under a second, so that the queue follows the labels as they come.
+Before the first fit, samples are represented by the features of the job's backbone or, without one, by the principal components
+of their pixels. Labels newer than the last fit are learned by a probe on the representation: in well under a second, so that
+the queue follows the labels as they come.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.job_backbone import backbone_of, backbone_representation, job_rows, with_backbone
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.annotation.store.state import StoreState
 from ssl_diffusion.errors import RunError
@@ -23,6 +25,7 @@ from ssl_diffusion.inference.embedding import embed_whole
 from ssl_diffusion.inference.embedding_store import EmbeddingStore
 from ssl_diffusion.inference.predict import probabilities
 from ssl_diffusion.inference.run import Run, load_run
+from ssl_diffusion.models.fused import FusedDiffusion, gradient_fault
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.probe import WITHOUT_VALIDATION, LinearProbe
 from ssl_diffusion.progress import ProgressCallback
@@ -53,7 +56,7 @@ class Model:
     """Current model of a job.
 
     Attributes:
-        name: Name of the run in `models/`; "pixels" before the first.
+        name: Name of the run in `models/`; "pixels" or "backbone" before the first.
         description: The model in words.
         run: Run of the model; None before the first.
         frozen: Pool with its representation by the model.
@@ -65,6 +68,16 @@ class Model:
     run: Run | None
     frozen: EmbeddedPool
     labels: str | None
+
+    @property
+    def knows_classes(self) -> bool:
+        """Whether a probe on the representation is worth asking: pixels alone say little about classes."""
+        return self.name != "pixels"
+
+    @property
+    def gradients(self) -> bool:
+        """Whether gradients run from the classes to the images that the job keeps."""
+        return self.run is not None and not gradient_fault(self.run.model)
 
 
 @dataclass(frozen=True)
@@ -110,15 +123,20 @@ class Classifier:
 def present_model(job: Job, progress: ProgressCallback | None = None) -> Model:
     """Open the current model of a job; its representation of the pool is computed on first use and kept."""
     current = current_model(job)
+    if current is None and (backbone := backbone_of(job)) is not None:
+        frozen = EmbeddedPool(job.images, backbone_representation(job, backbone, progress=progress), job.trained, None)
+        named = job.settings.recipe.backbone.name
+        return Model("backbone", f"features of {named} (no model yet)", None, frozen, None)
     if current is None:
-        frozen = EmbeddedPool(job.images, _pixels(job), _train(job), None)
+        frozen = EmbeddedPool(job.images, _pixels(job), job.trained, None)
         return Model("pixels", "principal components of the pixels (no model yet)", None, frozen, None)
     name = current.model
-    run = load_run(folder_of(job, name))
+    run = with_backbone(job, name, load_run(folder_of(job, name)), progress)
     if run.image_shape != job.images.shape[1:]:
         raise RunError(f"{run.path} was made for other images than those of {job.path}: fit again: ssld loop fit {job.path}")
-    frozen = EmbeddedPool(job.images, _represented(job, name, run, progress), _train(job), run.model, run.precision)
-    return Model(name, f"{run.metadata['objective']} model {name}", run, frozen, current.labels)
+    frozen = EmbeddedPool(job.images, _represented(job, name, run, progress), job.trained, run.model, run.precision)
+    beside = f" with {run.model.config.backbone.name}" if isinstance(run.model, FusedDiffusion) else ""
+    return Model(name, f"{run.metadata['objective']} model {name}{beside}", run, frozen, current.labels)
 
 
 class CurrentModel(State):
@@ -149,7 +167,7 @@ def current_model(job: Job) -> CurrentModel | None:
 
 def publish(job: Job, name: str, labels: str | None, progress: ProgressCallback | None = None) -> None:
     """Make a finished run the current model, after its representation of the pool has been computed."""
-    _represented(job, name, load_run(folder_of(job, name)), progress)
+    _represented(job, name, with_backbone(job, name, load_run(folder_of(job, name)), progress), progress)
     atomic_write_text(job.path / "model.json", CurrentModel(model=name, labels=labels).model_dump_json() + "\n")
 
 
@@ -192,17 +210,16 @@ def label_digest(positions: NDArray[np.int64], classes: NDArray[np.int64]) -> st
 
 def _represented(job: Job, name: str, run: Run, progress: ProgressCallback | None) -> NDArray[np.float32]:
     """The representation of all images by a run, float32 (N, F), memory-mapped; computed once."""
-    store = EmbeddingStore(job.path / "models", run.digest())
-    return embed_whole(run.model, job.images, store, name, precision=run.precision, progress=progress)
-
-
-def _train(job: Job) -> NDArray[np.int64]:
-    return np.sort(np.concatenate([job.store.of_role("pool"), job.store.of_role("audit")]))
+    identity = run.digest()
+    if isinstance(run.model, FusedDiffusion) and not run.classes:  # the file of the run does not name the backbone
+        identity += f" {run.model.config.backbone.reads} by {run.model.config.backbone.identity}"
+    store, rows = EmbeddingStore(job.path / "models", identity), job_rows(job, run, progress)
+    return embed_whole(run.model, rows, store, name, precision=run.precision, progress=progress)
 
 
 def _pixels(job: Job) -> NDArray[np.float32]:
     """Principal components of the pixels, float32 (N, 50) or fewer of them, memory-mapped; computed once."""
-    x, train = job.images, _train(job)
+    x, train = job.images, job.trained
     some = np.sort(np.random.default_rng(0).permutation(train)[:_FITTED])
     n_components = min(_COMPONENTS, len(some), math.prod(x.shape[1:]))
 

@@ -1,8 +1,8 @@
 """Fits of a job: an ordinary run on the labels so far, which then becomes the current model.
 
-A fit trains on the pixels in `images.npy`, so no image file is decoded again. What it is fitted to is first written to
-`models/NNN.csv`, which the recipe of the run names: `ssld fit`, `ssld evaluate` and `ssld query` use that file and the image
-files. An interrupted fit is resumed by the next one if the labels are still the same.
+A fit trains on the pixels in `images.npy`, so no image file is decoded again, except for a backbone that reads larger images.
+What it is fitted to is first written to `models/NNN.csv`, which the recipe of the run names: `ssld fit`, `ssld evaluate` and
+`ssld query` use that file and the image files. An interrupted fit is resumed by the next one if the labels are still the same.
 """
 
 import logging
@@ -28,6 +28,7 @@ from ssl_diffusion.annotation.loop.current_model import (
 )
 from ssl_diffusion.annotation.loop.fit_state import FitState, fit_state, reporting
 from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.job_backbone import check_fit, with_files
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.data.label_choice import label_name
 from ssl_diffusion.data.pool import Pool
@@ -75,6 +76,8 @@ def fit_job(job: Job, *, pretrain: bool = False, options: FitOptions | None = No
         known, classes = training_labels(job)
         if not pretrain and len(np.unique(classes)) < 2:
             raise DataError(f"{job.path} has labels of {len(np.unique(classes))} classes: label samples of two or more first")
+        if not pretrain:
+            check_fit(job, progress)
         digest = None if pretrain else label_digest(known, classes)
         name = _unfinished(job, digest) or _next_name(job)
         folder = RunFolder(folder_of(job, name))
@@ -203,7 +206,7 @@ def _pool(job: Job, name: str, known: NDArray[np.int64], classes: NDArray[np.int
     labels, is_test = np.full(len(images), -1, dtype=np.int64), np.zeros(len(images), dtype=np.bool_)
     labels[known], labels[tested] = number[classes], number[tested_classes]
     is_test[store.of_role("test")] = True
-    return Pool(name, images, store.ids, labels, tuple(names[k] for k in used), is_test)
+    return with_files(job, Pool(name, images, store.ids, labels, tuple(names[k] for k in used), is_test))
 
 
 def _write_table(pool: Pool, path: Path) -> None:
@@ -227,4 +230,6 @@ def _recipe(job: Job, table: Path, pretrain: bool) -> Recipe:
     )
     labeled = recipe.labels.replace(budget=-1, allow_missing_classes=True)
     recipe = recipe.replace(data=data, labels=labeled).with_setting("training.seed", settings.seed)
-    return recipe.with_setting("training.objective", "denoise-only") if pretrain else recipe
+    if not pretrain:
+        return recipe
+    return recipe.with_settings({"training.objective": "denoise-only", "backbone.name": "none", "backbone.weights": ""})

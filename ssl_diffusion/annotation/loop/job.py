@@ -3,7 +3,8 @@
 job.toml             settings: a recipe for the fits, and the section [job]
 job.db               the store, unless it is on a server
 images.npy           the images as models see them, uint8 (N, C, H, W), by position; images.json says which they are
-pixels.npy           principal components of the pixels, on which the first samples are chosen
+pixels.npy           principal components of the pixels, on which the first samples are chosen; with a backbone
+backbone.npy         its features of all images
 model.json           name of the run that is the current model; replaced when a fit has finished
 models/NNN/          run folders of `ssld fit`; models/NNN.csv lists the samples and labels they were fitted to
 models/NNN.npy       the representation of all images by that run
@@ -39,6 +40,7 @@ from ssl_diffusion.outputs import refuse_inputs, remove_left
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.settings import State, read_state
 from ssl_diffusion.storage import atomic_folder, atomic_write_text, cannot_write
+from ssl_diffusion.training.backbones import fit_backbone, with_backbone_of
 
 __all__ = ["Job", "create_job", "move_images", "open_job"]
 
@@ -91,6 +93,11 @@ class Job:
         """Folder that sample ids are relative to."""
         return root_of(self.settings)
 
+    @property
+    def trained(self) -> NDArray[np.int64]:
+        """Positions of the samples whose images training may see, ascending."""
+        return np.sort(np.concatenate([self.store.of_role("pool"), self.store.of_role("audit")]))
+
     def image_file(self, position: int) -> Path:
         """File of a sample.
 
@@ -103,6 +110,14 @@ class Job:
                 f"{path} does not exist: if the images were moved, name their folder: ssld loop move {self.path} --data FOLDER"
             )
         return path
+
+    def check_files(self) -> None:
+        """Raise :class:`DataError` if image files are missing; it says how to tell the job where they are."""
+        if fault := _missing(self, self.image_root):
+            raise DataError(
+                f"{fault}; {self.settings.recipe.backbone.name} reads the files themselves: if they were moved, name their "
+                f"folder: ssld loop move {self.path} --data FOLDER"
+            )
 
     def folder(self, name: str) -> Path:
         """A folder inside the job, created if necessary."""
@@ -165,7 +180,8 @@ def create_job(
         progress: Callback for the number of images read.
 
     Raises:
-        SSLDError: If the folder exists, the images cannot be used, or the store holds another job.
+        SSLDError: If the folder exists, the images cannot be used, or the store holds another job; or if the backbone that the
+            recipe names is not installed, is not read by its objective, or has no features of some image.
 
     Example:
         >>> job = create_job(Path("job"), JobSettings(...), ["cat", "dog"])  # doctest: +SKIP
@@ -186,14 +202,17 @@ def create_job(
     check_used(data)
     refuse_inputs(path, input_paths(data))
     remove_left(path.parent)
+    backbone = fit_backbone(settings.recipe)  # one that is not to be had is an error before images are read
     pool = load_pool(data, progress=progress)
     for note in pool.notes:
         _log.info("%s", note)
-    settings = settings.replace(recipe=settings.recipe.replace(data=with_size_of(pool, data)))
+    if backbone is not None and backbone.by_id:
+        backbone.embed(pool.ids, None)  # refuses samples without features
+    settings = settings.replace(recipe=with_backbone_of(settings.recipe.replace(data=with_size_of(pool, data)), pool))
     if settings.audit >= len(pool.train):
         raise DataError(f"an audit of {settings.audit} samples leaves none of {len(pool.train)} for training")
     with atomic_folder(path) as temporary:
-        save_images(temporary, pool.images)
+        save_images(temporary, pool.images, pool.file_size)
         job = Job(temporary, settings, is_new=True)
         job.save_settings(settings)
         try:
@@ -234,14 +253,18 @@ def move_images(job: Job, data: Path, image_root: Path | None = None) -> None:
     _check_root(recipe.data.replace(path=str(data), image_root=str(image_root or "")))
     root = str(image_root.resolve()) if image_root is not None else ""
     settings = job.settings.replace(recipe=recipe.replace(data=recipe.data.replace(path=str(data.resolve()), image_root=root)))
-    there = root_of(settings)
-    missing = [str(id_) for id_ in job.store.ids if not (there / str(id_)).is_file()]
-    if missing:
-        names = ", ".join(missing[:_SHOWN])
-        raise DataError(
-            f"{len(missing)} of {len(job.store.ids)} images are missing in {there}: {names}{' ...' if missing[_SHOWN:] else ''}"
-        )
+    if fault := _missing(job, root_of(settings)):
+        raise DataError(fault)
     job.save_settings(settings)
+
+
+def _missing(job: Job, folder: Path) -> str:
+    """Which images of a job are missing in a folder, in words; empty if none are."""
+    missing = [str(id_) for id_ in job.store.ids if not (folder / str(id_)).is_file()]
+    if not missing:
+        return ""
+    names = ", ".join(missing[:_SHOWN])
+    return f"{len(missing)} of {len(job.store.ids)} images are missing in {folder}: {names}{' ...' if missing[_SHOWN:] else ''}"
 
 
 def root_of(settings: JobSettings) -> Path:

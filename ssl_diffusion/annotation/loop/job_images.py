@@ -24,7 +24,7 @@ from ssl_diffusion.errors import DataError, SSLDError, StateError
 from ssl_diffusion.settings import State, read_state
 from ssl_diffusion.storage import atomic_file, atomic_write_text
 
-__all__ = ["open_array", "open_images", "save_images"]
+__all__ = ["file_size_of", "open_array", "open_images", "save_images"]
 
 _log = logging.getLogger(__name__)
 _BLOCK = 4096  # images hashed at a time
@@ -36,19 +36,35 @@ class _Facts(State):
 
     shape: tuple[int, int, int, int]
     sha256: str
+    file_size: tuple[int, int] | None = None
+    """Most common (height, width) of the image files; jobs of earlier versions do not know it."""
 
 
-def save_images(folder: Path, images: NDArray[np.uint8]) -> None:
+def save_images(folder: Path, images: NDArray[np.uint8], file_size: tuple[int, int] | None) -> None:
     """Write `images.npy` and `images.json`.
 
     Args:
         folder: Job folder.
         images: Images by position, uint8 (N, C, H, W).
+        file_size: Most common (height, width) of the files that they come from.
     """
     n, c, h, w = images.shape
     with atomic_file(folder / "images.npy") as temporary:
         np.save(temporary, images)
-    atomic_write_text(folder / "images.json", _Facts(shape=(n, c, h, w), sha256=_digest(images)).model_dump_json() + "\n")
+    facts = _Facts(shape=(n, c, h, w), sha256=_digest(images), file_size=file_size)
+    atomic_write_text(folder / "images.json", facts.model_dump_json() + "\n")
+
+
+def file_size_of(folder: Path) -> tuple[int, int] | None:
+    """Most common (height, width) of the files that the images of a job come from; None where the job does not know it.
+
+    Args:
+        folder: Job folder.
+
+    Raises:
+        StateError: If `images.json` is missing or damaged.
+    """
+    return _facts(folder).file_size
 
 
 def open_images(
@@ -81,12 +97,12 @@ def open_images(
         return images
     _log.warning("%s is missing or damaged and is made again from the image files", path)
     try:
-        again = _images_of_files(folder, data, ids)
+        again, file_size = _images_of_files(folder, data, ids)
     except SSLDError as error:
         raise DataError(f"{path} is missing or damaged, and cannot be made again: {error}; put back a copy of it") from None
     if path.is_dir() and not path.is_symlink():
         raise DataError(f"{path} is a folder: remove it; the array of images is then made again from the image files")
-    save_images(folder, again)
+    save_images(folder, again, file_size)
     images = open_array(path, np.dtype(np.uint8), 4, mode)
     assert images is not None
     return images
@@ -112,8 +128,12 @@ def open_array(
         return None
 
 
-def _images_of_files(folder: Path, data: DataSettings, ids: Sequence[str]) -> NDArray[np.uint8]:
-    facts = read_state(folder / "images.json", _Facts, remedy="it says which images belong to the job")
+def _facts(folder: Path) -> _Facts:
+    return read_state(folder / "images.json", _Facts, remedy="it says which images belong to the job")
+
+
+def _images_of_files(folder: Path, data: DataSettings, ids: Sequence[str]) -> tuple[NDArray[np.uint8], tuple[int, int] | None]:
+    facts = _facts(folder)
     pool = load_pool(data)
     rows = {str(id_): i for i, id_ in enumerate(pool.ids)}
     if missing := [str(id_) for id_ in ids if str(id_) not in rows]:
@@ -122,7 +142,7 @@ def _images_of_files(folder: Path, data: DataSettings, ids: Sequence[str]) -> ND
     images: NDArray[np.uint8] = pool.images[np.array([rows[str(id_)] for id_ in ids], dtype=np.int64)]
     if images.shape != facts.shape or _digest(images) != facts.sha256:
         raise StateError(f"the image files in {data.image_root or data.path} are no longer those that the job was made of")
-    return images
+    return images, pool.file_size
 
 
 def _digest(images: NDArray[np.uint8]) -> str:

@@ -117,9 +117,9 @@ def choose_round(
     seed = job.settings.seed + number if seed is None else seed
     known, classes = state.training
     # Pixels say little about classes: without a model "auto" covers them.
-    k = len(names) if classifier is not None and model.run is not None else 0
+    k = len(names) if classifier is not None and model.knows_classes else 0
     name = job.settings.strategy if strategy is None else strategy
-    chosen, reason = strategy_for(name, len(known), k, n)
+    chosen, reason = strategy_for(name, len(known), k, n, gradients=model.gradients)
     ids, touched, carried = job.store.ids, queries.touched(job.store), _carried(snapshot)
     audit = _audit(job, n, touched)
     open_ = np.setdiff1d(job.store.of_role("pool"), touched, assume_unique=True)

@@ -1,9 +1,9 @@
 """Settings of an annotation job: the recipe of its fits, and the section [job]."""
 
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.errors import SSLDError
@@ -43,12 +43,6 @@ class JobSettings(SettingsWithRecipe):
         except SSLDError as error:
             raise ValueError(str(error)) from None
         return name
-
-    @model_validator(mode="after")
-    def _check_backbone(self) -> Self:
-        if self.recipe.backbone.name not in ("none", "auto"):
-            raise ValueError("the models of a job do not read a backbone yet: leave out backbone.name")
-        return self
 
     @classmethod
     def load(cls, path: Path) -> "JobSettings":

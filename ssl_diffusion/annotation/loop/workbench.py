@@ -26,7 +26,6 @@ from ssl_diffusion.annotation.store.state import read_state
 from ssl_diffusion.annotation.store.statements import known_of
 from ssl_diffusion.annotation.store.store import Action, Actor, Verb
 from ssl_diffusion.errors import Interrupted, SSLDError
-from ssl_diffusion.generation.readiness import doubt_of
 from ssl_diffusion.progress import ProgressUpdate
 
 __all__ = ["Explanation", "PageState", "Workbench"]
@@ -300,7 +299,7 @@ class Workbench:
         snapshot = take_snapshot(self.job, self._model, fast=fast)
         self._classifier = snapshot.classifier
         run = self._model.run if self._model is not None else None
-        self.explainer.use(self._classifier, afresh=afresh, doubt=doubt_of(run) if run is not None else "")
+        self.explainer.use(self._classifier, run, afresh=afresh)
         return snapshot
 
     def _look_ahead(self) -> None:
