@@ -184,18 +184,22 @@ class Explainer:
         originals = None if originals is None else np.repeat(originals, len(others), axis=0)
         result = explain(run.model, images, others, originals=originals, precision=run.precision)
         if file is None:
-            shown, found = list(result.images()), result.success
+            shown, found, distance = list(result.images()), result.success, result.distance_pixel
         else:
             named = replace(run, classes=tuple(map(str, classifier.numbers)))
-            shown, found = _changed_file(named, result, file)
+            shown, found, strength = _changed_file(named, result, file)
+            distance = result.distance_pixel * strength
         return [
-            Counterfactual(int(classifier.numbers[int(result.target[j])]), shown[j], float(result.distance_pixel[j]))
+            Counterfactual(int(classifier.numbers[int(result.target[j])]), shown[j], float(distance[j]))
             for j in np.flatnonzero(found)
         ]
 
 
-def _changed_file(run: Run, result: CounterfactualResult, file: Path) -> tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]:
-    """A file with the changes of counterfactuals, for the page, and which of them are predicted as their target at full size.
+def _changed_file(
+    run: Run, result: CounterfactualResult, file: Path
+) -> tuple[list[NDArray[np.uint8]], NDArray[np.bool_], NDArray[np.float64]]:
+    """A file with the changes of counterfactuals, for the page; which of them are predicted as their target at full size; and
+    the factors of the changes.
 
     Args:
         run: Fitted model.
@@ -204,14 +208,14 @@ def _changed_file(run: Run, result: CounterfactualResult, file: Path) -> tuple[l
     """
     with tempfile.TemporaryDirectory() as folder:
         places = [Path(folder) / f"{j}.png" for j in range(len(result))]
-        p, _ = write_changed(run, result, [file] * len(places), places)
+        p, strength = write_changed(run, result, [file] * len(places), places)
         shown = []
         for place in places:
             with Image.open(place) as picture:
                 picture.thumbnail((_SHOWN, _SHOWN))
                 pixels = np.array(picture.convert("L" if picture.mode == "L" else "RGB"))
             shown.append(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
-    return shown, result.success & (p.argmax(axis=1) == result.target)
+    return shown, result.success & (p.argmax(axis=1) == result.target), strength
 
 
 def _doubt(run: Run) -> str:
