@@ -28,7 +28,12 @@ def read_config(values: Mapping[str, Any], source: str = "") -> JointConfig:
 
 
 def build_model(
-    config: JointConfig, seed: int, initial: dict[str, Tensor] | None = None, backbone: Backbone | None = None
+    config: JointConfig,
+    seed: int,
+    initial: dict[str, Tensor] | None = None,
+    backbone: Backbone | None = None,
+    *,
+    without_backbone: bool = False,
 ) -> JointDiffusion:
     """Build a model with random weights from a seed; the global random state is left alone.
 
@@ -36,6 +41,8 @@ def build_model(
         config: Configuration of the model.
         seed: Random seed of the weights.
         initial: Weights by name that replace the random ones; those of the head may be missing. None replaces none.
+        backbone: Backbone of the configuration that the caller holds already; None loads it.
+        without_backbone: Whether it is left out, for a caller that has its features.
 
     Returns:
         The model, on the CPU, in training mode.
@@ -47,7 +54,9 @@ def build_model(
     Example:
         >>> model = build_model(JointConfig(n_classes=10), seed=0)
     """
-    found = open_backbone(config.backbone, backbone) if isinstance(config, FusedConfig) else None
+    found = None
+    if isinstance(config, FusedConfig) and not without_backbone:
+        found = open_backbone(config.backbone, backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "weights"))
         model = FusedDiffusion(config, found) if isinstance(config, FusedConfig) else JointDiffusion(config)

@@ -97,8 +97,16 @@ class FusedDiffusion(JointDiffusion):
         if features is None:
             with torch.autocast(x.device.type, enabled=False):
                 features = self.backbone.features(self._seen(x.float()))
-        z = torch.cat([super().representation(x, sigma), features.float()], dim=1)
-        return (z - self.mean) * self.factor
+        return self.fuse(super().representation(x, sigma), features)
+
+    def fuse(self, denoiser: Tensor, features: Tensor) -> Tensor:
+        """Fused representations, float32 (B, n_features), of both blocks of features.
+
+        Args:
+            denoiser: Representations by the denoiser alone, (B, Fa).
+            features: Features by the backbone, (B, Fb).
+        """
+        return (torch.cat([denoiser, features.float()], dim=1) - self.mean) * self.factor
 
     def anchored(self, x: Tensor, originals: Tensor) -> "FusedDiffusion":
         """This model for changed versions of some images, whose backbone sees the changes in the original files.

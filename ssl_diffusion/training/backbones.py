@@ -1,11 +1,12 @@
 """A fit with a backbone: which one it is, and the probe on what the denoiser and the backbone see together."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ssl_diffusion.data.label_choice import LabeledSet
@@ -22,13 +23,16 @@ from ssl_diffusion.models.fusion import fit_fused_probe
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.probe import reference_sample
 from ssl_diffusion.progress import ProgressCallback
+from ssl_diffusion.training.backbone_views import view_features
+from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.recipe import Recipe
 
-__all__ = ["FusedHead", "fit_backbone", "fit_fused_head", "with_backbone_of"]
+__all__ = ["FusedHead", "fit_backbone", "fit_fused_head", "fused_phase", "with_backbone_of"]
 
 _log = logging.getLogger(__name__)
 _AUTO = "efficientnet-lite0"
-_OBJECTIVES = ("probe",)  # whose heads read a backbone
+_AUTO_OBJECTIVE = "probe"
+_OBJECTIVES = ("probe", "joint")  # whose heads read a backbone
 
 
 @dataclass(frozen=True)
@@ -39,18 +43,19 @@ class FusedHead:
         config: Configuration of the model.
         weights: Weights by name, without those of the backbone.
         facts: Facts for the metrics: name, identity, reads, weight, and the NLL of held-out labels by weight.
+        inverse_penalty: Inverse penalty C of the logistic regression.
     """
 
     config: FusedConfig
     weights: dict[str, Tensor]
     facts: dict[str, Any]
+    inverse_penalty: float
 
 
 def with_backbone_of(recipe: Recipe, pool: Pool) -> Recipe:
     """The recipe with the backbone that "auto" means for a pool.
 
-    That is EfficientNet-Lite0 for color images from files, under an objective that reads a backbone, where it is installed;
-    else none.
+    That is EfficientNet-Lite0 for color images from files, under the objective "probe", where it is installed; else none.
 
     Args:
         recipe: Settings.
@@ -58,7 +63,7 @@ def with_backbone_of(recipe: Recipe, pool: Pool) -> Recipe:
     """
     if recipe.backbone.name != "auto":
         return recipe
-    suits = recipe.training.objective in _OBJECTIVES and pool.files is not None and pool.image_shape[0] == 3
+    suits = recipe.training.objective == _AUTO_OBJECTIVE and pool.files is not None and pool.image_shape[0] == 3
     name = _AUTO if suits and backbone_fault(_AUTO) is None else "none"
     return recipe.replace(backbone=recipe.backbone.replace(name=name))
 
@@ -70,7 +75,7 @@ def fit_backbone(recipe: Recipe) -> Backbone | None:
         recipe: Settings.
 
     Raises:
-        RecipeError: If the objective does not read a backbone.
+        RecipeError: If the objective does not read a backbone, or not with these settings.
         SSLDError: If there is none of this name, or it cannot be made.
     """
     settings, objective = recipe.backbone, recipe.training.objective
@@ -80,9 +85,53 @@ def fit_backbone(recipe: Recipe) -> Backbone | None:
         return None
     if objective not in _OBJECTIVES:
         raise RecipeError(
-            f"the objective {objective!r} does not read a backbone yet: use --objective probe, or --backbone none"
+            f"the objective {objective!r} does not read a backbone yet: use --objective probe or joint, or --backbone none"
+        )
+    if objective == "joint" and not recipe.pretraining.steps:
+        raise RecipeError("objective 'joint' with a backbone needs the pretraining phase, but pretraining.steps is 0")
+    if recipe.training.consistency != "none":
+        raise RecipeError(
+            f"consistency {recipe.training.consistency!r} reads new views of all images in every step, for which a backbone is "
+            "too slow: leave out --consistency, or use --backbone none"
         )
     return load_backbone(settings.name, **({"weights": settings.weights} if settings.weights else {}))
+
+
+def fused_phase(
+    phase: Phase,
+    fused: FusedHead,
+    backbone: Backbone,
+    pool: Pool,
+    *,
+    cache_dir: Path | None = None,
+    progress: ProgressCallback | None = None,
+) -> Phase:
+    """A training on the fused representation, which keeps the standardisation and the weights of a probe.
+
+    A linear head begins as the probe, whatever `training.head_start` says: from zero it would first have to learn what the
+    backbone knows.
+
+    Args:
+        phase: Training of the denoiser and a head.
+        fused: Probe on the denoiser that the training starts from, and the backbone.
+        backbone: Backbone.
+        pool: Images.
+        cache_dir: Cache directory for features; None keeps none.
+        progress: Callback for the number of views that the backbone has read.
+    """
+    config = FusedConfig(**dict(phase.config), backbone=fused.config.backbone)
+    linear = not config.model.head_width
+    initial = {name: t for name, t in fused.weights.items() if linear or not name.startswith("head.")}
+    features = view_features(
+        backbone,
+        pool,
+        phase.data.labeled.numpy(),
+        phase.view,
+        config.backbone.reads,
+        cache_dir=cache_dir,
+        progress=progress,
+    )
+    return replace(phase, config=config, initial=initial, data=replace(phase.data, features=torch.from_numpy(features)))
 
 
 def fit_fused_head(
@@ -135,4 +184,5 @@ def fit_fused_head(
     facts = {"name": described.name, "identity": described.identity, "reads": reads, "weight": described.weight}
     nll = {f"{weight:g}": round(value, 4) for weight, value in fused.choice.nll.items()}
     assert isinstance(model.config, FusedConfig)
-    return FusedHead(model.config, model.state_dict(), facts | {"nll": nll, "choice": str(fused.choice)})
+    facts |= {"nll": nll, "choice": str(fused.choice)}
+    return FusedHead(model.config, model.state_dict(), facts, fused.probe.inverse_penalty)

@@ -34,6 +34,7 @@ class TrainingData:
         labels:  classes of the labeled images, int64, (m,), or 0/1 for every class, float32, (m, K), for multi-label data
         hidden:  classes of `train`, int64, (n,), -1 where unknown; not for training: they measure the pseudo-labels. None
                  leaves those unmeasured
+        features: features of V views of every labeled image by a backbone, float32, (m, V, Fb); None without one
     """
 
     images: Tensor
@@ -41,6 +42,7 @@ class TrainingData:
     labeled: Tensor
     labels: Tensor
     hidden: Tensor | None = None
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,11 @@ class BatchSampler:
         data = self.phase.data
         view = augment(data.images[data.labeled[rows]].float() / 255, self.phase.view, generator) * 2 - 1
         images, sigma = self._with_noise(view, generator)
-        return LabeledBatch(images, data.labels[rows], sigma)
+        features = None
+        if data.features is not None:
+            views = torch.randint(data.features.shape[1], (len(rows),), generator=generator)
+            features = data.features[rows, views]
+        return LabeledBatch(images, data.labels[rows], sigma, features)
 
     def _unlabeled_batch(self, rows: Tensor, generator: torch.Generator) -> UnlabeledBatch:
         data = self.phase.data

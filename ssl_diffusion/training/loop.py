@@ -119,7 +119,7 @@ def _run(fabric: Fabric, phase: Phase, precision: str, progress: ProgressCallbac
     s, ranks, device = phase.settings, fabric.world_size, fabric.device
     if ranks > 1:
         torch.set_num_threads(max(1, (phase.compute.threads or usable_cores()) // ranks))
-    model = build_model(phase.config, s.seed, phase.initial)
+    model = build_model(phase.config, s.seed, phase.initial, without_backbone=True)
     model.to(memory_format=torch.channels_last)  # as its maps are, so that no convolution has to reorder its weights
     average = MovingAverage(model, s.ema * s.steps, device)
     if phase.compute.compile:
@@ -180,6 +180,7 @@ def _run(fabric: Fabric, phase: Phase, precision: str, progress: ProgressCallbac
     result.raw = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
     names = (name for name, _ in model.named_parameters())
     result.ema = {name: t.detach().cpu().clone() for name, t in zip(names, average.weights, strict=True)}
+    result.ema |= {name: t.detach().cpu().clone() for name, t in model.named_buffers()}  # which no step changes
     return result
 
 

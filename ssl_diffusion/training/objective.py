@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ssl_diffusion.models.fused import FusedDiffusion
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.noise import target
 from ssl_diffusion.training.consistency import Match
@@ -81,11 +82,13 @@ class LabeledBatch(_Part):
         images: Augmented views with their noise, float32, (B, C, H, W).
         labels: Classes, int64, (B,), or 0/1 for every class, float32, (B, K), for multi-label data.
         sigma: Noise levels of the views, float32, (B,).
+        features: Features of views of the same images by the backbone, float32, (B, Fb); None for a model without one.
     """
 
     images: Tensor
     labels: Tensor
     sigma: Tensor
+    features: Tensor | None = None
 
     def encoder_input(self, model: JointDiffusion) -> tuple[Tensor, Tensor]:
         """Images and the noise levels at which the encoder reads them."""
@@ -176,7 +179,12 @@ class Objective(nn.Module):
             terms["denoising_loss"] = functional.mse_loss(raw, target(clean, images[:n], c))
             loss = loss + terms["denoising_loss"]
         if batch.labeled is not None:
-            labels, logits = batch.labeled.labels, model.classify_representation(model.pool_features(read_features))
+            labels, z = batch.labeled.labels, model.pool_features(read_features)
+            if isinstance(model, FusedDiffusion):
+                if batch.labeled.features is None:
+                    raise ValueError("a model with a backbone is trained with its features of the labeled images")
+                z = model.fuse(z, batch.labeled.features)
+            logits = model.classify_representation(z)
             terms |= self._classification_terms(logits[: len(labels)], labels)
             loss = loss + weight * terms["classification_loss"]
             if batch.unlabeled is not None:

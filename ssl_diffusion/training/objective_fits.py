@@ -20,6 +20,7 @@ from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import CheckpointError, DataError, RecipeError
 from ssl_diffusion.inference.predict import predict_logits, represent
+from ssl_diffusion.inference.run_rows import model_rows
 from ssl_diffusion.machine import Device
 from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.build import build_model, weights_fault
@@ -27,12 +28,13 @@ from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.probe import fit_probe, reference_sample
 from ssl_diffusion.models.weights import load_tensors, save_tensors
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.training.backbones import fit_fused_head
+from ssl_diffusion.training.backbones import FusedHead, fit_fused_head, fused_phase
 from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.conditions import Conditions, RunConditions
 from ssl_diffusion.training.denoiser_cache import CachedDenoiser, DenoiserCache
+from ssl_diffusion.training.fused_finish import compare_with_fused_start, with_mean_head
 from ssl_diffusion.training.loop import train
-from ssl_diffusion.training.phases import pretraining_job, training_job
+from ssl_diffusion.training.phases import joint_config, pretraining_job, training_job
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.result import Fitted, TrainingResult
 from ssl_diffusion.training.starting_point import StartComparison, compare_with_start, unlabeled_sample
@@ -102,6 +104,11 @@ class FitTask:
         phase = training_job(recipe, self.pool, self.labeled)
         return replace(self, recipe=recipe, phase=replace(phase, checkpoint_every=self.phase.checkpoint_every))
 
+    @property
+    def cache_dir(self) -> Path | None:
+        """Cache directory for the features of a backbone; None keeps none."""
+        return self.options.cache.folder.parent if self.options.cache is not None else None
+
     def checkpoint(self, name: str) -> Path | None:
         """File for the state of a phase."""
         return self.checkpoints / name if self.checkpoints is not None else None
@@ -139,11 +146,7 @@ def _with_head(task: FitTask, pretrained: _Pretrained) -> Fitted:
         weights = _with_probe(config, pretrained.weights, task.pool, labeled, task.recipe)
         result.seconds = time.monotonic() - began
         return Fitted(config, weights, {}, history, facts, result)
-    cache, progress = task.options.cache, task.options.progress
-    cache_dir = cache.folder.parent if cache is not None else None
-    fused = fit_fused_head(
-        config, pretrained.weights, task.backbone, task.pool, labeled, task.recipe, cache_dir=cache_dir, progress=progress
-    )
+    fused = _fused_start(task, task.backbone, pretrained.weights)
     result.seconds = time.monotonic() - began
     return Fitted(
         fused.config,
@@ -157,32 +160,77 @@ def _with_head(task: FitTask, pretrained: _Pretrained) -> Fitted:
     )
 
 
+def _fused_start(task: FitTask, backbone: Backbone, weights: dict[str, Tensor]) -> FusedHead:
+    """The probe on a denoiser and a backbone together."""
+    return fit_fused_head(
+        joint_config(task.recipe.with_setting("training.objective", "probe"), task.pool),
+        {name: tensor for name, tensor in weights.items() if name.startswith("unet.")},
+        backbone,
+        task.pool,
+        task.labels(),
+        task.recipe,
+        cache_dir=task.cache_dir,
+        progress=task.options.progress,
+    )
+
+
 def _fit_network(task: FitTask) -> Fitted:
     """Objectives "joint" and "labels-only": training steps, from a pretrained denoiser if the recipe has one."""
     labeled, phase = task.labels(), task.pretraining()
     pretrained = _pretrain(task, phase) if phase is not None and task.start is None else None
+    initial = pretrained.weights if pretrained is not None else task.start
+    fused = None
+    if task.backbone is not None:
+        if initial is None:
+            raise no_pretraining("joint")
+        fused = _fused_start(task, task.backbone, initial)  # before the steps are planned, as reading takes its time
     if pretrained is not None:
         task = task.planned_again(pretrained)
         if task.recipe.training.objective == "probe":
             return _with_head(task, pretrained)
-    recipe, initial, history = task.recipe, task.start, []
-    if pretrained is not None:
-        initial, history = pretrained.weights, list(pretrained.history)
-        if recipe.training.head_start == "probe":
-            initial = _with_probe(task.phase.config, initial, task.pool, labeled, recipe)
+    recipe, backbone = task.recipe, task.backbone
+    history = list(pretrained.history) if pretrained is not None else []
     settings = recipe.identity()
     del settings["training"]["keep"]  # decides after the last step
-    identity = _digest([settings, task.fingerprint, labeled])
-    training = replace(task.phase, initial=initial, checkpoint=task.checkpoint("checkpoint.safetensors"), identity=identity)
+    parts = [settings, task.fingerprint, labeled]
+    training = replace(task.phase, initial=initial)
+    if fused is not None and backbone is not None:
+        progress = task.options.progress
+        training = fused_phase(training, fused, backbone, task.pool, cache_dir=task.cache_dir, progress=progress)
+        parts.append(backbone.identity)
+    elif pretrained is not None and recipe.training.head_start == "probe":
+        training = replace(
+            training, initial=_with_probe(task.phase.config, pretrained.weights, task.pool, labeled, recipe)
+        )
+    training = replace(training, checkpoint=task.checkpoint("checkpoint.safetensors"), identity=_digest(parts))
     result = train(training, task.options.progress)
+    ema = result.ema
+    if fused is not None and backbone is not None and result.steps:
+        ema = with_mean_head(
+            training.config, ema, fused, backbone, task.pool, labeled, recipe, cache_dir=task.cache_dir
+        )
     facts = pretrained.facts if pretrained is not None else None
-    fitted = Fitted(task.phase.config, result.ema, result.raw, history + result.history, facts, result)
+    fitted = Fitted(
+        training.config,
+        ema,
+        result.raw,
+        history + result.history,
+        facts,
+        result,
+        backbone=backbone,
+        backbone_facts=fused.facts if fused is not None else None,
+    )
     for sign in _signs(task, fitted):
         _log.warning("%s", sign)
     wanted = task.keep_better and recipe.training.keep == "better"
     if not wanted or pretrained is None or not result.steps:
         return fitted
-    start = compare_with_start(recipe, task.pool, labeled, fitted.config, pretrained.weights, fitted.ema)
+    if fused is not None and backbone is not None:
+        start = compare_with_fused_start(
+            recipe, task.pool, labeled, fitted.config, fitted.ema, fused, backbone, cache_dir=task.cache_dir
+        )
+    else:
+        start = compare_with_start(recipe, task.pool, labeled, fitted.config, pretrained.weights, fitted.ema)
     if start.comparison.kept == "trained":
         return replace(fitted, start=start.comparison)
     _log.warning(
@@ -200,10 +248,12 @@ def _signs(task: FitTask, fitted: Fitted) -> list[str]:
     k, chance, history = len(pool.classes), chance_nll(len(pool.classes), pool.multilabel), fitted.training.history
 
     def logits(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return predict_logits(fitted.model().to(device.accelerator), pool.images[rows], precision=device.precision)
+        model = fitted.model().to(device.accelerator)
+        images = model_rows(model, pool, rows, cache_dir=task.cache_dir, progress=task.options.progress)
+        return predict_logits(model, images, precision=device.precision)
 
     def predicted() -> NDArray[np.float64] | None:
-        rows = unlabeled_sample(pool, labeled, seed)
+        rows = unlabeled_sample(pool, labeled, seed, None if fitted.backbone is None else reference_sample(pool.train, seed))
         return np.bincount(logits(rows).argmax(axis=1), minlength=k) / len(rows) if len(rows) >= _LEAST_SAMPLE else None
 
     signs = history_signs(history, chance)

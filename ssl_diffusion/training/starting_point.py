@@ -126,8 +126,6 @@ def compare_with_start(
     positions, val = pool.positions(labeled.train), pool.positions(labeled.val)
     unlabeled = unlabeled_sample(pool, labeled, seed)[: 0 if pool.multilabel else None]
     rows = np.concatenate([positions, val, unlabeled])
-    own, held_out, rest = np.split(np.arange(len(rows)), np.cumsum([len(positions), len(val)]))
-
     model = build_model(config, seed=0, initial=trained).to(device.accelerator)
     logits = predict_logits(model, pool.images[rows], precision=device.precision)
     # The probe is one more forward pass; its features are standardised as in the objective "probe".
@@ -138,9 +136,35 @@ def compare_with_start(
     z, reference = z[: len(positions)], z[len(positions) :]
     probe = fit_probe(z, y, reference, k, seed=seed)
     start = probe.logits(represent(model, pool.images[rows], precision=device.precision))
+    folds = fold_logits(z, y, reference, k, probe.inverse_penalty, seed)
+    comparison = compared(pool, labeled, unlabeled, start, logits, folds)
+    made = model.with_linear_head(probe.weight, probe.bias)
+    weights = {name: tensor.cpu() for name, tensor in made.state_dict().items()}
+    return Start(made.config, weights, comparison)
 
+
+def compared(
+    pool: Pool,
+    labeled: LabeledSet,
+    unlabeled: NDArray[np.int64],
+    start: NDArray[np.float32],
+    trained: NDArray[np.float32],
+    folds: NDArray[np.float32] | None,
+) -> StartComparison:
+    """Compare a trained model with a probe by what both say of the same images; a collapse is logged as a warning.
+
+    Args:
+        pool: Images.
+        labeled: Labels that were used.
+        unlabeled: Positions of some images whose labels are not used, int64 (m,); none for multi-label data.
+        start: Logits of the probe, float32 (n, K), for the labeled images, those for validation, and these, in this order.
+        trained: Logits of the trained model for the same images.
+        folds: Logits of probes for labels that were held out for them (:func:`fold_logits`); None without.
+    """
+    positions, val = pool.positions(labeled.train), pool.positions(labeled.val)
+    rows, y, k, logits = np.concatenate([positions, val, unlabeled]), pool.labels[positions], len(pool.classes), trained
+    own, held_out, rest = np.split(np.arange(len(rows)), np.cumsum([len(positions), len(val)]))
     score: Score = "nll" if pool.multilabel else "accuracy"
-    folds = _fold_logits(z, y, reference, k, probe.inverse_penalty, seed)
     probe_scores: dict[str, float | None] = {"validation": None, "folds": None, "neighbors": None}
     scores: dict[str, float | None] = {"validation": None, "own_labels": _scored(score, logits[own], y), "neighbors": None}
     if folds is not None:
@@ -165,20 +189,21 @@ def compare_with_start(
             "looks like a collapse: train longer (--steps, --time), or use --consistency none or --objective probe",
             100 * change,
         )
-    made = model.with_linear_head(probe.weight, probe.bias)
-    weights = {name: tensor.cpu() for name, tensor in made.state_dict().items()}
-    return Start(made.config, weights, StartComparison(kept, reason, probe_scores, scores, change, score))
+    return StartComparison(kept, reason, probe_scores, scores, change, score)
 
 
-def unlabeled_sample(pool: Pool, labeled: LabeledSet, seed: int) -> NDArray[np.int64]:
+def unlabeled_sample(
+    pool: Pool, labeled: LabeledSet, seed: int, among: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """Sorted positions of at most 2,000 training images whose labels a fit does not use, drawn at random.
 
     Args:
         pool: Images.
         labeled: Labels that are used.
         seed: Random seed.
+        among: Positions to draw from, int64 (n,); None draws from all training images.
     """
-    others = np.setdiff1d(pool.train, pool.positions([*labeled.train, *labeled.val]))
+    others = np.setdiff1d(pool.train if among is None else among, pool.positions([*labeled.train, *labeled.val]))
     return np.sort(np.random.default_rng(seed).permutation(others)[:_SAMPLE])
 
 
@@ -247,18 +272,32 @@ def neighbor_votes(
     return found
 
 
-def _fold_logits(
-    z: NDArray[np.float32], y: NDArray[np.int64], reference: NDArray[np.float32], k: int, inverse_penalty: float, seed: int
+def fold_logits(
+    z: NDArray[np.float32],
+    y: NDArray[np.int64],
+    reference: NDArray[np.float32] | None,
+    n_classes: int,
+    inverse_penalty: float,
+    seed: int,
 ) -> NDArray[np.float32] | None:
-    """Logits of probes for labels that were held out for them; None if that leaves a class, or everything, without a label."""
+    """Logits of probes for labels that were held out for them; None if that leaves a class, or everything, without a label.
+
+    Args:
+        z: Representations of the labeled images, float32 (n, F); see :func:`ssl_diffusion.models.fit_probe`.
+        y: Labels.
+        reference: Representations of images of the pool; None if `z` is standardised.
+        n_classes: Number of classes K.
+        inverse_penalty: Inverse penalty C.
+        seed: Random seed of the folds.
+    """
     multilabel = y.ndim == 2
     folds = min(5, len(y) if multilabel else int(np.unique(y, return_counts=True)[1].min()))
     if folds < 2:
         return None
-    logits = np.zeros((len(y), k), dtype=np.float32)
+    logits = np.zeros((len(y), n_classes), dtype=np.float32)
     splitter = (KFold if multilabel else StratifiedKFold)(folds, shuffle=True, random_state=seed)
     for fitted, tested in splitter.split(z, y):
-        probe = fit_probe(z[fitted], y[fitted], reference, k, inverse_penalty=inverse_penalty, seed=seed)
+        probe = fit_probe(z[fitted], y[fitted], reference, n_classes, inverse_penalty=inverse_penalty, seed=seed)
         logits[tested] = probe.logits(z[tested])
     return logits
 

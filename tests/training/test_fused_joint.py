@@ -1,0 +1,235 @@
+"""Joint training on the fused representation: the head reads the denoiser that is trained and a backbone that is not."""
+
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.backbones import Quadrants
+from support.jobs import equal, make_job
+
+from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
+from ssl_diffusion.data.loading import load_pool
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.errors import Interrupted, RecipeError
+from ssl_diffusion.inference import load_run, predict_logits
+from ssl_diffusion.inference.run_rows import model_rows
+from ssl_diffusion.models.fused import FusedDiffusion
+from ssl_diffusion.models.noise import EDM
+from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
+from ssl_diffusion.training import objective_fits
+from ssl_diffusion.training.augment import policy
+from ssl_diffusion.training.backbone_views import view_features
+from ssl_diffusion.training.batches import BatchSampler, Phase
+from ssl_diffusion.training.denoiser_cache import DenoiserCache
+from ssl_diffusion.training.evaluate import evaluate_run
+from ssl_diffusion.training.fit import FitOptions, fit_model, fit_run
+from ssl_diffusion.training.recipe import Recipe, load_recipe
+from ssl_diffusion.training.result import Fitted, TrainingResult
+from ssl_diffusion.training.run_folder import load_metrics
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_settings: tuple[str, ...]) -> Recipe:
+    """Joint training on color photos of 30 pixels, 12 to train and 4 to test for each of three classes."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for k, name in enumerate(("ant", "bee", "cat")):
+        for split, n in (("train", 12), ("test", 4)):
+            (root / split / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 120, (30, 30, 3), dtype=np.uint8)
+                pixels[:, :, k] += 100
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    changes = [f"data.path={root}", "data.size=8", "backbone.name=quadrants", "labels.budget=18", "training.keep=better"]
+    return load_recipe("images").with_overrides([*tiny_settings, *changes])
+
+
+@pytest.fixture(scope="module")
+def pool(recipe: Recipe) -> Pool:
+    return load_pool(recipe.data)
+
+
+@pytest.fixture(scope="module")
+def labeled(pool: Pool) -> LabeledSet:
+    return choose_labeled(pool, 18, seed=0)
+
+
+@pytest.fixture(scope="module")
+def probe(recipe: Recipe, pool: Pool, labeled: LabeledSet) -> Fitted:
+    return fit_model(recipe.with_setting("training.objective", "probe"), pool, labeled)
+
+
+@pytest.fixture
+def readings() -> Callable[[], int]:
+    """Number of the images that the backbone has read since the test began."""
+    before = Quadrants.read
+    return lambda: Quadrants.read - before
+
+
+def logits_of(fitted: Fitted, pool: Pool) -> np.ndarray:
+    model = fitted.model()
+    return predict_logits(model, model_rows(model, pool, cache_dir=None))
+
+
+def test_a_run_trains_all_but_the_backbone(recipe: Recipe, tmp_path: Path, no_pictures: None) -> None:
+    """Its model is opened, evaluated and asked like that of a probe; the metrics say what the labels chose."""
+    path = fit_run(recipe, tmp_path / "run", options=FitOptions(cache=DenoiserCache(tmp_path / "cache")))
+    m = load_metrics(path)
+    assert (m["objective"], m["steps"]) == ("joint", 6)
+    assert m["backbone"]["identity"] == Quadrants.identity
+    assert m["backbone"]["reads"] == "files"
+    assert m["start"]["kept"] in ("trained", "probe")
+    assert m["start"]["probe"]["folds"] == 1
+    run = load_run(path)
+    assert isinstance(run.model, FusedDiffusion)
+    assert not [name for name in run.model.state_dict() if "backbone" in name]
+    assert evaluate_run(run).metrics["accuracy"] == m["test_accuracy"] == 1
+
+
+def test_training_begins_at_the_probe(recipe: Recipe, pool: Pool, labeled: LabeledSet, probe: Fitted) -> None:
+    begun = fit_model(recipe.with_setting("training.steps", 0), pool, labeled)
+    np.testing.assert_allclose(logits_of(begun, pool), logits_of(probe, pool), atol=1e-4)
+
+
+def test_interrupted_and_continued_it_ends_bit_identical(
+    recipe: Recipe, pool: Pool, labeled: LabeledSet, probe: Fitted, tmp_path: Path
+) -> None:
+    """And has changed the encoder, but not how the blocks are standardised and weighed."""
+    recipe = recipe.with_overrides(["model.head_dropout=0.3", "training.ema=0.5"])
+    trained = fit_model(recipe, pool, labeled, keep_better=True)
+
+    def stop(update: ProgressUpdate) -> None:
+        if update.task == "training" and update.done == 3 * 32:
+            signal.raise_signal(signal.SIGINT)
+
+    options = FitOptions(cache=DenoiserCache(tmp_path / "cache"), checkpoint_every=1e9, progress=stop)
+    with pytest.raises(Interrupted, match="stopped at step 3 of 6 of training"):
+        fit_model(recipe, pool, labeled, checkpoints=tmp_path / "last", options=options, keep_better=True)
+    options = replace(options, progress=None)
+    continued = fit_model(recipe, pool, labeled, checkpoints=tmp_path / "last", options=options, keep_better=True)
+    assert equal(continued, trained)
+    assert continued.start == trained.start
+    assert torch.equal(trained.ema["mean"], probe.ema["mean"])
+    assert torch.equal(trained.ema["factor"], probe.ema["factor"])
+    assert not torch.equal(trained.ema["unet.stem.weight"], probe.ema["unet.stem.weight"])
+
+
+def test_the_head_is_the_mean_of_the_trained_one_and_a_probe_s(
+    recipe: Recipe, pool: Pool, labeled: LabeledSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = []
+    plain = objective_fits.with_mean_head
+
+    def noted(config, weights, *rest, **options):  # type: ignore[no-untyped-def]
+        doubled = plain(config, weights | {name: 0 * weights[name] for name in ("head.1.weight", "head.1.bias")}, *rest, **options)
+        heads.append((weights, doubled))
+        return plain(config, weights, *rest, **options)
+
+    monkeypatch.setattr(objective_fits, "with_mean_head", noted)
+    fitted = fit_model(recipe, pool, labeled)
+    ((trained, half_probe),) = heads
+    both = logits_of(fitted, pool)
+    head = logits_of(replace(fitted, ema=trained), pool)
+    probe = 2 * logits_of(replace(fitted, ema=half_probe), pool)
+    np.testing.assert_allclose(both, (head + probe) / 2, atol=1e-4)
+    assert (probe.argmax(axis=1) == pool.labels).mean() > 0.9
+
+
+@pytest.mark.parametrize("val_fraction", [0.0, 0.5])
+def test_a_collapse_returns_the_probe_on_both(
+    recipe: Recipe, pool: Pool, val_fraction: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = objective_fits.train
+
+    def ruined(phase: Phase, progress: ProgressCallback | None = None) -> TrainingResult:
+        result = train(phase, progress)
+        if phase.name == "training":
+            bias = 1e4 * torch.eye(3)[0]
+            result.ema = result.ema | {"head.1.bias": bias}
+        return result
+
+    monkeypatch.setattr(objective_fits, "train", ruined)
+    labeled = choose_labeled(pool, 24, seed=3, val_fraction=val_fraction)
+    fitted = fit_model(recipe, pool, labeled, keep_better=True)
+    assert fitted.start is not None
+    assert (fitted.start.kept, fitted.start.reason) == ("probe", "validation" if val_fraction else "own labels")
+    assert "so the probe is kept" in caplog.text
+    plain = fit_model(recipe.with_setting("training.objective", "probe"), pool, labeled)
+    np.testing.assert_array_equal(logits_of(fitted, pool), logits_of(plain, pool))
+
+
+def test_a_warm_start_begins_with_the_encoder_and_a_new_probe(recipe: Recipe, pool: Pool, labeled: LabeledSet) -> None:
+    fitted = fit_model(recipe, pool, labeled)
+    more = choose_labeled(pool, 24, seed=1)
+    again = fit_model(recipe.with_setting("training.steps", 0), pool, more, start=fitted.ema)
+    assert torch.equal(again.ema["unet.stem.weight"], fitted.ema["unet.stem.weight"])
+    assert (logits_of(again, pool).argmax(axis=1) == pool.labels).mean() > 0.9
+
+
+# ---- views
+
+
+def test_views_are_read_once_for_all_fits(pool: Pool, readings: Callable[[], int], tmp_path: Path) -> None:
+    """The image itself, then seven that depend on its id alone."""
+    rows, view, backbone = np.array([5, 2, 9]), policy("photo", "strong"), Quadrants()
+    z = view_features(backbone, pool, rows, view, "files", cache_dir=tmp_path)
+    assert z.shape == (3, 8, 12)
+    assert readings() == 24
+    np.testing.assert_array_equal(view_features(backbone, pool, rows[::-1], view, "files", cache_dir=tmp_path), z[::-1])
+    assert readings() == 24
+    np.testing.assert_allclose(view_features(backbone, pool, rows[1:], view, "files"), z[1:], atol=1e-6)
+    assert (np.ptp(z, axis=1).max(axis=1) > 0.01).all()  # no two views alike
+    assert len(np.unique(z.reshape(24, 12).round(5), axis=0)) == 24
+
+
+@pytest.mark.parametrize(("reads", "strength"), [("ids", "strong"), ("images", "none")])
+def test_without_views_the_features_are_those_of_the_image(reads: str, strength: str, pool: Pool) -> None:
+    backbone = Quadrants()
+    if reads == "ids":
+        backbone.by_id = True
+        backbone.embed = lambda ids, images: np.ones((len(ids), 12), dtype=np.float32)  # type: ignore[method-assign]
+    z = view_features(backbone, pool, np.arange(4), policy("photo", strength), reads)  # type: ignore[arg-type]
+    assert z.shape == (4, 1, 12)
+
+
+def test_many_labels_have_fewer_views(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssl_diffusion.training.backbone_views._LARGEST", 10)
+    assert view_features(Quadrants(), pool, np.arange(3), policy("photo", "weak"), "images").shape[1] == 3
+    assert view_features(Quadrants(), pool, np.arange(30), policy("photo", "weak"), "images").shape[1] == 2
+
+
+def test_batches_draw_among_the_views_and_else_the_same(tiny_recipe: Recipe) -> None:
+    job, noise = make_job(), EDM(0.5, -1.2, 1.2)
+    features = torch.arange(6)[:, None, None] * 100.0 + torch.arange(5)[None, :, None]
+    fused = replace(job, data=replace(job.data, features=features))
+    seen = set()
+    for step in range(12):
+        plain, batch = (BatchSampler(j, noise)(step).labeled for j in (job, fused))
+        assert plain is not None
+        assert batch is not None
+        assert torch.equal(plain.images, batch.images)
+        assert plain.features is None
+        assert batch.features is not None
+        assert torch.equal((batch.features[:, 0] // 100).long() % 3, batch.labels)
+        seen |= set((batch.features[:, 0] % 100).tolist())
+    assert seen == {0, 1, 2, 3, 4}
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training.consistency": "match"}, "consistency 'match' reads new views of all images in every step"),
+        ({"pretraining.steps": 0}, "objective 'joint' with a backbone needs the pretraining phase"),
+    ],
+)
+def test_what_joint_training_on_both_cannot_do(change: dict[str, object], message: str, recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=message):
+        fit_run(recipe.with_settings(change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
