@@ -329,7 +329,11 @@ def _as_typed(message: str, settings: Settings) -> str:
 
 def _start(start: dict[str, Any]) -> str:
     """How the trained model compares with the probe that it could start from, in one line."""
-    kept = "trained model kept" if start["kept"] == "trained" else "probe kept, the trained model is worse"
+    kept = {
+        "trained": "trained model kept",
+        "probe": "probe kept, the trained model is worse",
+        "backbone": "backbone alone kept, the trained model is worse",
+    }[start["kept"]]
     nll = start.get("score") == "nll"
 
     def shown(model: str, on: str) -> str:
@@ -337,7 +341,9 @@ def _start(start: dict[str, Any]) -> str:
         return "not finite" if value is None else f"NLL {value:.3f}" if nll else f"{value:.1%}"
 
     if start["reason"] == "validation":
-        return f"{kept}: {shown('trained', 'validation')} of the validation labels, probe {shown('probe', 'validation')}"
+        alone = f", backbone alone {shown('backbone', 'validation')}" if "backbone" in start else ""
+        both = f"{shown('trained', 'validation')} of the validation labels, probe {shown('probe', 'validation')}"
+        return f"{kept}: {both}{alone}"
     parts = [f"trained {shown('trained', 'own_labels')} of its own labels"]
     parts += [f"probe {shown('probe', 'folds')} of labels held out for it"] if start["probe"]["folds"] is not None else []
     if start["probe"]["neighbors"] is not None:

@@ -82,9 +82,9 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         objective: "joint" (denoise all images, classify the labeled ones), "probe" (logistic regression on the
             representation of the pretrained denoiser: seconds, once that is in the cache) or "labels-only" (the same
             classifier without the images that have no label, as a baseline).
-        backbone: pretrained network whose features join the denoiser's under objective "probe", with weights that the labels
-            choose: a name that :func:`~ssl_diffusion.models.load_backbone` takes, such as "efficientnet-lite0". None: none,
-            unless the recipe names one.
+        backbone: pretrained network whose features join the denoiser's under objective "probe" or "joint", with weights that
+            the labels choose: a name that :func:`~ssl_diffusion.models.load_backbone` takes, such as "efficientnet-lite0". None:
+            none, unless the recipe names one.
         consistency: "match" adds pseudo-labels of images without label to "joint" (:mod:`ssl_diffusion.training.consistency`);
             "none". None: the recipe's.
         max_steps: optimiser steps after pretraining, 0 or more. None: the recipe's.
@@ -124,8 +124,9 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
         n_iter_: optimiser steps after pretraining.
         history_: losses over the steps, pretraining first; a data frame.
         backbone_: name, identity and weight of the backbone, and the cross-validated NLL by weight; None without one.
-        start_: comparison with the probe of the pretrained denoiser, which is kept where it is better: "kept" is "trained" or
-            "probe"; see `start` in :mod:`ssl_diffusion.training.starting_point`. None if nothing was pretrained or trained.
+        start_: comparison with the probe of the pretrained denoiser, which is kept where it is better: "kept" is "trained",
+            "probe", or "backbone" for a probe on the backbone alone; see `start` in
+            :mod:`ssl_diffusion.training.starting_point`. None if nothing was pretrained or trained.
         n_labeled_: number of labeled samples.
     """
 

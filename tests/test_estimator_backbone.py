@@ -30,7 +30,10 @@ def test_a_backbone_joins_the_probe() -> None:
     data = pickle.dumps(clf)
     assert len(data) < 2 * len(pickle.dumps(tiny(objective="probe", pretrain_steps=2).fit(X, y)))
     np.testing.assert_array_equal(pickle.loads(data).predict_proba(X), clf.predict_proba(X))
-    with pytest.raises(ValueError, match="the objective 'joint' does not read a backbone yet"):
-        tiny(backbone="quadrants").fit(X, y)
+    joint = tiny(backbone="quadrants", pretrain_steps=2).fit(X, y)
+    assert joint.n_iter_ == 3
+    assert joint.transform(X).shape == clf.transform(X).shape
+    with pytest.raises(ValueError, match="the objective 'labels-only' does not read a backbone yet"):
+        tiny(objective="labels-only", backbone="quadrants").fit(X, y)
     with pytest.raises(ValueError, match="images in X have none: name a network"):
         tiny(objective="probe", backbone="precomputed:f.npz", pretrain_steps=2).fit(X, y)

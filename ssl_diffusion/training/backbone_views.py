@@ -78,9 +78,7 @@ def view_features(
     return np.concatenate([plain, np.concatenate(parts)], axis=1)
 
 
-def _views(
-    images: NDArray[np.uint8], ids: NDArray[np.str_], view: Augmentation, number: int
-) -> NDArray[np.uint8]:
+def _views(images: NDArray[np.uint8], ids: NDArray[np.str_], view: Augmentation, number: int) -> NDArray[np.uint8]:
     """One augmented version of each image, uint8 (n, C, H, W), drawn from its sample id and the number of the view."""
     views = np.empty_like(images)
     for i, sample in enumerate(ids.tolist()):

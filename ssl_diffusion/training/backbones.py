@@ -142,6 +142,7 @@ def fit_fused_head(
     labeled: LabeledSet,
     recipe: Recipe,
     *,
+    weight: float | None = None,
     cache_dir: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> FusedHead:
@@ -154,6 +155,7 @@ def fit_fused_head(
         pool: Images.
         labeled: Labels to use.
         recipe: Settings.
+        weight: Weight of the backbone, in [0, 1]; None leaves it to the labels.
         cache_dir: Cache directory for features; None keeps none.
         progress: Callback for the number of images that the backbone has read.
     """
@@ -164,9 +166,10 @@ def fit_fused_head(
     features = backbone_features(backbone.to(device.accelerator), pool, rows, reads, cache_dir=cache_dir, progress=progress)
     denoiser = build_model(config, seed=0, initial=weights).to(device.accelerator)
     z = represent(denoiser, pool.images[rows], precision=device.precision)
-    fused = fit_fused_probe([z[:n], features[:n]], pool.labels[positions], [z[n:], features[n:]], len(pool.classes), seed=seed)
-    assert fused.choice is not None
-    _log.info("%s; C = %g", fused.choice, fused.probe.inverse_penalty)
+    blocks, references, k = [z[:n], features[:n]], [z[n:], features[n:]], len(pool.classes)
+    fused = fit_fused_probe(blocks, pool.labels[positions], references, k, weight=weight, seed=seed)
+    said = str(fused.choice) if fused.choice is not None else f"backbone {weight:g}"
+    _log.info("%s; C = %g", said, fused.probe.inverse_penalty)
     described = BackboneConfig(
         name=recipe.backbone.name,
         weights=recipe.backbone.weights,
@@ -182,7 +185,7 @@ def fit_fused_head(
     model.set_fusion(fused.fusion.mean, fused.fusion.factor)
     model = model.with_linear_head(fused.probe.weight, fused.probe.bias)
     facts = {"name": described.name, "identity": described.identity, "reads": reads, "weight": described.weight}
-    nll = {f"{weight:g}": round(value, 4) for weight, value in fused.choice.nll.items()}
+    nll = {f"{weight:g}": round(value, 4) for weight, value in fused.choice.nll.items()} if fused.choice else {}
     assert isinstance(model.config, FusedConfig)
-    facts |= {"nll": nll, "choice": str(fused.choice)}
+    facts |= {"nll": nll, "choice": said}
     return FusedHead(model.config, model.state_dict(), facts, fused.probe.inverse_penalty)

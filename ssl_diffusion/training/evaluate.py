@@ -274,6 +274,6 @@ def report_fit(
 
 def _denoised(recipe: Recipe, fitted: Fitted) -> int:
     """Number of images that the denoiser of a fit has seen, those of a pretraining from the cache included."""
-    kept_probe = fitted.start is not None and fitted.start.kept == "probe"
+    kept_probe = fitted.start is not None and fitted.start.kept != "trained"
     trained = 0 if kept_probe else fitted.training.steps * recipe.training.batch_size
     return trained + (fitted.pretraining["images_seen"] if fitted.pretraining is not None else 0)

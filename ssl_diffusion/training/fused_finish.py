@@ -21,14 +21,14 @@ from ssl_diffusion.inference.run_rows import model_rows
 from ssl_diffusion.machine import Device
 from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.build import build_model
-from ssl_diffusion.models.fused import FusedConfig, FusedDiffusion
+from ssl_diffusion.models.fused import FusedDiffusion
 from ssl_diffusion.models.fusion import fit_fused_probe
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.probe import reference_sample
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.training.backbones import FusedHead
+from ssl_diffusion.training.backbones import FusedHead, fit_fused_head
 from ssl_diffusion.training.recipe import Recipe
-from ssl_diffusion.training.starting_point import Start, compared, fold_logits, unlabeled_sample
+from ssl_diffusion.training.starting_point import Start, compared, fold_logits, scored, unlabeled_sample
 
 __all__ = ["compare_with_fused_start", "with_mean_head"]
 
@@ -93,6 +93,8 @@ def compare_with_fused_start(
 ) -> Start:
     """Compare a trained model with the probe that it began at; see :func:`ssl_diffusion.training.compare_with_start`.
 
+    With validation labels, a probe on the backbone alone is compared, too, and returned if it is better than both.
+
     Args:
         recipe: Resolved settings.
         pool: Images.
@@ -118,12 +120,22 @@ def compare_with_fused_start(
     logits, _ = read(*_model(config, trained, backbone, recipe))
     start, z = read(*_model(fused.config, fused.weights, backbone, recipe))
     folds = fold_logits(z, pool.labels[positions], None, len(pool.classes), fused.inverse_penalty, seed)
-    return Start(fused.config, fused.weights, compared(pool, labeled, unlabeled, start, logits, folds))
+    comparison = compared(pool, labeled, unlabeled, start, logits, folds)
+    if not len(val):  # then the weight of the probe is all that is known of the backbone alone
+        return Start(fused.config, fused.weights, comparison)
+    weights = {name: tensor for name, tensor in fused.weights.items() if name.startswith("unet.")}
+    plain = JointConfig(**{name: value for name, value in dict(fused.config).items() if name != "backbone"})
+    alone = fit_fused_head(plain, weights, backbone, pool, labeled, recipe, weight=1.0, cache_dir=cache_dir)
+    of_alone = read(*_model(alone.config, alone.weights, backbone, recipe))[0][len(positions) :][: len(val)]
+    value = scored(comparison.score, of_alone, pool.labels[val])
+    best = (comparison.trained if comparison.kept == "trained" else comparison.probe)["validation"]
+    assert best is not None
+    if value < best if comparison.score == "nll" else value > best:
+        return Start(alone.config, alone.weights, replace(comparison, kept="backbone", alone=value))
+    return Start(fused.config, fused.weights, replace(comparison, alone=value))
 
 
-def _model(
-    config: JointConfig, weights: dict[str, Tensor], backbone: Backbone, recipe: Recipe
-) -> tuple[FusedDiffusion, str]:
+def _model(config: JointConfig, weights: dict[str, Tensor], backbone: Backbone, recipe: Recipe) -> tuple[FusedDiffusion, str]:
     """A model on the device of a recipe, and its precision."""
     device = Device.resolve(recipe.compute.accelerator, recipe.compute.precision)
     model = build_model(config, seed=0, initial=weights, backbone=backbone).to(device.accelerator)

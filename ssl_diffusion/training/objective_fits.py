@@ -24,6 +24,7 @@ from ssl_diffusion.inference.run_rows import model_rows
 from ssl_diffusion.machine import Device
 from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.build import build_model, weights_fault
+from ssl_diffusion.models.fused import FusedConfig
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.probe import fit_probe, reference_sample
 from ssl_diffusion.models.weights import load_tensors, save_tensors
@@ -37,7 +38,7 @@ from ssl_diffusion.training.loop import train
 from ssl_diffusion.training.phases import joint_config, pretraining_job, training_job
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.result import Fitted, TrainingResult
-from ssl_diffusion.training.starting_point import StartComparison, compare_with_start, unlabeled_sample
+from ssl_diffusion.training.starting_point import compare_with_start, unlabeled_sample
 from ssl_diffusion.training.warning_signs import chance_nll, history_signs, pseudo_label_signs, validation_sign
 
 __all__ = ["FITS", "FitOptions", "FitTask", "Replan", "no_pretraining"]
@@ -199,16 +200,12 @@ def _fit_network(task: FitTask) -> Fitted:
         training = fused_phase(training, fused, backbone, task.pool, cache_dir=task.cache_dir, progress=progress)
         parts.append(backbone.identity)
     elif pretrained is not None and recipe.training.head_start == "probe":
-        training = replace(
-            training, initial=_with_probe(task.phase.config, pretrained.weights, task.pool, labeled, recipe)
-        )
+        training = replace(training, initial=_with_probe(task.phase.config, pretrained.weights, task.pool, labeled, recipe))
     training = replace(training, checkpoint=task.checkpoint("checkpoint.safetensors"), identity=_digest(parts))
     result = train(training, task.options.progress)
     ema = result.ema
     if fused is not None and backbone is not None and result.steps:
-        ema = with_mean_head(
-            training.config, ema, fused, backbone, task.pool, labeled, recipe, cache_dir=task.cache_dir
-        )
+        ema = with_mean_head(training.config, ema, fused, backbone, task.pool, labeled, recipe, cache_dir=task.cache_dir)
     facts = pretrained.facts if pretrained is not None else None
     fitted = Fitted(
         training.config,
@@ -233,12 +230,11 @@ def _fit_network(task: FitTask) -> Fitted:
         start = compare_with_start(recipe, task.pool, labeled, fitted.config, pretrained.weights, fitted.ema)
     if start.comparison.kept == "trained":
         return replace(fitted, start=start.comparison)
-    _log.warning(
-        "the trained model is worse than the probe that training can start from (%s), so the probe is kept: train longer "
-        "(--steps, --time), or use --objective probe, which takes seconds",
-        _scores(start.comparison),
-    )
-    return replace(fitted, config=start.config, ema=start.weights, raw={}, start=start.comparison)
+    _log.warning("%s", start.comparison.advice())
+    fitted = replace(fitted, config=start.config, ema=start.weights, raw={}, start=start.comparison)
+    if fused is not None and isinstance(start.config, FusedConfig):
+        fitted = replace(fitted, backbone_facts=fused.facts | {"weight": start.config.backbone.weight})
+    return fitted
 
 
 def _signs(task: FitTask, fitted: Fitted) -> list[str]:
@@ -269,25 +265,6 @@ def _signs(task: FitTask, fitted: Fitted) -> list[str]:
             losses = functional.cross_entropy(z, truth, reduction="none")
         signs += validation_sign(losses.double().numpy(), chance)
     return signs
-
-
-def _scores(comparison: StartComparison) -> str:
-    """The scores that decided in favor of the probe, in a few words."""
-    probe, trained = comparison.probe, comparison.trained
-    mine, theirs, what = {
-        "validation": (trained["validation"], probe["validation"], "of the validation labels"),
-        "own labels": (trained["own_labels"], probe["folds"], "of its labels, the probe of labels held out for it"),
-        "neighbors": (
-            trained["neighbors"],
-            probe["neighbors"],
-            "of the labels, guessed by neighbors that either labels",
-        ),
-    }[comparison.reason]
-    assert mine is not None
-    assert theirs is not None
-    if comparison.score == "nll":
-        return f"NLL {mine:.3f} against {theirs:.3f} {what}"
-    return f"{mine:.1%} against {theirs:.1%} {what}"
 
 
 def _pretrain_first(task: FitTask) -> _Pretrained:

@@ -61,21 +61,23 @@ class StartComparison:
     """How the trained model compares with the probe; scores are None where they were not measured.
 
     Attributes:
-        kept: Model that the fit returns, "trained" or "probe".
+        kept: Model that the fit returns, "trained", "probe", or "backbone" for a probe on the backbone alone.
         reason: Ground of the decision: "validation", "own labels", "neighbors", or "nothing against it".
         probe: Scores of the probe: `validation`; `folds`, on labels that were held out for it; `neighbors`.
         trained: Scores of the trained model: `validation`; `own_labels`, on labels that it was trained with; `neighbors`.
         class_change: Total variation between the class frequencies that both predict for unlabeled images, in [0, 1]; None for
             multi-label data.
         score: Meaning of the scores: "accuracy", or "nll", which is lower for the better one, for multi-label data.
+        alone: Score of a probe on the backbone alone on the validation labels; None without one of both.
     """
 
-    kept: Literal["trained", "probe"]
+    kept: Literal["trained", "probe", "backbone"]
     reason: str
     probe: dict[str, float | None]
     trained: dict[str, float | None]
     class_change: float | None
     score: Score = "accuracy"
+    alone: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, rounded, for metrics; a score that is not finite is None."""
@@ -86,7 +88,32 @@ class StartComparison:
 
         change = None if self.class_change is None else round(self.class_change, 4)
         facts = {"probe": rounded(self.probe), "trained": rounded(self.trained), "class_change": change}
+        if self.alone is not None:
+            facts["backbone"] = rounded({"validation": self.alone})
         return {"kept": self.kept, "reason": self.reason, "score": self.score, **facts}
+
+    def advice(self) -> str:
+        """Why the trained model is not kept, and what to do."""
+        if self.kept == "backbone":
+            shown = [self._shown(value) for value in (self.alone, self.trained["validation"], self.probe["validation"])]
+            return (
+                f"the backbone alone is better ({shown[0]} of the validation labels, the trained model {shown[1]}, the probe "
+                f"on both {shown[2]}), so it is kept: train longer (--steps, --time)"
+            )
+        mine, theirs, what = {
+            "validation": ("validation", "validation", "of the validation labels"),
+            "own labels": ("own_labels", "folds", "of its labels, the probe of labels held out for it"),
+            "neighbors": ("neighbors", "neighbors", "of the labels, guessed by neighbors that either labels"),
+        }[self.reason]
+        scores = f"{self._shown(self.trained[mine])} against {self._shown(self.probe[theirs], name=False)}"
+        return (
+            f"the trained model is worse than the probe that training can start from ({scores} {what}), so the probe is kept: "
+            "train longer (--steps, --time), or use --objective probe, which takes seconds"
+        )
+
+    def _shown(self, value: float | None, name: bool = True) -> str:
+        assert value is not None
+        return f"{value:.1%}" if self.score == "accuracy" else f"{'NLL ' if name else ''}{value:.3f}"
 
 
 @dataclass(frozen=True)
@@ -166,12 +193,12 @@ def compared(
     own, held_out, rest = np.split(np.arange(len(rows)), np.cumsum([len(positions), len(val)]))
     score: Score = "nll" if pool.multilabel else "accuracy"
     probe_scores: dict[str, float | None] = {"validation": None, "folds": None, "neighbors": None}
-    scores: dict[str, float | None] = {"validation": None, "own_labels": _scored(score, logits[own], y), "neighbors": None}
+    scores: dict[str, float | None] = {"validation": None, "own_labels": scored(score, logits[own], y), "neighbors": None}
     if folds is not None:
-        probe_scores["folds"] = _scored(score, folds, y)
+        probe_scores["folds"] = scored(score, folds, y)
     if len(val):
-        probe_scores["validation"] = _scored(score, start[held_out], pool.labels[val])
-        scores["validation"] = _scored(score, logits[held_out], pool.labels[val])
+        probe_scores["validation"] = scored(score, start[held_out], pool.labels[val])
+        scores["validation"] = scored(score, logits[held_out], pool.labels[val])
     statistic = change = None
     if len(rest) >= _LEAST_SAMPLE:
         guesses = [values[rest].argmax(axis=1) for values in (start, logits)]
@@ -192,9 +219,7 @@ def compared(
     return StartComparison(kept, reason, probe_scores, scores, change, score)
 
 
-def unlabeled_sample(
-    pool: Pool, labeled: LabeledSet, seed: int, among: NDArray[np.int64] | None = None
-) -> NDArray[np.int64]:
+def unlabeled_sample(pool: Pool, labeled: LabeledSet, seed: int, among: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """Sorted positions of at most 2,000 training images whose labels a fit does not use, drawn at random.
 
     Args:
@@ -302,5 +327,6 @@ def fold_logits(
     return logits
 
 
-def _scored(score: Score, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+def scored(score: Score, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """The score of logits, float32 (n, K), by the labels of these images."""
     return classification_metrics(logits, labels)[score]

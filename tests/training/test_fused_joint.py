@@ -1,7 +1,7 @@
 """Joint training on the fused representation: the head reads the denoiser that is trained and a backbone that is not."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +17,12 @@ from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import Interrupted, RecipeError
 from ssl_diffusion.inference import load_run, predict_logits
+from ssl_diffusion.inference.rows import FusedRows
 from ssl_diffusion.inference.run_rows import model_rows
-from ssl_diffusion.models.fused import FusedDiffusion
+from ssl_diffusion.models.fused import FusedConfig, FusedDiffusion
 from ssl_diffusion.models.noise import EDM
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
-from ssl_diffusion.training import objective_fits
+from ssl_diffusion.training import fused_finish, objective_fits, starting_point
 from ssl_diffusion.training.augment import policy
 from ssl_diffusion.training.backbone_views import view_features
 from ssl_diffusion.training.batches import BatchSampler, Phase
@@ -61,6 +62,14 @@ def labeled(pool: Pool) -> LabeledSet:
 @pytest.fixture(scope="module")
 def probe(recipe: Recipe, pool: Pool, labeled: LabeledSet) -> Fitted:
     return fit_model(recipe.with_setting("training.objective", "probe"), pool, labeled)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_weights_are_tried() -> Iterator[None]:
+    """Their choice would take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ssl_diffusion.models.fusion.WEIGHTS", (0.0, 0.5, 1.0))
+        yield
 
 
 @pytest.fixture
@@ -125,7 +134,9 @@ def test_the_head_is_the_mean_of_the_trained_one_and_a_probe_s(
     plain = objective_fits.with_mean_head
 
     def noted(config, weights, *rest, **options):  # type: ignore[no-untyped-def]
-        doubled = plain(config, weights | {name: 0 * weights[name] for name in ("head.1.weight", "head.1.bias")}, *rest, **options)
+        doubled = plain(
+            config, weights | {name: 0 * weights[name] for name in ("head.1.weight", "head.1.bias")}, *rest, **options
+        )
         heads.append((weights, doubled))
         return plain(config, weights, *rest, **options)
 
@@ -168,6 +179,28 @@ def test_a_warm_start_begins_with_the_encoder_and_a_new_probe(recipe: Recipe, po
     again = fit_model(recipe.with_setting("training.steps", 0), pool, more, start=fitted.ema)
     assert torch.equal(again.ema["unet.stem.weight"], fitted.ema["unet.stem.weight"])
     assert (logits_of(again, pool).argmax(axis=1) == pool.labels).mean() > 0.9
+
+
+def test_the_backbone_alone_is_kept_where_it_is_better_than_both(
+    recipe: Recipe, pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The photos are too easy for a difference, so the two others are said to be worse."""
+    plain = fused_finish.scored
+    monkeypatch.setattr(starting_point, "scored", lambda *parts: plain(*parts) - 0.25)
+    labeled = choose_labeled(pool, 24, seed=3, val_fraction=0.5)
+    fitted = fit_model(recipe, pool, labeled, keep_better=True)
+    assert fitted.start is not None
+    assert fitted.backbone_facts is not None
+    assert isinstance(fitted.config, FusedConfig)
+    facts = fitted.start.to_dict()
+    assert (facts["kept"], facts["backbone"]) == ("backbone", {"validation": 1.0})
+    assert fitted.config.backbone.weight == fitted.backbone_facts["weight"] == 1
+    assert "the backbone alone is better (100.0% of the validation labels, the trained model " in caplog.text
+    model = fitted.model()
+    rows = model_rows(model, pool, cache_dir=None)
+    assert isinstance(rows, FusedRows)
+    blind = predict_logits(model, FusedRows(np.zeros_like(pool.images), rows.features(np.arange(len(pool)))))
+    np.testing.assert_allclose(blind, logits_of(fitted, pool), atol=1e-5)  # the denoiser has no say
 
 
 # ---- views

@@ -274,7 +274,9 @@ def test_another_or_no_backbone_is_one_clear_sentence(fitted: Path, monkeypatch:
 @pytest.mark.parametrize("objective", ["labels-only", "denoise-only"])
 def test_other_objectives_refuse_a_backbone(objective: str, recipe: Recipe, tmp_path: Path) -> None:
     changed = recipe.with_setting("training.objective", objective)
-    with pytest.raises(RecipeError, match=f"the objective '{objective}' does not read a backbone yet: use --objective probe or joint"):
+    with pytest.raises(
+        RecipeError, match=f"the objective '{objective}' does not read a backbone yet: use --objective probe or joint"
+    ):
         fit_run(changed, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
