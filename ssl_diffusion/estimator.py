@@ -83,8 +83,8 @@ class JointDiffusionClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin,
             representation of the pretrained denoiser: seconds, once that is in the cache) or "labels-only" (the same
             classifier without the images that have no label, as a baseline).
         backbone: pretrained network whose features join the denoiser's under objective "probe" or "joint", with weights that
-            the labels choose: a name that :func:`~ssl_diffusion.models.load_backbone` takes, such as "efficientnet-lite0". None:
-            none, unless the recipe names one.
+            the labels choose: a name that :func:`~ssl_diffusion.models.load_backbone` takes, such as "efficientnet-lite0".
+            None: none, unless the recipe names one.
         consistency: "match" adds pseudo-labels of images without label to "joint" (:mod:`ssl_diffusion.training.consistency`);
             "none". None: the recipe's.
         max_steps: optimiser steps after pretraining, 0 or more. None: the recipe's.
