@@ -146,6 +146,7 @@ class Validation:
 
     Attributes:
         rows: Numbers of the samples that are used, int64.
+        folds: Pairs of numbers among `rows`, of those that are fitted and those that are held out; empty if not possible.
         possible: Whether every class that occurs has two samples, and there are two such classes.
 
     Example:
@@ -161,7 +162,7 @@ class Validation:
         folds = min(_FOLDS, int(counts.min()))
         self.possible = folds >= 2 and len(counts) >= 2
         splitter = StratifiedKFold(max(folds, 2), shuffle=True, random_state=seed)
-        self._folds = list(splitter.split(self.y, self.y)) if self.possible else []
+        self.folds = list(splitter.split(self.y, self.y)) if self.possible else []
 
     def penalty(self, x: NDArray[Any]) -> float:
         """Inverse penalty C in :data:`PENALTIES` of the highest likelihood.
@@ -187,7 +188,7 @@ class Validation:
         model, losses = LogisticRegression(C=inverse_penalty, max_iter=300, tol=1e-3), []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # of the weakest penalties, which then lose
-            for fitted, held_out in self._folds:
+            for fitted, held_out in self.folds:
                 model.fit(coordinates[fitted], self.y[fitted])
                 p = model.predict_proba(coordinates[held_out])
                 losses.append(log_loss(self.y[held_out], p, labels=model.classes_))
