@@ -382,6 +382,8 @@ def _print_result(path: Path, output: Output, *, cached: bool) -> None:
     rate = f", {m['images_per_second']:,.0f} images/s" if m["images_per_second"] else ""
     if (backbone := m.get("backbone")) is not None:
         lines.append(f"weights         {backbone['choice']}")
+        if (taught := backbone.get("pseudo_labels")) is not None:
+            lines.append(f"pseudo-labels   {taught['choice']}")
     lines.append(f"training        {m['seconds']:.0f} s{rate}, {m['device']}, {m['precision']}")
     lines.append(f"labels          {m['n_labeled']} labeled, {m['n_unlabeled']} unlabeled")
     lines.append(f"pictures        {', '.join(sorted(p.name for p in path.glob('*.png')))}")

@@ -13,6 +13,7 @@ so that whatever reads a head goes on to do so. Held-out labels decide which of 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,11 +54,15 @@ class PseudoLabelProbe:
     used: bool
     nll: tuple[float, float] | None
 
+    def facts(self) -> dict[str, Any]:
+        """Facts for the metrics: whether pseudo-labels were used, and both NLL of held-out labels."""
+        nll = None if self.nll is None else [round(value, 4) for value in self.nll]
+        return {"used": self.used, "nll": nll, "choice": str(self)}
+
     def __str__(self) -> str:
         if self.nll is None:
-            return "pseudo-labels were not tried"
-        found = "help" if self.used else "do not help"
-        return f"pseudo-labels {found}: cross-validated NLL {self.nll[1]:.2f} against {self.nll[0]:.2f}"
+            return "not tried"
+        return f"{'used' if self.used else 'not used'}: cross-validated NLL {self.nll[1]:.2f} with, {self.nll[0]:.2f} without"
 
 
 def fit_pseudo_label_probe(
@@ -198,7 +203,8 @@ def poisson_scores(
     np.add.at(sources, rows, classes - classes.mean(axis=0))
     inverse = sparse.diags(1 / degrees)
     u = np.stack([cg(laplacian, source, rtol=1e-3, maxiter=300, M=inverse)[0] for source in sources.T], axis=1)
-    return u - degrees @ u / degrees.sum()
+    centered: NDArray[np.float64] = u - degrees @ u / degrees.sum()
+    return centered
 
 
 def pseudo_labels(scores: NDArray[np.float64], p: NDArray[np.float64], *, rounds: int = 20) -> NDArray[np.float64]:
@@ -216,8 +222,8 @@ def pseudo_labels(scores: NDArray[np.float64], p: NDArray[np.float64], *, rounds
     frequency = p.mean(axis=0)
     q = softmax(_SHARPNESS * scores / max(float(np.median(scores.std(axis=1))), 1e-12), axis=1)
     q = _with_frequency(q, frequency, rounds) * p
-    q /= q.sum(axis=1, keepdims=True)
-    return q
+    product: NDArray[np.float64] = q / np.maximum(q.sum(axis=1, keepdims=True), 1e-300)
+    return product
 
 
 def _with_frequency(q: NDArray[np.float64], frequency: NDArray[np.float64], rounds: int) -> NDArray[np.float64]:

@@ -70,3 +70,6 @@ class BackboneSettings(Settings):
     the one of the extra `photos` for color images from files, where it is installed."""
     weights: str = ""
     """File of its weights, for those that need one; "" is what the name stands for."""
+    pseudo_labels: bool = True
+    """Whether up to 1,000 labels are spread over 5,000 images of the pool, and a probe is taught these pseudo-labels, where
+    held-out labels favor it."""

@@ -22,6 +22,7 @@ from ssl_diffusion.models.fused import BackboneConfig, FusedConfig, FusedDiffusi
 from ssl_diffusion.models.fusion import fit_fused_probe
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.probe import reference_sample
+from ssl_diffusion.models.pseudo_labels import LARGEST_BUDGET, fit_pseudo_label_probe
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.training.backbone_views import view_features
 from ssl_diffusion.training.batches import Phase
@@ -31,6 +32,7 @@ __all__ = ["FusedHead", "fit_backbone", "fit_fused_head", "fused_phase", "with_b
 
 _log = logging.getLogger(__name__)
 _AUTO = "efficientnet-lite0"
+_SPREAD = 5000  # images of the pool over which labels are spread
 _AUTO_OBJECTIVE = "probe"
 _OBJECTIVES = ("probe", "joint")  # whose heads read a backbone
 
@@ -42,7 +44,8 @@ class FusedHead:
     Attributes:
         config: Configuration of the model.
         weights: Weights by name, without those of the backbone.
-        facts: Facts for the metrics: name, identity, reads, weight, and the NLL of held-out labels by weight.
+        facts: Facts for the metrics: name, identity, reads, weight, the NLL of held-out labels by weight, and whether
+            pseudo-labels were used.
         inverse_penalty: Inverse penalty C of the logistic regression.
     """
 
@@ -146,7 +149,7 @@ def fit_fused_head(
     cache_dir: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> FusedHead:
-    """Fit a probe on a pretrained denoiser and a backbone, with the weights that the labels favor.
+    """Fit a probe on a pretrained denoiser and a backbone, with the weights that the labels favor, and teach it pseudo-labels.
 
     Args:
         config: Configuration of the denoiser.
@@ -161,15 +164,24 @@ def fit_fused_head(
     """
     device, seed = Device.resolve(recipe.compute.accelerator, recipe.compute.precision), recipe.training.seed
     positions = pool.positions(labeled.train)
-    rows, n = np.concatenate([positions, reference_sample(pool.train, seed)]), len(positions)
+    spread = recipe.backbone.pseudo_labels and not pool.multilabel and len(positions) <= LARGEST_BUDGET
+    sample, n = reference_sample(pool.train, seed), len(positions)
+    others = np.setdiff1d(np.random.default_rng(seed).permutation(pool.train)[:_SPREAD], positions) if spread else sample[:0]
+    rows, m = np.concatenate([positions, sample, others]), n + len(sample)
     reads = backbone_reads(backbone, pool)
     features = backbone_features(backbone.to(device.accelerator), pool, rows, reads, cache_dir=cache_dir, progress=progress)
     denoiser = build_model(config, seed=0, initial=weights).to(device.accelerator)
     z = represent(denoiser, pool.images[rows], precision=device.precision)
-    blocks, references, k = [z[:n], features[:n]], [z[n:], features[n:]], len(pool.classes)
-    fused = fit_fused_probe(blocks, pool.labels[positions], references, k, weight=weight, seed=seed)
+    labels, k = pool.labels[positions], len(pool.classes)
+    fused = fit_fused_probe([z[:n], features[:n]], labels, [z[n:m], features[n:m]], k, weight=weight, seed=seed)
     said = str(fused.choice) if fused.choice is not None else f"backbone {weight:g}"
     _log.info("%s; C = %g", said, fused.probe.inverse_penalty)
+    probe, taught = fused.probe, None
+    if spread:
+        joined, unlabeled = fused.fusion(z[:n], features[:n]), fused.fusion(z[m:], features[m:])
+        taught = fit_pseudo_label_probe(probe, joined, labels, unlabeled, k, seed=seed)
+        probe = taught.probe
+        _log.info("pseudo-labels %s", taught)
     described = BackboneConfig(
         name=recipe.backbone.name,
         weights=recipe.backbone.weights,
@@ -183,9 +195,9 @@ def fit_fused_head(
     assert isinstance(model, FusedDiffusion)
     model.unet.load_state_dict({name.removeprefix("unet."): t for name, t in weights.items() if name.startswith("unet.")})
     model.set_fusion(fused.fusion.mean, fused.fusion.factor)
-    model = model.with_linear_head(fused.probe.weight, fused.probe.bias)
+    model = model.with_linear_head(probe.weight, probe.bias)
     facts = {"name": described.name, "identity": described.identity, "reads": reads, "weight": described.weight}
     nll = {f"{weight:g}": round(value, 4) for weight, value in fused.choice.nll.items()} if fused.choice else {}
+    facts |= {"nll": nll, "choice": said, "pseudo_labels": None if taught is None else taught.facts()}
     assert isinstance(model.config, FusedConfig)
-    facts |= {"nll": nll, "choice": said}
-    return FusedHead(model.config, model.state_dict(), facts, fused.probe.inverse_penalty)
+    return FusedHead(model.config, model.state_dict(), facts, probe.inverse_penalty)

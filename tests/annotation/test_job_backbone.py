@@ -350,4 +350,4 @@ def test_the_real_weights(photos: Path, tmp_path: Path, tiny: list[str], no_pict
     assert classifier is not None
     found = classifier.probabilities(np.arange(len(job.store.ids))).argmax(axis=1)
     assert (found == np.array(truth(job))).mean() > 0.9
-    assert present_model(job).frozen.representation.shape[1] > 1280
+    assert present_model(job).frozen.representation.shape[1] > 2048

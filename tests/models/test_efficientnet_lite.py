@@ -29,7 +29,7 @@ class TestLite0(BackboneContract):
 
 
 def test_it_says_what_it_is(lite0: Backbone) -> None:
-    assert (lite0.n_features, lite0.input_size, lite0.differentiable) == (1280, 128, True)
+    assert (lite0.n_features, lite0.input_size, lite0.differentiable) == (2048, 128, True)
     assert (lite0.license or "").startswith("Apache-2.0")
     larger = load_backbone("efficientnet-lite0@160")
     assert larger.input_size == 160
@@ -41,7 +41,7 @@ def test_it_knows_what_is_in_a_photo(lite0: Backbone) -> None:
     photo = np.ascontiguousarray(load_sample_image("china.jpg").transpose(2, 0, 1)[None])  # a temple under trees
     state = torch.load(FILE, weights_only=True)
     z = torch.from_numpy(lite0.embed(["china"], photo))
-    temple = (z @ state["_fc.weight"].T + state["_fc.bias"]).softmax(1)[0]
+    temple = (z[:, -1280:] @ state["_fc.weight"].T + state["_fc.bias"]).softmax(1)[0]
     assert set(temple.topk(3).indices.tolist()) & {663, 698, 832, 442, 975}, temple.topk(5)
 
 
@@ -53,7 +53,23 @@ def test_features_are_those_of_the_network_of_the_package(lite0: Backbone) -> No
     v = torch.randint(0, 256, (2, 3, 128, 128), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.inference_mode():
         wanted = network.extract_features((v - 127.0) / 128).mean(dim=(2, 3))
-    torch.testing.assert_close(torch.from_numpy(lite0.embed("ab", v.numpy())), wanted, rtol=1e-3, atol=1e-4)
+    found = torch.from_numpy(lite0.embed("ab", v.numpy()))
+    torch.testing.assert_close(found[:, -1280:], wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_earlier_stages_are_among_the_features(lite0: Backbone) -> None:
+    """Their maps are those that the blocks of the package give."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0", image_size=128).eval()
+    network.load_state_dict(torch.load(FILE, weights_only=True))
+    maps: list[torch.Tensor] = []
+    network._blocks[2].register_forward_hook(lambda *args: maps.append(args[2]))
+    v = torch.randint(0, 256, (1, 3, 128, 128), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    with torch.inference_mode():
+        network.extract_features((v - 127.0) / 128)
+    found = torch.from_numpy(lite0.embed("a", v.numpy()))[:, : maps[0].shape[1]]
+    torch.testing.assert_close(found, maps[0].mean(dim=(2, 3)), rtol=1e-3, atol=1e-4)
 
 
 def test_a_gray_image_is_one_of_three_equal_channels(lite0: Backbone) -> None:

@@ -76,6 +76,15 @@ def test_the_metrics_say_what_was_chosen(fitted: Path) -> None:
     assert set(m["backbone"]["nll"]) == {"0", "0.1", "0.25", "0.5", "0.75", "0.9", "1"}
     assert "cross-validated NLL" in m["backbone"]["choice"]
     assert m["backbone"]["choice"] in (fitted / "log.txt").read_text()
+    assert f"pseudo-labels {m['backbone']['pseudo_labels']['choice']}" in (fitted / "log.txt").read_text()
+
+
+def test_a_probe_without_pseudo_labels_is_that_of_the_labels_alone(fitted: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Where they are used, the metrics say so; where they are not wanted, nothing is read for them."""
+    without = recipe.with_setting("backbone.pseudo_labels", value=False)
+    run = fit_run(without, tmp_path / "run", options=FitOptions(cache=DenoiserCache(fitted.parent / "cache")))
+    assert load_metrics(run)["backbone"]["pseudo_labels"] is None
+    assert load_metrics(run)["backbone"]["weight"] == load_metrics(fitted)["backbone"]["weight"]
 
 
 def test_the_weights_of_the_backbone_are_not_saved_but_its_identity_is(fitted: Path) -> None:
