@@ -1,7 +1,7 @@
 """`ssld explain`: the smallest changes that make the classifier predict another class."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,7 +27,7 @@ def explain(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("explained"),
     confidence: Annotated[
         float, number(Confidence, help="Least probability of the target class, below 1; 0 stops where it becomes the largest.")
-    ] = 0.0,
+    ] = 0.9,
     revert: Annotated[bool, typer.Option("--revert/--no-revert", help="Undo changes that are not needed.")] = True,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
@@ -36,7 +36,7 @@ def explain(
     """Search the smallest change of each image that changes its predicted class; writes pictures and a CSV file."""
     from ssl_diffusion.data.tables import read_table
     from ssl_diffusion.errors import SSLDError
-    from ssl_diffusion.generation.gallery import write_explanations
+    from ssl_diffusion.generation.explanations import write_explanations
     from ssl_diffusion.generation.readiness import doubt_of
     from ssl_diffusion.training.data_changes import load_run_pool
 
@@ -61,11 +61,20 @@ def explain(
         progress=output.bars,
     )
     lines = [
-        f"{row['id']}   {row['source']} -> {row['target']}   RMS {row['distance_pixel']:.4f}"
-        + ("" if row["success"] else "   (class not changed; a lower bound)")
+        f"{row['id']}   {row['source']} -> {row['target']}   RMS {row['distance_pixel']:.4f}{_said(row)}"
         for row in frame.head(_SHOWN).to_dict(orient="records")
     ]
     lines += [f"... and {len(frame) - _SHOWN} more"] if len(frame) > _SHOWN else []
-    lines.append(f"{int(result.success.sum())} of {len(frame)} changed class; pictures: {out / 'sheet.png'}")
+    changed = f"{int(frame['boundary_success'].sum())} of {len(frame)} changed class"
+    changed += f", {int(result.success.sum())} with a probability of at least {confidence:g}" if confidence else ""
+    lines.append(f"{changed}; pictures: {out / 'sheet.png'}")
     values = {"out": str(out), "counterfactuals": frame.to_dict(orient="records"), "doubt": doubt_of(run) or None}
     output.result(values, "\n".join(lines))
+
+
+def _said(row: dict[str, Any]) -> str:
+    """What is to be said of a pair: how far the boundary is, and what was not reached."""
+    if not row["boundary_success"]:
+        return "   (class not changed; a lower bound)"
+    boundary = f", boundary {row['boundary_distance']:.4f}" if row["boundary_file"] != row["file"] else ""
+    return boundary + ("" if row["success"] else f"   (not sure: p = {row['p_target']:.2f})")

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from ssl_diffusion.generation.counterfactual import CounterfactualResult as CounterfactualResult
     from ssl_diffusion.generation.counterfactual import explain as explain
     from ssl_diffusion.generation.counterfactual import explain_run as explain_run
+    from ssl_diffusion.generation.explanations import write_explanations as write_explanations
     from ssl_diffusion.generation.extractors import Extractor as Extractor
     from ssl_diffusion.generation.extractors import extractor_of_run as extractor_of_run
     from ssl_diffusion.generation.extractors import inception_extractor as inception_extractor
     from ssl_diffusion.generation.extractors import labels_only_extractor as labels_only_extractor
     from ssl_diffusion.generation.gallery import class_index as class_index
     from ssl_diffusion.generation.gallery import file_stems as file_stems
-    from ssl_diffusion.generation.gallery import write_explanations as write_explanations
     from ssl_diffusion.generation.gallery import write_samples as write_samples
     from ssl_diffusion.generation.guidance import GUIDANCE as GUIDANCE
     from ssl_diffusion.generation.guidance import Guidance as Guidance
@@ -66,7 +66,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "quality": ["compare_features", "frechet_distance", "kernel_distance", "neighbor_measures"],
         "quality_report": ["GenerationReport", "evaluate_generation", "real_features", "write_generation"],
         "extractors": ["Extractor", "extractor_of_run", "inception_extractor", "labels_only_extractor"],
-        "gallery": ["class_index", "file_stems", "write_explanations", "write_samples"],
+        "gallery": ["class_index", "file_stems", "write_samples"],
+        "explanations": ["write_explanations"],
         "counterfactual": ["CounterfactualResult", "explain", "explain_run"],
     },
 )

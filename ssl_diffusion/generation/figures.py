@@ -11,18 +11,19 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
+from ssl_diffusion.generation.strips import CHANGE_COLORS, GAIN, SOURCE, TARGET, Panel
 from ssl_diffusion.training.panels import fitted, inch_panel, place_image, sheet_figure
 
 __all__ = ["counterfactual_figure", "distance_figure", "grid_figure", "strip_figure"]
 
-_SOURCE, _TARGET, _OTHER = "#2a6f97", "#d1603d", "#8a8f98"
-_CHANGE = "RdBu_r"
+_OTHER = "#8a8f98"
 _BARS = 4
 
-# Inches of a pair: its row with the room above its images, an image's side, the left ends of the three images and of the bars.
+# Inches of a pair: its row with the room above its images, an image's side, the left end of the first image, the room between
+# images, and that of the color scale and the names of the classes beside the bars.
 _ROW, _TITLE, _SIDE = 1.6, 0.2, 1.15
-_IMAGES = (0.36, 1.68, 3.0)
-_BARS_LEFT, _BARS_WIDTH = 5.75, 2.3
+_LEFT, _BETWEEN = 0.36, 0.16
+_BESIDE, _BARS_WIDTH = 1.3, 2.3
 
 
 def grid_figure(images: NDArray[np.uint8], rows: Sequence[str] = ()) -> Figure:
@@ -55,19 +56,21 @@ def counterfactual_figure(
     before: NDArray[np.float32],
     after: NDArray[np.float32],
     names: Sequence[str],
+    panels: Sequence[Sequence[Panel]],
 ) -> Figure:
-    """One row per pair: image, counterfactual, signed difference, and the largest probabilities before and after.
+    """One row per pair: its panels, the last of which is the difference, and the largest probabilities before and after.
 
     Args:
-        result: Counterfactuals of m pairs, with images.
+        result: Counterfactuals of m pairs.
         classes: Class names, (K,).
         before: Class probabilities of the originals, (m, K).
         after: Class probabilities of the counterfactuals, (m, K).
         names: Name of each image, (m,).
+        panels: Panels of each pair, equally many, (m,).
     """
-    m, found = len(result), result.images()
-    figure, axis = inch_panel(8.2, _ROW * m + 0.05)
-    difference = (found.astype(np.float32) - result.original).mean(axis=1) / 255
+    m, columns = len(result), len(panels[0]) if panels else 3
+    bars = _LEFT + columns * (_SIDE + _BETWEEN) + _BESIDE
+    figure, axis = inch_panel(bars + _BARS_WIDTH + 0.15, _ROW * m + 0.05)
 
     def write(x: float, y: float, text: str, points: float, room: float, ha: str = "center", **style: Any) -> None:
         shown = fitted(figure, text, points, room, end=style.get("rotation") == 90)  # an id
@@ -76,45 +79,38 @@ def counterfactual_figure(
     for i in range(m):
         title = _ROW * i + _TITLE
         top, middle = title + 0.04, title + 0.04 + _SIDE / 2
-        source, target = classes[result.source[i]], classes[result.target[i]]
         write(0.18, middle, names[i], 8, _ROW - 0.1, va="center", rotation=90)
-        place_image(axis, result.original[i], _IMAGES[0], top, _SIDE)
-        place_image(axis, found[i], _IMAGES[1], top, _SIDE)
-        reach = max(0.05, float(np.abs(difference[i]).max()))  # a scale for each image, so that faint changes are visible, too
-        place_image(axis, difference[i], _IMAGES[2], top, _SIDE, cmap=_CHANGE, reach=reach)
-        said = target if result.success[i] else f"not {target}"
-        change = f"change, RMS {result.distance_pixel[i]:.3f}"
-        for left, text, color in zip(_IMAGES, (source, said, change), (_SOURCE, _TARGET, "black"), strict=True):
-            write(left + _SIDE / 2, title, text, 9, _SIDE + 0.12, color=color)
-        _color_scale(axis, top, reach)
-        write(_BARS_LEFT + _BARS_WIDTH / 2, title, "probability: before (light), after", 9, 3)
+        for j, panel in enumerate(panels[i]):
+            left = _LEFT + j * (_SIDE + _BETWEEN)
+            place_image(axis, panel.image, left, top, _SIDE)
+            write(left + _SIDE / 2, title, panel.caption, 9, _SIDE + 0.12, color=panel.color)
+        _color_scale(axis, _LEFT + (columns - 1) * (_SIDE + _BETWEEN) + _SIDE + 0.06, top, 1 / GAIN)
+        write(bars + _BARS_WIDTH / 2, title, "probability: before (light), after", 9, 3)
         shown = _largest(before[i], after[i], int(result.source[i]), int(result.target[i]))
         step = _SIDE / len(shown)
         for j, k in enumerate(shown):
             y = top + (j + 0.5) * step
-            color = _SOURCE if k == result.source[i] else _TARGET if k == result.target[i] else _OTHER
-            write(_BARS_LEFT - 0.06, y, classes[k], 8, 0.95, ha="right", va="center")
+            color = SOURCE if k == result.source[i] else TARGET if k == result.target[i] else _OTHER
+            write(bars - 0.06, y, classes[k], 8, 0.95, ha="right", va="center")
             for p, at, alpha in ((before[i, k], -0.19, 0.4), (after[i, k], 0.19, 1.0)):
                 size = _BARS_WIDTH * float(p)
-                bar = Rectangle((_BARS_LEFT, y + (at - 0.17) * step), size, 0.34 * step, color=color, alpha=alpha, lw=0)
+                bar = Rectangle((bars, y + (at - 0.17) * step), size, 0.34 * step, color=color, alpha=alpha, lw=0)
                 axis.add_patch(bar)
         bottom = top + _SIDE
-        corner = [_BARS_LEFT, _BARS_LEFT, _BARS_LEFT + _BARS_WIDTH], [top, bottom, bottom]
-        axis.add_line(Line2D(*corner, color="black", lw=0.8))
+        axis.add_line(Line2D([bars, bars, bars + _BARS_WIDTH], [top, bottom, bottom], color="black", lw=0.8))
         for p in (0, 0.5, 1):
-            x = _BARS_LEFT + _BARS_WIDTH * p
+            x = bars + _BARS_WIDTH * p
             axis.add_line(Line2D([x, x], [bottom, bottom + 0.03], color="black", lw=0.8))
             write(x, bottom + 0.04, f"{p:g}", 7, 1, va="top")
     return figure
 
 
-def _color_scale(axis: Axes, top: float, reach: float) -> None:
+def _color_scale(axis: Axes, left: float, top: float, reach: float) -> None:
     """Colors of changes from -reach to reach, beside the picture of the change."""
-    left = _IMAGES[2] + _SIDE + 0.06
     limits = axis.get_xlim(), axis.get_ylim()
     scale = np.linspace(reach, -reach, 64)[:, None]
     extent = (left, left + 0.07, top + _SIDE, top)
-    axis.imshow(scale, cmap=_CHANGE, vmin=-reach, vmax=reach, extent=extent, aspect="auto")
+    axis.imshow(scale, cmap=CHANGE_COLORS, vmin=-reach, vmax=reach, extent=extent, aspect="auto")
     axis.set(xlim=limits[0], ylim=limits[1])
     for part, text in ((0, f"{reach:.2f}"), (0.5, "0"), (1, f"−{reach:.2f}")):
         va = ("top", "center", "bottom")[int(2 * part)]
@@ -133,12 +129,12 @@ def distance_figure(result: CounterfactualResult) -> Figure:
     axis = figure.subplots()
     found, bounds = result.distance_pixel[result.success], result.distance_pixel[~result.success]
     edges = np.histogram_bin_edges(result.distance_pixel, bins=min(40, max(8, len(result) // 8)))
-    axis.hist([found, bounds], bins=edges.tolist(), stacked=True, color=[_SOURCE, "white"], edgecolor=_SOURCE, linewidth=0.6)
+    axis.hist([found, bounds], bins=edges.tolist(), stacked=True, color=[SOURCE, "white"], edgecolor=SOURCE, linewidth=0.6)
     if len(bounds):
         for patch in axis.containers[1]:
             patch.set_hatch("////")
         axis.legend(["class changed", "not changed: lower bound"], frameon=False, fontsize=9)
-    axis.set_xlabel("counterfactual distance (root mean square change, 0 to 1)")
+    axis.set_xlabel("distance to the boundary (root mean square change, 0 to 1)")
     axis.set_ylabel("pairs")
     axis.spines[["top", "right"]].set_visible(False)
     return figure

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ssl_diffusion.data.decoding import Aspect
 from ssl_diffusion.data.images import read_images
-from ssl_diffusion.generation.gallery import with_change
+from ssl_diffusion.generation.original_size import with_change
 
 
 @pytest.mark.parametrize("aspect", ["squeeze", "crop", "pad"])

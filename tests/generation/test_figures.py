@@ -1,5 +1,7 @@
 """Pictures of samples and counterfactuals: what is on them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -7,6 +9,7 @@ from support.canvas import assert_legible
 
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
 from ssl_diffusion.generation.figures import counterfactual_figure, distance_figure, grid_figure, strip_figure
+from ssl_diffusion.generation.strips import TARGET, Panel, difference
 
 
 def result(n: int, channels: int = 1) -> CounterfactualResult:
@@ -31,25 +34,34 @@ def result(n: int, channels: int = 1) -> CounterfactualResult:
     )
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_pair_has_a_row_and_differences_are_centred_on_zero(channels: int) -> None:
+def panels(pairs: CounterfactualResult, classes: Sequence[str], columns: int) -> list[list[Panel]]:
+    """Rows of the sheet: the original, as many changed images, and the difference."""
+    made = []
+    for original, found, source, target in zip(pairs.original, pairs.images(), pairs.source, pairs.target, strict=True):
+        changed = [Panel(found, f"{classes[target]} 0.90, not sure", TARGET)] * (columns - 2)
+        made.append([Panel(original, classes[source]), *changed, Panel(difference(original, found), "change × 6")])
+    return made
+
+
+@pytest.mark.parametrize(("channels", "columns"), [(1, 3), (3, 4)])
+def test_every_pair_has_a_row_of_panels_and_bars(channels: int, columns: int) -> None:
+    classes = ["ant", "bee", "cat", "dog"]
     pairs, p = result(3, channels), np.array([[0.4, 0.3, 0.2, 0.1]] * 3, dtype=np.float32)
-    figure = counterfactual_figure(pairs, ["ant", "bee", "cat", "dog"], p, p[:, ::-1], ["a", "b", "c"])
+    rows = panels(pairs, classes, columns)
+    figure = counterfactual_figure(pairs, classes, p, p[:, ::-1], ["a", "b", "c"], rows)
     (panel,) = figure.axes
     texts = [text.get_text() for text in panel.texts]
     assert [text for text in texts if text in ("a", "b", "c")] == ["a", "b", "c"]
     assert texts.count("ant") == 6  # over the image and beside its bar
-    assert texts.count("cat") == 2 + 3
-    assert texts.count("not cat") == 1
-    assert sum(text.startswith("change") for text in texts) == 3
-    by_row = [panel.images[4 * i : 4 * i + 4] for i in range(3)]
-    for i, (image, found, change, scale) in enumerate(by_row):
-        for shown, wanted in ((image, pairs.original[i]), (found, pairs.images()[i])):
-            np.testing.assert_array_equal(shown.get_array(), wanted[0] if channels == 1 else wanted.transpose(1, 2, 0))
-        difference = (pairs.images()[i].astype(float) - pairs.original[i]).mean(axis=0) / 255
-        np.testing.assert_allclose(change.get_array(), difference, atol=1e-6)
-        assert -change.norm.vmin == change.norm.vmax == pytest.approx(np.abs(difference).max(), abs=1e-6)
-        assert scale.norm.vmax == change.norm.vmax
+    assert texts.count("cat 0.90, not sure") == 3 * (columns - 2)
+    assert texts.count("change × 6") == 3
+    each = columns + 1
+    for i, row in enumerate(rows):
+        *shown, scale = panel.images[each * i : each * (i + 1)]
+        for image, wanted in zip(shown, row, strict=True):
+            pixels = wanted.image[0] if len(wanted.image) == 1 else wanted.image.transpose(1, 2, 0)
+            np.testing.assert_array_equal(image.get_array(), pixels)
+        assert scale.norm.vmax == pytest.approx(1 / 6)
         assert scale.get_array()[0, 0] == scale.norm.vmax  # where the number is, at the top
     widths = np.array([bar.get_width() for bar in panel.patches]).reshape(3, 4, 2) / max(b.get_width() for b in panel.patches)
     np.testing.assert_allclose(widths[0], np.array([[4, 1], [3, 2], [2, 3], [1, 4]]) / 4, atol=1e-6)
@@ -66,7 +78,8 @@ def test_every_text_is_legible(kind: str, classes: tuple[str, ...]) -> None:
 
     def draw() -> Figure:
         if kind == "pairs":
-            return counterfactual_figure(result(3), classes, p, p, [f"{name}/0001.png" for name in classes])
+            rows = panels(result(3), classes, 4)
+            return counterfactual_figure(result(3), classes, p, p, [f"{name}/0001.png" for name in classes], rows)
         if kind == "rows":
             return grid_figure(np.zeros((6, 3, 8, 6), dtype=np.uint8), classes)
         if kind == "strip":

@@ -17,7 +17,7 @@ from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.source import FileSource
 from ssl_diffusion.errors import DataError, RecipeError, RunError, SSLDError
 from ssl_diffusion.generation import explain_run
-from ssl_diffusion.generation.gallery import write_explanations
+from ssl_diffusion.generation.explanations import write_explanations
 from ssl_diffusion.generation.sampling import sample_run
 from ssl_diffusion.inference import EmbeddedPool, load_run, predict_files, predict_logits, represent
 from ssl_diffusion.inference.run_rows import pool_rows

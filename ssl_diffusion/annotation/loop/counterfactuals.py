@@ -20,7 +20,7 @@ from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
 from ssl_diffusion.generation.counterfactual.search import explain
-from ssl_diffusion.generation.gallery import write_changed
+from ssl_diffusion.generation.original_size import write_changed
 from ssl_diffusion.generation.readiness import doubt_of
 from ssl_diffusion.inference.backbone_features import file_source
 from ssl_diffusion.inference.predict import predict_probabilities
@@ -208,14 +208,14 @@ def _changed_file(
     """
     with tempfile.TemporaryDirectory() as folder:
         places = [Path(folder) / f"{j}.png" for j in range(len(result))]
-        p, strength = write_changed(run, result, [file] * len(places), places)
+        _, strength, reached = write_changed(run, result, [file] * len(places), places)
         shown = []
         for place in places:
             with Image.open(place) as picture:
                 picture.thumbnail((_SHOWN, _SHOWN))
                 pixels = np.array(picture.convert("L" if picture.mode == "L" else "RGB"))
             shown.append(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
-    return shown, result.success & (p.argmax(axis=1) == result.target), strength
+    return shown, result.success & reached, strength
 
 
 def _doubt(run: Run) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ssl_diffusion.generation.counterfactual.result import Pairs as Pairs
     from ssl_diffusion.generation.counterfactual.result import make_pairs as make_pairs
     from ssl_diffusion.generation.counterfactual.search import ATTEMPTS as ATTEMPTS
+    from ssl_diffusion.generation.counterfactual.search import SURE as SURE
     from ssl_diffusion.generation.counterfactual.search import check_images as check_images
     from ssl_diffusion.generation.counterfactual.search import explain as explain
     from ssl_diffusion.generation.counterfactual.search import explain_run as explain_run
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "search": ["ATTEMPTS", "check_images", "explain", "explain_run", "patch_side"],
+        "search": ["ATTEMPTS", "SURE", "check_images", "explain", "explain_run", "patch_side"],
         "result": ["CounterfactualResult", "Pairs", "make_pairs"],
         "metrics": [
             "METRICS_VERSION",

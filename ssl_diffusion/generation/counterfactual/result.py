@@ -19,7 +19,7 @@ class CounterfactualResult:
     Attributes:
         image: Index of the image among those that were given, int64, (m,).
         original: Images before the change, uint8, (m, C, H, W).
-        counterfactual: Images after the change, uint8, (m, C, H, W); the last attempt where the search failed. None if the
+        counterfactual: Images after the change, uint8, (m, C, H, W); the surest attempt where the search failed. None if the
             method only measures a distance.
         source: Predicted class of the original, int64, (m,).
         target: Target class, int64, (m,).

@@ -13,8 +13,8 @@ The search for an image x and a target class:
 5. every check reads the image after rounding to 8 bits, as it would be saved.
 
 Random numbers depend on the seed and on the image, not on its place in a batch. Failures are part of the result: they have
-`success=False`, and their distance is a lower bound of the true one, namely that of the largest change that was tried, but at
-least the standard deviation of what the denoiser cannot know at the highest noise level.
+`success=False` and the image of the surest attempt, and their distance is a lower bound of the true one, namely that of the
+largest change that was tried, but at least the standard deviation of what the denoiser cannot know at the highest noise level.
 
 Distances: `distance_pixel` is the root mean square over the values of an image, on the scale [0, 1];
 `distance_representation` is the Euclidean distance of the representations.
@@ -44,10 +44,11 @@ from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import rounded, to_bytes, to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
-__all__ = ["ATTEMPTS", "SearchOptions", "check_images", "explain", "explain_run", "patch_side"]
+__all__ = ["ATTEMPTS", "SURE", "SearchOptions", "check_images", "explain", "explain_run", "patch_side"]
 
 # Noise levels, and the scales of guidance that are tried from each.
 ATTEMPTS = ((2.4, (0.3, 0.6, 1.5, 4.0)), (5.0, (8.0,)), (12.0, (8.0, 30.0)))
+SURE = 0.9  # probability of the target from which on people, and other models, mostly see it, too
 _STEPS = 8
 _BLEND_CHECKS = 12  # as many fractions as change the rounding of some value
 _READ = 64  # files that a backbone reads at once
@@ -202,6 +203,7 @@ class _Search:
         self.found = self.original.copy()
         self.success = np.zeros(m, dtype=bool)
         self.level, self.scale, self.bound = np.zeros(m), np.zeros(m), np.zeros(m)
+        self.best = np.full(m, -1.0, dtype=np.float32)  # probability of the target in what is kept
         self.evaluations = np.ones(m, dtype=np.int64)  # the one that found the source
         self.seconds = np.zeros(m)
 
@@ -277,10 +279,13 @@ class _Search:
                 guided = integrate(DDIM, towards, z[at], levels, noise)
             moved = rounded(x[at] + guided - plain[at])
             self.evaluations[part] += sum(guidance.evaluations(model, s) for s in levels[:-1].tolist())
-            flipped = self._flips(moved, target[at], part)
-            self.found[part], self.success[part] = to_bytes(moved), flipped
-            self.level[part], self.scale[part] = level, scale
-            reached = np.maximum(_rms(self.found[part], self.original[part]), model.noise.spread(level) / 2)
+            flipped, p = self._judged(moved, target[at], part)
+            # Of attempts that failed the surest is kept: the last and strongest ones may have destroyed the image.
+            better = flipped | (p > self.best[part])
+            kept = part[better]
+            self.found[kept], self.success[part], self.best[kept] = to_bytes(moved)[better], flipped, p[better]
+            self.level[kept], self.scale[kept] = level, scale
+            reached = np.maximum(_rms(to_bytes(moved), self.original[part]), model.noise.spread(level) / 2)
             self.bound[part] = np.maximum(self.bound[part], reached)
             self._spend(part, began)
             left = left[~flipped]
@@ -340,10 +345,15 @@ class _Search:
 
     def _flips(self, x: Tensor, target: Tensor, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether images, rounded to 8 bits, are classified as the target; always in fp32."""
+        return self._judged(x, target, rows)[0]
+
+    def _judged(self, x: Tensor, target: Tensor, rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """Whether images, rounded to 8 bits, are classified as the target, and its probabilities; always in fp32."""
         self.evaluations[rows] += 1
-        p, predicted = self._classifier(rows, x.device).classify(rounded(x)).softmax(dim=1).max(dim=1)
+        every = self._classifier(rows, x.device).classify(rounded(x)).softmax(dim=1)
+        p, predicted = every.max(dim=1)
         flipped: NDArray[np.bool_] = ((predicted == target) & (p >= self.confidence)).cpu().numpy()
-        return flipped
+        return flipped, every.gather(1, target[:, None])[:, 0].cpu().numpy()
 
     def _spend(self, rows: NDArray[np.int64], began: float) -> None:
         self.seconds[rows] += (time.perf_counter() - began) / len(rows)
