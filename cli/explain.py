@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ssl_diffusion.settings import Confidence, Images
+from ssl_diffusion.settings import Confidence, Explanations, Images
 
 from .command import RUN, RunContext, command
 from .options import OverwriteOption, SeedOption, number
@@ -28,6 +28,11 @@ def explain(
     confidence: Annotated[
         float, number(Confidence, help="Least probability of the target class, below 1; 0 stops where it becomes the largest.")
     ] = 0.9,
+    region: Annotated[
+        str | None, typer.Option(help="Where pictures may change: x,y,w,h in pixels, or an image that is white there.")
+    ] = None,
+    n: Annotated[int, number(Explanations, "--n", help="Counterfactuals of each pair; a second one changes other pixels.")] = 1,
+    animation: Annotated[bool, typer.Option("--animation", help="Write a small film (WebP) of each change.")] = False,
     revert: Annotated[bool, typer.Option("--revert/--no-revert", help="Undo changes that are not needed.")] = True,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
@@ -53,6 +58,9 @@ def explain(
         chosen,
         out,
         target="all" if all_targets else target,
+        region=region,
+        n=n,
+        animation=animation,
         confidence=confidence,
         revert=revert,
         seed=seed,

@@ -36,7 +36,8 @@ __all__ = [
     "read_toml",
     "shown",
 ]
-__all__ += ["AtLeastOne", "Budget", "Confidence", "Count", "Devices", "Fraction", "Generated", "GiB", "HeldOut", "ImageSide"]
+__all__ += ["AtLeastOne", "Budget", "Confidence", "Count", "Devices", "Explanations", "Fraction", "Generated", "GiB"]
+__all__ += ["HeldOut", "ImageSide"]
 __all__ += ["Images", "Port", "SamplerSteps", "Seconds", "Seed", "Steps", "Strength", "Threads", "Trials"]
 
 # Largest seed of a recipe, study or job: NumPy's legacy generators, and so scikit-learn's splitters, take no larger one.
@@ -51,6 +52,7 @@ Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 AtLeastOne = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Budget = Annotated[int, Field(ge=-1, le=1_000_000_000)]
 Images = Annotated[int, Field(ge=1, le=1_000_000)]  # to be made, or in a batch
+Explanations = Annotated[int, Field(ge=1, le=9)]  # of one image for one class
 Generated = Annotated[int, Field(ge=10, le=1_000_000)]  # to be compared with real ones
 SamplerSteps = Annotated[int, Field(ge=1, le=10_000)]
 Trials = Annotated[int, Field(ge=1, le=100_000)]

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.thumbnails import to_pil
 from ssl_diffusion.errors import DataError
-from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
+from ssl_diffusion.generation.animations import write_animation
+from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, joined
 from ssl_diffusion.generation.counterfactual.search import SURE, SearchOptions, explain_run
 from ssl_diffusion.generation.figures import counterfactual_figure, distance_figure
 from ssl_diffusion.generation.gallery import NOISE, class_index, file_stems
 from ssl_diffusion.generation.original_size import is_larger, read_pixels, write_changed
 from ssl_diffusion.generation.readiness import doubt_of, stamp
+from ssl_diffusion.generation.regions import Region, region_mask, region_of, seen_region
 from ssl_diffusion.generation.strips import GAIN, SOURCE, TARGET, Panel, difference, strip
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.run import Run
@@ -41,6 +43,9 @@ def write_explanations(
     out: Path,
     *,
     target: str = "runner-up",
+    region: str | None = None,
+    n: int = 1,
+    animation: bool = False,
     overwrite: bool = False,
     **options: Unpack[SearchOptions],
 ) -> tuple[pd.DataFrame, CounterfactualResult]:
@@ -61,6 +66,11 @@ def write_explanations(
         ids: Ids of the samples to explain.
         out: Folder to write, completely or not at all.
         target: Class name, "runner-up", "nearest" (by the change to the boundary) or "all".
+        region: Where the pictures may change: "x,y,w,h" in their pixels, or the path of an image of their size that is white
+            there. None is everywhere.
+        n: Number of counterfactuals of each pair; each changes only pixels that those before it left as they were.
+        animation: Whether to write the way from the image to its counterfactual as a WebP file, where the search succeeded
+            (column `animation`).
         overwrite: Whether an earlier output may be replaced.
         options: Confidence (0.9 if not given), revert, seed, batch size and progress of the search, see
             :func:`ssl_diffusion.generation.explain`.
@@ -70,7 +80,8 @@ def write_explanations(
 
     Raises:
         RunError: If the place is taken or cannot be written, or the run has no classes, or several for one image.
-        DataError: If an id or the target does not exist, or the target is the predicted class of an image.
+        DataError: If an id or the target does not exist, the target is the predicted class of an image, or the region does not
+            suit a picture.
 
     Example:
         >>> table, result = write_explanations(run, pool, ["test/00001"], Path("why"), target="nearest")
@@ -91,54 +102,75 @@ def write_explanations(
         already = [i for i, k in zip(ids, before.argmax(axis=1), strict=True) if k == wanted]
         if already:
             raise DataError(f"{already[0]} is classified as {target!r} already; choose another target for it")
+    paths = [None] * len(ids) if pool.files is None else [pool.files[i] for i in positions]
+    always = originals is not None  # a backbone reads the files
+    own = [file if file is not None and (always or is_larger(file, run.image_shape)) else None for file in paths]
+    allowed = None if region is None else _allowed(region_of(region), own, images, ids)
+    stems = file_stems(ids)
     with output_folder(out, overwrite=overwrite, inputs=inputs) as folder:
-        boundary, result = _searched(run, images, wanted, originals, options)
-        frame, stems = result.to_frame(np.array(ids), run.classes), file_stems(ids)
-        names = [f"{stems[i]}_to_{run.classes[k]}".replace("/", "_") for i, k in zip(result.image, result.target, strict=True)]
-        paths = [] if pool.files is None else [pool.files[i] for i in positions[result.image]]
-        own = [file if originals is not None or is_larger(file, run.image_shape) else None for file in paths]
-        pairs = own or [None] * len(names)
-        saved = _save(run, result, pairs, [folder / f"{name}.png" for name in names], options["confidence"])
-        edge = saved
-        if boundary is not result:
-            edge = _save(run, boundary, pairs, [folder / f"{name}_boundary.png" for name in names], 0.0)
-        frame.insert(1, "file", [path.name for path in saved.paths])
-        frame["boundary_file"], frame["strip"] = [path.name for path in edge.paths], [f"{name}_strip.png" for name in names]
-        frame["boundary_success"], frame["boundary_distance"] = boundary.success, boundary.distance_pixel
-        if any(own):
-            frame["strength"], frame["verified"] = saved.strength, saved.reached
-        frame.to_csv(folder / "counterfactuals.csv", index=False)
-        rows = []
-        for i, name in enumerate(names):
-            panels = _panels(run, result, i, pairs[i], [edge, saved] if edge is not saved else [saved])
-            strip(panels).save(folder / f"{name}_strip.png")
-            if i < _SHEET:
+        rounds: list[_Round] = []
+        at, aims = np.arange(len(ids)), wanted
+        for number in range(1, n + 1):
+            masks = None if allowed is None else [allowed[i] for i in at]
+            if rounds:
+                masks = _unchanged(rounds[-1], own, masks)
+            some = _Images(images[at], None if originals is None else originals[at], [own[i] for i in at], masks)
+            boundary, result = (replace(each, image=at[each.image]) for each in _searched(run, some, aims, options))
+            pairs = zip(result.image, result.target, strict=True)
+            names = [f"{stems[i]}_to_{run.classes[k]}{'' if number == 1 else f'_{number}'}".replace("/", "_") for i, k in pairs]
+            rounds.append(_round(run, some, at, boundary, result, names, folder, options["confidence"]))
+            at, aims = result.image, result.target
+        order = np.arange(n * len(at)).reshape(n, len(at)).T.ravel()  # the rounds of a pair beside each other
+        every = joined([each.result for each in rounds]).take(order)
+        frame = pd.concat([_table(each, ids, run.classes, number) for number, each in enumerate(rounds, 1)], ignore_index=True)
+        frame = frame.iloc[order].reset_index(drop=True)
+        rows: list[list[Panel]] = []
+        films = []
+        for place in order:
+            one, i = rounds[place // len(at)], place % len(at)
+            panels = _panels(run, one, i, own[at[i]])
+            strip(panels).save(folder / f"{one.names[i]}_strip.png")
+            films.append(f"{one.names[i]}.webp" if animation and one.saved.reached[i] else "")
+            if films[-1]:
+                stated = panels[0].caption, one.target(run, i)
+                write_animation([panel.image for panel in panels[:-1]], stated, folder / films[-1])
+            if len(rows) < _SHEET:
                 rows.append([panel.reduced() for panel in panels])
-        shown = result.take(np.arange(len(rows)))
+        if animation:
+            frame["animation"] = films
+        if not any(own):
+            frame = frame.drop(columns=["strength", "verified"])
+        frame.to_csv(folder / "counterfactuals.csv", index=False)
+        shown, after = every.take(np.arange(len(rows))), np.concatenate([each.saved.p for each in rounds])[order[: len(rows)]]
         beside = [str(ids[i]) for i in shown.image]
-        figure = counterfactual_figure(shown, run.classes, before[shown.image], saved.p[: len(rows)], beside, rows)
-        figure.savefig(folder / "sheet.png", dpi=110)
+        counterfactual_figure(shown, run.classes, before[shown.image], after, beside, rows).savefig(
+            folder / "sheet.png", dpi=110
+        )
         if doubt:
             for path in (folder / "sheet.png", *(folder / file for file in frame["strip"])):
                 stamp(path, NOISE)
-        if len(result) > 1:
-            distance_figure(boundary).savefig(folder / "distances.png", dpi=130)
+        if len(rounds[0].boundary) > 1:
+            distance_figure(rounds[0].boundary).savefig(folder / "distances.png", dpi=130)
     if doubt:
         _log.warning("%s", doubt)
-    return frame, result
+    return frame, every
 
 
-def _searched(
-    run: Run, images: NDArray[np.uint8], target: str | int, originals: NDArray[np.uint8] | None, options: SearchOptions
-) -> tuple[CounterfactualResult, CounterfactualResult]:
-    """Counterfactuals at the boundary, and those of the same pairs with the confidence that is asked for, if any is."""
-    sure = options.setdefault("confidence", SURE)
-    boundary = explain_run(run, images, target, originals, **{**options, "confidence": 0.0})
-    if not sure:
-        return boundary, boundary
-    at = boundary.image
-    result = explain_run(run, images[at], boundary.target, None if originals is None else originals[at], **options)
-    return boundary, replace(result, image=at)
+@dataclass(frozen=True)
+class _Images:
+    """Images to explain, m of them.
+
+    Attributes:
+        images: Images, uint8, (m, C, H, W).
+        originals: What a backbone reads of their files, uint8, (m, C, S, S); None without one.
+        files: Files at whose size the pictures are; None in the place of those that have the size of the images.
+        masks: Which pixels of the pictures may change, bool (H', W'); None is all of them.
+    """
+
+    images: NDArray[np.uint8]
+    originals: NDArray[np.uint8] | None
+    files: list[Path | None]
+    masks: list[NDArray[np.bool_]] | None
 
 
 @dataclass(frozen=True)
@@ -158,8 +190,97 @@ class _Saved:
     reached: NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class _Round:
+    """Counterfactuals of m pairs, those at the boundary, and the pictures of both."""
+
+    boundary: CounterfactualResult
+    result: CounterfactualResult
+    names: list[str]
+    edge: _Saved
+    saved: _Saved
+
+    def target(self, run: Run, i: int) -> str:
+        """Name of the class that a pair was to reach."""
+        return run.classes[self.result.target[i]]
+
+
+def _allowed(
+    region: Region, files: list[Path | None], images: NDArray[np.uint8], ids: Sequence[str]
+) -> list[NDArray[np.bool_]]:
+    """Which pixels of the picture of each image may change."""
+    masks = []
+    for file, image, name in zip(files, images, ids, strict=True):
+        size = image.shape[1:] if file is None else read_pixels(file, 1).shape[1:]
+        masks.append(region_mask(region, (size[0], size[1]), name))
+    return masks
+
+
+def _unchanged(before: _Round, files: list[Path | None], masks: list[NDArray[np.bool_]] | None) -> list[NDArray[np.bool_]]:
+    """Which pixels of the pictures of pairs may change that have not changed before."""
+    kept = []
+    for i, (image, path) in enumerate(zip(before.result.original, before.saved.paths, strict=True)):
+        same = (_original(image, files[before.result.image[i]]) == read_pixels(path, len(image))).all(axis=0)
+        kept.append(same if masks is None else same & masks[i])
+    return kept
+
+
+def _searched(
+    run: Run, some: _Images, target: str | int | NDArray[np.int64], options: SearchOptions
+) -> tuple[CounterfactualResult, CounterfactualResult]:
+    """Counterfactuals at the boundary, and those of the same pairs with the confidence that is asked for, if any is."""
+    sure = options.setdefault("confidence", SURE)
+    images, originals, region = some.images, some.originals, None
+    if some.masks is not None:
+        shape = (images.shape[2], images.shape[3])
+        region = np.stack([seen_region(mask, shape, run.aspect) for mask in some.masks])
+    boundary = explain_run(run, images, target, originals, region, **{**options, "confidence": 0.0})
+    if not sure:
+        return boundary, boundary
+    at = boundary.image
+    originals, region = (None if each is None else each[at] for each in (originals, region))
+    result = explain_run(run, images[at], boundary.target, originals, region, **options)
+    return boundary, replace(result, image=at)
+
+
+def _round(
+    run: Run,
+    some: _Images,
+    at: NDArray[np.int64],
+    boundary: CounterfactualResult,
+    result: CounterfactualResult,
+    names: list[str],
+    folder: Path,
+    confidence: float,
+) -> _Round:
+    """Save the pictures of pairs, whose images are numbered by `at`."""
+    place = np.searchsorted(at, result.image) if len(at) != len(result) else np.arange(len(at))
+    files = [some.files[i] for i in place]
+    masks = None if some.masks is None else [some.masks[i] for i in place]
+    saved = edge = _save(run, result, files, masks, [folder / f"{name}.png" for name in names], confidence)
+    if boundary is not result and confidence:
+        edge = _save(run, boundary, files, masks, [folder / f"{name}_boundary.png" for name in names], 0.0)
+    return _Round(boundary, result, names, edge, saved)
+
+
+def _table(one: _Round, ids: Sequence[str], classes: tuple[str, ...], number: int) -> pd.DataFrame:
+    """The rows of counterfactuals.csv for one round."""
+    frame = one.result.to_frame(np.array(ids), classes)
+    frame.insert(1, "file", [path.name for path in one.saved.paths])
+    frame.insert(2, "number", number)
+    frame["boundary_file"], frame["strip"] = [path.name for path in one.edge.paths], [f"{name}_strip.png" for name in one.names]
+    frame["boundary_success"], frame["boundary_distance"] = one.boundary.success, one.boundary.distance_pixel
+    frame["strength"], frame["verified"] = one.saved.strength, one.saved.reached
+    return frame
+
+
 def _save(
-    run: Run, result: CounterfactualResult, sources: Sequence[Path | None], places: list[Path], confidence: float
+    run: Run,
+    result: CounterfactualResult,
+    sources: Sequence[Path | None],
+    masks: list[NDArray[np.bool_]] | None,
+    places: list[Path],
+    confidence: float,
 ) -> _Saved:
     """Write the counterfactuals, at the size of the files that they come from where there are some."""
     strength, reached = np.ones(len(result)), result.success.copy()
@@ -171,21 +292,25 @@ def _save(
             to_pil(result.images()[i]).save(places[i])
     if whole:
         files = [file for file in sources if file is not None]
-        some = result.take(np.array(whole))
-        p[whole], strength[whole], reached[whole] = write_changed(run, some, files, [places[i] for i in whole], confidence)
+        some, within = result.take(np.array(whole)), None if masks is None else [masks[i] for i in whole]
+        made = write_changed(run, some, files, [places[i] for i in whole], confidence, within)
+        p[whole], strength[whole], reached[whole] = made
     return _Saved(places, p, strength, reached)
 
 
-def _panels(run: Run, result: CounterfactualResult, i: int, source: Path | None, pictures: list[_Saved]) -> list[Panel]:
+def _panels(run: Run, one: _Round, i: int, file: Path | None) -> list[Panel]:
     """The strip of a pair: original, boundary, what is surely of the target class, and its difference to the original."""
-    original = result.original[i]
-    if source is not None:
-        original = read_pixels(source, len(original))
-    target = int(result.target[i])
-    panels = [Panel(original, run.classes[result.source[i]], SOURCE)]
-    for saved in pictures:
+    original = _original(one.result.original[i], file)
+    target, name = int(one.result.target[i]), one.target(run, i)
+    panels = [Panel(original, run.classes[one.result.source[i]], SOURCE)]
+    for saved in [one.saved] if one.edge is one.saved else [one.edge, one.saved]:
         p = saved.p[i]
-        said = run.classes[target] if p.argmax() == target else f"not {run.classes[target]}"
+        said = name if p.argmax() == target else f"not {name}"
         sure = "" if saved.reached[i] or p.argmax() != target else ", not sure"
         panels.append(Panel(read_pixels(saved.paths[i], len(original)), f"{said} {p[target]:.2f}{sure}", TARGET))
     return [*panels, Panel(difference(original, panels[-1].image), f"change × {GAIN}")]
+
+
+def _original(image: NDArray[np.uint8], file: Path | None) -> NDArray[np.uint8]:
+    """The image before the change, in the size of its pictures."""
+    return image if file is None else read_pixels(file, len(image))

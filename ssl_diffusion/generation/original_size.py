@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from ssl_diffusion.data.decoding import Aspect, decode, read_header
@@ -19,6 +20,7 @@ from ssl_diffusion.models.pixels import to_bytes, to_floats
 
 __all__ = ["is_larger", "read_pixels", "shown_part", "with_change", "write_changed"]
 
+_CORRECTIONS = 4
 _STRENGTHS = (1.0, 1.1, 1.25, 1.5, 2.0)  # factors of a change that is added to a file
 
 
@@ -60,7 +62,12 @@ def read_pixels(file: Path, channels: int) -> NDArray[np.uint8]:
 
 
 def write_changed(
-    run: Run, result: CounterfactualResult, sources: list[Path], places: list[Path], confidence: float = 0.0
+    run: Run,
+    result: CounterfactualResult,
+    sources: list[Path],
+    places: list[Path],
+    confidence: float = 0.0,
+    masks: list[NDArray[np.bool_]] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]:
     """Write the changed files at their own size, as little changed as is predicted as the target.
 
@@ -73,6 +80,7 @@ def write_changed(
         sources: Files that they come from, m of them.
         places: Files to write, m of them.
         confidence: Least probability of the target, in [0, 1).
+        masks: Which pixels of each file may change, bool (H', W'), m of them; None is all of them.
 
     Returns:
         Class probabilities of the written files, float32 (m, K), the factors of their changes, float64 (m,), and whether they
@@ -83,7 +91,8 @@ def write_changed(
     todo = np.arange(len(places))
     for factor in _STRENGTHS:
         for i in todo:
-            made = with_change(sources[i], result.original[i], result.images()[i], factor, run.aspect)
+            mask = None if masks is None else masks[i]
+            made = with_change(sources[i], result.original[i], result.images()[i], factor, run.aspect, mask)
             to_pil(made).save(places[i])
         strength[todo] = factor
         p[todo] = _predicted(run, [places[i] for i in todo])
@@ -96,7 +105,12 @@ def write_changed(
 
 
 def with_change(
-    file: Path, image: NDArray[np.uint8], changed: NDArray[np.uint8], factor: float = 1.0, aspect: Aspect = "squeeze"
+    file: Path,
+    image: NDArray[np.uint8],
+    changed: NDArray[np.uint8],
+    factor: float = 1.0,
+    aspect: Aspect = "squeeze",
+    mask: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
     """A file at its own size, with the change of the small image that was made from it.
 
@@ -106,6 +120,7 @@ def with_change(
         changed: Image after the change, uint8 (C, H, W).
         factor: Factor of the change.
         aspect: Treatment of other aspect ratios when the image was made: it says which part of the file the image shows.
+        mask: Which pixels of the file may change, bool (H', W'); None is all of them.
 
     Returns:
         Pixels of the file with the enlarged change added, uint8 (C, H', W').
@@ -120,9 +135,20 @@ def with_change(
     part, inside = shown_part((whole.shape[2], whole.shape[3]), (change.shape[2], change.shape[3]), aspect)
     rows, columns = part
     size = rows.stop - rows.start, columns.stop - columns.start
-    whole[:, :, rows, columns] += functional.interpolate(change[:, :, *inside], size, mode="bilinear")
+    larger = _enlarged(change[:, :, *inside], size)
+    whole[:, :, rows, columns] += larger if mask is None else larger * torch.from_numpy(mask[rows, columns])
     made: NDArray[np.uint8] = to_bytes(whole)[0]
     return made
+
+
+def _enlarged(change: Tensor, size: tuple[int, int]) -> Tensor:
+    """A change at a larger size, which is about the same again when that is reduced (iterative back-projection)."""
+    small = (change.shape[2], change.shape[3])
+    larger = functional.interpolate(change, size, mode="bilinear")
+    for _ in range(_CORRECTIONS):
+        lost = change - functional.interpolate(larger, small, mode="bicubic", antialias=True)
+        larger = larger + functional.interpolate(lost, size, mode="bilinear")
+    return larger
 
 
 Box = tuple[slice, slice]

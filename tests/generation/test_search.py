@@ -9,8 +9,9 @@ import torch
 from ssl_diffusion.data.label_choice import choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RunError
+from ssl_diffusion.generation.counterfactual.refining import patch_side, reverted
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, make_pairs
-from ssl_diffusion.generation.counterfactual.search import explain, patch_side
+from ssl_diffusion.generation.counterfactual.search import explain
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.pixels import to_bytes
 from ssl_diffusion.testing.toys import GaussianDenoiser, LinearModel
@@ -168,6 +169,33 @@ def test_result_as_a_table(result: CounterfactualResult) -> None:
     assert set(frame["target"]) <= set("abcdefghij")
     expected = {f.name for f in fields(CounterfactualResult)} - {"original", "counterfactual", "image"} | {"id"}
     assert set(frame) == expected
+
+
+def reverted_stripes(need: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """An even change of images of 28 pixels, and what is left of it where the class needs the first `need` columns."""
+    x, change = torch.full((2, 1, 28, 28), -0.5), torch.full((2, 1, 28, 28), 0.6)
+    gradient = torch.zeros_like(x)
+    gradient[..., :14] = 1
+
+    def flips(images: torch.Tensor) -> torch.Tensor:
+        return (images - x)[:, 0, :, :need].amin(dim=(1, 2)) > 0.3
+
+    return change, reverted(x, change, gradient, flips)
+
+
+def test_a_reverted_change_fades_and_has_no_square_edges() -> None:
+    change, left = reverted_stripes(need=10)
+    assert (left[..., 14, :10] > 0.3).all()
+    assert (left[..., 20:] == 0).all()  # not needed, and gone
+    steps = left.diff(dim=3).abs().amax()
+    assert steps < 0.36 * float(change.max())  # a cut would be a step of all of it
+    assert (left[left != 0].abs() > 4 * 2 / 255).all()  # no faint fringes
+    assert (left <= change + 1e-6).all()
+
+
+def test_a_change_that_is_needed_everywhere_stays_as_it_is() -> None:
+    change, left = reverted_stripes(need=28)
+    torch.testing.assert_close(left, change)
 
 
 def test_patches_are_pixels_of_small_images_and_sevenths_of_large_ones() -> None:

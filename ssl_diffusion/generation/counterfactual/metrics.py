@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
 from ssl_diffusion.errors import DataError
+from ssl_diffusion.generation.counterfactual.refining import patch_side
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
-from ssl_diffusion.generation.counterfactual.search import patch_side
 from ssl_diffusion.generation.quality import frechet_distance
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.models.joint import JointDiffusion

@@ -1,5 +1,6 @@
 """Input and output of a counterfactual search: pairs of an image and a target class."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.errors import DataError
 
-__all__ = ["CounterfactualResult", "Pairs", "make_pairs"]
+__all__ = ["CounterfactualResult", "Pairs", "joined", "make_pairs"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,16 @@ class CounterfactualResult:
             names = np.array(classes)
             columns |= {"source": names[self.source], "target": names[self.target]}
         return pd.DataFrame(columns)
+
+
+def joined(results: Sequence[CounterfactualResult]) -> CounterfactualResult:
+    """Several results with images as one.
+
+    Args:
+        results: Results, at least one.
+    """
+    names = [f.name for f in fields(CounterfactualResult)]
+    return CounterfactualResult(**{name: np.concatenate([getattr(each, name) for each in results]) for name in names})
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ The search for an image x and a target class:
    guidance and finally from a higher noise level (:data:`ATTEMPTS`); the others leave the batch. The change is the difference
    between the results with and without guidance, so that errors of inversion and model, which both share, cancel;
 3. **blend**: bisect for the smallest fraction of the change that still changes the class, down to the resolution of 8 bits;
-4. **revert**: undo the change of patches that are not needed for that: those with the smallest first-order effect on the
-   logits first, as many as keep the class, again by bisection; then blend once more;
+4. **revert**: undo the change where it is not needed for that, in patches without edges
+   (:mod:`ssl_diffusion.generation.counterfactual.refining`): those with the smallest first-order effect on the logits first, as
+   many as keep the class, again by bisection; then blend once more;
 5. every check reads the image after rounding to 8 bits, as it would be saved.
 
 Random numbers depend on the seed and on the image, not on its place in a batch. Failures are part of the result: they have
@@ -22,19 +23,18 @@ Distances: `distance_pixel` is the root mean square over the values of an image,
 
 import hashlib
 import time
-from collections.abc import Callable
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from ssl_diffusion.errors import DataError, RunError
+from ssl_diffusion.generation.counterfactual.refining import blended, loosened, reverted
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, Pairs, make_pairs
 from ssl_diffusion.generation.guidance import Guidance
-from ssl_diffusion.generation.sampling import DDIM, NoiseStream, integrate
+from ssl_diffusion.generation.sampling import DDIM, Denoiser, NoiseStream, integrate
 from ssl_diffusion.inference.embedding import embed
 from ssl_diffusion.inference.predict import evaluating, predict_logits
 from ssl_diffusion.inference.rows import FusedRows, Rows
@@ -44,13 +44,12 @@ from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import rounded, to_bytes, to_floats
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
-__all__ = ["ATTEMPTS", "SURE", "SearchOptions", "check_images", "explain", "explain_run", "patch_side"]
+__all__ = ["ATTEMPTS", "SURE", "SearchOptions", "check_images", "explain", "explain_run"]
 
 # Noise levels, and the scales of guidance that are tried from each.
 ATTEMPTS = ((2.4, (0.3, 0.6, 1.5, 4.0)), (5.0, (8.0,)), (12.0, (8.0, 30.0)))
 SURE = 0.9  # probability of the target from which on people, and other models, mostly see it, too
 _STEPS = 8
-_BLEND_CHECKS = 12  # as many fractions as change the rounding of some value
 _READ = 64  # files that a backbone reads at once
 
 
@@ -70,6 +69,7 @@ def explain(
     target: str | int | NDArray[np.integer[Any]] = "runner-up",
     *,
     originals: NDArray[np.uint8] | None = None,
+    region: NDArray[np.float32] | None = None,
     confidence: float = 0.0,
     revert: bool = True,
     seed: int = 0,
@@ -87,8 +87,10 @@ def explain(
         originals: The files that the images come from, as the model's backbone reads them, uint8 (n, C, S, S)
             (:func:`ssl_diffusion.inference.original_images`); changes are enlarged and added to them. None where the model has
             no backbone, or one that reads the images.
+        region: Where an image may change, float32 (H, W), or (n, H, W) with one for each image, in [0, 1]: nothing changes
+            where it is 0, and changes are multiplied by what is in between. None is everywhere.
         confidence: Least probability of the target class, in [0, 1); 0 is the boundary, where it just becomes the largest.
-        revert: Whether the change of patches (:func:`patch_side`) that are not needed is undone.
+        revert: Whether changes that are not needed are undone, patch by patch.
         seed: Random seed of the noise.
         batch_size: Pairs per batch.
         precision: Precision of the search, "fp32" or "bf16"; the checks are always made in fp32.
@@ -99,7 +101,7 @@ def explain(
 
     Raises:
         RunError: If the model has no classes, or only one.
-        DataError: If the images do not suit the model, or a target does not exist or is the predicted class.
+        DataError: If the images or the region do not suit the model, or a target does not exist or is the predicted class.
 
     Example:
         >>> result = explain(model, images, "nearest")
@@ -109,9 +111,22 @@ def explain(
     if not 0 <= confidence < 1:
         raise DataError(f"the confidence of a counterfactual is a probability in [0, 1), not {confidence}")
     pairs = make_pairs(logits, target)
-    search = _Search(model, images, originals, pairs, confidence, revert, seed, batch_size, precision, progress)
+    masks = _masks(region, images)
+    search = _Search(model, images, originals, masks, pairs, confidence, revert, seed, batch_size, precision, progress)
     result = search.run()
     return result.nearest() if isinstance(target, str) and target == "nearest" else result
+
+
+def _masks(region: NDArray[np.float32] | None, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+    """The region of each image, (n, 1, H, W)."""
+    if region is None:
+        return None
+    shape = (len(images), *images.shape[2:])
+    if region.shape not in (shape, shape[1:]):
+        raise DataError(f"a region has the shape {shape[1:]} of the images, or {shape} with one for each, not {region.shape}")
+    if not (np.isfinite(region).all() and region.min(initial=0) >= 0 and region.max(initial=0) <= 1):
+        raise DataError("a region has values from 0 (nothing changes) to 1")
+    return np.ascontiguousarray(np.broadcast_to(region, shape)[:, None], dtype=np.float32)
 
 
 def check_images(
@@ -155,6 +170,7 @@ def explain_run(
     images: NDArray[np.uint8],
     target: str | int | NDArray[np.integer[Any]] = "runner-up",
     originals: NDArray[np.uint8] | None = None,
+    region: NDArray[np.float32] | None = None,
     **options: Unpack[SearchOptions],
 ) -> CounterfactualResult:
     """Search counterfactuals of images with the classifier of a run.
@@ -164,6 +180,7 @@ def explain_run(
         images: Images, uint8 (n, C, H, W).
         target: Target class, or one for each image, (n,), or "runner-up", "nearest" or "all".
         originals: Files that the images come from, see :func:`explain`.
+        region: Where the images may change, see :func:`explain`.
         options: Confidence, revert, seed, batch size and progress, see :func:`explain`.
 
     Returns:
@@ -176,7 +193,7 @@ def explain_run(
         >>> result = explain_run(run, images, "nearest")  # doctest: +SKIP
     """
     run.check_single_label("to explain")
-    return explain(run.model, images, target, originals=originals, precision=run.precision, **options)
+    return explain(run.model, images, target, originals=originals, region=region, precision=run.precision, **options)
 
 
 class _Search:
@@ -187,6 +204,7 @@ class _Search:
         model: JointDiffusion,
         images: NDArray[np.uint8],
         originals: NDArray[np.uint8] | None,
+        masks: NDArray[np.float32] | None,
         pairs: Pairs,
         confidence: float,
         revert: bool,
@@ -200,6 +218,7 @@ class _Search:
         self.confidence, self.revert = confidence, revert
         self.seeds = [_image_seed(image, seed) for image in images]
         self.original, self.files = images[pairs.image], originals
+        self.masks = None if masks is None else masks[pairs.image]
         self.found = self.original.copy()
         self.success = np.zeros(m, dtype=bool)
         self.level, self.scale, self.bound = np.zeros(m), np.zeros(m), np.zeros(m)
@@ -267,7 +286,8 @@ class _Search:
         x, target = to_floats(self.original[rows], device), torch.from_numpy(self.pairs.target[rows]).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             z = integrate(DDIM, model.denoise, x, levels[:-1].flip(0), self._noise(rows))
-            plain = integrate(DDIM, model.denoise, z, levels, self._noise(rows))
+            way = {float(levels[0]): z}  # back to the image without guidance, by noise level
+            plain = integrate(DDIM, model.denoise, z, levels, self._noise(rows), watch=lambda _, s, here: way.update({s: here}))
         self.evaluations[rows] += 2 * len(levels) - 3
         self._spend(rows, began)
         left = np.arange(len(rows))
@@ -276,8 +296,13 @@ class _Search:
             at, guidance, noise = torch.from_numpy(left).to(device), Guidance("estimate", scale), self._noise(part)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 towards = guidance.wrap(self._classifier(part, device), target[at], noise.draw)
-                guided = integrate(DDIM, towards, z[at], levels, noise)
-            moved = rounded(x[at] + guided - plain[at])
+                if self.masks is None:
+                    change = integrate(DDIM, towards, z[at], levels, noise) - plain[at]
+                else:  # around the region the guided denoiser sees what will be there: the image as it was
+                    mask = torch.from_numpy(self.masks[part]).to(device)
+                    within = _within(towards, mask, {s: here[at] for s, here in way.items()})
+                    change = mask * (integrate(DDIM, within, z[at], levels, noise) - plain[at])
+            moved = rounded(x[at] + change)
             self.evaluations[part] += sum(guidance.evaluations(model, s) for s in levels[:-1].tolist())
             flipped, p = self._judged(moved, target[at], part)
             # Of attempts that failed the surest is kept: the last and strongest ones may have destroyed the image.
@@ -300,52 +325,28 @@ class _Search:
         began = time.perf_counter()
         x, found = to_floats(self.original[rows], device), to_floats(self.found[rows], device)
         target = torch.from_numpy(self.pairs.target[rows]).to(device)
-        change = self._blended(x, found - x, target, rows)
+
+        def flips(images: Tensor) -> Tensor:
+            return torch.from_numpy(self._judged(images, target, rows)[0]).to(device)
+
+        change, whole = blended(x, found - x, flips), found - x
         if self.revert:
-            change = self._blended(x, self._reverted(x, change, target, rows), target, rows)
+            change = loosened(x, change, whole, flips)
+            gradient = self._gradient(x + change, target, rows)
+            change = blended(x, reverted(x, change, gradient, flips), flips)
         self.found[rows] = to_bytes(x + change)
         self._spend(rows, began)
 
-    def _blended(self, x: Tensor, change: Tensor, target: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        """The smallest fraction of the change that keeps the target."""
-        fraction = self._bisect(lambda a: x + a[:, None, None, None] * change, target, rows, _BLEND_CHECKS)
-        return rounded(x + fraction[:, None, None, None] * change) - x
-
-    def _reverted(self, x: Tensor, change: Tensor, target: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        """The change without the patches of smallest effect, as many as can be left out without losing the target."""
-        # First-order effect of each change on the margin of the target; the larger, the more it is needed.
+    def _gradient(self, x: Tensor, target: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        """Gradient of the margin of the target over all other classes with respect to images."""
         with torch.enable_grad():
-            at = (x + change).requires_grad_()
+            at = x.detach().requires_grad_()
             logits = self._classifier(rows, x.device).classify(at)
             wanted = logits.gather(1, target[:, None])[:, 0]
             others = logits.scatter(1, target[:, None], -torch.inf).logsumexp(dim=1)
-            (g,) = torch.autograd.grad((wanted - others).sum(), at)
+            (gradient,) = torch.autograd.grad((wanted - others).sum(), at)
         self.evaluations[rows] += 2
-        side = patch_side(tuple(x.shape[1:]))
-        effect = functional.avg_pool2d((g * change).sum(dim=1, keepdim=True), side, ceil_mode=True, divisor_override=1)
-        changed = functional.max_pool2d(change.abs().amax(dim=1, keepdim=True), side, ceil_mode=True) > 0
-        rank = torch.where(changed, effect, -torch.inf).flatten(1).argsort(dim=1).argsort(dim=1).view_as(effect)
-        size = rank[0].numel()
-
-        def kept(a: Tensor) -> Tensor:  # the patches that stay, as a fraction of all patches of the image
-            patches = (rank >= ((1 - a) * size)[:, None, None, None].round()).float()
-            mask = patches.repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
-            return x + change * mask[..., : x.shape[2], : x.shape[3]]
-
-        return kept(self._bisect(kept, target, rows, max(1, size.bit_length()))) - x
-
-    def _bisect(self, make: Callable[[Tensor], Tensor], target: Tensor, rows: NDArray[np.int64], checks: int) -> Tensor:
-        """The smallest fraction (up to 2^-checks) whose image is classified as the target; that of 1 is known to be."""
-        low, high = torch.zeros(len(rows), device=target.device), torch.ones(len(rows), device=target.device)
-        for _ in range(checks):
-            middle = (low + high) / 2
-            flipped = torch.from_numpy(self._flips(make(middle), target, rows)).to(target.device)
-            low, high = torch.where(flipped, low, middle), torch.where(flipped, middle, high)
-        return high
-
-    def _flips(self, x: Tensor, target: Tensor, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether images, rounded to 8 bits, are classified as the target; always in fp32."""
-        return self._judged(x, target, rows)[0]
+        return gradient
 
     def _judged(self, x: Tensor, target: Tensor, rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Whether images, rounded to 8 bits, are classified as the target, and its probabilities; always in fp32."""
@@ -365,12 +366,9 @@ class _Search:
             self.progress(ProgressUpdate("explain", done, len(self.success), "counterfactuals"))
 
 
-def patch_side(shape: tuple[int, ...]) -> int:
-    """Side of the patches in which changes of images (C, H, W) are undone, and counted as redundant, in pixels.
-
-    A seventh of the shorter side: 4 pixels of 28 or 32, single pixels below 14.
-    """
-    return max(1, min(shape[1:]) // 7)
+def _within(denoise: Denoiser, mask: Tensor, way: dict[float, Tensor]) -> Denoiser:
+    """A denoiser that sees images as they were, by noise level, outside of a region."""
+    return lambda x, sigma: denoise(mask * x + (1 - mask) * way[sigma], sigma)
 
 
 def _image_seed(image: NDArray[np.uint8], seed: int) -> int:
