@@ -80,7 +80,7 @@ def explain(
     output.result(values, "\n".join(lines))
 
 
-def _said(row: dict[str, Any]) -> str:
+def _said(row: dict[Any, Any]) -> str:
     """What is to be said of a pair: how far the boundary is, and what was not reached."""
     if not row["boundary_success"]:
         return "   (class not changed; a lower bound)"

@@ -96,7 +96,7 @@ def write_explanations(
     images = pool.images[positions]
     originals, doubt = original_images(run, pool, positions), doubt_of(run)
     before = predict_probabilities(run.model, pool_rows(run, pool, positions))
-    wanted: str | int = target
+    wanted: str | int | NDArray[np.int64] = target
     if target not in ("runner-up", "nearest", "all"):
         wanted = class_index(run, target)
         already = [i for i, k in zip(ids, before.argmax(axis=1), strict=True) if k == wanted]
@@ -126,7 +126,7 @@ def write_explanations(
         frame = frame.iloc[order].reset_index(drop=True)
         rows: list[list[Panel]] = []
         films = []
-        for place in order:
+        for place in order.tolist():
             one, i = rounds[place // len(at)], place % len(at)
             panels = _panels(run, one, i, own[at[i]])
             strip(panels).save(folder / f"{one.names[i]}_strip.png")
@@ -202,7 +202,7 @@ class _Round:
 
     def target(self, run: Run, i: int) -> str:
         """Name of the class that a pair was to reach."""
-        return run.classes[self.result.target[i]]
+        return run.classes[int(self.result.target[i])]
 
 
 def _allowed(
@@ -234,12 +234,14 @@ def _searched(
     if some.masks is not None:
         shape = (images.shape[2], images.shape[3])
         region = np.stack([seen_region(mask, shape, run.aspect) for mask in some.masks])
-    boundary = explain_run(run, images, target, originals, region, **{**options, "confidence": 0.0})
+    to_boundary: SearchOptions = {**options, "confidence": 0.0}
+    boundary = explain_run(run, images, target, originals, region, **to_boundary)
     if not sure:
         return boundary, boundary
     at = boundary.image
-    originals, region = (None if each is None else each[at] for each in (originals, region))
-    result = explain_run(run, images[at], boundary.target, originals, region, **options)
+    beside = None if originals is None else originals[at]
+    within = None if region is None else region[at]
+    result = explain_run(run, images[at], boundary.target, beside, within, **options)
     return boundary, replace(result, image=at)
 
 

