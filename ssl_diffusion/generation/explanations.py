@@ -66,7 +66,7 @@ def write_explanations(
         ids: Ids of the samples to explain.
         out: Folder to write, completely or not at all.
         target: Class name, "runner-up", "nearest" (by the change to the boundary) or "all".
-        region: Where the pictures may change: "x,y,w,h" in their pixels, or the path of an image of their size that is white
+        region: Rectangle that may change, "x,y,w,h" in pixels of the pictures, or path of an image of their size that is white
             there. None is everywhere.
         n: Number of counterfactuals of each pair; each changes only pixels that those before it left as they were.
         animation: Whether to write the way from the image to its counterfactual as a WebP file, where the search succeeded
@@ -162,9 +162,9 @@ class _Images:
 
     Attributes:
         images: Images, uint8, (m, C, H, W).
-        originals: What a backbone reads of their files, uint8, (m, C, S, S); None without one.
+        originals: Files as a backbone reads them, uint8, (m, C, S, S); None without one.
         files: Files at whose size the pictures are; None in the place of those that have the size of the images.
-        masks: Which pixels of the pictures may change, bool (H', W'); None is all of them.
+        masks: Masks of what may change in the pictures, bool (H', W'); None is all of them.
     """
 
     images: NDArray[np.uint8]

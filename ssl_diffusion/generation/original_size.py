@@ -80,7 +80,7 @@ def write_changed(
         sources: Files that they come from, m of them.
         places: Files to write, m of them.
         confidence: Least probability of the target, in [0, 1).
-        masks: Which pixels of each file may change, bool (H', W'), m of them; None is all of them.
+        masks: Masks of what may change in each file, bool (H', W'), m of them; None is all of them.
 
     Returns:
         Class probabilities of the written files, float32 (m, K), the factors of their changes, float64 (m,), and whether they
@@ -120,7 +120,7 @@ def with_change(
         changed: Image after the change, uint8 (C, H, W).
         factor: Factor of the change.
         aspect: Treatment of other aspect ratios when the image was made: it says which part of the file the image shows.
-        mask: Which pixels of the file may change, bool (H', W'); None is all of them.
+        mask: Mask of what may change in the file, bool (H', W'); None is all of them.
 
     Returns:
         Pixels of the file with the enlarged change added, uint8 (C, H', W').

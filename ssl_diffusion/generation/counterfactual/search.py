@@ -87,7 +87,7 @@ def explain(
         originals: The files that the images come from, as the model's backbone reads them, uint8 (n, C, S, S)
             (:func:`ssl_diffusion.inference.original_images`); changes are enlarged and added to them. None where the model has
             no backbone, or one that reads the images.
-        region: Where an image may change, float32 (H, W), or (n, H, W) with one for each image, in [0, 1]: nothing changes
+        region: Mask of what may change, float32 (H, W), or (n, H, W) with one for each image, in [0, 1]: nothing changes
             where it is 0, and changes are multiplied by what is in between. None is everywhere.
         confidence: Least probability of the target class, in [0, 1); 0 is the boundary, where it just becomes the largest.
         revert: Whether changes that are not needed are undone, patch by patch.
@@ -180,7 +180,7 @@ def explain_run(
         images: Images, uint8 (n, C, H, W).
         target: Target class, or one for each image, (n,), or "runner-up", "nearest" or "all".
         originals: Files that the images come from, see :func:`explain`.
-        region: Where the images may change, see :func:`explain`.
+        region: Mask of what may change, see :func:`explain`.
         options: Confidence, revert, seed, batch size and progress, see :func:`explain`.
 
     Returns:
