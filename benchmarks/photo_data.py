@@ -91,7 +91,7 @@ class PhotoSet:
     @cached_property
     def feature_components(self) -> NDArray[np.float32]:
         """First 50 principal components of the features of all images, each made as long as the others."""
-        z = self.features(np.arange(len(self.pool)))
+        z = self.features(np.arange(len(self.pool)))[:, -1280:]
         return components(z / np.linalg.norm(z, axis=1, keepdims=True))
 
     @property
@@ -120,7 +120,8 @@ INPUTS: dict[str, Callable[[PhotoSet, NDArray[np.int64]], NDArray[Any]]] = {
     "pixels": _pixels,
     "HOG": lambda data, positions: data.hog[positions],
     "images": lambda data, positions: data.images(positions),
-    "features": lambda data, positions: data.features(positions),
+    "features": lambda data, positions: data.features(positions)[:, -1280:],  # its last layer, which a rival would take
+    "features of all levels": lambda data, positions: data.features(positions),
     "feature components": lambda data, positions: data.feature_components[positions],
 }
 

@@ -115,6 +115,11 @@ RIVALS: dict[str, tuple[Rival, str, bool]] = {
     "HOG, logistic regression": (logistic_regression(standardised=False), "HOG", False),
     "Lite0, logistic regression": (logistic_regression(standardised=False), "features", False),
     "Lite0, logistic regression, standardised": (logistic_regression(standardised=True), "features", False),
+    "Lite0 of all levels, logistic regression, standardised": (
+        logistic_regression(standardised=True),
+        "features of all levels",
+        False,
+    ),
     "Lite0, LabelSpreading": (label_spreading, "feature components", True),
     "Lite0, SelfTraining": (self_training, "feature components", True),
     "Lite0, Laplace": (graph_learning("laplace"), "feature components", True),
