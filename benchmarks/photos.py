@@ -26,6 +26,7 @@ import pandas as pd
 from baselines import known_labels
 from common import RESULTS, append_row, find_row, markdown_table, ssld_json
 from photo_data import BACKBONE, INPUTS, PhotoSet, photo_set
+from photo_fits import SharedFits
 from photo_rivals import RIVALS
 from sklearn.metrics import precision_recall_fscore_support
 
@@ -46,6 +47,7 @@ OURS: dict[str, list[str]] = {
     ],
 }
 METHODS = (*RIVALS, *OURS)
+FUSED = tuple(method for method in OURS if method.startswith("denoiser and Lite0"))
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def cells(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for dataset in arguments.dataset or SUITES:
         for method in arguments.methods or METHODS:
             for n_labeled in arguments.labeled or SUITES[dataset].budgets:
-                for seed in range(n_seeds(dataset, n_labeled, method)):
+                for seed in arguments.seeds or range(n_seeds(dataset, n_labeled, method)):
                     yield dict(zip(KEYS, (dataset, n_labeled, method, seed), strict=True))
 
 
@@ -136,6 +138,19 @@ def fit_ours(data: PhotoSet, n_labeled: int, method: str, seed: int) -> dict[str
     }
 
 
+def fit_shared(fits: SharedFits, data: PhotoSet, n_labeled: int, method: str, seed: int) -> dict[str, Any]:
+    """One fit of a fused probe, in this process."""
+    got = fits.scores(n_labeled, seed, pseudo_labels=method == "denoiser and Lite0, probe")
+    return {
+        **_scores(got["metrics"], got["recall"], got["f1"]),
+        "read_seconds": data.read_seconds,
+        "pretrain_seconds": fits.pretrain_seconds,
+        "fit_seconds": got["fit_seconds"],
+        "commit": source_commit(),
+        "command": f"python benchmarks/photos.py --shared --dataset {data.name} --labeled {n_labeled} --methods '{method}'",
+    }
+
+
 def _of_run(data: PhotoSet, run: Path, fitted: dict[str, Any]) -> dict[str, float]:
     """Scores of a finished run. With as many test images of each class the balanced accuracy is the accuracy, and F1, for which
     the test split would have to be read again, is left out."""
@@ -156,14 +171,20 @@ def _child_seconds() -> float:
 def run(arguments: argparse.Namespace) -> None:
     """Fill in the rows that are missing."""
     sets: dict[str, PhotoSet] = {}
+    fits: dict[str, SharedFits] = {}
     for key in cells(arguments):
         if find_row(CSV, key) is not None:
             continue
         name = key["dataset"]
         if name not in sets:
             sets = {name: photo_set(name, arguments.cache, arguments.cifar)}  # one at a time: they are large
-        fit = fit_ours if key["method"] in OURS else fit_rival
-        row = key | fit(sets[name], key["n_labeled"], key["method"], key["seed"])
+        if arguments.shared and key["method"] in FUSED:
+            if name not in fits:
+                fits = {name: SharedFits(sets[name], ["pretraining.steps=250"])}
+            row = key | fit_shared(fits[name], sets[name], key["n_labeled"], key["method"], key["seed"])
+        else:
+            fit = fit_ours if key["method"] in OURS else fit_rival
+            row = key | fit(sets[name], key["n_labeled"], key["method"], key["seed"])
         append_row(CSV, row)
         print(f"{key} {row['test_accuracy']:.4f} {row['fit_seconds']:.0f} s", file=sys.stderr, flush=True)
 
@@ -203,8 +224,10 @@ def main() -> None:
     parser.add_argument("--dataset", nargs="+", choices=SUITES)
     parser.add_argument("--methods", nargs="+", choices=METHODS)
     parser.add_argument("--labeled", type=int, nargs="+")
+    parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--cache", type=Path, help="folder of features and denoisers")
     parser.add_argument("--cifar", type=Path, help="folder with train/ and test/ of CIFAR-10 as image files")
+    parser.add_argument("--shared", action="store_true", help="fit ours in this process, the denoiser's reading done once")
     parser.add_argument("--table", action="store_true", help="only print the table of the rows that are there")
     arguments = parser.parse_args()
     if not arguments.table:
