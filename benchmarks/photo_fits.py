@@ -1,7 +1,7 @@
 """Probes of :mod:`photos` in one process: what the denoiser sees in an image is computed once for all budgets and seeds.
 
-The head is fitted by the function that `ssld fit` calls (:func:`ssl_diffusion.training.backbones.fit_fused_head`), on the denoiser
-that `ssld fit` keeps in the same cache, and on the same labels.
+The head is fitted by the function that `ssld fit` calls, :func:`ssl_diffusion.training.backbones.fit_fused_head`, on the
+denoiser that `ssld fit` keeps in the same cache, and on the same labels.
 """
 
 import hashlib
