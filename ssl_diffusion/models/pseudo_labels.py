@@ -138,7 +138,7 @@ class _Teacher:
         Args:
             first: Probe of the same labels.
             rows: Numbers of the labeled samples whose labels are known.
-            labels: Their classes.
+            labels: Classes of these samples.
         """
         scores = poisson_scores(self.graph, rows, labels, self._n_classes)[self._n :]
         q = pseudo_labels(scores, softmax(first.logits(self._unlabeled).astype(np.float64), axis=1))
