@@ -80,6 +80,7 @@ EXPORTS = {
 CHANGING = {
     *("seconds", "images_per_second", "train_seconds", "query_seconds", "labels_per_hour"),
     *("versions", "commit", "began", "process"),
+    "doubt",  # it names a time to train, from the speed of the fit
 }
 
 
