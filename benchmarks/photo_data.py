@@ -36,6 +36,7 @@ from ssl_diffusion.models.backbones.registry import load_backbone
 __all__ = ["BACKBONE", "INPUTS", "PhotoSet", "photo_set"]
 
 BACKBONE = "efficientnet-lite0"
+_LAST = 1280  # features of the last level of the backbone, which are what a rival would take
 _READ_AT = 128  # the side in pixels at which HOG and fine-tuning read larger files, as the backbone does
 
 
@@ -91,7 +92,7 @@ class PhotoSet:
     @cached_property
     def feature_components(self) -> NDArray[np.float32]:
         """First 50 principal components of the features of all images, each made as long as the others."""
-        z = self.features(np.arange(len(self.pool)))[:, -1280:]
+        z = self.features(np.arange(len(self.pool)))[:, -_LAST:]
         return components(z / np.linalg.norm(z, axis=1, keepdims=True))
 
     @property
@@ -120,7 +121,7 @@ INPUTS: dict[str, Callable[[PhotoSet, NDArray[np.int64]], NDArray[Any]]] = {
     "pixels": _pixels,
     "HOG": lambda data, positions: data.hog[positions],
     "images": lambda data, positions: data.images(positions),
-    "features": lambda data, positions: data.features(positions)[:, -1280:],  # its last layer, which a rival would take
+    "features": lambda data, positions: data.features(positions)[:, -_LAST:],
     "features of all levels": lambda data, positions: data.features(positions),
     "feature components": lambda data, positions: data.feature_components[positions],
 }

@@ -37,7 +37,8 @@ CSV = RESULTS / "photos.csv"
 KEYS = ["dataset", "n_labeled", "method", "seed"]
 
 # name: arguments of `ssld fit`. The denoiser of 250 steps is a quick one: 20 minutes of a core instead of an hour.
-_QUICK = ["--objective", "probe", "--pretrain-steps", "250"]
+_STEPS = "250"
+_QUICK = ["--objective", "probe", "--pretrain-steps", _STEPS]
 OURS: dict[str, list[str]] = {
     "denoiser, probe": [*_QUICK, "--backbone", "none"],
     "denoiser and Lite0, probe": [*_QUICK, "--backbone", BACKBONE],
@@ -180,7 +181,7 @@ def run(arguments: argparse.Namespace) -> None:
             sets = {name: photo_set(name, arguments.cache, arguments.cifar)}  # one at a time: they are large
         if arguments.shared and key["method"] in FUSED:
             if name not in fits:
-                fits = {name: SharedFits(sets[name], ["pretraining.steps=250"])}
+                fits = {name: SharedFits(sets[name], [f"pretraining.steps={_STEPS}"])}
             row = key | fit_shared(fits[name], sets[name], key["n_labeled"], key["method"], key["seed"])
         else:
             fit = fit_ours if key["method"] in OURS else fit_rival

@@ -171,7 +171,8 @@ def fit_fused_head(
     reads = backbone_reads(backbone, pool)
     features = backbone_features(backbone.to(device.accelerator), pool, rows, reads, cache_dir=cache_dir, progress=progress)
     denoiser = build_model(config, seed=0, initial=weights).to(device.accelerator)
-    z = represent(denoiser, pool.images[rows], precision=device.precision)
+    once, inverse = np.unique(rows, return_inverse=True)  # the reference is among those that labels are spread over
+    z = represent(denoiser, pool.images[once], precision=device.precision)[inverse]
     labels, k = pool.labels[positions], len(pool.classes)
     fused = fit_fused_probe([z[:n], features[:n]], labels, [z[n:m], features[n:m]], k, weight=weight, seed=seed)
     said = str(fused.choice) if fused.choice is not None else f"backbone {weight:g}"
