@@ -37,7 +37,7 @@ __all__ = ["BACKBONE", "INPUTS", "PhotoSet", "photo_set"]
 
 BACKBONE = "efficientnet-lite0"
 _LAST = 1280  # features of the last level of the backbone, which are what a rival would take
-_READ_AT = 128  # the side in pixels at which HOG and fine-tuning read larger files, as the backbone does
+_READ_AT = 160  # the side in pixels at which HOG and fine-tuning read larger files, as the backbone does
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class PhotoSet:
         return load_pool(self.settings)
 
     def images(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Images, uint8 (n, C, H, W): files that are larger than the pool's images at 128 px, others as the pool has them."""
+        """Images, uint8 (n, C, H, W): files that are larger than the pool's images at 160 px, others as the pool has them."""
         ids = self.pool.ids[positions].tolist()
         if not self.settings.image_root:
             return self.pool.images[positions]

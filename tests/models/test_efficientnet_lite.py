@@ -29,10 +29,10 @@ class TestLite0(BackboneContract):
 
 
 def test_it_says_what_it_is(lite0: Backbone) -> None:
-    assert (lite0.n_features, lite0.input_size, lite0.differentiable) == (2048, 128, True)
+    assert (lite0.n_features, lite0.input_size, lite0.differentiable) == (2048, 160, True)
     assert (lite0.license or "").startswith("Apache-2.0")
-    larger = load_backbone("efficientnet-lite0@160")
-    assert larger.input_size == 160
+    larger = load_backbone("efficientnet-lite0@192")
+    assert larger.input_size == 192
     assert larger.identity != lite0.identity
 
 
@@ -45,27 +45,35 @@ def test_it_knows_what_is_in_a_photo(lite0: Backbone) -> None:
     assert set(temple.topk(3).indices.tolist()) & {663, 698, 832, 442, 975}, temple.topk(5)
 
 
-def test_features_are_those_of_the_network_of_the_package(lite0: Backbone) -> None:
+@pytest.mark.parametrize("size", [32, 33, 47, 100, 128])  # padding differs between even and odd maps
+def test_features_are_those_of_the_network_of_the_package(size: int) -> None:
     from efficientnet_lite_pytorch import EfficientNet
 
-    network = EfficientNet.from_name("efficientnet-lite0", image_size=128).eval()
+    network = EfficientNet.from_name("efficientnet-lite0", image_size=size).eval()
     network.load_state_dict(torch.load(FILE, weights_only=True))
-    v = torch.randint(0, 256, (2, 3, 128, 128), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    v = torch.randint(0, 256, (2, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.inference_mode():
         wanted = network.extract_features((v - 127.0) / 128).mean(dim=(2, 3))
-    found = torch.from_numpy(lite0.embed("ab", v.numpy()))
+    found = torch.from_numpy(EfficientNetLite0(input_size=size).embed("ab", v.numpy()))
     torch.testing.assert_close(found[:, -1280:], wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_many_images_are_read_in_order(lite0: Backbone) -> None:
+    """More than a processor reads at once."""
+    v = np.random.default_rng(0).integers(0, 256, (19, 1, 8, 8), dtype=np.uint8)
+    one_by_one = np.concatenate([lite0.embed("a", x[None]) for x in v])
+    np.testing.assert_allclose(lite0.embed(["a"] * 19, v), one_by_one, rtol=1e-3, atol=1e-4)
 
 
 def test_earlier_stages_are_among_the_features(lite0: Backbone) -> None:
     """Their maps are those that the blocks of the package give."""
     from efficientnet_lite_pytorch import EfficientNet
 
-    network = EfficientNet.from_name("efficientnet-lite0", image_size=128).eval()
+    network = EfficientNet.from_name("efficientnet-lite0", image_size=160).eval()
     network.load_state_dict(torch.load(FILE, weights_only=True))
     maps: list[torch.Tensor] = []
     network._blocks[2].register_forward_hook(lambda *args: maps.append(args[2]))
-    v = torch.randint(0, 256, (1, 3, 128, 128), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    v = torch.randint(0, 256, (1, 3, 160, 160), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.inference_mode():
         network.extract_features((v - 127.0) / 128)
     found = torch.from_numpy(lite0.embed("a", v.numpy()))[:, : maps[0].shape[1]]

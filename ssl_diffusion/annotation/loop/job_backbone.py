@@ -42,7 +42,7 @@ def backbone_of(job: Job) -> Backbone | None:
 
     Example:
         >>> backbone_of(open_job(Path("job"))).identity  # doctest: +SKIP
-        'efficientnet-lite0 579344248a93e230 128px'
+        'efficientnet-lite0 579344248a93e230 160px, 7 levels'
     """
     recipe = job.settings.recipe
     backbone = fit_backbone(recipe)

