@@ -7,9 +7,10 @@
 For each data set a joint model is fitted (or taken from --run), and the first 200 test images that it classifies correctly get
 a counterfactual of their runner-up class by each method, in batches of 100 on one thread. Measures:
 `counterfactual/metrics.py`; neighbours are among 5,000 training images. Features for these and for split-FD are
-those of the labels-only classifier, which also is the judge: the share of counterfactuals that it takes for the target. At the
-boundary, where all searches end unless a probability is asked for, half is as much as can be had. All is in fp32 but for the
-rows that say bf16, which is what `ssld explain` takes where the processor has it.
+those of the labels-only classifier, which also is the first judge. Judges (`counterfactual_judges.py`): the fraction of valid
+counterfactuals that they take for the target. At the boundary, where all searches end unless a probability is asked for, half
+is as much as can be had. All is in fp32 but for the rows that say bf16, which is what `ssld explain` takes where the processor
+has it.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from common import RESULTS, append_row, find_row, markdown_table, provenance
+from common import RESULTS, find_row, markdown_table, provenance
+from counterfactual_judges import agreement, make_judges
 from counterfactual_rivals import dime, pixel_descent
 
 from ssl_diffusion.data.pool import Pool
@@ -68,15 +70,14 @@ def measure(method: str, run: Run, pool: Pool, positions: np.ndarray) -> tuple[d
     result = search(method, run, pool.images[positions])
     seconds = time.perf_counter() - began
     extractor = labels_only_extractor(run, pool)
-    reference = pool.images[pool.train[:: -(-len(pool.train) // 5000)]]
+    known = pool.train[:: -(-len(pool.train) // 5000)]
+    reference = pool.images[known]
     metrics = counterfactual_metrics(
         run.model, result, labels=pool.labels[positions], reference=reference, features=extractor.features
     )
-    assert extractor.classify is not None
-    assert result.counterfactual is not None
-    judged = extractor.classify(result.counterfactual[result.success]).argmax(axis=1) == result.target[result.success]
+    judges = make_judges(run, extractor, reference, pool.labels[known])
     row = {
-        "judge": round(float(judged.mean()), 4),
+        **agreement(judges, result, pool, positions),
         **{name: round(value, 4) for name, value in metrics.items()},
         "evaluations": round(float(result.network_evaluations.mean()), 1),
         "ms_per_image": round(1e3 * seconds / len(positions), 1),
@@ -101,10 +102,16 @@ def run_suite(dataset: str, methods: list[str], folder: Path | None) -> None:
     search("ours", run, pool.images[positions[:4]])  # kernels are chosen on first use
     for method in todo:
         row, result = measure(method, run, pool, positions)
-        append_row(CSV, {"dataset": dataset, "method": method, "recipe": recipe, "labels": labeled, **row})
+        add_row({"dataset": dataset, "method": method, "recipe": recipe, "labels": labeled, **row})
         print(f"{dataset} {method}: {row}", file=sys.stderr, flush=True)
         if method in PICTURED:
             picture(result, RESULTS / f"counterfactuals-{dataset}-{PICTURED[method]}.png")
+
+
+def add_row(row: dict[str, Any]) -> None:
+    """Add a row to the table, whose earlier rows may lack some of its columns."""
+    rows = [pd.read_csv(CSV)] if CSV.exists() else []
+    pd.concat([*rows, pd.DataFrame([row])], ignore_index=True).to_csv(CSV, index=False)
 
 
 def picture(result: CounterfactualResult, path: Path) -> None:
@@ -138,8 +145,9 @@ def main() -> None:
         for dataset in arguments.dataset:
             run_suite(dataset, arguments.methods, arguments.run)
     shown = ["dataset", "method", "validity", "rms_median", "redundancy", "redundancy_values", "cout", "ynn", "judge"]
-    shown += ["split_fd", "evaluations", "ms_per_image"]
-    print(markdown_table(pd.read_csv(CSV)[shown].to_dict("records")))
+    shown += ["logistic", "neighbors", "random", "split_fd", "evaluations", "ms_per_image"]
+    for _, rows in pd.read_csv(CSV)[shown].groupby("dataset", sort=False):  # not all rows have all columns
+        print(markdown_table(rows.dropna(axis=1, how="all").to_dict("records")), end="\n\n")
 
 
 if __name__ == "__main__":
