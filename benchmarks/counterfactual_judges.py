@@ -38,7 +38,7 @@ def make_judges(run: Run, extractor: Extractor, images: NDArray[np.uint8], label
         run: Run whose counterfactuals are judged.
         extractor: Labels-only fit.
         images: Training images, uint8 (n, C, H, W).
-        labels: Their classes, int64 (n,).
+        labels: Classes of these images, int64 (n,).
     """
     classify = extractor.classify
     assert classify is not None

@@ -9,8 +9,8 @@ a counterfactual of their runner-up class by each method, in batches of 100 on o
 `counterfactual/metrics.py`; neighbours are among 5,000 training images. Features for these and for split-FD are
 those of the labels-only classifier, which also is the first judge. Judges (`counterfactual_judges.py`): the fraction of valid
 counterfactuals that they take for the target. At the boundary, where all searches end unless a probability is asked for, half
-is as much as can be had. All is in fp32 but for the rows that say bf16, which is what `ssld explain` takes where the processor
-has it.
+is as much as can be had. Times are those of the processor, on one thread, so that other programs count little. All is in fp32
+but for the rows that say bf16, which is what `ssld explain` takes where the processor has it.
 """
 
 import argparse
@@ -66,9 +66,9 @@ def search(method: str, run: Run, images: np.ndarray) -> CounterfactualResult:
 
 def measure(method: str, run: Run, pool: Pool, positions: np.ndarray) -> tuple[dict[str, Any], CounterfactualResult]:
     """The row of a method, and what it found."""
-    began = time.perf_counter()
+    began = time.process_time()
     result = search(method, run, pool.images[positions])
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     extractor = labels_only_extractor(run, pool)
     known = pool.train[:: -(-len(pool.train) // 5000)]
     reference = pool.images[known]

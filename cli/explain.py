@@ -24,6 +24,10 @@ def explain(
         str, typer.Option(help="Target class: a name, runner-up, or nearest (the closest of all classes).")
     ] = "runner-up",
     all_targets: Annotated[bool, typer.Option("--all-targets", help="Search a counterfactual for every other class.")] = False,
+    between: Annotated[
+        str | None,
+        typer.Option(help="Two classes, as in shirt,coat: ten images of each in the other class, and the mean change."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("explained"),
     confidence: Annotated[
         float, number(Confidence, help="Least probability of the target class, below 1; 0 stops where it becomes the largest.")
@@ -41,33 +45,41 @@ def explain(
     """Search the smallest change of each image that changes its predicted class; writes pictures and a CSV file."""
     from ssl_diffusion.data.tables import read_table
     from ssl_diffusion.errors import SSLDError
+    from ssl_diffusion.generation.class_pairs import PAGE, class_pair, write_class_pair
+    from ssl_diffusion.generation.counterfactual.search import SearchOptions
     from ssl_diffusion.generation.explanations import write_explanations
     from ssl_diffusion.generation.readiness import doubt_of
     from ssl_diffusion.training.data_changes import load_run_pool
 
     run, output = context.run, context.output
+    if between is not None and (id_ or ids is not None or all_targets or target != "runner-up" or region is not None or n != 1):
+        raise SSLDError(
+            "--between chooses images and targets itself: leave out --id, --ids, --target, --all-targets, --region, --n"
+        )
     chosen = list(id_ or []) + (read_table(ids).column("id") if ids is not None else [])
-    if not chosen:
+    if not chosen and between is None:
         raise SSLDError("no samples to explain: name them with --id or --ids")
     if all_targets and target != "runner-up":
         raise SSLDError("--target names one class and --all-targets means all: give only one of them")
+    classes = None if between is None else class_pair(run, between)
     pool = load_run_pool(run, progress=output.bars)
-    frame, result = write_explanations(
-        run,
-        pool,
-        chosen,
-        out,
-        target="all" if all_targets else target,
-        region=region,
-        n=n,
-        animation=animation,
-        confidence=confidence,
-        revert=revert,
-        seed=seed,
-        batch_size=batch_size,
-        overwrite=overwrite,
-        progress=output.bars,
-    )
+    options: SearchOptions = {"confidence": confidence, "revert": revert, "seed": seed, "batch_size": batch_size}
+    options["progress"] = output.bars
+    if classes is not None:
+        frame, result = write_class_pair(run, pool, classes, out, animation=animation, overwrite=overwrite, **options)
+    else:
+        frame, result = write_explanations(
+            run,
+            pool,
+            chosen,
+            out,
+            target="all" if all_targets else target,
+            region=region,
+            n=n,
+            animation=animation,
+            overwrite=overwrite,
+            **options,
+        )
     lines = [
         f"{row['id']}   {row['source']} -> {row['target']}   RMS {row['distance_pixel']:.4f}{_said(row)}"
         for row in frame.head(_SHOWN).to_dict(orient="records")
@@ -75,7 +87,7 @@ def explain(
     lines += [f"... and {len(frame) - _SHOWN} more"] if len(frame) > _SHOWN else []
     changed = f"{int(frame['boundary_success'].sum())} of {len(frame)} changed class"
     changed += f", {int(result.success.sum())} with a probability of at least {confidence:g}" if confidence else ""
-    lines.append(f"{changed}; pictures: {out / 'sheet.png'}")
+    lines.append(f"{changed}; pictures: {out / ('sheet.png' if between is None else PAGE)}")
     values = {"out": str(out), "counterfactuals": frame.to_dict(orient="records"), "doubt": doubt_of(run) or None}
     output.result(values, "\n".join(lines))
 

@@ -1,7 +1,7 @@
 """Explanations of a run as a folder: what would have to change in images for another class, in pictures and a table."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
@@ -31,7 +31,11 @@ from ssl_diffusion.training.run_folder import run_inputs
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["write_explanations"]
+__all__ = ["Page", "write_explanations"]
+
+Page = Callable[[Path, CounterfactualResult, list[list[Panel]]], list[Path]]
+"""Function that adds pictures to a folder of explanations, from their result and the panels of the first 40 pairs; it returns
+those that show them."""
 
 _SHEET = 40  # pairs in sheet.png
 
@@ -42,10 +46,11 @@ def write_explanations(
     ids: Sequence[str],
     out: Path,
     *,
-    target: str = "runner-up",
+    target: str | Sequence[str] = "runner-up",
     region: str | None = None,
     n: int = 1,
     animation: bool = False,
+    page: Page | None = None,
     overwrite: bool = False,
     **options: Unpack[SearchOptions],
 ) -> tuple[pd.DataFrame, CounterfactualResult]:
@@ -65,12 +70,13 @@ def write_explanations(
         pool: Images of the run.
         ids: Ids of the samples to explain.
         out: Folder to write, completely or not at all.
-        target: Class name, "runner-up", "nearest" (by the change to the boundary) or "all".
+        target: Class name, or one for each sample; "runner-up", "nearest" (by the change to the boundary) or "all".
         region: Rectangle that may change, "x,y,w,h" in pixels of the pictures, or path of an image of their size that is white
             there. None is everywhere.
         n: Number of counterfactuals of each pair; each changes only pixels that those before it left as they were.
         animation: Whether to write the way from the image to its counterfactual as a WebP file, where the search succeeded
             (column `animation`).
+        page: Function that adds pictures of all pairs to the folder.
         overwrite: Whether an earlier output may be replaced.
         options: Confidence (0.9 if not given), revert, seed, batch size and progress of the search, see
             :func:`ssl_diffusion.generation.explain`.
@@ -96,12 +102,7 @@ def write_explanations(
     images = pool.images[positions]
     originals, doubt = original_images(run, pool, positions), doubt_of(run)
     before = predict_probabilities(run.model, pool_rows(run, pool, positions))
-    wanted: str | int | NDArray[np.int64] = target
-    if target not in ("runner-up", "nearest", "all"):
-        wanted = class_index(run, target)
-        already = [i for i, k in zip(ids, before.argmax(axis=1), strict=True) if k == wanted]
-        if already:
-            raise DataError(f"{already[0]} is classified as {target!r} already; choose another target for it")
+    wanted = _wanted(run, target, ids, before.argmax(axis=1))
     paths = [None] * len(ids) if pool.files is None else [pool.files[i] for i in positions]
     always = originals is not None  # a backbone reads the files
     own = [file if file is not None and (always or is_larger(file, run.image_shape)) else None for file in paths]
@@ -146,14 +147,27 @@ def write_explanations(
         counterfactual_figure(shown, run.classes, before[shown.image], after, beside, rows).savefig(
             folder / "sheet.png", dpi=110
         )
+        pages = [] if page is None else page(folder, every, rows)
         if doubt:
-            for path in (folder / "sheet.png", *(folder / file for file in frame["strip"])):
+            for path in (folder / "sheet.png", *(folder / file for file in frame["strip"]), *pages):
                 stamp(path, NOISE)
         if len(rounds[0].boundary) > 1:
             distance_figure(rounds[0].boundary).savefig(folder / "distances.png", dpi=130)
     if doubt:
         _log.warning("%s", doubt)
     return frame, every
+
+
+def _wanted(run: Run, target: str | Sequence[str], ids: Sequence[str], predicted: NDArray[np.int64]) -> str | NDArray[np.int64]:
+    """The target class of each sample, int64 (n,), or a word that stands for it."""
+    if target in ("runner-up", "nearest", "all"):
+        return str(target)
+    names = [target] * len(ids) if isinstance(target, str) else target
+    indices = {name: class_index(run, name) for name in dict.fromkeys(names)}
+    wanted = np.array([indices[name] for name in names], dtype=np.int64)
+    for i in np.flatnonzero(wanted == predicted)[:1]:
+        raise DataError(f"{ids[i]} is classified as {names[i]!r} already; choose another target for it")
+    return wanted
 
 
 @dataclass(frozen=True)

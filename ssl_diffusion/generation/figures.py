@@ -1,7 +1,7 @@
 """Figures of samples and counterfactuals; each function returns a matplotlib figure and leaves pyplot alone."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,10 +11,10 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
-from ssl_diffusion.generation.strips import CHANGE_COLORS, GAIN, SOURCE, TARGET, Panel
+from ssl_diffusion.generation.strips import CHANGE_COLORS, GAIN, SOURCE, TARGET, Panel, change_colors
 from ssl_diffusion.training.panels import fitted, inch_panel, place_image, sheet_figure
 
-__all__ = ["counterfactual_figure", "distance_figure", "grid_figure", "strip_figure"]
+__all__ = ["ClassChange", "class_pair_figure", "counterfactual_figure", "distance_figure", "grid_figure", "strip_figure"]
 
 _OTHER = "#8a8f98"
 _BARS = 4
@@ -105,22 +105,65 @@ def counterfactual_figure(
     return figure
 
 
-def _color_scale(axis: Axes, left: float, top: float, reach: float) -> None:
-    """Colors of changes from -reach to reach, beside the picture of the change."""
+def _color_scale(axis: Axes, left: float, top: float, reach: float, side: float = _SIDE) -> None:
+    """Colors of changes from -reach to reach, beside the picture of the change, which has this side."""
     limits = axis.get_xlim(), axis.get_ylim()
     scale = np.linspace(reach, -reach, 64)[:, None]
-    extent = (left, left + 0.07, top + _SIDE, top)
+    extent = (left, left + 0.07, top + side, top)
     axis.imshow(scale, cmap=CHANGE_COLORS, vmin=-reach, vmax=reach, extent=extent, aspect="auto")
     axis.set(xlim=limits[0], ylim=limits[1])
     for part, text in ((0, f"{reach:.2f}"), (0.5, "0"), (1, f"−{reach:.2f}")):
         va = ("top", "center", "bottom")[int(2 * part)]
-        axis.text(left + 0.1, top + part * _SIDE, text, fontsize=7, ha="left", va=va)
+        axis.text(left + 0.1, top + part * side, text, fontsize=7, ha="left", va=va)
 
 
 def _largest(before: NDArray[np.float32], after: NDArray[np.float32], source: int, target: int) -> list[int]:
     """The two classes and those of the largest probabilities, in their order before."""
     some = {source, target, *np.argsort(-np.maximum(before, after))[:_BARS].tolist()}
     return sorted(some, key=lambda k: -before[k])
+
+
+class ClassChange(NamedTuple):
+    """Counterfactuals of images of one class in another: the panels of each, and the mean change, float32 (C, H, W), if any."""
+
+    source: str
+    target: str
+    panels: Sequence[Sequence[Panel]]
+    mean: NDArray[np.float32] | None
+
+
+def class_pair_figure(changes: Sequence[ClassChange]) -> Figure:
+    """What images of one class need to become another: originals, counterfactuals and differences in columns, and their mean.
+
+    Args:
+        changes: Changes from one class to another, a block of the page each, with equally many images.
+    """
+    columns, small, large, block = len(changes[0].panels), 0.8, 1.9, 3.35
+    right = _LEFT + columns * (small + 0.06) + 0.3
+    figure, axis = inch_panel(right + large + 0.6, block * len(changes))
+
+    def write(x: float, y: float, text: str, points: float, room: float, **style: Any) -> None:
+        said = fitted(figure, text, points, room)
+        axis.text(x, y, said, fontsize=points, parse_math=False, **{"ha": "center", "va": "bottom", **style})
+
+    for i, change in enumerate(changes):
+        top = block * i + 0.4
+        write(_LEFT, top - 0.12, f"{change.source} → {change.target}", 12, right - _LEFT, ha="left")
+        for row, (name, color) in enumerate(((change.source, SOURCE), (change.target, TARGET), (f"change × {GAIN}", "black"))):
+            y = top + row * (small + 0.18)
+            write(0.18, y + small / 2, name, 8, small + 0.1, color=color, rotation=90, va="center")
+            for j, panels in enumerate(change.panels):
+                panel = panels[(0, -2, -1)[row]]
+                place_image(axis, panel.image, _LEFT + j * (small + 0.06), y, small)
+                if row == 1:
+                    write(_LEFT + j * (small + 0.06) + small / 2, y + small + 0.14, panel.caption, 7, small, color=panel.color)
+        y = top + (3 * small + 0.36 - large) / 2
+        write(right + large / 2, y - 0.04, "mean change" if change.mean is not None else "none reached it", 10, large)
+        if change.mean is not None:
+            reach = max(float(np.abs(change.mean).max()), 1 / 255)
+            place_image(axis, change_colors(change.mean, 1 / reach), right, y, large)
+            _color_scale(axis, right + large + 0.06, y, reach, large)
+    return figure
 
 
 def distance_figure(result: CounterfactualResult) -> Figure:

@@ -12,7 +12,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ssl_diffusion.data.thumbnails import to_pil
 
-__all__ = ["CHANGE_COLORS", "GAIN", "SOURCE", "TARGET", "Panel", "difference", "enlarged", "strip", "write_caption"]
+__all__ = [
+    "CHANGE_COLORS",
+    "GAIN",
+    "SOURCE",
+    "TARGET",
+    "Panel",
+    "change_colors",
+    "difference",
+    "enlarged",
+    "strip",
+    "write_caption",
+]
 
 GAIN = 6  # of the pictures of a change
 SOURCE, TARGET = "#2a6f97", "#d1603d"  # colors of the classes
@@ -52,10 +63,23 @@ def difference(original: NDArray[np.uint8], changed: NDArray[np.uint8]) -> NDArr
     Returns:
         Colors, uint8 (3, H, W).
     """
-    change = (changed.astype(np.float32) - original.astype(np.float32)) / 255
+    change: NDArray[np.float32] = (changed.astype(np.float32) - original.astype(np.float32)) / np.float32(255)
+    return change_colors(change, GAIN)
+
+
+def change_colors(change: NDArray[np.float32], gain: float) -> NDArray[np.uint8]:
+    """The colors of a signed change: red where it makes an image lighter, blue where darker, white elsewhere.
+
+    Args:
+        change: Change of an image on the scale [0, 1], float32 (C, H, W); of several channels that which changed most counts.
+        gain: Factor of the change before 1 is fully red and -1 fully blue.
+
+    Returns:
+        Colors, uint8 (3, H, W).
+    """
     most = np.abs(change).argmax(axis=0)[None]
     signed = np.take_along_axis(change, most, axis=0)[0]
-    colors: NDArray[np.uint8] = colormaps[CHANGE_COLORS](np.clip((GAIN * signed + 1) / 2, 0, 1), bytes=True)
+    colors: NDArray[np.uint8] = colormaps[CHANGE_COLORS](np.clip((gain * signed + 1) / 2, 0, 1), bytes=True)
     return np.ascontiguousarray(colors[..., :3].transpose(2, 0, 1))
 
 
