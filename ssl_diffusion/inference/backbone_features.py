@@ -22,9 +22,19 @@ from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.fused import Reads
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
-__all__ = ["backbone_features", "backbone_reads", "feature_store", "file_source", "pool_features"]
+__all__ = [
+    "backbone_features",
+    "backbone_reads",
+    "feature_store",
+    "file_source",
+    "pool_features",
+    "pool_source",
+    "unread",
+    "unread_images",
+]
 
 _PART = 1024  # images; what a killed program may lose
+_AT_ONCE = 64  # images
 
 
 def backbone_reads(backbone: Backbone, pool: Pool) -> Reads:
@@ -66,17 +76,55 @@ def backbone_features(
         >>> z = backbone_features(backbone, pool, pool.train, "files")  # doctest: +SKIP
     """
     once, inverse = np.unique(rows, return_inverse=True)
-    source: ImageSource
-    if reads != "files":
-        source = RowsSource(SelectedRows(pool.images, once), pool.ids[once], pool.image_shape)
-    elif pool.files is None:
-        raise SSLDError(f"the backbone {backbone.identity} reads image files, and the images of {pool.name!r} come from none")
-    else:
-        files = [pool.files[i] for i in once]
-        source = file_source(backbone, files, pool.ids[once].tolist(), pool.image_shape, pool.aspect)
+    source = pool_source(backbone, pool, once, reads)
     store = feature_store(cache_dir, backbone, source) if cache_dir is not None else None
     z = pool_features(backbone, source, store=store, progress=progress)
     return z if len(once) == len(rows) and (once == rows).all() else z[inverse]
+
+
+def unread(
+    backbone: Backbone, pool: Pool, rows: NDArray[np.int64], reads: Reads, *, cache_dir: Path | None
+) -> NDArray[np.int64]:
+    """Those of some samples of a pool whose features are not in the cache, int64 (m,).
+
+    Args:
+        backbone: Backbone that reads images or files.
+        pool: Images.
+        rows: Distinct positions of the samples, int64 (n,).
+        reads: Kind of input, see :func:`backbone_reads`.
+        cache_dir: Cache directory in which features are kept; None keeps none.
+
+    Raises:
+        SSLDError: If it reads files and the pool has none, or a file cannot be read.
+    """
+    source = pool_source(backbone, pool, rows, reads)
+    return rows[unread_images(backbone, source, cache_dir)]
+
+
+def unread_images(backbone: Backbone, source: ImageSource, cache_dir: Path | None) -> NDArray[np.int64]:
+    """Numbers of the images of a source whose features are not in the cache, int64 (m,); see :func:`unread`."""
+    if cache_dir is None or (store := feature_store(cache_dir, backbone, source)).empty:
+        return np.arange(len(source))
+    return store.fill(_keys(source, _AT_ONCE), Embeddings(len(source), backbone.n_features, 0))
+
+
+def pool_source(backbone: Backbone, pool: Pool, rows: NDArray[np.int64], reads: Reads) -> ImageSource:
+    """Some samples of a pool as a backbone reads them, at its own size where it reads files.
+
+    Args:
+        backbone: Backbone.
+        pool: Images.
+        rows: Distinct positions of the samples, int64 (n,).
+        reads: Kind of input, see :func:`backbone_reads`.
+
+    Raises:
+        SSLDError: If it reads files and the pool has none.
+    """
+    if reads != "files":
+        return RowsSource(SelectedRows(pool.images, rows), pool.ids[rows], pool.image_shape)
+    if pool.files is None:
+        raise SSLDError(f"the backbone {backbone.identity} reads image files, and the images of {pool.name!r} come from none")
+    return file_source(backbone, [pool.files[i] for i in rows], pool.ids[rows].tolist(), pool.image_shape, pool.aspect)
 
 
 def file_source(
@@ -119,7 +167,7 @@ def pool_features(
     backbone: Backbone,
     source: ImageSource,
     *,
-    batch_size: int = 64,
+    batch_size: int = _AT_ONCE,
     store: EmbeddingStore | None = None,
     progress: ProgressCallback | None = None,
 ) -> NDArray[np.float32]:

@@ -76,6 +76,11 @@ class EmbeddingStore:
         self._folder = folder / hashlib.sha256(identity.encode()).hexdigest()[:24]
         self._verified: set[str] = set()  # parts whose checksums were right, as parts are never changed
 
+    @property
+    def empty(self) -> bool:
+        """Whether no part is kept for this identity."""
+        return next(self._folder.glob("part-*"), None) is None
+
     def fill(self, keys: NDArray[np.bytes_], scores: Embeddings) -> NDArray[np.int64]:
         """Copy what is known of images into their rows.
 

@@ -1,11 +1,12 @@
 """What a fit says after its first steps: how long it will take.
 
 The steps of the running phase are timed while they are taken, which costs nothing. What a step of the training will take while
-the pretraining still runs follows from the operations that both need, counted on two images.
+the pretraining still runs follows from the operations that both need, counted on two images. What a backbone will take is
+measured on a few images, once.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,13 +17,15 @@ from ssl_diffusion.training.batches import BatchSampler, Phase
 from ssl_diffusion.training.loop import make_objective
 from ssl_diffusion.training.measuring import BUSY, StepClock, StepTimes, slowdown
 from ssl_diffusion.training.objective import TrainingBatch
+from ssl_diffusion.training.reading import Reading
 
-__all__ = ["Announcement", "spoken", "step_operations"]
+__all__ = ["Announcement", "brief", "spoken", "step_operations"]
 
 _log = logging.getLogger(__name__)
 _WARM_UP, _TIMED = 2, 8  # steps; the first choose kernels
 _PATIENCE, _FEW = 5.0, 2  # seconds after which so few timed steps are enough
 _WORTH_SAYING = 30.0  # seconds
+_BATCHES = 3  # that a backbone reads, which are timed
 
 
 class Announcement:
@@ -31,11 +34,18 @@ class Announcement:
     Args:
         phases: Phases of the fit that may be run, in their order; the first of them that reports is the one that is timed.
         show: Callback that everything is passed on to; None passes nothing on.
+        reading: Function that measures what a backbone has to read (:func:`ssl_diffusion.training.reading.reading_of`); None
+            without a backbone.
     """
 
-    def __init__(self, phases: Sequence[Phase], show: ProgressCallback | None) -> None:
-        self._phases, self._show = list(phases), show
-        self._clock = StepClock()
+    def __init__(
+        self,
+        phases: Sequence[Phase],
+        show: ProgressCallback | None,
+        reading: Callable[[], Reading | None] | None = None,
+    ) -> None:
+        self._phases, self._show, self._reading = list(phases), show, reading
+        self._clock, self._batches = StepClock(), StepClock()
         self._said = False
 
     def __call__(self, update: ProgressUpdate) -> None:
@@ -43,7 +53,11 @@ class Announcement:
         if self._show is not None:
             self._show(update)
         there = [phase.name for phase in self._phases]
-        if self._said or update.task not in there:
+        if self._said:
+            return
+        if update.task == "backbone":
+            self._time_reading(update)
+        if update.task not in there:
             return
         if there[0] != update.task:  # what comes before is in the cache
             self._phases, self._clock = self._phases[there.index(update.task) :], StepClock()
@@ -51,20 +65,38 @@ class Announcement:
         if len(self._clock.readings) > _WARM_UP + 1:
             self._say(update, self._clock.times().after(_WARM_UP - 1))
 
+    def _time_reading(self, update: ProgressUpdate) -> None:
+        """A backbone reads before any step: the denoiser is in the cache, and a training is announced by itself."""
+        self._batches(update)
+        n = len(self._batches.readings)
+        if n != _BATCHES + 1:
+            return
+        times = self._batches.times()
+        seconds = times.seconds() * slowdown(times) * (update.total - update.done) / (update.done / n)
+        if seconds >= _WORTH_SAYING:
+            _log.info("about %s on this machine: reading %s images with the backbone", spoken(seconds), f"{update.total:,}")
+
     def _say(self, update: ProgressUpdate, times: StepTimes) -> None:
         if len(times.wall) < (_FEW if times.wall.sum() > _PATIENCE else _TIMED):
             return
         self._said = True
         now, *later = self._phases
-        steps = now.settings.steps * (1 - update.done / update.total)
-        if later:
-            steps += sum(phase.settings.steps * step_operations(phase) for phase in later) / step_operations(now)
-        alone, slower = steps * times.seconds(), slowdown(times)
+        alone, slower = now.settings.steps * (1 - update.done / update.total) * times.seconds(), slowdown(times)
+        parts = [(f"{now.settings.steps} {now.name} steps", alone)]
+        each = times.seconds() / step_operations(now) if later else 0.0
+        parts += [
+            (f"{phase.settings.steps} {phase.name} steps", phase.settings.steps * step_operations(phase) * each)
+            for phase in later
+        ]
+        reading = self._reading() if self._reading is not None and now.name == "pretraining" else None
+        if reading is not None:
+            parts.insert(0, (str(reading), reading.seconds))
+        alone = sum(seconds for _, seconds in parts)
         if alone * slower < _WORTH_SAYING:
             return
-        parts = ", ".join(f"{phase.settings.steps} {phase.name} steps" for phase in self._phases)
+        words = ", ".join(f"{what} {brief(seconds * slower)}" for what, seconds in parts) if len(parts) > 1 else parts[0][0]
         busy = f"; {spoken(alone)} if no other program were running" if slower >= BUSY else ""
-        _log.info("about %s on this machine: %s%s", spoken(alone * slower), parts, busy)
+        _log.info("about %s on this machine: %s%s", spoken(alone * slower), words, busy)
 
 
 def step_operations(phase: Phase) -> float:
@@ -113,3 +145,20 @@ def spoken(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} minutes"
     return f"{seconds / 3600:.1f} hours"
+
+
+def brief(seconds: float) -> str:
+    """A duration in one unit, as a part of others.
+
+    Args:
+        seconds: Duration in seconds.
+
+    Example:
+        >>> brief(35.2), brief(240.0), brief(5400.0)
+        ('35 s', '4 min', '1.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

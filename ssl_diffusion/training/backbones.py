@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_diffusion.data.label_choice import LabeledSet
@@ -28,7 +29,7 @@ from ssl_diffusion.training.backbone_views import view_features
 from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.recipe import Recipe
 
-__all__ = ["FusedHead", "fit_backbone", "fit_fused_head", "fused_phase", "with_backbone_of"]
+__all__ = ["FusedHead", "fit_backbone", "fit_fused_head", "fused_phase", "head_rows", "with_backbone_of"]
 
 _log = logging.getLogger(__name__)
 _AUTO = "efficientnet-lite0"
@@ -137,6 +138,24 @@ def fused_phase(
     return replace(phase, config=config, initial=initial, data=replace(phase.data, features=torch.from_numpy(features)))
 
 
+def head_rows(
+    recipe: Recipe, pool: Pool, labeled: LabeledSet
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the images that a probe on both is fitted with: labeled ones, those that standardise, and those over which
+    labels are spread, int64 (n,), (m,) and (l,).
+
+    Args:
+        recipe: Settings.
+        pool: Images.
+        labeled: Labels to use.
+    """
+    positions, seed = pool.positions(labeled.train), recipe.training.seed
+    sample = reference_sample(pool.train, seed)
+    if not _spreads(recipe, pool, len(positions)):
+        return positions, sample, sample[:0]
+    return positions, sample, np.setdiff1d(np.random.default_rng(seed).permutation(pool.train)[:_SPREAD], positions)
+
+
 def fit_fused_head(
     config: JointConfig,
     weights: dict[str, Tensor],
@@ -163,11 +182,9 @@ def fit_fused_head(
         progress: Callback for the number of images that the backbone has read.
     """
     device, seed = Device.resolve(recipe.compute.accelerator, recipe.compute.precision), recipe.training.seed
-    positions = pool.positions(labeled.train)
-    spread = recipe.backbone.pseudo_labels and not pool.multilabel and len(positions) <= LARGEST_BUDGET
-    sample, n = reference_sample(pool.train, seed), len(positions)
-    others = np.setdiff1d(np.random.default_rng(seed).permutation(pool.train)[:_SPREAD], positions) if spread else sample[:0]
-    rows, m = np.concatenate([positions, sample, others]), n + len(sample)
+    positions, sample, others = head_rows(recipe, pool, labeled)
+    n, m = len(positions), len(positions) + len(sample)
+    rows = np.concatenate([positions, sample, others])
     reads = backbone_reads(backbone, pool)
     features = backbone_features(backbone.to(device.accelerator), pool, rows, reads, cache_dir=cache_dir, progress=progress)
     denoiser = build_model(config, seed=0, initial=weights).to(device.accelerator)
@@ -178,7 +195,7 @@ def fit_fused_head(
     said = str(fused.choice) if fused.choice is not None else f"backbone {weight:g}"
     _log.info("%s; C = %g", said, fused.probe.inverse_penalty)
     probe, taught = fused.probe, None
-    if spread:
+    if _spreads(recipe, pool, n):
         joined, unlabeled = fused.fusion(z[:n], features[:n]), fused.fusion(z[m:], features[m:])
         taught = fit_pseudo_label_probe(probe, joined, labels, unlabeled, k, seed=seed)
         probe = taught.probe
@@ -202,3 +219,8 @@ def fit_fused_head(
     facts |= {"nll": nll, "choice": said, "pseudo_labels": None if taught is None else taught.facts()}
     assert isinstance(model.config, FusedConfig)
     return FusedHead(model.config, model.state_dict(), facts, probe.inverse_penalty)
+
+
+def _spreads(recipe: Recipe, pool: Pool, n_labels: int) -> bool:
+    """Whether labels are spread over the images around them."""
+    return recipe.backbone.pseudo_labels and not pool.multilabel and n_labels <= LARGEST_BUDGET

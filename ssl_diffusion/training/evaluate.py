@@ -2,7 +2,7 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,14 @@ def _to_classes(pool: Pool, classes: tuple[str, ...], data: Path | str) -> NDArr
 
 
 def report_fit(
-    folder: RunFolder, recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fitted: Fitted, progress: ProgressCallback | None
+    folder: RunFolder,
+    recipe: Recipe,
+    pool: Pool,
+    labeled: LabeledSet | None,
+    fitted: Fitted,
+    progress: ProgressCallback | None,
+    *,
+    cache_dir: Path | None = None,
 ) -> None:
     """Write metrics and pictures of a finished training; the test split is read here and nowhere else.
 
@@ -203,11 +210,12 @@ def report_fit(
         labeled: Labels that were used; None without labels.
         fitted: Result of the fit.
         progress: Callback for the number of test images done.
+        cache_dir: Cache directory for the features of a backbone; None keeps none.
 
     Example:
         >>> report_fit(folder, recipe, pool, labeled, fitted, None)  # doctest: +SKIP
     """
-    run = load_run(folder.path, recipe.compute.accelerator, recipe.compute.precision)
+    run = replace(load_run(folder.path, recipe.compute.accelerator, recipe.compute.precision), cache_dir=cache_dir)
     history = folder.save_history(fitted.history)
     metrics: dict[str, Any] = {f"test_{name}": None for name in ("accuracy", "nll", "ece")}
     metrics["val_accuracy"] = None

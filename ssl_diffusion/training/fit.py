@@ -30,6 +30,7 @@ from ssl_diffusion.training.loop import check_divisible
 from ssl_diffusion.training.objective_fits import FITS, FitOptions, FitTask, Replan, no_pretraining
 from ssl_diffusion.training.phases import PRETRAINING_ONLY, mirrored, pretraining_job, training_job
 from ssl_diffusion.training.planning import TimePlan, time_plan
+from ssl_diffusion.training.reading import Reading, reading_of
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.result import Fitted
 from ssl_diffusion.training.run_folder import RunFolder, default_run_name, model_metadata
@@ -267,6 +268,15 @@ def _phases(recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint:
     return phases if training.objective in PRETRAINING_ONLY or not recipe.training.steps else [*phases, training]
 
 
+def _announced(recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerprint: str, options: FitOptions) -> FitOptions:
+    """The options of a fit that says how long it will take."""
+
+    def reading() -> Reading | None:
+        return reading_of(recipe, pool, labeled, training_job(recipe, pool, labeled).view, options.features)
+
+    return replace(options, progress=Announcement(_phases(recipe, pool, labeled, fingerprint), options.progress, reading))
+
+
 def _load(recipe: Recipe, options: FitOptions) -> Pool:
     return load_pool(recipe.data, cache_dir=options.cache_dir, max_memory=options.max_memory, progress=options.progress)
 
@@ -290,7 +300,7 @@ def _complete(
         return recipe
 
     if plan is None and recipe.compute.devices == 1:  # a plan has been told, and ranks report from other processes
-        options = replace(options, progress=Announcement(_phases(recipe, pool, labeled, fingerprint), options.progress))
+        options = _announced(recipe, pool, labeled, fingerprint, options)
     with log_to(_log_file(folder.log)):
         _log.info("%s: %d training images, %d labels", folder.path, len(pool.train), len(labeled or ()))
         try:
@@ -311,7 +321,7 @@ def _complete(
         if recipe.data.aspect != "squeeze":  # models of earlier versions do not name it
             metadata["aspect"] = recipe.data.aspect
         folder.save_model(metadata, fitted.ema, fitted.raw)
-        report_fit(folder, recipe, pool, labeled, fitted, options.progress)
+        report_fit(folder, recipe, pool, labeled, fitted, options.progress, cache_dir=options.features)
 
 
 def _check(recipe: Recipe) -> None:

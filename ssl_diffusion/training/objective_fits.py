@@ -65,6 +65,11 @@ class FitOptions:
     max_memory: int | None = None
     progress: ProgressCallback | None = None
 
+    @property
+    def features(self) -> Path | None:
+        """Cache directory for the features of a backbone, that of the denoisers; None keeps none."""
+        return self.cache.folder.parent if self.cache is not None else None
+
 
 Replan = Callable[[Sequence[dict[str, Any]]], Recipe]
 """The recipe with the training steps to take, from the rows of the pretraining that has just ended; none if it was not run."""
@@ -108,7 +113,7 @@ class FitTask:
     @property
     def cache_dir(self) -> Path | None:
         """Cache directory for the features of a backbone; None keeps none."""
-        return self.options.cache.folder.parent if self.options.cache is not None else None
+        return self.options.features
 
     def checkpoint(self, name: str) -> Path | None:
         """File for the state of a phase."""

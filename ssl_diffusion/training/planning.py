@@ -23,10 +23,12 @@ from ssl_diffusion.inference.predict import predict_logits
 from ssl_diffusion.machine import Device
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.settings import Seconds, bounds, shown
+from ssl_diffusion.training.announcement import brief
 from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.measuring import BUSY, slowdown, time_steps
 from ssl_diffusion.training.phases import PRETRAINING_ONLY, pretraining_job, training_job
+from ssl_diffusion.training.reading import Reading, reading_of
 from ssl_diffusion.training.recipe import Recipe
 
 __all__ = ["ENOUGH_STEPS", "LEAST_STEPS", "TimePlan", "parse_duration", "plan_for_time", "time_plan"]
@@ -77,10 +79,11 @@ class TimePlan:
         ends: Time at which it is over, on the clock of :func:`time.monotonic`.
         per_step: Seconds of a training step at the time of planning; 0 without training.
         per_pretraining_step: Seconds of a pretraining step at the time of planning; 0 without pretraining.
-        reserve: Seconds kept for the evaluation.
+        reserve: Seconds kept for the evaluation and for what a backbone reads after the pretraining.
         slowdown: Ratio of these seconds to those that a quiet machine takes.
         revisions: Plans that have taken the place of the first one.
         may_probe: Whether the probe may take the place of joint training that would be too short.
+        to_read: Seconds for all that a backbone reads, and those of them in the reserve.
     """
 
     recipe: Recipe
@@ -92,6 +95,7 @@ class TimePlan:
     slowdown: float = 1.0
     revisions: list[dict[str, Any]] = field(default_factory=list, compare=False)
     may_probe: bool = False
+    to_read: tuple[float, float] = (0.0, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, rounded, for plan.json and the metrics."""
@@ -102,7 +106,8 @@ class TimePlan:
             "training_steps": self.recipe.training.steps,
             "seconds_per_pretraining_step": round(self.per_pretraining_step, 4),
             "seconds_per_step": round(self.per_step, 4),
-            "seconds_to_evaluate": round(self.reserve, 1),
+            "seconds_to_read": round(self.to_read[0], 1),
+            "seconds_to_evaluate": round(self.reserve - self.to_read[1], 1),
             "slowdown": round(self.slowdown, 2),
             "revisions": self.revisions,
         }
@@ -179,6 +184,10 @@ def time_plan(
     least half of the pretraining steps that would be planned, it is used as it is (the one with the most steps, if there are
     several), and all the time is left to the training.
 
+    What a backbone has to read, which the cache does not have, is taken off that time first
+    (:mod:`ssl_diffusion.training.reading`); a backbone that "auto" would take is left out where no time would be left for the
+    denoiser.
+
     What a step takes is its processor time, times a slowdown that all measured steps share: how much longer they took than
     their processor time, because other programs use the processor, too.
 
@@ -209,17 +218,28 @@ def time_plan(
     pretraining = pretraining_job(recipe, training, fingerprint)
     trains = recipe.training.steps > 0 and training.objective not in PRETRAINING_ONLY
     per_step, per_pretraining_step, slower = _seconds_per_step(training if trains else None, pretraining)
-    reserve = _seconds_to_evaluate(training, pool) + _SECONDS_TO_START
-    left = seconds - reserve - (time.monotonic() - began)
+    evaluation = _seconds_to_evaluate(training, pool) + _SECONDS_TO_START
     cached = max(cache.steps_of(pretraining.family), default=0) if cache and pretraining is not None else 0
     costs = _Costs(per_step, per_pretraining_step, cached)
+
+    def without_reading(recipe: Recipe) -> tuple[Recipe, Reading | None, float]:
+        """The recipe, what its backbone reads, and the seconds that are left for the steps."""
+        reading = reading_of(recipe, pool, labeled, training.view, cache.folder.parent if cache is not None else None)
+        left = seconds - evaluation - (reading.seconds * slower if reading is not None else 0.0) - (time.monotonic() - began)
+        if reading is None or recipe.backbone.name != "auto" or left >= per_pretraining_step:
+            return recipe, reading, left
+        _log.warning("%s takes %s, so it is left out", reading, brief(reading.seconds * slower))
+        return without_reading(recipe.with_setting("backbone.name", "none"))
+
+    recipe, reading, left = without_reading(recipe)
     planned = costs.stretched(recipe, left)
     if trains and planned.training.steps < ENOUGH_STEPS <= recipe.training.steps:
         minutes = math.ceil((seconds - left + costs.seconds_until(recipe, ENOUGH_STEPS)) / 60)
         too_few = planned.training.steps < LEAST_STEPS
         if may_probe and too_few and recipe.training.objective == "joint" and pretraining is not None:
             trains, costs = False, replace(costs, per_step=0.0)
-            planned = costs.stretched(_as_probe(recipe), left)
+            recipe, reading, left = without_reading(_as_probe(recipe))
+            planned = costs.stretched(recipe, left)
             _log.warning(
                 "%g s are too short for joint training, so the probe is taken, logistic regression on the denoiser: "
                 "joint training needs about %d minutes here, and is then usually better: --time %dm",
@@ -236,26 +256,36 @@ def time_plan(
                 ENOUGH_STEPS,
                 minutes,
             )
+    to_read = (reading.seconds * slower, reading.later * reading.per_image * slower) if reading is not None else (0.0, 0.0)
     if (trains and planned.training.steps < 1) or (pretraining is not None and planned.pretraining.steps < 1):
         least = math.ceil(seconds - left + per_step * trains + per_pretraining_step)
-        raise RecipeError(f"{seconds:g} s are too short: reading, measuring, one step and the evaluation take {least} s")
+        of_them = f", {math.ceil(to_read[0])} s of them {reading}" if reading is not None else ""
+        raise RecipeError(
+            f"{seconds:g} s are too short: reading, measuring, one step and the evaluation take {least} s{of_them}"
+        )
     if slower >= BUSY:
         _log.warning(
             "other programs keep this machine busy: a step takes %.1f times as long as alone, and the plan is for that%s",
             slower,
             "; the training is planned again after the pretraining" if trains and pretraining is not None else "",
         )
-    _log.info(
-        "%g s: %d pretraining steps of %.0f ms, %d training steps of %.0f ms, %.0f s to evaluate",
-        seconds,
-        planned.pretraining.steps if pretraining else 0,
-        1e3 * per_pretraining_step,
-        planned.training.steps if trains else 0,
-        1e3 * per_step,
-        reserve,
-    )
+    parts = [f"{reading} {brief(to_read[0])}"] if reading is not None else []
+    for name, n, each in (
+        ("pretraining", planned.pretraining.steps, per_pretraining_step),
+        ("training", planned.training.steps, costs.per_step),
+    ):
+        parts += [f"{n} {name} steps {brief(n * each)}"] if each else []
+    _log.info("%g s: %s, %s to evaluate", seconds, ", ".join(parts), brief(evaluation))
     return TimePlan(
-        planned, seconds, began + seconds, costs.per_step, per_pretraining_step, reserve, slower, may_probe=may_probe
+        planned,
+        seconds,
+        began + seconds,
+        costs.per_step,
+        per_pretraining_step,
+        evaluation + to_read[1],
+        slower,
+        may_probe=may_probe,
+        to_read=to_read,
     )
 
 

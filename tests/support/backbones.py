@@ -1,13 +1,16 @@
 """Small backbones, and the contract of one that is made in a test."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from torch import Tensor, nn
 
 from ssl_diffusion.models import Backbone, fit_images, register_backbone
 from ssl_diffusion.testing import BackboneContract
 
-__all__ = ["Mean", "Quadrants", "contract_of"]
+__all__ = ["Mean", "Quadrants", "contract_of", "write_photos"]
 
 
 class Mean(Backbone):
@@ -39,3 +42,16 @@ class Quadrants(Mean):
 
 
 register_backbone("quadrants")(Quadrants)
+
+
+def write_photos(root: Path, n_train: int, n_test: int) -> Path:
+    """Color photos of 30 pixels, so many to train and to test for each of three classes."""
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(("ant", "bee", "cat")):
+        for split, n in (("train", n_train), ("test", n_test)):
+            (root / split / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 120, (30, 30, 3), dtype=np.uint8)
+                pixels[:, :, k] += 100
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root

@@ -12,6 +12,7 @@ from ssl_diffusion.training.announcement import Announcement, spoken, step_opera
 from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.measuring import StepClock
 from ssl_diffusion.training.phases import pretraining_job, training_job
+from ssl_diffusion.training.reading import Reading
 from ssl_diffusion.training.recipe import Recipe
 
 
@@ -54,7 +55,7 @@ def test_the_time_of_both_phases_follows_from_the_first_steps(
     run(callback, "pretraining", 1, 20)
     # After eight steps, 92 of a second are left, and 100 of half a second.
     (message,) = caplog.messages
-    steps = "100 pretraining steps, 100 training steps"
+    steps = "100 pretraining steps 2 min, 100 training steps 50 s"
     assert message == f"about 2 minutes on this machine: {steps}; 71 seconds if no other program were running"
     assert len(shown) == 21
 
@@ -66,6 +67,28 @@ def test_a_cached_denoiser_leaves_the_training(
     clocks["slowdown"] = 1.0
     run(Announcement(phases, None), "training", 1, 20)
     assert caplog.messages == ["about 2 minutes on this machine: 100 training steps"]
+
+
+def test_what_a_backbone_reads_is_part_of_it(
+    phases: list[Phase], clocks: dict[str, float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    clocks["slowdown"] = 1.0
+    reading = Reading("quadrants", first=2000, later=1000, per_image=0.02)
+    run(Announcement(phases[:1], None, lambda: reading), "pretraining", 1, 20)
+    what = "reading 3,000 images with quadrants 60 s, 100 pretraining steps 2 min"
+    assert caplog.messages == [f"about 3 minutes on this machine: {what}"]
+
+
+def test_a_cached_denoiser_leaves_the_reading(
+    phases: list[Phase], clocks: dict[str, float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    clocks["slowdown"] = 1.0
+    callback = Announcement(phases[:1], None)
+    for done in range(64, 6401, 64):  # a second for a batch, and 96 batches are left when it speaks
+        callback(ProgressUpdate("backbone", done, 6400))
+    assert caplog.messages == ["about 2 minutes on this machine: reading 6,400 images with the backbone"]
 
 
 def test_a_short_fit_says_nothing(phases: list[Phase], clocks: dict[str, float], caplog: pytest.LogCaptureFixture) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from support.backbones import Quadrants
+from support.backbones import Quadrants, write_photos
 from support.jobs import equal, make_job
 
 from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
@@ -37,14 +36,7 @@ from ssl_diffusion.training.run_folder import load_metrics
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_settings: tuple[str, ...]) -> Recipe:
     """Joint training on color photos of 30 pixels, 12 to train and 4 to test for each of three classes."""
-    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for k, name in enumerate(("ant", "bee", "cat")):
-        for split, n in (("train", 12), ("test", 4)):
-            (root / split / name).mkdir(parents=True)
-            for i in range(n):
-                pixels = rng.integers(0, 120, (30, 30, 3), dtype=np.uint8)
-                pixels[:, :, k] += 100
-                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    root = write_photos(tmp_path_factory.mktemp("photos"), 12, 4)
     changes = [f"data.path={root}", "data.size=8", "backbone.name=quadrants", "labels.budget=18", "training.keep=better"]
     return load_recipe("images").with_overrides([*tiny_settings, *changes])
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from support.backbones import Quadrants
+from support.backbones import Quadrants, write_photos
 from support.commands import ok, refused
 
 from ssl_diffusion.acquisition import query
@@ -37,15 +37,7 @@ SIDE = 30
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Color photos of 30 pixels, 10 to train and 4 to test for each of three classes."""
-    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for k, name in enumerate(("ant", "bee", "cat")):
-        for split, n in (("train", 10), ("test", 4)):
-            (root / split / name).mkdir(parents=True)
-            for i in range(n):
-                pixels = rng.integers(0, 120, (SIDE, SIDE, 3), dtype=np.uint8)
-                pixels[:, :, k] += 100
-                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
-    return root
+    return write_photos(tmp_path_factory.mktemp("photos"), 10, 4)
 
 
 @pytest.fixture(scope="module")
