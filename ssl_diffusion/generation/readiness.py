@@ -12,18 +12,20 @@ from ssl_diffusion.errors import RunError, StateError
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.training.run_folder import load_metrics
 
-__all__ = ["LARGEST_RATIO", "doubt_of", "stamp"]
+__all__ = ["ENOUGH_IMAGES", "LARGEST_RATIO", "doubt_of", "stamp"]
 
 LARGEST_RATIO = 0.85  # of the errors, for samples in which a person sees what they show (benchmarks/README.md)
-_IMAGES = 40_000  # that a denoiser has to see until then, in round numbers
+ENOUGH_IMAGES = 40_000
+"""Images that a denoiser has to see until it draws some, in round numbers."""
 _BAND = 22  # pixels
 
 
-def doubt_of(run: Run) -> str:
+def doubt_of(run: Run, remedy: str = "fit again with more pretraining steps (--pretrain-steps) or --time") -> str:
     """Why images that a run draws would be noise, with advice, in one sentence; empty if they would not, or it is not known.
 
     Args:
         run: Fitted model; what its fit measured is read from its metrics.
+        remedy: Advice; how long it takes is added where few images were seen.
 
     Example:
         >>> doubt_of(load_run("runs/digits-40-s0"))
@@ -37,9 +39,9 @@ def doubt_of(run: Run) -> str:
         return ""  # a run of an earlier version, or of too few images
     if ratio <= LARGEST_RATIO:
         return ""
-    advice = "fit again with more pretraining steps (--pretrain-steps) or --time"
-    if rate and seen < _IMAGES:
-        advice += f": about {_duration((_IMAGES - seen) / float(rate))} more"
+    advice = remedy
+    if rate and seen < ENOUGH_IMAGES:
+        advice += f": about {_duration((ENOUGH_IMAGES - seen) / float(rate))} more"
     return (
         f"what {run.path} draws is noise: its denoiser has seen {seen:,} images, and its error is {ratio:.2f} of that of a "
         f"linear filter (at most {LARGEST_RATIO} draws images); {advice}"

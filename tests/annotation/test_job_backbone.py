@@ -1,6 +1,7 @@
 """A job with a backbone, from a folder of photos to labels, models and pictures; the backbone reads each photo once."""
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from support.commands import ok, refused
 
 from ssl_diffusion.annotation.label_studio.backend import Backend
 from ssl_diffusion.annotation.label_studio.client import LabelStudio
+from ssl_diffusion.annotation.loop.counterfactuals import Explainer
 from ssl_diffusion.annotation.loop.current_model import present_model
 from ssl_diffusion.annotation.loop.job import Job, open_job
 from ssl_diffusion.annotation.loop.rounds import rerank
@@ -22,8 +24,10 @@ from ssl_diffusion.annotation.loop.workbench import Explanation, Workbench
 from ssl_diffusion.annotation.store import leases
 from ssl_diffusion.data.source import FileSource
 from ssl_diffusion.errors import DataError
+from ssl_diffusion.generation import readiness
 from ssl_diffusion.inference.run import load_run
 from ssl_diffusion.models.fused import FusedDiffusion
+from ssl_diffusion.training.run_folder import load_metrics
 
 SIDE, CLASSES, EACH = 30, ("ant", "bee", "cat"), 9
 INTERFACE = (
@@ -133,9 +137,39 @@ def test_a_fit_is_a_probe_on_both_and_no_photo_is_read_again(history: tuple[Path
     run = load_run(path / "models" / "001")
     assert isinstance(run.model, FusedDiffusion)
     assert run.model.config.backbone.reads == "files"
+    taught = load_metrics(run.path)["backbone"]["pseudo_labels"]  # as in any fit with a backbone
+    assert taught is not None
+    assert taught["choice"] in (run.path / "log.txt").read_text()
     ok("embed", path / "models" / "001", "--out", path.parent / "e.npz")  # as a run of its own it reads the same
     whole = np.load(path / "models" / "001.npy")
     np.testing.assert_allclose(np.load(path.parent / "e.npz")["features"], whole, atol=1e-4)
+
+
+def test_advice_about_noise_names_what_the_job_has_and_metrics_are_read_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "LARGEST_RATIO", 0.85)
+    model, snapshot = present_model(job), take_snapshot(job)
+    assert model.run is not None
+    said = {"denoiser": {"ratio": 1.2, "images_seen": 64}, "images_per_second": 100.0}
+    read: list[Path] = []
+
+    def metrics(path: Path) -> dict[str, object]:
+        read.append(path)
+        return said
+
+    monkeypatch.setattr(readiness, "load_metrics", metrics)
+    explainer, toml = Explainer(job), job.path / "job.toml"
+    for _ in range(3):  # re-ranks
+        explainer.use(snapshot.classifier, model.run, afresh=False)
+    problem = explainer.problem(0)
+    assert f"set steps in the section [pretraining] of {toml} to 2500 instead of 4" in problem  # 40,000 images, 16 a step
+    assert problem.endswith(f"fit again: ssld loop fit {job.path}: about 7 min more")
+    assert "--" not in problem
+    assert read == [model.run.path]
+    explainer.use(snapshot.classifier, present_model(job).run, afresh=True)  # another model
+    assert len(read) == 2
+    # What it advises can be done.
+    toml.write_text(re.sub(r"(\[pretraining\][^\[]*?steps = )4\n", r"\g<1>2500\n", toml.read_text()))
+    assert open_job(job.path).settings.recipe.pretraining.steps == 2500
 
 
 def test_the_representation_is_the_denoiser_s_block_and_that_of_the_original_files(job: Job, photos: Path) -> None:

@@ -4,6 +4,7 @@ A search takes seconds, and nothing else waits for it. The latest request comes 
 """
 
 import logging
+import math
 import tempfile
 import threading
 from collections import deque
@@ -21,7 +22,7 @@ from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
 from ssl_diffusion.generation.counterfactual.search import explain
 from ssl_diffusion.generation.original_size import write_changed
-from ssl_diffusion.generation.readiness import doubt_of
+from ssl_diffusion.generation.readiness import ENOUGH_IMAGES, doubt_of
 from ssl_diffusion.inference.backbone_features import file_source
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.rows import FusedRows, Rows
@@ -69,6 +70,8 @@ class Explainer:
         self._searching = False
         self._stop = False
         self._doubt = ""
+        self._judged: Run | None = None
+        self._judgement = ""
         self._thread = threading.Thread(target=self._work, name="explainer", daemon=True)
 
     def start(self) -> None:
@@ -91,7 +94,9 @@ class Explainer:
                 from its classes to the images, none are searched, and the page says why.
             afresh: Whether to forget what was found.
         """
-        doubt = _doubt(run) if run is not None else ""
+        if run is not self._judged:  # its metrics are read once, not at every label
+            self._judged, self._judgement = run, _doubt(self.job, run) if run is not None else ""
+        doubt = self._judgement
         with self._wake:
             self._classifier, self._run = (None, None) if doubt else (classifier, run)
             self._doubt = doubt
@@ -218,8 +223,14 @@ def _changed_file(
     return shown, result.success & reached, strength
 
 
-def _doubt(run: Run) -> str:
-    """Why there are no counterfactuals of a model; empty if there are."""
+def _doubt(job: Job, run: Run) -> str:
+    """Why there are no counterfactuals of a model, and what helps; empty if there are."""
     if fault := gradient_fault(run.model, with_originals=True):
         return f"there are no counterfactuals of this model: {fault}"
-    return doubt_of(run)
+    pretraining = job.settings.recipe.pretraining
+    enough = max(2 * pretraining.steps, math.ceil(ENOUGH_IMAGES / pretraining.batch_size))
+    return doubt_of(
+        run,
+        f"set steps in the section [pretraining] of {job.path / 'job.toml'} to {enough} instead of {pretraining.steps}, and "
+        f"fit again: ssld loop fit {job.path}",
+    )
