@@ -60,9 +60,13 @@ class ProgressBars:
         self._began: dict[str, float] = {}
         self._last_line = 0.0
         self._first_done = 0
+        self._done: dict[str, int] = {}
 
     def __call__(self, update: "ProgressUpdate") -> None:
         """Show an update."""
+        if update.done < self._done.get(update.task, 0):  # a fit has a backbone read more than once
+            self._begin_again(update.task)
+        self._done[update.task] = update.done
         if sys.stderr.isatty():
             self._bar(update)
         else:
@@ -74,6 +78,11 @@ class ProgressBars:
             self._progress.stop()
             self._progress = None
             self._tasks = {}
+
+    def _begin_again(self, task: str) -> None:
+        self._began.pop(task, None)
+        if self._progress is not None and task in self._tasks:
+            self._progress.reset(self._tasks[task])
 
     def _bar(self, update: "ProgressUpdate") -> None:
         if self._progress is None:

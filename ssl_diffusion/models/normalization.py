@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ssl_diffusion.models.settings import ModelSettings
 
@@ -84,7 +83,8 @@ def group_norm(
             groups,
         )
         return result
-    h = functional.group_norm(x, groups, weight, bias, _EPS)
+    # Not the one in nn.functional, which refuses a single image whose groups have a single value.
+    h: Tensor = torch.group_norm(x, groups, weight, bias, _EPS)
     if scale is not None:
         h = h * (1 + scale[:, :, None, None])
     return h if shift is None else h + shift[:, :, None, None]

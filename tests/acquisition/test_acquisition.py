@@ -228,6 +228,14 @@ def test_a_query_returns_ids_and_does_not_depend_on_the_order_of_the_pool(tiny_r
     assert len(set(one.reasons)) == 7
 
 
+@pytest.mark.parametrize("strategy", ["auto", "margin", "badge", "counterfactual"])
+def test_a_single_candidate_is_chosen(strategy: str, tiny_run: Path, digits_pool: Pool) -> None:
+    """Maps of digits end at a single pixel, and groups of one channel have a single value there."""
+    labeled = digits_pool.ids[digits_pool.train[1:]]
+    batch = query(load_run(tiny_run, "cpu", "fp32"), digits_pool, 1, strategy, labeled=labeled)
+    assert batch.ids.tolist() == [digits_pool.ids[digits_pool.train[0]]]
+
+
 def test_copies_are_chosen_once_with_dedupe(tiny_run: Path, digits_pool: Pool) -> None:
     run = load_run(tiny_run, "cpu", "fp32")
     images = digits_pool.images.copy()

@@ -87,3 +87,12 @@ def test_equal_values_are_normalised_to_zero() -> None:
     x = torch.full((1, 4, 2, 2), 1000.0)
     assert group_norm(x, 2).abs().max() < 0.1
     assert torch.isfinite(group_norm(torch.zeros(1, 4, 1, 1), 4)).all()
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # on "meta" as on accelerators
+def test_a_group_may_have_a_single_value(device: str) -> None:
+    x, shift = torch.ones(1, 4, 1, 1, device=device), torch.ones(1, 4, device=device)
+    y = group_norm(x, 4, shift=shift)
+    assert y.shape == x.shape
+    if device == "cpu":  # it is its own mean
+        assert (y == 1).all()
