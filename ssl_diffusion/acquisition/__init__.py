@@ -1,7 +1,7 @@
 """Acquisition: which samples to label next.
 
 :func:`query` runs one of :data:`STRATEGIES` on what a model makes of the unlabeled samples of a pool. One file a family:
-`uncertainty`, `boundary`, `coverage`, `gradient`; importing this package registers them all.
+`uncertainty`, `boundary`, `coverage`, `gradient`, `herding`, `information`, `dropout`; importing this package registers all.
 """
 
 from ssl_diffusion.acquisition.batch_files import batch_figure
@@ -16,7 +16,7 @@ from ssl_diffusion.acquisition.registry import (
     register_score,
     strategies_frame,
 )
-from ssl_diffusion.acquisition.strategies import boundary, coverage, gradient, uncertainty
+from ssl_diffusion.acquisition.strategies import boundary, coverage, dropout, gradient, herding, information, uncertainty
 
 __all__ = [
     "STRATEGIES",
@@ -28,8 +28,11 @@ __all__ = [
     "boundary",
     "choose",
     "coverage",
+    "dropout",
     "get_strategy",
     "gradient",
+    "herding",
+    "information",
     "query",
     "register_batch",
     "register_score",

@@ -5,10 +5,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.cluster import MiniBatchKMeans
 
 from ssl_diffusion.acquisition.registry import Choice
 
-__all__ = ["best", "diverse", "finite", "in_proportion", "shortlist", "spread_out", "squared_distances", "with_chance"]
+__all__ = [
+    "best",
+    "central",
+    "diverse",
+    "finite",
+    "in_proportion",
+    "shortlist",
+    "spread_out",
+    "squared_distances",
+    "with_chance",
+]
 
 _SHORTLIST = 5  # times the batch
 _BLOCK = 2048  # rows; of 512 features 4 MiB, which stay in the processor's cache
@@ -104,6 +115,23 @@ def diverse(
     rows = np.arange(len(u)) if rows is None else rows
     picks, probabilities = spread_out(lambda i: squared_distances(x, x[i]), u[rows].clip(0), n, rng)
     return Choice(rows[picks], u, probabilities)
+
+
+def central(x: NDArray[np.float32], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Rows nearest to n centers of k-means, distinct, int64 (n,).
+
+    Args:
+        x: Representations, (k, F), k at least n.
+        n: Number of centers.
+        rng: Random generator.
+    """
+    kmeans = MiniBatchKMeans(n, random_state=int(rng.integers(2**31)), n_init=3, batch_size=4096).fit(x)
+    open_, picks = np.ones(len(x), dtype=bool), []
+    for center in kmeans.cluster_centers_:
+        nearest = int(np.where(open_, squared_distances(x, center), np.inf).argmin())
+        open_[nearest] = False
+        picks.append(nearest)
+    return np.array(picks)
 
 
 def spread_out(

@@ -3,10 +3,9 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
-from ssl_diffusion.acquisition.batch_selection import spread_out, squared_distances
+from ssl_diffusion.acquisition.batch_selection import central, spread_out, squared_distances
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, register_batch
 from ssl_diffusion.inference.predict import by_batches, represent
@@ -91,15 +90,8 @@ def latent_mix(c: Candidates, n: int) -> Choice:
     utilities = by_batches(model, first_change, images, gradients=True)
     level = np.sort(utilities)[::-1][n - 1]
     rows = np.flatnonzero(utilities >= level)
-    x = c.representation[rows]
-    kmeans = MiniBatchKMeans(n, random_state=int(c.rng.integers(2**31)), n_init=3, batch_size=4096).fit(x)
-    open_, picks = np.ones(len(rows), dtype=bool), []
-    for center in kmeans.cluster_centers_:
-        nearest = int(np.where(open_, squared_distances(x, center), np.inf).argmin())
-        open_[nearest] = False
-        picks.append(int(rows[nearest]))
-    order = np.argsort(-utilities[picks], kind="stable")
-    return Choice(np.array(picks)[order], utilities, np.ones(n))
+    picks = rows[central(c.representation[rows], n, c.rng)]
+    return Choice(picks[np.argsort(-utilities[picks], kind="stable")], utilities, np.ones(n))
 
 
 def _class_means(model: JointDiffusion, c: Candidates) -> list[Tensor]:

@@ -1,0 +1,101 @@
+"""Herding: batches that are close to as much of the pool as possible, or to as much of what the classifier is unsure of.
+
+Closeness is a Gaussian kernel; how well a pool is covered is the mean over its samples of the kernel with the nearest labeled
+or chosen one. Of more than 10,000 candidates a random 10,000 can be chosen and 5,000 are to be covered.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import pairwise_distances_argmin_min
+
+from ssl_diffusion.acquisition.candidates import Candidates
+from ssl_diffusion.acquisition.registry import Choice, register_batch
+from ssl_diffusion.acquisition.strategies.uncertainty import margin
+
+__all__ = ["maxherding", "uherding"]
+
+_CHOSEN, _COVERED, _PROBED = 10_000, 5000, 1000
+_WIDTH = 0.25  # squared width of the kernel, in mean squared distances between samples
+
+
+@register_batch(
+    "maxherding",
+    needs="images",
+    cost="distances between 10,000 and 5,000 representations, n passes over them",
+    when="no or few labels; without clusters to be found first",
+    reference="Bae et al. 2024, arXiv 2407.12212, algorithm 1",
+)
+def maxherding(c: Candidates, n: int) -> Choice:
+    """Always the candidate that raises the mean closeness of the pool to labeled and chosen samples most.
+
+    Utility is the mean closeness that each would add at first.
+    """
+    return _herd(c, n, np.ones(len(c)), None)
+
+
+@register_batch(
+    "uherding",
+    needs="labels",
+    cost="one encoder pass over the pool, then as maxherding",
+    when="any number of labels: covers the pool at first and looks at the boundary later",
+    reference="Bae et al. 2025, arXiv 2412.20644",
+)
+def uherding(c: Candidates, n: int) -> Choice:
+    """As :func:`maxherding`, every sample of the pool counted by 1 - margin of its probabilities.
+
+    The kernel is no wider than the mean distance between labeled samples that are nearest to each other: with more labels it
+    is the unsure samples themselves that count, and no longer whole regions.
+    """
+    return _herd(c, n, margin(c), _spacing(c.labeled_representation))
+
+
+def _herd(c: Candidates, n: int, weight: NDArray[np.float64], spacing: float | None) -> Choice:
+    rows, covered = (_some(c, max(most, n)) for most in (_CHOSEN, _COVERED))
+    x, of = np.asarray(c.representation[rows]), np.asarray(c.representation[covered])
+    squared = _mean_squared_distance(of)
+    width = _WIDTH * squared if spacing is None else min(_WIDTH * squared, spacing)
+    kernel = np.exp(-_squared_distances(x, of) / np.float32(max(width, 1e-12)))
+    w = (weight[covered] / max(float(weight[covered].sum()), 1e-300)).astype(np.float32)
+    near = np.zeros(len(of), dtype=np.float32)
+    if len(c.labeled_representation):
+        distance = pairwise_distances_argmin_min(of, c.labeled_representation)[1]
+        near = np.exp(-np.square(distance) / max(width, 1e-12)).astype(np.float32)
+    picks: list[int] = []
+    utilities = np.zeros(len(c))
+    open_ = np.ones(len(x), dtype=bool)
+    while len(picks) < n:
+        gain = np.maximum(kernel - near, 0) @ w
+        if not picks:
+            utilities[rows] = gain
+        # What is covered as well as it can be leaves equal gains of 0: then the weight decides.
+        i = int(np.lexsort((-weight[rows], -np.where(open_, gain, -1.0)))[0])
+        picks.append(i)
+        open_[i] = False
+        near = np.maximum(near, kernel[i])
+    return Choice(rows[picks], utilities, np.ones(n))
+
+
+def _some(c: Candidates, most: int) -> NDArray[np.int64]:
+    return np.arange(len(c)) if len(c) <= most else np.sort(c.rng.choice(len(c), most, replace=False))
+
+
+def _squared_distances(x: NDArray[np.float32], to: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Squared distances between all rows, float32 (n, m)."""
+    found = -2 * (x @ to.T)
+    found += np.einsum("ij,ij->i", x, x)[:, None]
+    found += np.einsum("ij,ij->i", to, to)[None]
+    return np.maximum(found, 0, out=found)
+
+
+def _mean_squared_distance(x: NDArray[np.float32]) -> float:
+    """Mean squared distance between two samples: twice the sum of the variances."""
+    return 2 * float(x.var(axis=0).sum())
+
+
+def _spacing(labeled: NDArray[np.float32]) -> float | None:
+    """Mean squared distance of labeled samples to the nearest other one; None with fewer than two."""
+    if len(labeled) < 2:
+        return None
+    squared = _squared_distances(labeled, labeled)
+    np.fill_diagonal(squared, np.inf)
+    return float(squared.min(axis=1).mean())
