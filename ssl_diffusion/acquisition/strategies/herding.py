@@ -14,7 +14,8 @@ from ssl_diffusion.acquisition.strategies.uncertainty import margin
 
 __all__ = ["maxherding", "uherding"]
 
-_CHOSEN, _COVERED, _PROBED = 10_000, 5000, 1000
+_CHOSEN, _COVERED = 10_000, 5000
+_BLOCK, _AT_ONCE = 256, 32  # rows whose gains are computed at once: all, and those that may be first
 _WIDTH = 0.25  # squared width of the kernel, in mean squared distances between samples
 
 
@@ -60,22 +61,37 @@ def _herd(c: Candidates, n: int, weight: NDArray[np.float64], spacing: float | N
     if len(c.labeled_representation):
         distance = pairwise_distances_argmin_min(of, c.labeled_representation)[1]
         near = np.exp(-np.square(distance) / max(width, 1e-12)).astype(np.float32)
-    picks: list[int] = []
+    gain = _gain(kernel, near, w)
     utilities = np.zeros(len(c))
-    open_ = np.ones(len(x), dtype=bool)
+    utilities[rows] = gain
+    picks: list[int] = []
     while len(picks) < n:
-        gain = np.maximum(kernel - near, 0) @ w
-        if not picks:
-            utilities[rows] = gain
-        # What is covered as well as it can be leaves equal gains of 0: then the weight decides.
-        i = int(np.lexsort((-weight[rows], -np.where(open_, gain, -1.0)))[0])
+        # A gain never grows while others are chosen: who is first when computed anew is first of all.
+        fresh = np.zeros(len(x), dtype=bool)
+        while True:
+            first = np.lexsort((-weight[rows], -gain))[:_AT_ONCE]  # where all gains are 0, the weight decides
+            if fresh[first[0]]:
+                break
+            stale = first[~fresh[first]]
+            gain[stale] = np.minimum(gain[stale], _gain(kernel[stale], near, w))
+            fresh[stale] = True
+        i = int(first[0])
         picks.append(i)
-        open_[i] = False
+        gain[i] = -1.0
         near = np.maximum(near, kernel[i])
     return Choice(rows[picks], utilities, np.ones(n))
 
 
+def _gain(kernel: NDArray[np.float32], near: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Weighted mean closeness that each row of a kernel would add, float64 (n,)."""
+    gain = np.empty(len(kernel))
+    for start in range(0, len(kernel), _BLOCK):
+        gain[start : start + _BLOCK] = np.maximum(kernel[start : start + _BLOCK] - near, 0) @ weight
+    return gain
+
+
 def _some(c: Candidates, most: int) -> NDArray[np.int64]:
+    """Positions of all candidates, or of as many random ones."""
     return np.arange(len(c)) if len(c) <= most else np.sort(c.rng.choice(len(c), most, replace=False))
 
 
