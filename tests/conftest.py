@@ -19,6 +19,7 @@ os.environ["PYTHONSAFEPATH"] = "1"
 
 import numpy as np
 import torch
+from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure
 from support.commands import ok, write_digits
 from support.tried import summary
@@ -28,6 +29,10 @@ from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.training.fit import fit_run
 from ssl_diffusion.training.recipe import Recipe, load_recipe
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 TINY = (
     "model.channels=8",

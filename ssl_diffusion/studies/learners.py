@@ -29,7 +29,7 @@ from ssl_diffusion.studies.settings import StudySettings
 from ssl_diffusion.training.fit import FitOptions, fit_model
 from ssl_diffusion.training.recipe import Recipe
 
-__all__ = ["Learner", "Shared", "learner_of", "prepare"]
+__all__ = ["Learner", "ProbeRefits", "Shared", "blind_candidates", "learner_of", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,40 @@ class _SelfTraining:
     def candidates(self, open_: NDArray[np.int64], known: NDArray[np.int64], rng: np.random.Generator) -> Candidates:
         k, p = len(self.pool.classes), self._probabilities(open_)
         return Candidates.of(self.frozen, open_, known, self.pool.labels[known], k, rng, p)
+
+
+def blind_candidates(
+    shared: Shared, open_: NDArray[np.int64], known: NDArray[np.int64], rng: np.random.Generator
+) -> Candidates:
+    """What strategies see before there is a classifier."""
+    labels = shared.pool.labels[known]
+    return Candidates.of(shared.frozen, open_, known, labels, 0, rng, model=shared.frozen.model)
+
+
+class ProbeRefits:
+    """Refits of probes for the oracle (:class:`ssl_diffusion.studies.oracle.Refitted`).
+
+    Args:
+        shared: What the trials share.
+        learner: Probe with the labels so far; None before there are any.
+        known: Positions of the labels so far.
+        seed: Seed of the trial.
+    """
+
+    def __init__(self, shared: Shared, learner: Learner | None, known: NDArray[np.int64], seed: int) -> None:
+        self._shared, self._learner, self._known, self._seed = shared, learner, known, seed
+
+    def candidates(self, open_: NDArray[np.int64], rng: np.random.Generator) -> Candidates:
+        """What strategies see of open positions."""
+        if self._learner is None:
+            return blind_candidates(self._shared, open_, self._known, rng)
+        return self._learner.candidates(open_, self._known, rng)
+
+    def test_logits(self, known: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Class logits of the test split, (n, K), after a refit with the labels at these positions."""
+        probe = _Probe(self._shared, self._seed)
+        probe.fit(known)
+        return probe.logits()
 
 
 def learner_of(refit: str, shared: Shared, settings: StudySettings, seed: int) -> Learner:

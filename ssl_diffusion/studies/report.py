@@ -131,6 +131,8 @@ def _shown(table: pd.DataFrame) -> dict[str, Any]:
     compared = "difference" in table
     if compared:
         columns += ["difference", "p (Holm)", "labels", "saved"]
+    if with_oracle := "gap" in table:
+        columns.append("of the oracle's gap")
     rows = []
     for r in table.to_dict("records"):
         row = [r["strategy"], int(r["n"]), *(f"{100 * r[b]:.1f}" for b in budgets), f"{100 * r['area']:.2f}"]
@@ -145,6 +147,9 @@ def _shown(table: pd.DataFrame) -> dict[str, Any]:
                 f"{r['labels']:.0f}" if np.isfinite(r["labels"]) else "never",
                 saved if np.isfinite(r["labels"]) else "",
             ]
+        if with_oracle:
+            closed = f"{_percent(r['gap'])} % [{_percent(r['gap_low'])}, {_percent(r['gap_high'])}]"
+            row.append(closed if np.isfinite(r["gap"]) else "")
         rows.append(row)
     return {"columns": columns, "rows": rows}
 

@@ -21,6 +21,7 @@ from ssl_diffusion.acquisition.adapters.from_activeml import foreign_strategy, i
 from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.errors import RecipeError, SSLDError
 from ssl_diffusion.settings import LARGEST_SEED, AtLeastOne, Seed, Trials, read_toml, shown
+from ssl_diffusion.studies.oracle import ORACLE
 from ssl_diffusion.training.recipe import Recipe, SettingsWithRecipe, load_recipe
 
 __all__ = ["REFITS", "RefitName", "StudySettings", "load_study"]
@@ -44,7 +45,7 @@ class StudySettings(SettingsWithRecipe):
 
     strategies: Annotated[tuple[str, ...], Field(min_length=1, max_length=100)] = ("random", "auto")
     """Acquisition strategies, also with variants ("margin:diverse"); "activeml:CLASS" is a strategy of scikit-activeml on the
-    representation."""
+    representation, "oracle" the best of a hundred batches by the test labels, which is a ceiling and no strategy."""
     budgets: Annotated[tuple[AtLeastOne, ...], Field(min_length=2, max_length=1000)] = (10, 20, 40, 80, 160)
     """Numbers of labels at which a model is refitted and tested, increasing; the first is the size of the starting set."""
     seeds: Trials = 10
@@ -75,7 +76,7 @@ class StudySettings(SettingsWithRecipe):
             try:
                 if is_foreign(name):
                     foreign_strategy(name)
-                else:
+                elif name != ORACLE:
                     strategy_for(name, 0, 0)
             except SSLDError as error:
                 raise ValueError(str(error)) from None
@@ -92,6 +93,10 @@ class StudySettings(SettingsWithRecipe):
     def _check_together(self) -> Self:
         if self.baseline not in self.strategies:
             raise ValueError(f"baseline {shown(self.baseline)} is not among the strategies {', '.join(self.strategies)}")
+        if ORACLE in self.strategies and (others := [name for name in self.refits if name != "probe"]):
+            raise ValueError(
+                f"the oracle refits a hundred times a round, which only a probe allows: leave it or refit {others[0]!r} out"
+            )
         if self.recipe.backbone.name not in ("none", "auto") and (trained := sorted({"scratch", "warm"} & {*self.refits})):
             raise ValueError(f"refit {trained[0]!r} trains its own head, which reads no backbone yet: leave out one of the two")
         if self.first_seed + self.seeds - 1 > LARGEST_SEED:

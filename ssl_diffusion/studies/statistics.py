@@ -217,6 +217,34 @@ def compare(values: pd.DataFrame, baseline: str = "random") -> pd.DataFrame:
     return table.assign(p_holm=holm(table["p"]))
 
 
+def gap_closed(values: pd.DataFrame, baseline: str, ceiling: str, seed: int = 0) -> pd.DataFrame:
+    """Part of the way from the baseline to a ceiling that each strategy goes: (mean - baseline) / (ceiling - baseline).
+
+    Args:
+        values: One row a seed, one column a strategy, as of :func:`areas`.
+        baseline: Strategy at 0.
+        ceiling: Strategy at 1, as "oracle".
+        seed: Random seed of the bootstrap.
+
+    Returns:
+        rows `strategy`, `gap`, and its 95 % percentile bootstrap interval over paired seeds, `gap_low` and `gap_high`; NaN
+        where the ceiling is not above the baseline.
+    """
+    rows = []
+    for strategy in values.columns.drop([baseline, ceiling]):
+        v = values[[strategy, baseline, ceiling]].dropna().to_numpy()
+        means = (
+            np.concatenate([v.mean(axis=0)[None], v[_resamples(len(v), seed)].mean(axis=1)])
+            if len(v)
+            else np.full((1, 3), np.nan)
+        )
+        whole = means[:, 2] - means[:, 1]
+        gap = np.where(whole > 0, (means[:, 0] - means[:, 1]) / np.where(whole > 0, whole, 1.0), np.nan)
+        low, high = np.nanpercentile(gap[1:], [2.5, 97.5]) if np.isfinite(gap[1:]).any() else (np.nan, np.nan)
+        rows.append((strategy, gap[0], low, high))
+    return pd.DataFrame(rows, columns=["strategy", "gap", "gap_low", "gap_high"])
+
+
 def compare_at_budgets(rounds: pd.DataFrame, baseline: str = "random") -> pd.DataFrame:
     """Accuracy of every strategy against the baseline at every budget, as :func:`compare` does for areas.
 

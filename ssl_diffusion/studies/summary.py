@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ssl_diffusion.studies import statistics
+from ssl_diffusion.studies.oracle import ORACLE
 
 __all__ = ["sentences", "summary"]
 
@@ -20,7 +21,8 @@ def summary(rounds: pd.DataFrame, baseline: str) -> pd.DataFrame:
     Returns:
         `strategy`, `n` (seeds), mean accuracy at every budget (columns named by it), `area` (under the curve over log labels),
         `difference` of it from the baseline's with `low` and `high` (95 %), `p_holm`, and `labels` that it needs for the
-        baseline's accuracy at its largest budget with `saving`, `saving_low`, `saving_high`. NaN where there is nothing to
+        baseline's accuracy at its largest budget with `saving`, `saving_low`, `saving_high`. With an oracle also `gap`, the
+        part of the way from the baseline's area to the oracle's, with `gap_low` and `gap_high`. NaN where there is nothing to
         compare.
 
     Example:
@@ -36,6 +38,8 @@ def summary(rounds: pd.DataFrame, baseline: str) -> pd.DataFrame:
         saved = statistics.label_saving(rounds, baseline).set_index("strategy")
         table = table.join(tests[["difference", "low", "high", "p_holm"]])
         table = table.join(saved[["labels", "saving", "saving_low", "saving_high"]])
+    if baseline in areas and ORACLE in areas and len(areas.columns) > 2:
+        table = table.join(statistics.gap_closed(areas, baseline, ORACLE).set_index("strategy"))
     budgets = [str(n) for n in means.columns]
     order = [str(s) for s in dict.fromkeys(rounds["strategy"]) if s in table.index]
     rest = [c for c in table.columns if c not in (*budgets, "n")]
@@ -75,6 +79,11 @@ def sentences(rounds: pd.DataFrame, baseline: str) -> list[str]:
             text += f". It needs {row['labels']:.0f} labels for the accuracy that {baseline} has with {largest}"
         else:
             text += f". It does not reach the accuracy that {baseline} has with {largest} labels"
+        if np.isfinite(row.get("gap", np.nan)):
+            interval = f"{100 * row['gap_low']:.0f} to {100 * row['gap_high']:.0f}"
+            text += f". It closes {100 * row['gap']:.0f} % of the gap between {baseline} and the oracle ({interval})"
+        if row["strategy"] == ORACLE:
+            text += ". It knows the test labels: a ceiling, no strategy"
         if row["strategy"] in below:
             where = ", ".join(map(str, below[row["strategy"]]))
             text += f". At {where} labels it is below {baseline} (Holm over strategies and budgets)"

@@ -18,7 +18,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.adapters.from_activeml import foreign_strategy, is_foreign
-from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.acquisition.query import choose
 from ssl_diffusion.acquisition.registry import Choice, Strategy
@@ -27,7 +26,8 @@ from ssl_diffusion.errors import DataError, RunError, StateError
 from ssl_diffusion.inference.metrics import classification_metrics
 from ssl_diffusion.models.fused import gradient_fault
 from ssl_diffusion.storage import atomic_folder, atomic_write_text, read_regular, verify_checksums, write_checksums
-from ssl_diffusion.studies.learners import Learner, Shared, learner_of
+from ssl_diffusion.studies.learners import Learner, ProbeRefits, Shared, blind_candidates, learner_of
+from ssl_diffusion.studies.oracle import ORACLE, oracle_choice
 from ssl_diffusion.studies.settings import StudySettings
 
 __all__ = ["Trial", "TrialResult", "run_trial", "trials_of"]
@@ -199,6 +199,9 @@ def _choose(
     rng: np.random.Generator,
 ) -> tuple[Choice, str]:
     """The next labels, and the strategy that chose them."""
+    if trial.strategy == ORACLE:
+        test_labels = shared.pool.labels[shared.pool.test]
+        return oracle_choice(ProbeRefits(shared, learner, known, trial.seed), open_, known, test_labels, n, rng)
     if learner is not None:
         frozen = shared.frozen.model
         gradients = trial.refit != "probe" or frozen is None or not gradient_fault(frozen)
@@ -207,8 +210,7 @@ def _choose(
     strategy = _strategy(trial.strategy, 0, 0, n)
     if strategy.needs != "images" or not settings.cold_start:
         strategy = _strategy("random", 0, 0, n)
-    candidates = Candidates.of(shared.frozen, open_, known, shared.pool.labels[known], 0, rng, model=shared.frozen.model)
-    return choose(strategy, candidates, n), strategy.name
+    return choose(strategy, blind_candidates(shared, open_, known, rng), n), strategy.name
 
 
 def _strategy(name: str, n_labeled: int, n_classes: int, n: int, *, gradients: bool = True) -> Strategy:

@@ -4,6 +4,8 @@ Closeness is a Gaussian kernel; how well a pool is covered is the mean over its 
 or chosen one. Of more than 10,000 candidates a random 10,000 can be chosen and 5,000 are to be covered.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import pairwise_distances_argmin_min
@@ -50,7 +52,7 @@ def uherding(c: Candidates, n: int) -> Choice:
     return _herd(c, n, margin(c), _spacing(c.labeled_representation))
 
 
-def _herd(c: Candidates, n: int, weight: NDArray[np.float64], spacing: float | None) -> Choice:
+def _herd(c: Candidates, n: int, weight: NDArray[np.floating[Any]], spacing: float | None) -> Choice:
     rows, covered = (_some(c, max(most, n)) for most in (_CHOSEN, _COVERED))
     x, of = np.asarray(c.representation[rows]), np.asarray(c.representation[covered])
     squared = _mean_squared_distance(of)
@@ -97,10 +99,11 @@ def _some(c: Candidates, most: int) -> NDArray[np.int64]:
 
 def _squared_distances(x: NDArray[np.float32], to: NDArray[np.float32]) -> NDArray[np.float32]:
     """Squared distances between all rows, float32 (n, m)."""
-    found = -2 * (x @ to.T)
+    found: NDArray[np.float32] = -2 * (x @ to.T)
     found += np.einsum("ij,ij->i", x, x)[:, None]
     found += np.einsum("ij,ij->i", to, to)[None]
-    return np.maximum(found, 0, out=found)
+    np.maximum(found, 0, out=found)
+    return found
 
 
 def _mean_squared_distance(x: NDArray[np.float32]) -> float:

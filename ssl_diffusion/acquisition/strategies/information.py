@@ -106,9 +106,10 @@ class _Greedy:
         self._shape = (k, d)
         labeled = _information(known, known_roots)
         self._pool = (_information(z, roots) + labeled) / (len(z) + len(known))
-        self._inverse = np.linalg.inv(labeled + _PRIOR * np.eye(k * d))
+        self._inverse = np.linalg.inv(labeled + _PRIOR * np.eye(k * d)).astype(np.float64)
         self.gains = self._inner(self._inverse)
-        self.needs = self._inner(self._inverse @ self._pool @ self._inverse)
+        needed: Floats = self._inverse @ self._pool @ self._inverse
+        self.needs = self._inner(needed)
 
     def value(self, rows: NDArray[np.int64] | slice, sign: float) -> Floats:
         """By how much the loss falls when a candidate is taken (sign 1), or rises when it is given back (-1), (n,)."""
@@ -124,7 +125,7 @@ class _Greedy:
     def change(self, i: int, sign: float) -> None:
         """Take a candidate (sign 1) or give it back (-1)."""
         v = np.kron(self._roots[i], self._z[i][:, None])  # (K d, K)
-        u = self._inverse @ v
+        u: Floats = self._inverse @ v
         r = self._inverse @ (self._pool @ u)
         s = np.linalg.inv(np.eye(v.shape[1]) + sign * (v.T @ u))
         # Of P - sign U S U' and of that times F times that: what U and U' F P give each candidate.
