@@ -31,7 +31,7 @@ def test_a_linear_head_is_found_again() -> None:
     np.testing.assert_allclose(head.probabilities(c.labeled_representation), known, atol=2e-3)
 
 
-def loss(c: Candidates, picks: list[int], p: Floats, known: Floats, binary: bool, prior: float = 100.0) -> float:
+def loss(c: Candidates, picks: list[int], p: Floats, known: Floats, binary: bool, prior: float = 30.0) -> float:
     """tr(M^-1 F), written down."""
     x = np.concatenate([c.x, c.labeled_representation]).astype(np.float64)
     x -= x.mean(axis=0)

@@ -16,7 +16,7 @@ from ssl_diffusion.acquisition.registry import Choice, register_batch
 
 __all__ = ["bait", "bait_exact"]
 
-_PRIOR = 100.0  # precision of a weight; features have a mean square of 1
+_PRIOR = 30.0  # precision of a weight; features have a mean square of 1
 _OVERSAMPLE = 2
 _READ = 100_000  # candidates of the fast approximation
 _SHORTLIST = 2000  # candidates of the exact one
