@@ -1,4 +1,8 @@
-"""Other ways to a counterfactual on the same model, as baselines: a DiME-style search, and gradient descent on the pixels."""
+"""Other ways to a counterfactual on the same model, as baselines.
+
+A DiME-style search, gradient descent on the pixels, and what is left of a reflection where nothing is denoised: a blend of the
+image and the mean of ten others.
+"""
 
 import time
 from collections.abc import Callable
@@ -10,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ssl_diffusion.generation.counterfactual.reflection import Reference, pulls
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, Pairs, make_pairs
 from ssl_diffusion.generation.sampling import DDPMAncestral, NoiseStream
 from ssl_diffusion.inference.predict import evaluating, predict_logits, represent
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.pixels import to_bytes, to_floats
 
-__all__ = ["dime", "pixel_descent"]
+__all__ = ["dime", "mean_blend", "pixel_descent"]
 
 _DIME_START, _DIME_STEPS = 1.2, 60  # the noise of step 60 of 200 of a linear schedule
 _DIME_SCALES = (8.0, 10.0, 15.0, 40.0, 100.0)  # the first three are the published ones
@@ -28,7 +33,7 @@ def dime(model: JointDiffusion, images: NDArray[np.uint8], *, seed: int = 0, bat
     classifier at a clean image, which a nested chain of the remaining steps has drawn; the scale escalates for images that
     did not change class. The perceptual loss, which needs the weights of another network, is left out; L1 is kept."""
 
-    def search(x: Tensor, target: Tensor, scale: float, noise: NoiseStream) -> tuple[Tensor, int]:
+    def search(x: Tensor, target: Tensor, scale: float, noise: NoiseStream, rows: NDArray[np.int64]) -> tuple[Tensor, int]:
         levels = model.noise.levels(_DIME_STEPS, _DIME_START).tolist()
         step, evaluations = DDPMAncestral().step, 0
         at = x + levels[0] * noise.draw()
@@ -54,7 +59,7 @@ def pixel_descent(
     """Normalised gradient steps on the pixels, of 0.01 in root mean square (of [-1, 1]), until the class changes, with at least
     the probability that is asked for."""
 
-    def search(x: Tensor, target: Tensor, scale: float, noise: NoiseStream) -> tuple[Tensor, int]:
+    def search(x: Tensor, target: Tensor, scale: float, noise: NoiseStream, rows: NDArray[np.int64]) -> tuple[Tensor, int]:
         at, evaluations = x.clone(), 0
         left = torch.arange(len(x))
         for _ in range(200):
@@ -71,10 +76,32 @@ def pixel_descent(
                 break
         return at, evaluations
 
-    return _escalate(model, images, 0.0, (0.01,), search, seed, batch_size)
+    return _escalate(model, images, 0.0, (0.01,), search, seed, batch_size, confidence)
 
 
-Search = Callable[[Tensor, Tensor, float, NoiseStream], tuple[Tensor, int]]
+def mean_blend(
+    model: JointDiffusion, images: NDArray[np.uint8], reference: Reference, confidence: float, *, batch_size: int = 100
+) -> CounterfactualResult:
+    """The image pulled towards its decoded reflection, in 24 steps up to twice the way, until the class changes with the
+    probability that is asked for: :mod:`ssl_diffusion.generation.counterfactual.reflection` without its denoising."""
+    logits = predict_logits(model, images)
+    pairs = make_pairs(logits, "runner-up")
+    pull = torch.from_numpy(pulls(model, reference, images, represent(model, images), logits, pairs, confidence))
+
+    def search(x: Tensor, target: Tensor, scale: float, noise: NoiseStream, rows: NDArray[np.int64]) -> tuple[Tensor, int]:
+        at, left = x.clone(), torch.arange(len(x))
+        for step in range(1, 25):
+            at[left] = (x[left] + step / 12 * pull[rows][left]).clamp(-1, 1)
+            p, predicted = model.classify(to_floats(to_bytes(at[left]), x.device)).softmax(dim=1).max(dim=1)
+            left = left[~((predicted == target[left]) & (p >= confidence))]
+            if not len(left):
+                break
+        return at, step
+
+    return _escalate(model, images, 0.0, (1.0,), search, 0, batch_size, confidence)
+
+
+Search = Callable[[Tensor, Tensor, float, NoiseStream, NDArray[np.int64]], tuple[Tensor, int]]
 
 
 def _escalate(
@@ -85,6 +112,7 @@ def _escalate(
     search: Search,
     seed: int,
     batch_size: int,
+    confidence: float = 0.0,
 ) -> CounterfactualResult:
     """Try one scale after the other for images that did not change class; the counts are those of a whole batch."""
     pairs: Pairs = make_pairs(predict_logits(model, images), "runner-up")
@@ -98,12 +126,13 @@ def _escalate(
                 began = time.perf_counter()
                 x, target = to_floats(images[rows], device), torch.from_numpy(pairs.target[rows]).to(device)
                 noise = NoiseStream([seed + int(i) for i in rows], model.config.image_shape)
-                moved, count = search(x, target, scale, noise)
+                moved, count = search(x, target, scale, noise, rows)
                 found[rows], used[rows] = to_bytes(moved), scale
-                success[rows] = (model.classify(to_floats(found[rows], device)).argmax(dim=1) == target).numpy()
+                p, predicted = model.classify(to_floats(found[rows], device)).softmax(dim=1).max(dim=1)
+                success[rows] = ((predicted == target) & (p >= confidence)).numpy()
                 evaluations[rows] += count + 1
                 seconds[rows] += (time.perf_counter() - began) / len(rows)
-    p = torch.from_numpy(predict_logits(model, found)).softmax(dim=1).numpy()
+    after = torch.from_numpy(predict_logits(model, found)).softmax(dim=1).numpy()
     change = (found.astype(np.float64) - images) / 255
     every = np.arange(n)
     return CounterfactualResult(
@@ -113,8 +142,8 @@ def _escalate(
         source=pairs.source,
         target=pairs.target,
         success=success,
-        p_source=p[every, pairs.source],
-        p_target=p[every, pairs.target],
+        p_source=after[every, pairs.source],
+        p_target=after[every, pairs.target],
         distance_pixel=np.sqrt(np.square(change).mean(axis=(1, 2, 3))),
         distance_representation=np.linalg.norm(represent(model, found) - represent(model, images), axis=1).astype(np.float64),
         noise_level=np.full(n, level),

@@ -14,6 +14,7 @@ but for the rows that say bf16, which is what `ssld explain` takes where the pro
 """
 
 import argparse
+import fcntl
 import sys
 import time
 from pathlib import Path
@@ -24,12 +25,13 @@ import pandas as pd
 import torch
 from common import RESULTS, find_row, markdown_table, provenance
 from counterfactual_judges import agreement, make_judges
-from counterfactual_rivals import dime, pixel_descent
+from counterfactual_rivals import dime, mean_blend, pixel_descent
 
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.generation.boundary_distance import deepfool_distance
 from ssl_diffusion.generation.counterfactual.metrics import counterfactual_metrics
+from ssl_diffusion.generation.counterfactual.reflection import reference_of
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
 from ssl_diffusion.generation.counterfactual.search import explain
 from ssl_diffusion.generation.extractors import labels_only_extractor
@@ -42,14 +44,25 @@ N = 200
 SUITES = {"digits": ("digits", 100), "fashion-mnist": ("fashion-mnist-thorough", 4000)}
 METHODS = (
     *("ours", "ours, one by one", "ours, without reverting", "DiME-style", "pixel descent", "DeepFool"),
-    *("ours, p >= 0.9", "pixel descent, p >= 0.9", "ours, bf16", "ours, bf16, one by one"),
+    *("ours, p >= 0.9", "reflection, p >= 0.9", "mean of ten, p >= 0.9", "pixel descent, p >= 0.9"),
+    *("ours, bf16", "ours, bf16, one by one"),
 )
-PICTURED = {"ours": "ours", "ours, p >= 0.9": "ours-sure", "DiME-style": "dime", "pixel descent": "pixels"}
+PICTURED = {
+    "ours": "ours",
+    "ours, p >= 0.9": "ours-sure",
+    "reflection, p >= 0.9": "reflection",
+    "DiME-style": "dime",
+    "pixel descent": "pixels",
+}
 
 
-def search(method: str, run: Run, images: np.ndarray) -> CounterfactualResult:
+def search(method: str, run: Run, pool: Pool, images: np.ndarray) -> CounterfactualResult:
     """Counterfactuals of the runner-up class by a method."""
     model = run.model
+    if method == "reflection, p >= 0.9":
+        return explain(model, images, confidence=0.9, batch_size=100, reference=reference_of(run, pool))
+    if method == "mean of ten, p >= 0.9":
+        return mean_blend(model, images, reference_of(run, pool), 0.9)
     if method in ("ours", "ours, one by one", "ours, bf16", "ours, bf16, one by one"):
         precision = "bf16" if "bf16" in method else "fp32"
         return explain(model, images, batch_size=1 if method.endswith("one by one") else 100, precision=precision)
@@ -67,7 +80,7 @@ def search(method: str, run: Run, images: np.ndarray) -> CounterfactualResult:
 def measure(method: str, run: Run, pool: Pool, positions: np.ndarray) -> tuple[dict[str, Any], CounterfactualResult]:
     """The row of a method, and what it found."""
     began = time.process_time()
-    result = search(method, run, pool.images[positions])
+    result = search(method, run, pool, pool.images[positions])
     seconds = time.process_time() - began
     extractor = labels_only_extractor(run, pool)
     known = pool.train[:: -(-len(pool.train) // 5000)]
@@ -99,7 +112,7 @@ def run_suite(dataset: str, methods: list[str], folder: Path | None) -> None:
     run, pool = load_run(path, "cpu", "fp32"), load_dataset(dataset)
     test = pool.test[:2000]
     positions = test[run.predict_proba(pool.images[test]).argmax(axis=1) == pool.labels[test]][:N]
-    search("ours", run, pool.images[positions[:4]])  # kernels are chosen on first use
+    search("ours", run, pool, pool.images[positions[:4]])  # kernels are chosen on first use
     for method in todo:
         row, result = measure(method, run, pool, positions)
         add_row({"dataset": dataset, "method": method, "recipe": recipe, "labels": labeled, **row})
@@ -109,9 +122,11 @@ def run_suite(dataset: str, methods: list[str], folder: Path | None) -> None:
 
 
 def add_row(row: dict[str, Any]) -> None:
-    """Add a row to the table, whose earlier rows may lack some of its columns."""
-    rows = [pd.read_csv(CSV)] if CSV.exists() else []
-    pd.concat([*rows, pd.DataFrame([row])], ignore_index=True).to_csv(CSV, index=False)
+    """Add a row to the table, whose earlier rows may lack some of its columns; several processes may be adding to it."""
+    with CSV.open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        rows = [pd.read_csv(CSV)] if CSV.stat().st_size else []
+        pd.concat([*rows, pd.DataFrame([row])], ignore_index=True).to_csv(CSV, index=False)
 
 
 def picture(result: CounterfactualResult, path: Path) -> None:

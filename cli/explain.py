@@ -13,6 +13,7 @@ from .options import OverwriteOption, SeedOption, number
 __all__ = ["explain"]
 
 _SHOWN = 10  # counterfactuals in the text for people
+_METHODS = ("search", "reflect")
 
 
 @command(RUN, threads=0)
@@ -37,6 +38,9 @@ def explain(
     ] = None,
     n: Annotated[int, number(Explanations, "--n", help="Counterfactuals of each pair; a second one changes other pixels.")] = 1,
     animation: Annotated[bool, typer.Option("--animation", help="Write a small film (WebP) of each change.")] = False,
+    method: Annotated[
+        str, typer.Option(help="search, or reflect: fewer evaluations, without gradients, by images of the pool.")
+    ] = "search",
     revert: Annotated[bool, typer.Option("--revert/--no-revert", help="Undo changes that are not needed.")] = True,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
@@ -44,8 +48,9 @@ def explain(
 ) -> None:
     """Search the smallest change of each image that changes its predicted class; writes pictures and a CSV file."""
     from ssl_diffusion.data.tables import read_table
-    from ssl_diffusion.errors import SSLDError
+    from ssl_diffusion.errors import SSLDError, nearest_names, shown
     from ssl_diffusion.generation.class_pairs import PAGE, class_pair, write_class_pair
+    from ssl_diffusion.generation.counterfactual.reflection import linear_head, reference_of
     from ssl_diffusion.generation.counterfactual.search import SearchOptions
     from ssl_diffusion.generation.explanations import write_explanations
     from ssl_diffusion.generation.readiness import doubt_of
@@ -61,10 +66,16 @@ def explain(
         raise SSLDError("no samples to explain: name them with --id or --ids")
     if all_targets and target != "runner-up":
         raise SSLDError("--target names one class and --all-targets means all: give only one of them")
+    if method not in _METHODS:
+        raise SSLDError(f"no method {shown(method)}; {nearest_names(method, _METHODS)}")
+    if method == "reflect":
+        run.check_single_label("to explain")
+        linear_head(run.model)
     classes = None if between is None else class_pair(run, between)
     pool = load_run_pool(run, progress=output.bars)
     options: SearchOptions = {"confidence": confidence, "revert": revert, "seed": seed, "batch_size": batch_size}
     options["progress"] = output.bars
+    options["reference"] = reference_of(run, pool) if method == "reflect" else None
     if classes is not None:
         frame, result = write_class_pair(run, pool, classes, out, animation=animation, overwrite=overwrite, **options)
     else:

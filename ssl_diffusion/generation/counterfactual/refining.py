@@ -13,28 +13,29 @@ from torch.nn import functional
 
 from ssl_diffusion.models.pixels import rounded
 
-__all__ = ["blended", "loosened", "patch_side", "reverted"]
+__all__ = ["CHECKS", "blended", "loosened", "patch_side", "reverted"]
 
 Flips = Callable[[Tensor], Tensor]
 """Function from images (B, C, H, W) to whether they reach the target, bool (B,)."""
 
-_CHECKS = 12  # as many fractions as change the rounding of some value
+CHECKS = 12  # as many fractions as change the rounding of some value
 _ROOM = 1.5  # factor of a change before parts of it are undone
 _FAINT = 4 * 2 / 255  # largest change of a pixel, in units of the model, that is undone as faint: four gray levels
 
 
-def blended(x: Tensor, change: Tensor, flips: Flips) -> Tensor:
+def blended(x: Tensor, change: Tensor, flips: Flips, checks: int = CHECKS) -> Tensor:
     """The smallest fraction of a change that reaches the target.
 
     Args:
         x: Images before the change, (B, C, H, W), in [-1, 1].
         change: Change that reaches the target, (B, C, H, W).
         flips: Whether images reach it.
+        checks: Number of fractions that are tried.
 
     Returns:
         Change to images of 8 bits, (B, C, H, W).
     """
-    fraction = _bisect(lambda a: x + a[:, None, None, None] * change, flips, len(x), x.device, _CHECKS)
+    fraction = _bisect(lambda a: x + a[:, None, None, None] * change, flips, len(x), x.device, checks)
     return rounded(x + fraction[:, None, None, None] * change) - x
 
 

@@ -13,6 +13,9 @@ The search for an image x and a target class:
    many as keep the class, again by bisection; then blend once more;
 5. every check reads the image after rounding to 8 bits, as it would be saved.
 
+With a reference, a **reflection** takes the place of guidance (:mod:`ssl_diffusion.generation.counterfactual.reflection`): z is
+moved towards it, at a lower noise level, and denoised without guidance. At most 40 evaluations, no gradient, nothing reverted.
+
 Random numbers depend on the seed and on the image, not on its place in a batch. Failures are part of the result: they have
 `success=False` and the image of the surest attempt, and their distance is a lower bound of the true one, namely that of the
 largest change that was tried, but at least the standard deviation of what the denoiser cannot know at the highest noise level.
@@ -31,12 +34,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_diffusion.errors import DataError, RunError
-from ssl_diffusion.generation.counterfactual.refining import blended, loosened, reverted
+from ssl_diffusion.generation.counterfactual.refining import CHECKS, blended, loosened, reverted
+from ssl_diffusion.generation.counterfactual.reflection import SCALES, Reference, pulls
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, Pairs, make_pairs
 from ssl_diffusion.generation.guidance import Guidance
 from ssl_diffusion.generation.sampling import DDIM, Denoiser, NoiseStream, integrate
 from ssl_diffusion.inference.embedding import embed
-from ssl_diffusion.inference.predict import evaluating, predict_logits
+from ssl_diffusion.inference.predict import evaluating, predict_logits, represent
 from ssl_diffusion.inference.rows import FusedRows, Rows
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.fused import FusedDiffusion, check_gradient
@@ -49,7 +53,8 @@ __all__ = ["ATTEMPTS", "SURE", "SearchOptions", "check_images", "explain", "expl
 # Noise levels, and the scales of guidance that are tried from each.
 ATTEMPTS = ((2.4, (0.3, 0.6, 1.5, 4.0)), (5.0, (8.0,)), (12.0, (8.0, 30.0)))
 SURE = 0.9  # probability of the target from which on people, and other models, mostly see it, too
-_STEPS = 8
+_STEPS, _FEW = 8, 5
+_FEW_CHECKS = 5
 _READ = 64  # files that a backbone reads at once
 
 
@@ -58,6 +63,7 @@ class SearchOptions(TypedDict, total=False):
 
     confidence: float
     revert: bool
+    reference: Reference | None
     seed: int
     batch_size: int
     progress: ProgressCallback | None
@@ -72,6 +78,7 @@ def explain(
     region: NDArray[np.float32] | None = None,
     confidence: float = 0.0,
     revert: bool = True,
+    reference: Reference | None = None,
     seed: int = 0,
     batch_size: int = 128,
     precision: str = "fp32",
@@ -90,7 +97,8 @@ def explain(
         region: Mask of what may change, float32 (H, W), or (n, H, W) with one for each image, in [0, 1]: nothing changes
             where it is 0, and changes are multiplied by what is in between. None is everywhere.
         confidence: Least probability of the target class, in [0, 1); 0 is the boundary, where it just becomes the largest.
-        revert: Whether changes that are not needed are undone, patch by patch.
+        revert: Whether changes that are not needed are undone, patch by patch; reflections are left as they are.
+        reference: Images of the pool to reflect with; None searches with gradients.
         seed: Random seed of the noise.
         batch_size: Pairs per batch.
         precision: Precision of the search, "fp32" or "bf16"; the checks are always made in fp32.
@@ -112,7 +120,11 @@ def explain(
         raise DataError(f"the confidence of a counterfactual is a probability in [0, 1), not {confidence}")
     pairs = make_pairs(logits, target)
     masks = _masks(region, images)
-    search = _Search(model, images, originals, masks, pairs, confidence, revert, seed, batch_size, precision, progress)
+    pull = None
+    if reference is not None:
+        z = represent(model, _rows(model, images, originals))
+        pull = pulls(model, reference, images, z, logits, pairs, confidence)
+    search = _Search(model, images, originals, masks, pairs, pull, confidence, revert, seed, batch_size, precision, progress)
     result = search.run()
     return result.nearest() if isinstance(target, str) and target == "nearest" else result
 
@@ -206,6 +218,7 @@ class _Search:
         originals: NDArray[np.uint8] | None,
         masks: NDArray[np.float32] | None,
         pairs: Pairs,
+        pull: NDArray[np.float32] | None,
         confidence: float,
         revert: bool,
         seed: int,
@@ -215,7 +228,7 @@ class _Search:
     ) -> None:
         m = len(pairs.image)
         self.model, self.pairs, self.batch_size, self.precision, self.progress = model, pairs, batch_size, precision, progress
-        self.confidence, self.revert = confidence, revert
+        self.confidence, self.revert, self.pull = confidence, revert and pull is None, pull
         self.seeds = [_image_seed(image, seed) for image in images]
         self.original, self.files = images[pairs.image], originals
         self.masks = None if masks is None else masks[pairs.image]
@@ -223,12 +236,12 @@ class _Search:
         self.success = np.zeros(m, dtype=bool)
         self.level, self.scale, self.bound = np.zeros(m), np.zeros(m), np.zeros(m)
         self.best = np.full(m, -1.0, dtype=np.float32)  # probability of the target in what is kept
-        self.evaluations = np.ones(m, dtype=np.int64)  # the one that found the source
+        self.evaluations = np.full(m, 1 if pull is None else 2)  # those that found the source, and the representation
         self.seconds = np.zeros(m)
 
     def run(self) -> CounterfactualResult:
         with evaluating(self.model, "fp32", gradients=True) as device:
-            for level, scales in ATTEMPTS:
+            for level, scales in ATTEMPTS if self.pull is None else (SCALES,):
                 for rows in self._chunks(np.flatnonzero(~self.success)):
                     self._attempt(rows, level, scales, device)
             for rows in self._chunks(np.flatnonzero(self.success)):
@@ -281,7 +294,7 @@ class _Search:
     def _attempt(self, rows: NDArray[np.int64], level: float, scales: tuple[float, ...], device: torch.device) -> None:
         """Invert, denoise with and without guidance, check; repeat with the next scale for those that did not change class."""
         model = self.model
-        levels = model.noise.levels(_STEPS, level)
+        levels = model.noise.levels(_STEPS if self.pull is None else _FEW, level)
         began = time.perf_counter()
         x, target = to_floats(self.original[rows], device), torch.from_numpy(self.pairs.target[rows]).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
@@ -295,15 +308,18 @@ class _Search:
             began, part = time.perf_counter(), rows[left]
             at, guidance, noise = torch.from_numpy(left).to(device), Guidance("estimate", scale), self._noise(part)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                towards = guidance.wrap(self._classifier(part, device), target[at], noise.draw)
+                start, towards = z[at], guidance.wrap(self._classifier(part, device), target[at], noise.draw)
+                if self.pull is not None:
+                    start, towards = start + scale * torch.from_numpy(self.pull[part]).to(device), model.denoise
                 if self.masks is None:
-                    change = integrate(DDIM, towards, z[at], levels, noise) - plain[at]
+                    change = integrate(DDIM, towards, start, levels, noise) - plain[at]
                 else:  # around the region the guided denoiser sees what will be there: the image as it was
                     mask = torch.from_numpy(self.masks[part]).to(device)
                     within = _within(towards, mask, {s: here[at] for s, here in way.items()})
-                    change = mask * (integrate(DDIM, within, z[at], levels, noise) - plain[at])
+                    change = mask * (integrate(DDIM, within, start, levels, noise) - plain[at])
             moved = rounded(x[at] + change)
-            self.evaluations[part] += sum(guidance.evaluations(model, s) for s in levels[:-1].tolist())
+            costs = [1 if self.pull is not None else guidance.evaluations(model, s) for s in levels[:-1].tolist()]
+            self.evaluations[part] += sum(costs)
             flipped, p = self._judged(moved, target[at], part)
             # Of attempts that failed the surest is kept: the last and strongest ones may have destroyed the image.
             better = flipped | (p > self.best[part])
@@ -329,7 +345,7 @@ class _Search:
         def flips(images: Tensor) -> Tensor:
             return torch.from_numpy(self._judged(images, target, rows)[0]).to(device)
 
-        change, whole = blended(x, found - x, flips), found - x
+        change, whole = blended(x, found - x, flips, CHECKS if self.pull is None else _FEW_CHECKS), found - x
         if self.revert:
             change = loosened(x, change, whole, flips)
             gradient = self._gradient(x + change, target, rows)
