@@ -76,25 +76,16 @@ def get_variant(name: str) -> Strategy:
 # Fewer labels a class than this, and covering the pool beats asking the classifier.
 _FEW_LABELS = 2
 
-
-# A counterfactual costs about 70 passes, and five batches of them are searched: of more, hours on a processor.
-_LARGE_BATCH = 250
-
-AUTO_RULE = (
-    f"typiclust below {_FEW_LABELS} labels per class, then counterfactual; "
-    f"margin:diverse for batches of more than {_LARGE_BATCH}"
-)
+AUTO_RULE = f"typiclust below {_FEW_LABELS} labels per class, then uherding"
 
 
-def strategy_for(name: str, n_labeled: int, n_classes: int, n: int = 1, *, gradients: bool = True) -> tuple[Strategy, str]:
+def strategy_for(name: str, n_labeled: int, n_classes: int) -> tuple[Strategy, str]:
     """The strategy of a name, and why.
 
     Args:
         name: Name of a strategy, also with a variant ("margin:diverse"), or "auto".
         n_labeled: labels there are.
         n_classes: Number of classes of the classifier; 0 without one.
-        n: samples to choose.
-        gradients: Whether gradients run from the classes to the images, as a search for counterfactuals needs them.
 
     Raises:
         SSLDError: if there is no such strategy; names the nearest.
@@ -103,15 +94,7 @@ def strategy_for(name: str, n_labeled: int, n_classes: int, n: int = 1, *, gradi
         return get_variant(name), f"{name}, as asked for"
     if not n_classes:
         return get_variant("typiclust"), "typiclust: there is no classifier yet, so cover the pool"
+    labels = f"{n_labeled} labels for {n_classes} classes"
     if n_labeled < _FEW_LABELS * n_classes:
-        labels = f"{n_labeled} labels for {n_classes} classes"
         return get_variant("typiclust"), f"typiclust: {labels} are few, and typical samples teach most"
-    if n > _LARGE_BATCH:
-        return (
-            get_variant("margin:diverse"),
-            f"margin:diverse: searching counterfactuals for a batch of {n} would take too long",
-        )
-    if not gradients:
-        why = "no gradient runs through the backbone to the images, so the boundary is looked at in the representation"
-        return get_variant("margin:diverse"), f"margin:diverse: {why}"
-    return get_variant("counterfactual"), f"counterfactual: {n_labeled} labels are enough to look at the boundary"
+    return get_variant("uherding"), f"uherding: {labels} are enough to cover what the classifier is unsure of"

@@ -23,7 +23,6 @@ from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.inference.embedding_store import digests, store_of
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.inference.run_rows import pool_rows
-from ssl_diffusion.models.fused import gradient_fault
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.training.run_folder import RunFolder
 
@@ -182,7 +181,7 @@ def query(
         open_ = _without_copies(pool, open_, known)
     k = len(run.classes) if not run.multilabel else 0
     classes = pool.labels[known] if not pool.multilabel else np.zeros(len(known), dtype=np.int64)
-    chosen, reason = strategy_for(strategy, len(known), k, n, gradients=not gradient_fault(run.model))
+    chosen, reason = strategy_for(strategy, len(known), k)
     rows = pool_rows(run, pool, np.concatenate([open_, known]), progress=progress)
     embedded = EmbeddedPool.read(
         run.model,

@@ -24,7 +24,6 @@ from ssl_diffusion.acquisition.registry import Choice, Strategy
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RunError, StateError
 from ssl_diffusion.inference.metrics import classification_metrics
-from ssl_diffusion.models.fused import gradient_fault
 from ssl_diffusion.storage import atomic_folder, atomic_write_text, read_regular, verify_checksums, write_checksums
 from ssl_diffusion.studies.learners import Learner, ProbeRefits, Shared, blind_candidates, learner_of
 from ssl_diffusion.studies.oracle import ORACLE, oracle_choice
@@ -203,18 +202,16 @@ def _choose(
         test_labels = shared.pool.labels[shared.pool.test]
         return oracle_choice(ProbeRefits(shared, learner, known, trial.seed), open_, known, test_labels, n, rng)
     if learner is not None:
-        frozen = shared.frozen.model
-        gradients = trial.refit != "probe" or frozen is None or not gradient_fault(frozen)
-        strategy = _strategy(trial.strategy, len(known), len(shared.pool.classes), n, gradients=gradients)
+        strategy = _strategy(trial.strategy, len(known), len(shared.pool.classes))
         return choose(strategy, learner.candidates(open_, known, rng), n), strategy.name
-    strategy = _strategy(trial.strategy, 0, 0, n)
+    strategy = _strategy(trial.strategy, 0, 0)
     if strategy.needs != "images" or not settings.cold_start:
-        strategy = _strategy("random", 0, 0, n)
+        strategy = _strategy("random", 0, 0)
     return choose(strategy, blind_candidates(shared, open_, known, rng), n), strategy.name
 
 
-def _strategy(name: str, n_labeled: int, n_classes: int, n: int, *, gradients: bool = True) -> Strategy:
-    return foreign_strategy(name) if is_foreign(name) else strategy_for(name, n_labeled, n_classes, n, gradients=gradients)[0]
+def _strategy(name: str, n_labeled: int, n_classes: int) -> Strategy:
+    return foreign_strategy(name) if is_foreign(name) else strategy_for(name, n_labeled, n_classes)[0]
 
 
 def _pick_rows(pool: Pool, chosen: NDArray[np.int64], choice: Choice, key: dict[str, Any]) -> list[dict[str, Any]]:

@@ -275,9 +275,8 @@ def test_auto_follows_the_regime(unlabeled_run: Path, digits_pool: Pool) -> None
     assert "no classifier yet" in cold.reason
     assert cold.predictions == []
     assert strategy_for("auto", 19, 10)[0].name == "typiclust"
-    assert strategy_for("auto", 20, 10)[0].name == "counterfactual"
-    assert strategy_for("auto", 20, 10, 250)[0].name == "counterfactual"
-    assert strategy_for("auto", 20, 10, 251)[0].name == "margin:diverse"
+    assert strategy_for("auto", 20, 10)[0].name == "uherding"
+    assert strategy_for("auto", 4000, 10)[0].name == "uherding"
 
 
 def test_what_cannot_be_queried_is_said(tiny_run: Path, digits_pool: Pool) -> None:

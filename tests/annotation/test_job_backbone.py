@@ -125,7 +125,7 @@ def test_the_backbone_chooses_and_knows_before_the_first_fit(history: tuple[Path
     path, seen = history
     assert seen["first"]["model"] == "features of quadrants (no model yet)"  # type: ignore[index]
     assert seen["first"]["strategy"] == "typiclust"  # type: ignore[index]
-    assert seen["auto"]["strategy"] == "margin:diverse"  # type: ignore[index]
+    assert seen["auto"]["strategy"] == "uherding"  # type: ignore[index]
     assert seen["probe"].tolist() == truth(open_job(path))  # type: ignore[attr-defined]
 
 

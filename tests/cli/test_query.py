@@ -24,7 +24,7 @@ def test_a_batch_as_csv_with_a_picture(tiny_run: Path, tmp_path: Path) -> None:
     assert Path(values["map"]).read_bytes().startswith(b"\x89PNG")
     frame = pd.read_csv(out)
     assert frame["id"].tolist() == values["ids"]
-    assert values["strategy"] == "counterfactual"  # 40 labels for 10 classes
+    assert values["strategy"] == "uherding"  # 40 labels for 10 classes
     assert (tmp_path / "a" / "batch.png").stat().st_size > 10_000
     labeled = pd.read_csv(tiny_run / "labeled.csv")["id"]
     assert not set(frame["id"]) & set(labeled)

@@ -67,6 +67,7 @@ def _herd(c: Candidates, n: int, weight: NDArray[np.floating[Any]], spacing: flo
     utilities = np.zeros(len(c))
     utilities[rows] = gain
     picks: list[int] = []
+    notes: list[str] = []
     while len(picks) < n:
         # A gain never grows while others are chosen: who is first when computed anew is first of all.
         fresh = np.zeros(len(x), dtype=bool)
@@ -79,9 +80,11 @@ def _herd(c: Candidates, n: int, weight: NDArray[np.floating[Any]], spacing: flo
             fresh[stale] = True
         i = int(first[0])
         picks.append(i)
+        nearest = round(float((kernel[i] > near).mean()) * len(c))
+        notes.append(f"nearer to {nearest:,} samples than any label so far")
         gain[i] = -1.0
         near = np.maximum(near, kernel[i])
-    return Choice(rows[picks], utilities, np.ones(n))
+    return Choice(rows[picks], utilities, np.ones(n), tuple(notes))
 
 
 def _gain(kernel: NDArray[np.float32], near: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float64]:

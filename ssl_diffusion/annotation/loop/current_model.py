@@ -25,7 +25,7 @@ from ssl_diffusion.inference.embedding import embed_whole
 from ssl_diffusion.inference.embedding_store import EmbeddingStore
 from ssl_diffusion.inference.predict import probabilities
 from ssl_diffusion.inference.run import Run, load_run
-from ssl_diffusion.models.fused import FusedDiffusion, gradient_fault
+from ssl_diffusion.models.fused import FusedDiffusion
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.probe import WITHOUT_VALIDATION, LinearProbe
 from ssl_diffusion.progress import ProgressCallback
@@ -73,11 +73,6 @@ class Model:
     def knows_classes(self) -> bool:
         """Whether a probe on the representation is worth asking: pixels alone say little about classes."""
         return self.name != "pixels"
-
-    @property
-    def gradients(self) -> bool:
-        """Whether gradients run from the classes to the images that the job keeps."""
-        return self.run is not None and not gradient_fault(self.run.model)
 
 
 @dataclass(frozen=True)

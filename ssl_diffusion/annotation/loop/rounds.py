@@ -72,7 +72,6 @@ def next_round(
     strategy: str | None = None,
     *,
     seed: int | None = None,
-    quick: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Round:
     """Choose samples to label and make them the queue.
@@ -82,8 +81,6 @@ def next_round(
         n: Samples to choose; None takes the job's setting.
         strategy: Strategy name, or "auto"; None takes the job's setting.
         seed: Random seed; None derives it from the job's seed and the round.
-        quick: Whether someone is waiting: instead of the counterfactual search of "auto", which takes minutes, its cheap equal
-            is used.
         progress: Callback for the images read by a new model.
 
     Raises:
@@ -95,12 +92,10 @@ def next_round(
         >>> chosen = next_round(open_job(Path("job")), 20, "margin:diverse")  # doctest: +SKIP
     """
     with job.alone("next"):
-        return choose_round(take_snapshot(job, progress=progress), n, strategy, seed=seed, quick=quick)
+        return choose_round(take_snapshot(job, progress=progress), n, strategy, seed=seed)
 
 
-def choose_round(
-    snapshot: Snapshot, n: int | None = None, strategy: str | None = None, *, seed: int | None = None, quick: bool = False
-) -> Round:
+def choose_round(snapshot: Snapshot, n: int | None = None, strategy: str | None = None, *, seed: int | None = None) -> Round:
     """Choose a round from a snapshot; see :func:`next_round`.
 
     The caller holds the lock `job.alone("next")` since before the snapshot was taken.
@@ -119,15 +114,12 @@ def choose_round(
     # Pixels say little about classes: without a model "auto" covers them.
     k = len(names) if classifier is not None and model.knows_classes else 0
     name = job.settings.strategy if strategy is None else strategy
-    chosen, reason = strategy_for(name, len(known), k, n, gradients=model.gradients)
+    chosen, reason = strategy_for(name, len(known), k)
     ids, touched, carried = job.store.ids, queries.touched(job.store), _carried(snapshot)
     audit = _audit(job, n, touched)
     open_ = np.setdiff1d(job.store.of_role("pool"), touched, assume_unique=True)
     if not len(open_) and not len(audit) and not len(carried):
         raise DataError(f"every sample of {job.path} has been labeled or skipped: nothing is left to choose")
-    if quick and name == "auto" and chosen.name.startswith("counterfactual"):
-        chosen, _ = strategy_for("margin:diverse", len(known), k)
-        reason = "margin:diverse: as accurate as the counterfactual search, and immediate"
     if chosen.needs != "images" and classifier is None:
         raise RunError(f"{chosen.name} needs a classifier, which needs labels of two classes: use auto or typiclust until then")
     batch = None

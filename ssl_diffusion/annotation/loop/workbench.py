@@ -291,7 +291,7 @@ class Workbench:
         with self.job.alone("next"):
             if len(leases.pending(self.job.store, 1)):  # someone has just chosen one
                 return
-            choose_round(self._classify(), quick=True)
+            choose_round(self._classify())
         self._look_ahead()
 
     def _classify(self, *, fast: bool = False, afresh: bool = False) -> Snapshot:
