@@ -147,6 +147,7 @@ def new_model(page: Page, job: Job, digits_pool: Pool) -> None:
     assert page.client.get("/counterfactual", params={"id": sample["id"], "k": 9}).status_code == 404
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readiness, "LARGEST_RATIO", 0.0)  # a denoiser that has learned nothing shows nothing, and says why
+        patch.setattr(page.bench.explainer, "_judged", None)  # as of a model that is new
         page.bench.rerank()
         found = page.client.get("/api/explanation", params={"id": sample["id"]}).json()
     assert found["counterfactuals"] == []
