@@ -17,10 +17,10 @@ from ssl_diffusion.data.thumbnails import to_pil
 from ssl_diffusion.errors import SSLDError, nearest_names, shown
 from ssl_diffusion.generation.counterfactual.search import explain_run
 from ssl_diffusion.generation.gallery import file_stems
+from ssl_diffusion.generation.readiness import doubt_of
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.run import Run
-from ssl_diffusion.inference.run_rows import original_images, pool_rows
-from ssl_diffusion.models.fused import gradient_fault
+from ssl_diffusion.models.fused import FusedDiffusion
 from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output
 from ssl_diffusion.training.panels import fitted, inch_panel, place_image, text_width, wrapped
 
@@ -115,8 +115,9 @@ def label_studio_tasks(batch: QueryBatch, pool: Pool) -> list[dict[str, object]]
 
 
 def batch_figure(batch: QueryBatch, pool: Pool, run: Run | None = None) -> Figure:
-    """The first samples of a batch and why they were chosen; with a run that has classes, beside its counterfactual,
-    where gradients run from them to the images.
+    """The first samples of a batch and why they were chosen; with a run that has classes, each beside its counterfactual.
+
+    There are none where they would be noise, or would take minutes: through a backbone.
 
     Example:
         >>> figure = batch_figure(query(run, pool, n=4, strategy="margin"), pool)
@@ -125,14 +126,13 @@ def batch_figure(batch: QueryBatch, pool: Pool, run: Run | None = None) -> Figur
     images = pool.images[pool.positions(batch.ids[:n])]
     predictions = batch.predictions[:n]
     beside: NDArray[np.uint8] | None = None
-    if run is not None and len(run.classes) > 1 and not run.multilabel and not gradient_fault(run.model, with_originals=True):
-        rows = pool.positions(batch.ids[:n])
-        result = explain_run(run, images, "runner-up", original_images(run, pool, rows))
+    if run is not None and len(run.classes) > 1 and not run.multilabel and _draws(run):
+        result = explain_run(run, images, "runner-up")
         assert result.counterfactual is not None
         beside = result.counterfactual
         names = [run.classes[k] if ok else "" for k, ok in zip(result.target, result.success, strict=True)]
         # In fp32, as the search has them: near the boundary rounding decides which of two classes comes first.
-        before = predict_probabilities(run.model, pool_rows(run, pool, rows))
+        before = predict_probabilities(run.model, images)
         predictions = [(run.classes[k], float(p[k])) for k, p in zip(result.source, before, strict=True)]
     columns = min(6, n)
     wide = 1 if beside is None else 2
@@ -162,3 +162,8 @@ def batch_figure(batch: QueryBatch, pool: Pool, run: Run | None = None) -> Figur
         if beside is not None:
             draw(beside[i], i * wide + 1, f"it would say\n{fit(names[i], '')}" if names[i] else "", "#d1603d")
     return figure
+
+
+def _draws(run: Run) -> bool:
+    """Whether counterfactuals of a run are worth a look, and come soon."""
+    return not isinstance(run.model, FusedDiffusion) and not doubt_of(run)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.canvas import assert_legible
 
-from ssl_diffusion.acquisition import QueryBatch, batch_figure, query
+from ssl_diffusion.acquisition import QueryBatch, batch_figure, batch_files, query
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.inference.run import Run, load_run
 
@@ -46,6 +46,19 @@ def test_with_a_run_each_image_has_its_counterfactual_beside_it(batch: QueryBatc
     assert np.abs(other.get_array().astype(int) - image.get_array()).max() > 0
     assert image.get_window_extent().x1 < other.get_window_extent().x0
     assert_legible(figure)
+
+
+@pytest.mark.parametrize("why", ["noise", "backbone"])
+def test_noise_and_searches_through_a_backbone_are_left_out(
+    why: str, batch: QueryBatch, digits_pool: Pool, opened: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if why == "noise":
+        monkeypatch.setattr(batch_files, "doubt_of", lambda run: "what it draws is noise")
+    else:
+        monkeypatch.setattr(batch_files, "FusedDiffusion", type(opened.model))
+    (panel,) = batch_figure(batch, digits_pool, opened).axes
+    assert len(panel.images) == len(batch)
+    assert "it would say" not in " ".join(text.get_text() for text in panel.texts)
 
 
 @pytest.mark.parametrize("n", [1, 8])
