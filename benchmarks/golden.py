@@ -145,7 +145,7 @@ class Golden:
         """Keep the digests of a table and of the pixels of the images in its column `file`."""
         self.add_table(f"{name} / table", folder / table)
         with (folder / table).open(newline="", encoding="utf-8") as file:
-            files = [folder / row["file"] for row in csv.DictReader(file)]
+            files = [folder / row["file"] for row in csv.DictReader(file) if row["file"]]
         self.add(f"{name} / pixels", (part for path in files for part in _pixels(path)))
 
 

@@ -53,7 +53,7 @@ def explain(
     from ssl_diffusion.generation.counterfactual.reflection import linear_head, reference_of
     from ssl_diffusion.generation.counterfactual.search import SearchOptions
     from ssl_diffusion.generation.explanations import write_explanations
-    from ssl_diffusion.generation.readiness import doubt_of
+    from ssl_diffusion.generation.readiness import caution_of, doubt_of
     from ssl_diffusion.training.data_changes import load_run_pool
 
     run, output = context.run, context.output
@@ -99,7 +99,11 @@ def explain(
     changed = f"{int(frame['boundary_success'].sum())} of {len(frame)} changed class"
     changed += f", {int(result.success.sum())} with a probability of at least {confidence:g}" if confidence else ""
     lines.append(f"{changed}; pictures: {out / ('sheet.png' if between is None else PAGE)}")
-    values = {"out": str(out), "counterfactuals": frame.to_dict(orient="records"), "doubt": doubt_of(run) or None}
+    values = {
+        "out": str(out),
+        "counterfactuals": frame.to_dict(orient="records"),
+        "doubt": doubt_of(run) or caution_of(run) or None,
+    }
     output.result(values, "\n".join(lines))
 
 
@@ -107,5 +111,6 @@ def _said(row: dict[Any, Any]) -> str:
     """What is to be said of a pair: how far the boundary is, and what was not reached."""
     if not row["boundary_success"]:
         return "   (class not changed; a lower bound)"
-    boundary = f", boundary {row['boundary_distance']:.4f}" if row["boundary_file"] != row["file"] else ""
-    return boundary + ("" if row["success"] else f"   (not sure: p = {row['p_target']:.2f})")
+    if not (row["success"] and row["file"]):
+        return f"   (no sure counterfactual found; boundary {row['boundary_distance']:.4f})"
+    return f", boundary {row['boundary_distance']:.4f}" if row["boundary_file"] != row["file"] else ""

@@ -40,7 +40,7 @@ def sample(
     from ssl_diffusion.errors import SSLDError
     from ssl_diffusion.generation.gallery import class_index, write_samples
     from ssl_diffusion.generation.guidance import Guidance
-    from ssl_diffusion.generation.readiness import doubt_of
+    from ssl_diffusion.generation.readiness import caution_of, doubt_of
 
     run, output = context.run, context.output
     if class_ is not None and grid:
@@ -65,10 +65,10 @@ def sample(
         overwrite=overwrite,
         progress=output.bars,
     )
-    doubt = doubt_of(run)
+    doubt = doubt_of(run) or caution_of(run)
     values: dict[str, object] = {"out": str(out), "images": len(frame), "doubt": doubt or None}
     text = f"{len(frame)} images in {out}"
-    if y is not None and not doubt:  # a classifier says nothing about noise
+    if y is not None and not doubt:  # a classifier says nothing about noise, or about textures
         hit = float((frame["probability"] > 0.5).mean())
         values["probability"] = float(frame["probability"].mean())
         text += f"; the run's classifier agrees (probability over 0.5) on {hit:.0%}"

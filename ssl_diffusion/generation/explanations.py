@@ -19,9 +19,10 @@ from ssl_diffusion.generation.counterfactual.search import SURE, SearchOptions, 
 from ssl_diffusion.generation.figures import counterfactual_figure, distance_figure
 from ssl_diffusion.generation.gallery import NOISE, class_index, file_stems
 from ssl_diffusion.generation.original_size import is_larger, read_pixels, write_changed
-from ssl_diffusion.generation.readiness import doubt_of, stamp
+from ssl_diffusion.generation.pair_panels import Picture, pair_panels
+from ssl_diffusion.generation.readiness import caution_of, doubt_of, stamp
 from ssl_diffusion.generation.regions import Region, region_mask, region_of, seen_region
-from ssl_diffusion.generation.strips import GAIN, SOURCE, TARGET, Panel, difference, strip
+from ssl_diffusion.generation.strips import Panel, strip
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.inference.run_rows import original_images, pool_rows
@@ -58,7 +59,8 @@ def write_explanations(
 
     Each pair of an image and a target has up to three PNG files: the counterfactual (column `file`); the one at the boundary,
     if more is asked for (`boundary_file`); and a strip of the original, the boundary, the counterfactual and its signed
-    difference, six-fold (`strip`).
+    difference, six-fold (`strip`). An attempt that failed has no picture: the column is empty, and the strip says so in words
+    and shows the boundary alone, if that was reached.
 
     Where the file of an image is larger than the images of the model, or the model has a backbone that reads files, pictures
     are the file at its own size with the enlarged change added, and the column `verified` says whether the saved one is
@@ -129,7 +131,8 @@ def write_explanations(
         films = []
         for place in order.tolist():
             one, i = rounds[place // len(at)], place % len(at)
-            panels = _panels(run, one, i, own[at[i]])
+            original = _original(one.result.original[i], own[at[i]])
+            panels = pair_panels(original, one.pictures(i), run.classes, int(one.result.source[i]), int(one.result.target[i]))
             strip(panels).save(folder / f"{one.names[i]}_strip.png")
             films.append(f"{one.names[i]}.webp" if animation and one.saved.reached[i] else "")
             if films[-1]:
@@ -142,7 +145,11 @@ def write_explanations(
         if not any(own):
             frame = frame.drop(columns=["strength", "verified"])
         frame.to_csv(folder / "counterfactuals.csv", index=False)
-        shown, after = every.take(np.arange(len(rows))), np.concatenate([each.saved.p for each in rounds])[order[: len(rows)]]
+        for path in {path for one in rounds for saved in (one.edge, one.saved) for path in saved.failed()}:
+            path.unlink()
+        shown, after = every.take(np.arange(len(rows))), np.concatenate([each.shown_p() for each in rounds])[order[: len(rows)]]
+        nothing = np.isnan(after[:, 0])  # that was reached: nothing has changed
+        after[nothing] = before[shown.image[nothing]]
         beside = [str(ids[i]) for i in shown.image]
         counterfactual_figure(shown, run.classes, before[shown.image], after, beside, rows).savefig(
             folder / "sheet.png", dpi=110
@@ -153,8 +160,8 @@ def write_explanations(
                 stamp(path, NOISE)
         if len(rounds[0].boundary) > 1:
             distance_figure(rounds[0].boundary).savefig(folder / "distances.png", dpi=130)
-    if doubt:
-        _log.warning("%s", doubt)
+    if said := doubt or caution_of(run):
+        _log.warning("%s", said)
     return frame, every
 
 
@@ -203,6 +210,14 @@ class _Saved:
     strength: NDArray[np.float64]
     reached: NDArray[np.bool_]
 
+    def failed(self) -> list[Path]:
+        """Pictures of attempts that failed, which nobody is to take for results."""
+        return [path for path, reached in zip(self.paths, self.reached, strict=True) if not reached]
+
+    def names(self) -> list[str]:
+        """Names of the pictures, empty for attempts that failed."""
+        return [path.name if reached else "" for path, reached in zip(self.paths, self.reached, strict=True)]
+
 
 @dataclass(frozen=True)
 class _Round:
@@ -217,6 +232,17 @@ class _Round:
     def target(self, run: Run, i: int) -> str:
         """Name of the class that a pair was to reach."""
         return run.classes[int(self.result.target[i])]
+
+    def pictures(self, i: int) -> list[Picture | None]:
+        """What a pair has: the boundary, if more was asked for, and the counterfactual; None where it was not reached."""
+        both = [self.saved] if self.edge is self.saved else [self.edge, self.saved]
+        channels = len(self.result.original[i])
+        return [(read_pixels(each.paths[i], channels), each.p[i]) if each.reached[i] else None for each in both]
+
+    def shown_p(self) -> NDArray[np.float32]:
+        """Class probabilities of the last picture that each pair has, float32 (m, K); NaN where it has none."""
+        sure, edge = self.saved.reached[:, None], self.edge.reached[:, None]
+        return np.where(sure, self.saved.p, np.where(edge, self.edge.p, np.float32(np.nan)))
 
 
 def _allowed(
@@ -233,8 +259,10 @@ def _allowed(
 def _unchanged(before: _Round, files: list[Path | None], masks: list[NDArray[np.bool_]] | None) -> list[NDArray[np.bool_]]:
     """Which pixels of the pictures of pairs may change that have not changed before."""
     kept = []
-    for i, (image, path) in enumerate(zip(before.result.original, before.saved.paths, strict=True)):
-        same = (_original(image, files[before.result.image[i]]) == read_pixels(path, len(image))).all(axis=0)
+    for i, image in enumerate(before.result.original):
+        original = _original(image, files[before.result.image[i]])
+        made = next((picture[0] for picture in reversed(before.pictures(i)) if picture is not None), original)
+        same = (original == made).all(axis=0)
         kept.append(same if masks is None else same & masks[i])
     return kept
 
@@ -282,9 +310,9 @@ def _round(
 def _table(one: _Round, ids: Sequence[str], classes: tuple[str, ...], number: int) -> pd.DataFrame:
     """The rows of counterfactuals.csv for one round."""
     frame = one.result.to_frame(np.array(ids), classes)
-    frame.insert(1, "file", [path.name for path in one.saved.paths])
+    frame.insert(1, "file", one.saved.names())
     frame.insert(2, "number", number)
-    frame["boundary_file"], frame["strip"] = [path.name for path in one.edge.paths], [f"{name}_strip.png" for name in one.names]
+    frame["boundary_file"], frame["strip"] = one.edge.names(), [f"{name}_strip.png" for name in one.names]
     frame["boundary_success"], frame["boundary_distance"] = one.boundary.success, one.boundary.distance_pixel
     frame["strength"], frame["verified"] = one.saved.strength, one.saved.reached
     return frame
@@ -312,19 +340,6 @@ def _save(
         made = write_changed(run, some, files, [places[i] for i in whole], confidence, within)
         p[whole], strength[whole], reached[whole] = made
     return _Saved(places, p, strength, reached)
-
-
-def _panels(run: Run, one: _Round, i: int, file: Path | None) -> list[Panel]:
-    """The strip of a pair: original, boundary, what is surely of the target class, and its difference to the original."""
-    original = _original(one.result.original[i], file)
-    target, name = int(one.result.target[i]), one.target(run, i)
-    panels = [Panel(original, run.classes[one.result.source[i]], SOURCE)]
-    for saved in [one.saved] if one.edge is one.saved else [one.edge, one.saved]:
-        p = saved.p[i]
-        said = name if p.argmax() == target else f"not {name}"
-        sure = "" if saved.reached[i] or p.argmax() != target else ", not sure"
-        panels.append(Panel(read_pixels(saved.paths[i], len(original)), f"{said} {p[target]:.2f}{sure}", TARGET))
-    return [*panels, Panel(difference(original, panels[-1].image), f"change × {GAIN}")]
 
 
 def _original(image: NDArray[np.uint8], file: Path | None) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from ssl_diffusion.data.thumbnails import to_pil
 from ssl_diffusion.errors import DataError, nearest_names, shown
 from ssl_diffusion.generation.figures import grid_figure, strip_figure
 from ssl_diffusion.generation.guidance import Guidance
-from ssl_diffusion.generation.readiness import doubt_of, stamp
+from ssl_diffusion.generation.readiness import caution_of, doubt_of, stamp
 from ssl_diffusion.generation.sampling import denoising_strip, sample_run
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.run import Run
@@ -117,8 +117,8 @@ def write_samples(
             strip_figure(shown, levels).savefig(folder / "denoising.png", dpi=130)
         if doubt:
             stamp(folder / "samples.png", NOISE)
-    if doubt:
-        _log.warning("%s", doubt)
+    if said := doubt or caution_of(run):
+        _log.warning("%s", said)
     return frame
 
 

@@ -113,7 +113,7 @@ def explained(job: Job, sample: str) -> Explanation:
     bench.start()
     try:
         end = time.monotonic() + 60
-        while (found := bench.explanation(sample)).counterfactuals is None and time.monotonic() < end:
+        while not (found := bench.explanation(sample)).ready and time.monotonic() < end:
             time.sleep(0.02)
         assert not bench.problem
         return found
@@ -209,12 +209,17 @@ def test_the_page_shows_the_photo_changed_at_its_own_size(job: Job, one_search: 
     assert found.note == ""
     assert found.counterfactuals
     run = load_run(job.path / "models" / "001")
-    for label, counterfactual in found.counterfactuals:
-        assert counterfactual.image.shape == (3, SIDE, SIDE)
-        changed = job.path.parent / f"{label}.png"
-        Image.fromarray(counterfactual.image.transpose(1, 2, 0)).save(changed)
-        ok("predict", run.path, changed, "--out", job.path.parent / f"{label}.csv")
-        assert pd.read_csv(job.path.parent / f"{label}.csv")["label"].tolist() == [label]
+    for each in found.counterfactuals:
+        assert set(each.found.pictures) == {"boundary", "sure", "difference"}
+        for kind, least in (("boundary", 0.0), ("sure", 0.9)):
+            image = each.found.pictures[kind]
+            assert image.shape == (3, SIDE, SIDE)
+            changed = job.path.parent / f"{kind}.png"
+            Image.fromarray(image.transpose(1, 2, 0)).save(changed)
+            ok("predict", run.path, changed, "--out", job.path.parent / f"{kind}.csv")
+            (row,) = pd.read_csv(job.path.parent / f"{kind}.csv").to_dict(orient="records")
+            assert row["label"] == each.target
+            assert row["probability"] >= least
 
 
 def test_the_page_says_that_the_photo_is_missing(gone: Job, one_search: None) -> None:
@@ -263,7 +268,7 @@ def test_a_denoiser_without_labels_is_joined_by_the_backbone(
     assert Quadrants.read == before
     found = explained(job, "cat8.png")
     assert found.counterfactuals
-    assert found.counterfactuals[0][1].image.shape == (3, SIDE, SIDE)
+    assert found.counterfactuals[0].found.pictures["difference"].shape == (3, SIDE, SIDE)
 
 
 def test_features_of_ones_own_by_sample_id(photos: Path, tmp_path: Path, tiny: list[str], no_pictures: None) -> None:

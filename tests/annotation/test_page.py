@@ -97,7 +97,9 @@ def test_what_the_model_thinks_on_a_phone(tmp_path: Path, digits_pool: Pool, tin
         await shown(page)
         await page.wait_for_selector("#predictions .meter")
         await page.wait_for_selector("#counterfactuals img", timeout=30_000)
-        assert "if changed like this" in (await page.text_content("#counterfactuals") or "")
+        assert "changed like this" in (await page.text_content("#counterfactuals") or "")
+        captions = await page.locator(".counterfactual").first.locator("figcaption").all_text_contents()
+        assert captions[-1] == "change × 6"
         assert await page.evaluate("() => document.documentElement.scrollWidth") <= 400
         frame, image = [await page.locator(name).bounding_box() for name in (".frame", "#image")]
         assert image["height"] <= frame["height"]  # nothing of it is cut off

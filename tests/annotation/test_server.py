@@ -142,8 +142,11 @@ def new_model(page: Page, job: Job, digits_pool: Pool) -> None:
     assert found["ready"]
     assert found["counterfactuals"], found
     assert {c["label"] for c in found["counterfactuals"]} <= set(digits_pool.classes)
-    image = page.client.get(found["counterfactuals"][0]["image"])
-    assert image.headers["content-type"] == "image/png"
+    pictures = [picture["image"] for each in found["counterfactuals"] for picture in each["pictures"]]
+    assert pictures, found
+    for address in pictures:
+        assert page.client.get(address).headers["content-type"] == "image/png"
+    assert page.client.get(pictures[0].replace("picture=", "picture=x")).status_code == 404
     assert page.client.get("/counterfactual", params={"id": sample["id"], "k": 9}).status_code == 404
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readiness, "LARGEST_RATIO", 0.0)  # a denoiser that has learned nothing shows nothing, and says why

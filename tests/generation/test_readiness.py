@@ -12,7 +12,7 @@ from PIL import Image
 from support.commands import CPU, ok
 
 from ssl_diffusion.generation import readiness
-from ssl_diffusion.generation.readiness import doubt_of, stamp
+from ssl_diffusion.generation.readiness import caution_of, doubt_of, stamp
 from ssl_diffusion.inference.run import load_run
 from ssl_diffusion.training.run_folder import load_metrics
 
@@ -73,6 +73,17 @@ def test_nothing_is_said_of_a_good_denoiser_or_one_that_was_not_measured(
     said = ok("sample", path, "--n", 10, "--grid", "--steps", 3, "--out", tmp_path / "s", *CPU)
     assert "noise" not in said.stderr
     assert "agrees" in said.stdout
+
+
+@pytest.mark.parametrize(("channels", "ratio", "said"), [(3, 0.75, True), (3, 0.6, False), (3, 1.2, False), (1, 0.75, False)])
+def test_of_color_photos_less_is_promised(own_tiny_run: Path, channels: int, ratio: float, said: bool) -> None:
+    """No object could be named in samples of CIFAR-10 at a ratio at which gray clothes are recognised."""
+    path = rewritten(own_tiny_run, lambda m: m.update(denoiser={"ratio": ratio, "images_seen": 10_000}))
+    run = load_run(path)
+    object.__setattr__(run.model.config, "image_shape", (channels, 8, 8))
+    found = caution_of(run)
+    assert ("not yet their objects" in found) == said
+    assert bool(doubt_of(run)) == (ratio > 0.85)  # which says more
 
 
 def test_the_advice_has_a_time_where_few_images_were_seen(own_tiny_run: Path) -> None:

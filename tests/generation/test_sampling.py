@@ -1,6 +1,7 @@
 """Samplers against a Gaussian, whose probability flow is known in closed form; and what a sample may depend on."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -60,6 +61,35 @@ def test_ancestral_sampling_reaches_mean_and_covariance() -> None:
     torch.testing.assert_close(x.mean(dim=0), MEAN, atol=0.06, rtol=0)
     main = (x - MEAN) @ ROTATION
     assert main.var(dim=0).numpy() == pytest.approx(VARIANCES.numpy(), rel=0.15)
+
+
+class Constant(NoiseStream):
+    """The same value in the place of noise."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def draw(self) -> Tensor:
+        return torch.full((1, 1, 1, 3), self.value, dtype=torch.float64)
+
+
+def test_more_ancestral_steps_are_never_worse_with_an_exact_denoiser() -> None:
+    """Mean and covariance of the samples in closed form, for a step is linear: its errors fall as one over the steps."""
+    ends = torch.cat([torch.zeros(1, 3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)]).view(4, 1, 1, 3)
+    exact, errors = ROTATION @ VARIANCES.diag() @ ROTATION.T, []
+    for steps in (50, 250, 1000):
+        levels = EDM().levels(steps)
+        mean, covariance = torch.zeros(3, dtype=torch.float64), float(levels[0]) ** 2 * torch.eye(3, dtype=torch.float64)
+        for s, t in pairwise(levels.tolist()):
+            still = DDPMAncestral().step(GAUSSIAN, ends, s, t, Constant(0)).view(4, 3)
+            fresh = DDPMAncestral().step(GAUSSIAN, ends[:1], s, t, Constant(1)).view(3) - still[0]
+            a = (still[1:] - still[0]).T
+            mean, covariance = a @ mean + still[0], a @ covariance @ a.T + fresh.square().diag()
+        torch.testing.assert_close(mean, MEAN, atol=1e-3, rtol=0)
+        errors.append(float((covariance - exact).norm() / exact.norm()))
+    assert errors[0] < 0.1
+    assert errors[0] / errors[1] == pytest.approx(5, rel=0.1)
+    assert errors[1] / errors[2] == pytest.approx(4, rel=0.1)
 
 
 @pytest.mark.parametrize("parameterisation", [EDM(), DDPM(100)])

@@ -8,28 +8,32 @@ import math
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ssl_diffusion.annotation.loop.current_model import Classifier
 from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.data.thumbnails import to_pil
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
-from ssl_diffusion.generation.counterfactual.search import explain
-from ssl_diffusion.generation.original_size import write_changed
-from ssl_diffusion.generation.readiness import ENOUGH_IMAGES, doubt_of
+from ssl_diffusion.generation.counterfactual.search import SURE, explain
+from ssl_diffusion.generation.counterfactual.way import boundary_on_the_way
+from ssl_diffusion.generation.original_size import read_pixels, write_changed
+from ssl_diffusion.generation.pair_panels import on_the_fence
+from ssl_diffusion.generation.readiness import ENOUGH_IMAGES, caution_of, doubt_of
+from ssl_diffusion.generation.strips import difference
 from ssl_diffusion.inference.backbone_features import file_source
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.rows import FusedRows, Rows
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.fused import FusedDiffusion, gradient_fault
 
-__all__ = ["Counterfactual", "Explainer"]
+__all__ = ["Counterfactual", "Explainer", "Kind"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,16 +43,32 @@ _SHOWN = 384  # pixels of a changed file on the page
 _KEPT = 200  # samples whose counterfactuals stay in memory
 
 
+Kind = Literal["sure", "boundary", "fence", "none"]
+"""What was found: a sure counterfactual, the boundary alone, a change that nobody sees, or nothing."""
+
+
 @dataclass(frozen=True)
 class Counterfactual:
-    """A sample changed to be classified otherwise: class number, image (uint8, (C, H, W)), RMS distance in [0, 1].
+    """What would change the prediction of a sample to another class, in pictures that show something, or none.
 
-    Where the model's backbone reads the image files, the image is the file with the enlarged change, at most 384 pixels large.
+    Where the model's backbone reads the image files, pictures are the file with the enlarged change, at most 384 pixels large.
+
+    Attributes:
+        source: Number of the predicted class.
+        label: Number of the other class.
+        kind: What was found.
+        probability: Probability of the other class after the change; NaN where nothing was found.
+        distance: RMS distance of the change on the scale [0, 1]; NaN where nothing was found.
+        pictures: Pictures by name, uint8 (C, H, W): "boundary" and "difference" (six-fold, in colors), and "sure" if there is
+            a sure one; empty where there is nothing to see.
     """
 
+    source: int
     label: int
-    image: NDArray[np.uint8]
+    kind: Kind
+    probability: float
     distance: float
+    pictures: dict[str, NDArray[np.uint8]]
 
 
 class Explainer:
@@ -63,15 +83,16 @@ class Explainer:
         self._classifier: Classifier | None = None
         self._run: Run | None = None
         self._found: dict[int, list[Counterfactual]] = {}
+        self._so_far: tuple[int, list[Counterfactual]] = (-1, [])  # of the sample that is being searched
         self._failed: dict[int, str] = {}
         self._requests: deque[int] = deque(maxlen=_REQUESTS)
         self._ahead: deque[int] = deque()
         self._wake = threading.Condition()
         self._searching = False
         self._stop = False
-        self._doubt = ""
+        self._doubt = self._caution = ""
         self._judged: Run | None = None
-        self._judgement = ""
+        self._judgement = "", ""
         self._thread = threading.Thread(target=self._work, name="explainer", daemon=True)
 
     def start(self) -> None:
@@ -95,13 +116,13 @@ class Explainer:
             afresh: Whether to forget what was found.
         """
         if run is not self._judged:  # its metrics are read once, not at every label
-            self._judged, self._judgement = run, _doubt(self.job, run) if run is not None else ""
-        doubt = self._judgement
+            self._judged, self._judgement = run, ("", "") if run is None else (_doubt(self.job, run), caution_of(run))
+        doubt, caution = self._judgement
         with self._wake:
             self._classifier, self._run = (None, None) if doubt else (classifier, run)
-            self._doubt = doubt
+            self._doubt, self._caution = doubt, caution
             if afresh:
-                self._found, self._failed = {}, {}
+                self._found, self._failed, self._so_far = {}, {}, (-1, [])
 
     def ahead(self, positions: Iterable[int]) -> None:
         """Search the counterfactuals of these samples when there are no requests."""
@@ -120,10 +141,15 @@ class Explainer:
                 self._wake.notify_all()
             return found
 
-    def problem(self, position: int) -> str:
-        """Why there are no counterfactuals of a sample, which they are not searched for or which failed; empty otherwise."""
+    def so_far(self, position: int) -> list[Counterfactual]:
+        """Counterfactuals of a sample that have been found while others are still being searched."""
         with self._wake:
-            return self._doubt or self._failed.get(position, "")
+            return self._so_far[1] if self._so_far[0] == position else []
+
+    def problem(self, position: int) -> str:
+        """Why there are no counterfactuals of a sample, or what is to be kept in mind about them; empty if there is nothing."""
+        with self._wake:
+            return self._doubt or self._failed.get(position, "") or self._caution
 
     def idle(self, timeout: float | None = None) -> bool:
         """Wait until there is nothing to search; returns whether that came before the timeout (seconds)."""
@@ -146,15 +172,20 @@ class Explainer:
                     if position in self._requests:
                         self._requests.remove(position)
                     continue
-            problem = ""
+            problem, found = "", list[Counterfactual]()
             try:
-                found = self._search(replace(run, model=classifier.model), classifier, position)
+                for each in self._search(replace(run, model=classifier.model), classifier, position):
+                    found = [*found, each]
+                    with self._wake:
+                        if self._found is before:
+                            self._so_far = position, found
             except Exception as error:  # the page says so, and labeling goes on
                 _log.exception("no counterfactuals of sample %d", position)
                 found = []
                 reason = str(error) if isinstance(error, SSLDError) else "see the log of the server"
                 problem = f"the search for counterfactuals failed: {reason}"
             with self._wake:
+                self._so_far = -1, []
                 if self._found is not before:  # there is another model: search again if it is still requested
                     continue
                 if position in self._requests:
@@ -166,8 +197,8 @@ class Explainer:
                 if problem:
                     self._failed[position] = problem
 
-    def _search(self, run: Run, classifier: Classifier, position: int) -> list[Counterfactual]:
-        """Counterfactuals towards the two most probable classes after the predicted one.
+    def _search(self, run: Run, classifier: Classifier, position: int) -> Iterator[Counterfactual]:
+        """Counterfactuals towards the two most probable classes after the predicted one, as they are found.
 
         Args:
             run: Run of the current model, with the head of the classifier.
@@ -183,44 +214,76 @@ class Explainer:
             rows = FusedRows(image, backbone.embed(["0"], originals))
         # In fp32, as in the search: near the boundary rounding decides which class comes first.
         p = predict_probabilities(run.model, rows)[0]
-        others = np.argsort(-p, kind="stable")[1 : 1 + _TARGETS]
+        order = np.argsort(-p, kind="stable")
+        source = int(classifier.numbers[int(order[0])])
+        for target in order[1 : 1 + _TARGETS]:  # one after another: the first is on the screen before the second is there
+            sure = explain(run.model, image, target[None], originals=originals, confidence=SURE, precision=run.precision)
+            if sure.success[0]:
+                edge = boundary_on_the_way(run.model, sure, originals)
+            else:
+                edge = explain(run.model, image, target[None], originals=originals, precision=run.precision)
+            if file is None:
+                original = image[0]
+                pictures = _small(edge), _small(sure)
+            else:
+                original = _reduced(file, len(image[0]))
+                named = replace(run, classes=tuple(map(str, classifier.numbers)))
+                pictures = _in_file(named, edge, 0.0, file), _in_file(named, sure, SURE, file)
+            yield _shown(original, source, int(classifier.numbers[target]), *pictures)
 
-        images = np.repeat(image, len(others), axis=0)
-        originals = None if originals is None else np.repeat(originals, len(others), axis=0)
-        result = explain(run.model, images, others, originals=originals, precision=run.precision)
-        if file is None:
-            shown, found, distance = list(result.images()), result.success, result.distance_pixel
-        else:
-            named = replace(run, classes=tuple(map(str, classifier.numbers)))
-            shown, found, strength = _changed_file(named, result, file)
-            distance = result.distance_pixel * strength
-        return [
-            Counterfactual(int(classifier.numbers[int(result.target[j])]), shown[j], float(distance[j]))
-            for j in np.flatnonzero(found)
-        ]
+
+@dataclass(frozen=True)
+class _Picture:
+    """A changed image, whether it is predicted as it was to be, and how surely, and its distance."""
+
+    image: NDArray[np.uint8]
+    reached: bool
+    p: float
+    distance: float
 
 
-def _changed_file(
-    run: Run, result: CounterfactualResult, file: Path
-) -> tuple[list[NDArray[np.uint8]], NDArray[np.bool_], NDArray[np.float64]]:
-    """A file with the changes of counterfactuals, for the page; which of them are predicted as their target at full size; and
-    the factors of the changes.
+def _shown(original: NDArray[np.uint8], source: int, label: int, edge: _Picture, sure: _Picture) -> Counterfactual:
+    """What is shown of the boundary and of the sure counterfactual of a class: nothing that failed, or that nobody sees."""
+    last = sure if sure.reached else edge
+    if not last.reached:
+        return Counterfactual(source, label, "none", float("nan"), float("nan"), {})
+    if on_the_fence(original, last.image):
+        return Counterfactual(source, label, "fence", last.p, last.distance, {})
+    pictures = {"boundary": edge.image} if edge.reached else {}
+    if sure.reached:
+        pictures["sure"] = sure.image
+    pictures["difference"] = difference(original, last.image)
+    return Counterfactual(source, label, "sure" if sure.reached else "boundary", last.p, last.distance, pictures)
+
+
+def _small(result: CounterfactualResult) -> _Picture:
+    """The only counterfactual of a result, at the size of the model."""
+    return _Picture(result.images()[0], bool(result.success[0]), float(result.p_target[0]), float(result.distance_pixel[0]))
+
+
+def _in_file(run: Run, result: CounterfactualResult, confidence: float, file: Path) -> _Picture:
+    """A file with the change of the only counterfactual of a result, and whether it is predicted as the target at full size.
 
     Args:
         run: Fitted model.
-        result: Counterfactuals of the small image of the file.
+        result: Counterfactual of the small image of the file.
+        confidence: Least probability of the target.
         file: Image file.
     """
     with tempfile.TemporaryDirectory() as folder:
-        places = [Path(folder) / f"{j}.png" for j in range(len(result))]
-        _, strength, reached = write_changed(run, result, [file] * len(places), places)
-        shown = []
-        for place in places:
-            with Image.open(place) as picture:
-                picture.thumbnail((_SHOWN, _SHOWN))
-                pixels = np.array(picture.convert("L" if picture.mode == "L" else "RGB"))
-            shown.append(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
-    return shown, result.success & reached, strength
+        place = Path(folder) / "changed.png"
+        p, strength, reached = write_changed(run, result, [file], [place], confidence)
+        shown = _reduced(place, result.original.shape[1])
+    reaches = bool(result.success[0] and reached[0])
+    return _Picture(shown, reaches, float(p[0, result.target[0]]), float(result.distance_pixel[0] * strength[0]))
+
+
+def _reduced(file: Path, channels: int) -> NDArray[np.uint8]:
+    """The pixels of a file as the page shows them, uint8 (C, H, W)."""
+    picture = to_pil(read_pixels(file, channels))
+    picture.thumbnail((_SHOWN, _SHOWN))
+    pixels = np.array(picture)
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _doubt(job: Job, run: Run) -> str:

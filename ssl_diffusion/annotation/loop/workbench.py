@@ -26,9 +26,10 @@ from ssl_diffusion.annotation.store.state import read_state
 from ssl_diffusion.annotation.store.statements import known_of
 from ssl_diffusion.annotation.store.store import Action, Actor, Verb
 from ssl_diffusion.errors import Interrupted, SSLDError
+from ssl_diffusion.generation.strips import GAIN
 from ssl_diffusion.progress import ProgressUpdate
 
-__all__ = ["Explanation", "PageState", "Workbench"]
+__all__ = ["Explanation", "Named", "PageState", "Workbench"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,17 +41,55 @@ _TOP = 3  # predicted classes that are shown
 
 
 @dataclass(frozen=True)
+class Named:
+    """A counterfactual and the names of its classes, in words.
+
+    Attributes:
+        source: Predicted class.
+        target: The other class.
+        found: What was found.
+    """
+
+    source: str
+    target: str
+    found: Counterfactual
+
+    def said(self) -> str:
+        """What is to be said of it, in a sentence."""
+        fence = f"on the fence between {self.source} and {self.target}"
+        match self.found.kind:
+            case "sure":
+                return f"{self.target} if changed like this"
+            case "boundary":
+                return f"no sure counterfactual of {self.target} found: changed like this it is {fence}"
+            case "fence":
+                return f"{fence}: a change that nobody sees decides"
+            case "none":
+                return f"no counterfactual of {self.target} found"
+
+    def caption(self, picture: str) -> str:
+        """What stands below one of its pictures."""
+        if picture == "difference":
+            return f"change × {GAIN}"
+        if picture == "boundary" and self.found.kind == "sure":
+            return "at the boundary"
+        return f"{self.target} {self.found.probability:.2f}"
+
+
+@dataclass(frozen=True)
 class Explanation:
     """What the model says about a sample.
 
     Attributes:
         predictions: The three most probable classes and their probabilities; empty without a classifier.
-        counterfactuals: Class name and counterfactual; None while they are being searched.
+        counterfactuals: Counterfactuals with the names of their classes, as far as they have been found.
+        ready: Whether no more of them are being searched.
         note: Reason why there is less than usual; empty if there is none.
     """
 
     predictions: list[tuple[str, float]] = field(default_factory=list)
-    counterfactuals: list[tuple[str, Counterfactual]] | None = field(default_factory=list)
+    counterfactuals: list[Named] = field(default_factory=list)
+    ready: bool = True
     note: str = ""
 
 
@@ -175,14 +214,14 @@ class Workbench:
         (position,) = self.job.store.positions([id_]).tolist()
         if self._measures(position):
             return _MEASURES
-        names, found = self.job.store.classes, self._counterfactuals(position)
-        counterfactuals = None if found is None else [(names[c.label], c) for c in found]
-        return Explanation(self._top_predictions(position, names), counterfactuals, self.explainer.problem(position))
+        names, (found, ready) = self.job.store.classes, self._counterfactuals(position)
+        counterfactuals = [Named(names[c.source], names[c.label], c) for c in found]
+        return Explanation(self._top_predictions(position, names), counterfactuals, ready, self.explainer.problem(position))
 
-    def counterfactuals(self, id_: str) -> list[Counterfactual] | None:
-        """Counterfactuals of a sample, none of one whose label measures the model; None while they are being searched."""
+    def counterfactuals(self, id_: str) -> list[Counterfactual]:
+        """Counterfactuals of a sample, as far as they have been found; none of one whose label measures the model."""
         (position,) = self.job.store.positions([id_]).tolist()
-        return [] if self._measures(position) else self._counterfactuals(position)
+        return [] if self._measures(position) else self._counterfactuals(position)[0]
 
     def predicted_classes(self, ids: list[str]) -> dict[str, str]:
         """Predicted class by id; empty without a classifier; unknown ids and samples that measure the model are left out."""
@@ -204,8 +243,10 @@ class Workbench:
         p = self._classifier.probabilities(np.array([position]))[0]
         return [(names[k], float(p[k])) for k in np.argsort(-p, kind="stable")[:_TOP].tolist()]
 
-    def _counterfactuals(self, position: int) -> list[Counterfactual] | None:
-        return self.explainer.of(position) if self._stamp is not None else None  # None: the model is being opened
+    def _counterfactuals(self, position: int) -> tuple[list[Counterfactual], bool]:
+        """What has been found, and whether that is all."""
+        found = self.explainer.of(position) if self._stamp is not None else None  # None: the model is being opened
+        return (self.explainer.so_far(position), False) if found is None else (found, True)
 
     # -- state --------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ __all__ = [
     "FitResponse",
     "LabelRequest",
     "LabelResponse",
+    "PictureMessage",
     "PredictionMessage",
     "ReleaseRequest",
     "ReleaseResponse",
@@ -174,12 +175,19 @@ class PredictionMessage(BaseModel):
     probability: float
 
 
+class PictureMessage(BaseModel):
+    """A picture: what it shows, and its address."""
+
+    caption: str
+    image: str
+
+
 class CounterfactualMessage(BaseModel):
-    """A counterfactual: its class, its RMS distance in [0, 1], and the address of its image."""
+    """What would change the prediction to a class: in a sentence and, where something can be seen, in pictures."""
 
     label: str
-    distance: float
-    image: str
+    said: str
+    pictures: list[PictureMessage]
 
 
 class ExplanationResponse(BaseModel):
@@ -193,13 +201,20 @@ class ExplanationResponse(BaseModel):
     @classmethod
     def of(cls, id_: str, explanation: Explanation) -> "ExplanationResponse":
         """The response for a sample."""
-        address = f"/counterfactual?id={quote(id_, safe='')}&k="
+        address = f"/counterfactual?id={quote(id_, safe='')}"
         return cls(
-            ready=explanation.counterfactuals is not None,
+            ready=explanation.ready,
             note=explanation.note,
             predictions=[PredictionMessage(label=label, probability=p) for label, p in explanation.predictions],
             counterfactuals=[
-                CounterfactualMessage(label=label, distance=found.distance, image=f"{address}{k}")
-                for k, (label, found) in enumerate(explanation.counterfactuals or [])
+                CounterfactualMessage(
+                    label=each.target,
+                    said=each.said(),
+                    pictures=[
+                        PictureMessage(caption=each.caption(name), image=f"{address}&k={k}&picture={name}")
+                        for name in each.found.pictures
+                    ],
+                )
+                for k, each in enumerate(explanation.counterfactuals)
             ],
         )

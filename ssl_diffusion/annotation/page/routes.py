@@ -218,11 +218,11 @@ def image(id_: Id, page: Served, digest: Annotated[str, Query(max_length=64)] = 
 
 
 @images.get("/counterfactual")
-def counterfactual(id_: Id, k: int, page: Served) -> Response:
-    """Image of the k-th counterfactual of a sample, as PNG."""
-    found = page.bench.counterfactuals(id_) or []
-    if page.blind or not 0 <= k < len(found):
+def counterfactual(id_: Id, k: int, page: Served, picture: Annotated[str, Query(max_length=64)] = "sure") -> Response:
+    """Picture of the k-th counterfactual of a sample, as PNG."""
+    found = page.bench.counterfactuals(id_)
+    if page.blind or not 0 <= k < len(found) or picture not in found[k].pictures:
         return JSONResponse({"error": "there is no such counterfactual"}, 404)
     buffer = io.BytesIO()
-    to_pil(found[k].image).save(buffer, format="PNG")
+    to_pil(found[k].pictures[picture]).save(buffer, format="PNG")
     return Response(buffer.getvalue(), media_type="image/png")

@@ -60,6 +60,21 @@ class CounterfactualResult:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: v[rows] for name, v in values.items() if v is not None})
 
+    def with_rows(self, rows: NDArray[np.int64], other: "CounterfactualResult") -> "CounterfactualResult":
+        """The result with other counterfactuals in some places.
+
+        Args:
+            rows: Indices of pairs, (n,).
+            other: What stands there, n pairs, whose images keep their indices here.
+        """
+        values = {}
+        for f in fields(self):
+            mine, theirs = getattr(self, f.name), getattr(other, f.name)
+            if f.name != "image" and mine is not None:
+                values[f.name] = mine.copy()
+                values[f.name][rows] = theirs
+        return replace(self, **values)
+
     def images(self) -> NDArray[np.uint8]:
         """The counterfactuals, uint8, (m, C, H, W); raises :class:`DataError` if the method only measures a distance."""
         if self.counterfactual is None:

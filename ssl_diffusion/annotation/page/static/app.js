@@ -199,6 +199,7 @@ async function complaint(address) {
 
 // The explanation is shown when it is ready: labeling does not wait for it.
 async function explain(of) {
+  let shown = 0;
   for (let attempt = 0; !session.blind && sample === of; attempt++) {
     if (attempt) await pause(Math.min(5000, 500 * 1.2 ** attempt));
     let found = null;
@@ -211,10 +212,11 @@ async function explain(of) {
     }
     if (sample !== of) return;
     showPredictions(found);
-    if (found.ready) {
+    if (found.counterfactuals.length !== shown) {
+      shown = found.counterfactuals.length;
       showCounterfactuals(found.counterfactuals);
-      return;
     }
+    if (found.ready) return;
     $("explanation-note").textContent = "searching counterfactuals";
   }
 }
@@ -235,16 +237,19 @@ function showPredictions(found) {
 function showCounterfactuals(found) {
   $("counterfactuals-title").hidden = !found.length;
   $("counterfactuals").replaceChildren(...found.map((c) => {
-    const figure = element("figure");
-    const image = element("img");
-    image.src = c.image;
-    image.alt = `the sample, changed so that the model predicts ${c.label}`;
-    const caption = element("figcaption");
-    const line = element("span");
-    line.append(element("em", c.label), " if changed like this");
-    caption.append(line, element("span", `distance ${c.distance.toFixed(3)}`));
-    figure.append(image, caption);
-    return figure;
+    const row = element("div", undefined, "counterfactual");
+    row.append(element("p", c.said));
+    const pictures = element("div", undefined, "pictures");
+    pictures.append(...c.pictures.map((picture) => {
+      const figure = element("figure");
+      const image = element("img");
+      image.src = picture.image;
+      image.alt = `the sample, changed to ${c.label}: ${picture.caption}`;
+      figure.append(image, element("figcaption", picture.caption));
+      return figure;
+    }));
+    if (c.pictures.length) row.append(pictures);
+    return row;
   }));
 }
 
