@@ -6,3 +6,10 @@ import pytest
 @pytest.fixture(autouse=True)
 def _fits_get_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ssl_diffusion.annotation.loop.fits._NICENESS", 0)
+
+
+@pytest.fixture
+def one_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page searches one counterfactual of the sample that is asked for, and none ahead."""
+    monkeypatch.setattr("ssl_diffusion.annotation.loop.counterfactuals._TARGETS", 1)
+    monkeypatch.setattr("ssl_diffusion.annotation.loop.workbench._AHEAD", 0)

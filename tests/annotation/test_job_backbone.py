@@ -96,13 +96,6 @@ def gone(job: Job, photos: Path, tmp_path: Path) -> Job:
     return open_job(job.path)
 
 
-@pytest.fixture
-def one_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page searches one counterfactual of the sample that is asked for, and none ahead."""
-    monkeypatch.setattr("ssl_diffusion.annotation.loop.counterfactuals._TARGETS", 1)
-    monkeypatch.setattr("ssl_diffusion.annotation.loop.workbench._AHEAD", 0)
-
-
 def truth(job: Job) -> list[int]:
     return [CLASSES.index(sample[:3]) for sample in job.store.ids]
 

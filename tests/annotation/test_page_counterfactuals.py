@@ -1,6 +1,8 @@
 """What the page says and shows of a search: never a picture of what failed, nor one in which nobody sees anything."""
 
 import math
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_diffusion.annotation.loop import counterfactuals
-from ssl_diffusion.annotation.loop.counterfactuals import Counterfactual
+from ssl_diffusion.annotation.loop.counterfactuals import Counterfactual, Explainer
 from ssl_diffusion.annotation.loop.workbench import Explanation, Named
 from ssl_diffusion.annotation.page.messages import ExplanationResponse
 from ssl_diffusion.generation.counterfactual.search import explain
@@ -62,6 +64,28 @@ def test_what_is_said_and_shown(edge: int | None, sure: int | None, kind: str, p
     ]
     captions = {"boundary": "at the boundary" if kind == "sure" else "six 0.51", "sure": "six 0.93", "difference": "change × 6"}
     assert [picture.caption for picture in message.pictures] == [captions[name] for name in pictures]
+
+
+def test_who_waits_comes_before_what_is_searched_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    explainer, log = Explainer(SimpleNamespace()), list[str]()  # type: ignore[arg-type]
+
+    def search(run: object, classifier: object, position: int) -> Iterator[Counterfactual]:
+        for target in range(2):
+            log.append(f"{position}/{target}")
+            if log == ["7/0"]:
+                assert explainer.of(1) is None  # somebody asks for another sample meanwhile
+            yield shown(20, 90)
+
+    monkeypatch.setattr(explainer, "_search", search)
+    monkeypatch.setattr(counterfactuals, "replace", lambda run, model: run)
+    classifier: Any = SimpleNamespace(model=1, numbers=np.arange(3))
+    explainer._classifier, explainer._run = classifier, SimpleNamespace()  # type: ignore[assignment]
+    explainer.ahead([7])
+    explainer.start()
+    assert explainer.idle(30)
+    explainer.stop()
+    assert log == ["7/0", "1/0", "1/1", "7/0", "7/1"]
+    assert [len(explainer.of(i) or []) for i in (1, 7)] == [2, 2]
 
 
 def test_the_boundary_on_the_way_is_the_first_image_of_the_target() -> None:

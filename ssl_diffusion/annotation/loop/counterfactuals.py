@@ -172,13 +172,18 @@ class Explainer:
                     if position in self._requests:
                         self._requests.remove(position)
                     continue
-            problem, found = "", list[Counterfactual]()
+            problem, found, postponed = "", list[Counterfactual](), False
+            wanted = min(_TARGETS, len(classifier.numbers) - 1)
             try:
                 for each in self._search(replace(run, model=classifier.model), classifier, position):
                     found = [*found, each]
                     with self._wake:
                         if self._found is before:
                             self._so_far = position, found
+                        # Somebody waits for another sample, and nobody for this one.
+                        postponed = len(found) < wanted and bool(self._requests) and position not in self._requests
+                    if postponed:
+                        break
             except Exception as error:  # the page says so, and labeling goes on
                 _log.exception("no counterfactuals of sample %d", position)
                 found = []
@@ -187,6 +192,9 @@ class Explainer:
             with self._wake:
                 self._so_far = -1, []
                 if self._found is not before:  # there is another model: search again if it is still requested
+                    continue
+                if postponed:
+                    self._ahead.appendleft(position)
                     continue
                 if position in self._requests:
                     self._requests.remove(position)
