@@ -85,7 +85,7 @@ def test_any_name_of_a_class_is_text(job: Job) -> None:
     assert queries.listing(job.store)[0]["label"] == name
 
 
-@pytest.mark.usefixtures("no_pictures", "one_search")
+@pytest.mark.usefixtures("no_pictures", "one_search", "faint_too")
 def test_what_the_model_thinks_on_a_phone(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> None:
     job = make_job(tmp_path, digits_pool, [*tiny, *LEARNS])
     for i in range(30):

@@ -120,10 +120,8 @@ def test_rounds_follow_one_another(page: Page, job: Job, digits_pool: Pool) -> N
     assert page.client.get("/api/explanation", params={"id": page.next()["id"]}).json()["predictions"]  # there are classes now
 
 
-@pytest.mark.usefixtures("no_pictures")
-def test_a_new_model_takes_over_and_shows_counterfactuals(
-    tmp_path: Path, digits_pool: Pool, tiny: list[str], one_search: None
-) -> None:
+@pytest.mark.usefixtures("no_pictures", "one_search", "faint_too")
+def test_a_new_model_takes_over_and_shows_counterfactuals(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> None:
     job = make_job(tmp_path, digits_pool, [*tiny, *LEARNS])
     with TestClient(make_app(job), base_url="http://127.0.0.1:8700") as client:
         new_model(Page(client), job, digits_pool)
