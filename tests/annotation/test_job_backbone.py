@@ -105,7 +105,7 @@ def explained(job: Job, sample: str) -> Explanation:
     bench = Workbench(job)
     bench.start()
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not (found := bench.explanation(sample)).ready and time.monotonic() < end:
             time.sleep(0.02)
         assert not bench.problem
