@@ -116,7 +116,8 @@ class Explainer:
             afresh: Whether to forget what was found.
         """
         if run is not self._judged:  # its metrics are read once, not at every label
-            self._judged, self._judgement = run, ("", "") if run is None else (_doubt(self.job, run), caution_of(run))
+            doubt = "" if run is None else _doubt(self.job, run)
+            self._judged, self._judgement = run, (doubt, "" if run is None or doubt else caution_of(run))
         doubt, caution = self._judgement
         with self._wake:
             self._classifier, self._run = (None, None) if doubt else (classifier, run)
