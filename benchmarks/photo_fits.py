@@ -15,7 +15,7 @@ from photo_data import BACKBONE, PhotoSet
 from scipy.special import log_softmax
 from sklearn.metrics import precision_recall_fscore_support
 
-from ssl_diffusion.data.label_choice import choose_labeled
+from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
 from ssl_diffusion.inference.metrics import classification_metrics
 from ssl_diffusion.inference.predict import represent
 from ssl_diffusion.models.backbones.registry import load_backbone
@@ -48,10 +48,11 @@ class SharedFits:
         backbones.represent = self._represent  # which computes again only what is new
         self._test = data.pool.test[data.pool.has_label[data.pool.test]]
 
-    def scores(self, n_labeled: int, seed: int, pseudo_labels: bool) -> dict[str, Any]:
-        """Test scores of one fit, and the seconds of the head."""
+    def scores(self, n_labeled: int, seed: int, pseudo_labels: bool, labeled: LabeledSet | None = None) -> dict[str, Any]:
+        """Test scores of one fit, and the seconds of the head; without `labeled` as many labels of each class as possible."""
         pool, settings = self._data.pool, {"training.seed": seed, "backbone.pseudo_labels": pseudo_labels}
-        recipe, labeled = self._recipe.with_settings(settings), choose_labeled(pool, n_labeled, seed=seed)
+        recipe = self._recipe.with_settings(settings)
+        labeled = choose_labeled(pool, n_labeled, seed=seed) if labeled is None else labeled
         config, weights = self._denoiser.config, self._denoiser.ema
         began = time.process_time()
         head = backbones.fit_fused_head(config, weights, self._backbone, pool, labeled, recipe, cache_dir=self._data.cache)

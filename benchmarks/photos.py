@@ -2,6 +2,7 @@
 
     python benchmarks/photos.py --cache CACHE --cifar CIFAR               # everything; rows that are there are not run again
     python benchmarks/photos.py --cache CACHE --dataset elpv --methods "Lite0, logistic regression"
+    python benchmarks/photos.py --cache CACHE --cifar CIFAR --shared --dataset cifar10 --labeled 40 100 --picks STUDY
     python benchmarks/photos.py --table                                   # the table of the rows that are there
 
 CIFAR is a folder with train/ and test/ of CIFAR-10 as image files, CACHE holds the features of EfficientNet-Lite0 and the
@@ -30,8 +31,10 @@ from photo_fits import SharedFits
 from photo_rivals import RIVALS
 from sklearn.metrics import precision_recall_fscore_support
 
+from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.inference.metrics import classification_metrics
 from ssl_diffusion.machine import source_commit
+from ssl_diffusion.studies import StudyFolder
 
 CSV = RESULTS / "photos.csv"
 KEYS = ["dataset", "n_labeled", "method", "seed"]
@@ -47,8 +50,9 @@ OURS: dict[str, list[str]] = {
         *("--backbone", BACKBONE, "--set", "backbone.pseudo_labels=false"),
     ],
 }
-METHODS = (*RIVALS, *OURS)
-FUSED = tuple(method for method in OURS if method.startswith("denoiser and Lite0"))
+CHOSEN = "denoiser and Lite0, probe, labels chosen by auto"
+METHODS = (*RIVALS, *OURS, CHOSEN)
+FUSED = (*(method for method in OURS if method.startswith("denoiser and Lite0")), CHOSEN)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def n_seeds(dataset: str, n_labeled: int, method: str) -> int:
 def cells(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Keys of the rows that were asked for, cheap methods first."""
     for dataset in arguments.dataset or SUITES:
-        for method in arguments.methods or METHODS:
+        for method in [CHOSEN] if arguments.picks else arguments.methods or [*RIVALS, *OURS]:
             for n_labeled in arguments.labeled or SUITES[dataset].budgets:
                 for seed in arguments.seeds or range(n_seeds(dataset, n_labeled, method)):
                     yield dict(zip(KEYS, (dataset, n_labeled, method, seed), strict=True))
@@ -139,9 +143,22 @@ def fit_ours(data: PhotoSet, n_labeled: int, method: str, seed: int) -> dict[str
     }
 
 
-def fit_shared(fits: SharedFits, data: PhotoSet, n_labeled: int, method: str, seed: int) -> dict[str, Any]:
+def picks_of(study: Path, n_labeled: int, seed: int) -> LabeledSet:
+    """The first labels that "auto" chose in a study of probes, from none on."""
+    _, picks, _ = StudyFolder(study).results()
+    mine = picks[(picks["strategy"] == "auto") & (picks["seed"] == seed) & (picks["rank"] > 0)]
+    chosen = mine.loc[mine["n_labeled"] <= n_labeled, "id"]
+    if len(chosen) != n_labeled:
+        raise SystemExit(f"{study} has {len(chosen)} labels of auto with seed {seed} up to {n_labeled}, not {n_labeled}")
+    return LabeledSet(tuple(chosen))
+
+
+def fit_shared(
+    fits: SharedFits, data: PhotoSet, n_labeled: int, method: str, seed: int, picks: Path | None = None
+) -> dict[str, Any]:
     """One fit of a fused probe, in this process."""
-    got = fits.scores(n_labeled, seed, pseudo_labels=method == "denoiser and Lite0, probe")
+    labeled = picks_of(picks, n_labeled, seed) if picks is not None else None
+    got = fits.scores(n_labeled, seed, pseudo_labels=method in ("denoiser and Lite0, probe", CHOSEN), labeled=labeled)
     return {
         **_scores(got["metrics"], got["recall"], got["f1"]),
         "read_seconds": data.read_seconds,
@@ -182,7 +199,7 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.shared and key["method"] in FUSED:
             if name not in fits:
                 fits = {name: SharedFits(sets[name], [f"pretraining.steps={_STEPS}"])}
-            row = key | fit_shared(fits[name], sets[name], key["n_labeled"], key["method"], key["seed"])
+            row = key | fit_shared(fits[name], sets[name], key["n_labeled"], key["method"], key["seed"], arguments.picks)
         else:
             fit = fit_ours if key["method"] in OURS else fit_rival
             row = key | fit(sets[name], key["n_labeled"], key["method"], key["seed"])
@@ -229,11 +246,14 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder of features and denoisers")
     parser.add_argument("--cifar", type=Path, help="folder with train/ and test/ of CIFAR-10 as image files")
     parser.add_argument("--shared", action="store_true", help="fit ours in this process, the denoiser's reading done once")
+    parser.add_argument("--picks", type=Path, help="folder of a study whose strategy auto chose the labels, with --shared")
     parser.add_argument("--table", action="store_true", help="only print the table of the rows that are there")
     arguments = parser.parse_args()
     if not arguments.table:
         if arguments.cache is None:
             parser.error("say with --cache where features are kept")
+        if arguments.picks and not (arguments.shared and arguments.labeled):
+            parser.error("--picks goes with --shared and --labeled")
         run(arguments)
     frame = pd.read_csv(CSV)
     for dataset in SUITES:
