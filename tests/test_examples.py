@@ -44,7 +44,7 @@ assert accuracy > baseline_accuracy + 0.05  # 0.829, 0.838, 0.853, 0.844
 assert new_accuracy > 0.85  # 0.948
 """,
     "02-what-to-label-next": """
-assert by_auto.strategy == "counterfactual" and not set(by_auto.ids) & set(labeled.train)
+assert by_auto.strategy == "uherding" and not set(by_auto.ids) & set(labeled.train)
 assert by_margin.utilities.tolist() == sorted(by_margin.utilities, reverse=True)
 assert rounds_by_hand["labels"].tolist() == [20, 30, 40, 50] and len(set(known)) == 50
 gain = rounds_by_hand["test accuracy, %"].iloc[-1] - rounds_by_hand["test accuracy, %"].iloc[0]
