@@ -13,7 +13,11 @@ import pandas as pd
 from ssl_diffusion.studies.figures import curves_figure
 
 REPORTS = Path(__file__).resolve().parents[1] / "docs" / "reports"
-HIGHLIGHT = {"fashion-probe": ("entropy",), "digits-probe": ("latent-mix", "margin:diverse", "entropy")}
+HIGHLIGHT = {
+    "digits-ceiling": ("oracle", "maxherding"),
+    "fashion-probe": ("entropy",),
+    "digits-probe": ("latent-mix", "margin:diverse", "entropy"),
+}
 
 
 def mean_rounds(summary: pd.DataFrame) -> pd.DataFrame:
