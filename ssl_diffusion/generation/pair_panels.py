@@ -25,7 +25,7 @@ def pair_panels(
 
     Args:
         original: Image, uint8 (C, H, W).
-        pictures: What was reached, from the boundary to the surest; None in the place of what was not.
+        pictures: Counterfactuals from the boundary to the surest; None in the place of one that was not reached.
         classes: Class names, (K,).
         source: Predicted class of the original.
         target: Class to reach.

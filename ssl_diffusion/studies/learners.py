@@ -201,7 +201,7 @@ class ProbeRefits:
     """Refits of probes for the oracle (:class:`ssl_diffusion.studies.oracle.Refitted`).
 
     Args:
-        shared: What the trials share.
+        shared: Pool, denoiser and settings of all trials.
         learner: Probe with the labels so far; None before there are any.
         known: Positions of the labels so far.
         seed: Seed of the trial.

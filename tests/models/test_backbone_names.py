@@ -24,7 +24,8 @@ from ssl_diffusion.models.backbones.registry import BACKBONES
 def names() -> Iterator[None]:
     """What a test registers and loads is forgotten after it."""
     before = dict(BACKBONES)
-    BACKBONES.pop("quadrants", None)  # of tests.support, where another test has imported it
+    for name in ("quadrants", "slow"):  # of other tests, where they are imported
+        BACKBONES.pop(name, None)
     load_plugins.cache_clear()
     yield
     BACKBONES.clear()

@@ -56,7 +56,7 @@ class Counterfactual:
     Attributes:
         source: Number of the predicted class.
         label: Number of the other class.
-        kind: What was found.
+        kind: Kind of the result.
         probability: Probability of the other class after the change; NaN where nothing was found.
         distance: RMS distance of the change on the scale [0, 1]; NaN where nothing was found.
         pictures: Pictures by name, uint8 (C, H, W): "boundary" and "difference" (six-fold, in colors), and "sure" if there is

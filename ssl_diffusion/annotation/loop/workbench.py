@@ -47,7 +47,7 @@ class Named:
     Attributes:
         source: Predicted class.
         target: The other class.
-        found: What was found.
+        found: Result of the search.
     """
 
     source: str

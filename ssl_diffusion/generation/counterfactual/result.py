@@ -65,7 +65,7 @@ class CounterfactualResult:
 
         Args:
             rows: Indices of pairs, (n,).
-            other: What stands there, n pairs, whose images keep their indices here.
+            other: Result of as many pairs, n, that takes their places; the images keep their indices.
         """
         values = {}
         for f in fields(self):
