@@ -16,6 +16,7 @@ __all__ = [
     "finite",
     "in_proportion",
     "shortlist",
+    "some_rows",
     "spread_out",
     "squared_distances",
     "with_chance",
@@ -34,6 +35,18 @@ def best(utilities: NDArray[np.floating[Any]], n: int, rng: np.random.Generator)
 def shortlist(utilities: NDArray[np.floating[Any]], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Positions of the largest utilities, five times as many as the batch has, in increasing order."""
     return np.sort(best(utilities, min(len(utilities), _SHORTLIST * n), rng).picks)
+
+
+def some_rows(total: int, most: int, least: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Positions of all candidates; of more than `most` those of as many random ones, but `least` at least, in increasing order.
+
+    Args:
+        total: Number of candidates.
+        most: Number of candidates that need no draw.
+        least: Samples to choose among them.
+        rng: Random generator.
+    """
+    return np.arange(total) if total <= most else np.sort(rng.choice(total, max(most, least), replace=False))
 
 
 def in_proportion(utilities: NDArray[np.floating[Any]], n: int, power: float, rng: np.random.Generator) -> Choice:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solve
 from scipy.special import softmax
 
+from ssl_diffusion.acquisition.batch_selection import some_rows
 from ssl_diffusion.acquisition.candidates import Candidates
 
 __all__ = ["LinearHead", "linear_head"]
@@ -53,9 +54,7 @@ def linear_head(c: Candidates) -> LinearHead:
         (40, 10)
     """
     logits = np.log(c.p.astype(np.float64).clip(_SMALLEST))
-    rows = np.arange(len(c))
-    if len(c) > _FITTED:
-        rows = np.sort(c.rng.choice(len(c), _FITTED, replace=False))
+    rows = some_rows(len(c), _FITTED, 0, c.rng)
     x, y = np.asarray(c.representation[rows], dtype=np.float64), logits[rows]
     y = y - y.mean(axis=1, keepdims=True)
     x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)

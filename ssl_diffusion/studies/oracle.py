@@ -60,8 +60,8 @@ def oracle_choice(
         n: Samples to choose.
         rng: Random generator for every draw.
     """
-    blind = study.candidates(open_, rng).probabilities is None
-    names = _WITHOUT_LABELS if blind else _WITH_LABELS
+    whole = study.candidates(open_, rng)
+    names = _WITHOUT_LABELS if whole.probabilities is None else _WITH_LABELS
     best: tuple[float, float] | None = None
     found, used = Choice(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0)), ""
     for name in names:
@@ -69,7 +69,8 @@ def oracle_choice(
             part = np.arange(len(open_))
             if draw and (half := max(n, len(open_) // 2)) < len(open_):
                 part = np.sort(rng.choice(len(open_), half, replace=False))
-            choice = choose(get_variant(name), study.candidates(open_[part], rng), n)
+            candidates = whole if len(part) == len(open_) else study.candidates(open_[part], rng)
+            choice = choose(get_variant(name), candidates, n)
             chosen = open_[part[choice.picks]]
             metrics = classification_metrics(study.test_logits(np.concatenate([known, chosen])), test_labels)
             loss = (1 - metrics["accuracy"], metrics["nll"])

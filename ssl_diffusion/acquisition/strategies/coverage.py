@@ -10,7 +10,7 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import pairwise_distances_argmin_min, pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
-from ssl_diffusion.acquisition.batch_selection import squared_distances
+from ssl_diffusion.acquisition.batch_selection import some_rows, squared_distances
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, register_batch
 from ssl_diffusion.storage import IN_MEMORY, allocate
@@ -105,9 +105,7 @@ def probcover(c: Candidates, n: int) -> Choice:
 
     The radius is the largest at which 95 % of the balls around samples hold one k-means cluster only.
     """
-    rows = np.arange(len(c))
-    if len(c) > _COVERED:
-        rows = np.sort(c.rng.choice(len(c), max(_COVERED, n), replace=False))
+    rows = some_rows(len(c), _COVERED, n, c.rng)
     x = c.representation[rows]
     k = max(c.n_classes, n, 2)
     radius = _pure_radius(x, min(k, len(x)), int(c.rng.integers(2**31)))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import pairwise_distances_argmin_min
 
+from ssl_diffusion.acquisition.batch_selection import some_rows
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, register_batch
 from ssl_diffusion.acquisition.strategies.uncertainty import margin
@@ -53,7 +54,7 @@ def uherding(c: Candidates, n: int) -> Choice:
 
 
 def _herd(c: Candidates, n: int, weight: NDArray[np.floating[Any]], spacing: float | None) -> Choice:
-    rows, covered = (_some(c, max(most, n)) for most in (_CHOSEN, _COVERED))
+    rows, covered = (some_rows(len(c), most, n, c.rng) for most in (_CHOSEN, _COVERED))
     x, of = np.asarray(c.representation[rows]), np.asarray(c.representation[covered])
     squared = _mean_squared_distance(of)
     width = _WIDTH * squared if spacing is None else min(_WIDTH * squared, spacing)
@@ -93,11 +94,6 @@ def _gain(kernel: NDArray[np.float32], near: NDArray[np.float32], weight: NDArra
     for start in range(0, len(kernel), _BLOCK):
         gain[start : start + _BLOCK] = np.maximum(kernel[start : start + _BLOCK] - near, 0) @ weight
     return gain
-
-
-def _some(c: Candidates, most: int) -> NDArray[np.int64]:
-    """Positions of all candidates, or of as many random ones."""
-    return np.arange(len(c)) if len(c) <= most else np.sort(c.rng.choice(len(c), most, replace=False))
 
 
 def _squared_distances(x: NDArray[np.float32], to: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ twice its size and shrinks again, each step with an update of low rank of what e
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_diffusion.acquisition.batch_selection import best
+from ssl_diffusion.acquisition.batch_selection import best, some_rows
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.linear_head import linear_head
 from ssl_diffusion.acquisition.registry import Choice, register_batch
@@ -38,9 +38,7 @@ def bait(c: Candidates, n: int) -> Choice:
     Utility is what the first choice would gain, over the largest. Of more than 100,000 candidates a random 100,000 take part;
     the others have utility 0.
     """
-    rows = np.arange(len(c))
-    if len(c) > _READ:
-        rows = np.sort(c.rng.choice(len(c), max(_READ, n), replace=False))
+    rows = some_rows(len(c), _READ, n, c.rng)
     z, known = _features(c, rows, None)
     top = c.p[rows].max(axis=1).astype(np.float64)
     known_top = linear_head(c).probabilities(c.labeled_representation).max(axis=1)
