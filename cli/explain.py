@@ -34,7 +34,7 @@ def explain(
         float, number(Confidence, help="Least probability of the target class, below 1; 0 stops where it becomes the largest.")
     ] = 0.9,
     region: Annotated[
-        str | None, typer.Option(help="Where pictures may change: x,y,w,h in pixels, or an image that is white there.")
+        str | None, typer.Option(help="Where pictures may change: x,y,w,h in pixels, an image that is white there, or auto.")
     ] = None,
     n: Annotated[int, number(Explanations, "--n", help="Counterfactuals of each pair; a second one changes other pixels.")] = 1,
     animation: Annotated[bool, typer.Option("--animation", help="Write a small film (WebP) of each change.")] = False,

@@ -15,13 +15,14 @@ from ssl_diffusion.data.thumbnails import to_pil
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.generation.animations import write_animation
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, joined
-from ssl_diffusion.generation.counterfactual.search import SURE, SearchOptions, explain_run
+from ssl_diffusion.generation.counterfactual.search import SearchOptions
 from ssl_diffusion.generation.figures import counterfactual_figure, distance_figure
 from ssl_diffusion.generation.gallery import NOISE, class_index, file_stems
 from ssl_diffusion.generation.original_size import is_larger, read_pixels, write_changed
 from ssl_diffusion.generation.pair_panels import Picture, pair_panels
+from ssl_diffusion.generation.pair_search import AUTO, Explained, searched
 from ssl_diffusion.generation.readiness import caution_of, doubt_of, stamp
-from ssl_diffusion.generation.regions import Region, region_mask, region_of, seen_region
+from ssl_diffusion.generation.regions import Region, region_mask, region_of
 from ssl_diffusion.generation.strips import Panel, strip
 from ssl_diffusion.inference.predict import predict_probabilities
 from ssl_diffusion.inference.run import Run
@@ -74,7 +75,8 @@ def write_explanations(
         out: Folder to write, completely or not at all.
         target: Class name, or one for each sample; "runner-up", "nearest" (by the change to the boundary) or "all".
         region: Rectangle that may change, "x,y,w,h" in pixels of the pictures, or path of an image of their size that is white
-            there. None is everywhere.
+            there. None is everywhere; "auto" is, for each image and target, where the decision between both classes lies, and
+            everywhere for those that do not reach their target there.
         n: Number of counterfactuals of each pair; each changes only pixels that those before it left as they were.
         animation: Whether to write the way from the image to its counterfactual as a WebP file, where the search succeeded
             (column `animation`).
@@ -108,7 +110,7 @@ def write_explanations(
     paths = [None] * len(ids) if pool.files is None else [pool.files[i] for i in positions]
     always = originals is not None  # a backbone reads the files
     own = [file if file is not None and (always or is_larger(file, run.image_shape)) else None for file in paths]
-    allowed = None if region is None else _allowed(region_of(region), own, images, ids)
+    allowed = None if region in (None, AUTO) else _allowed(region_of(region), own, images, ids)
     stems = file_stems(ids)
     with output_folder(out, overwrite=overwrite, inputs=inputs) as folder:
         rounds: list[_Round] = []
@@ -117,8 +119,10 @@ def write_explanations(
             masks = None if allowed is None else [allowed[i] for i in at]
             if rounds:
                 masks = _unchanged(rounds[-1], own, masks)
-            some = _Images(images[at], None if originals is None else originals[at], [own[i] for i in at], masks)
-            boundary, result = (replace(each, image=at[each.image]) for each in _searched(run, some, aims, options))
+            some = Explained(images[at], None if originals is None else originals[at], [own[i] for i in at], masks)
+            boundary, result = (
+                replace(each, image=at[each.image]) for each in searched(run, some, aims, options, attributed=region == AUTO)
+            )
             pairs = zip(result.image, result.target, strict=True)
             names = [f"{stems[i]}_to_{run.classes[k]}{'' if number == 1 else f'_{number}'}".replace("/", "_") for i, k in pairs]
             rounds.append(_round(run, some, at, boundary, result, names, folder, options["confidence"]))
@@ -175,23 +179,6 @@ def _wanted(run: Run, target: str | Sequence[str], ids: Sequence[str], predicted
     for i in np.flatnonzero(wanted == predicted)[:1]:
         raise DataError(f"{ids[i]} is classified as {names[i]!r} already; choose another target for it")
     return wanted
-
-
-@dataclass(frozen=True)
-class _Images:
-    """Images to explain, m of them.
-
-    Attributes:
-        images: Images, uint8, (m, C, H, W).
-        originals: Files as a backbone reads them, uint8, (m, C, S, S); None without one.
-        files: Files at whose size the pictures are; None in the place of those that have the size of the images.
-        masks: Masks of what may change in the pictures, bool (H', W'); None is all of them.
-    """
-
-    images: NDArray[np.uint8]
-    originals: NDArray[np.uint8] | None
-    files: list[Path | None]
-    masks: list[NDArray[np.bool_]] | None
 
 
 @dataclass(frozen=True)
@@ -267,29 +254,9 @@ def _unchanged(before: _Round, files: list[Path | None], masks: list[NDArray[np.
     return kept
 
 
-def _searched(
-    run: Run, some: _Images, target: str | int | NDArray[np.int64], options: SearchOptions
-) -> tuple[CounterfactualResult, CounterfactualResult]:
-    """Counterfactuals at the boundary, and those of the same pairs with the confidence that is asked for, if any is."""
-    sure = options.setdefault("confidence", SURE)
-    images, originals, region = some.images, some.originals, None
-    if some.masks is not None:
-        shape = (images.shape[2], images.shape[3])
-        region = np.stack([seen_region(mask, shape, run.aspect) for mask in some.masks])
-    to_boundary: SearchOptions = {**options, "confidence": 0.0}
-    boundary = explain_run(run, images, target, originals, region, **to_boundary)
-    if not sure:
-        return boundary, boundary
-    at = boundary.image
-    beside = None if originals is None else originals[at]
-    within = None if region is None else region[at]
-    result = explain_run(run, images[at], boundary.target, beside, within, **options)
-    return boundary, replace(result, image=at)
-
-
 def _round(
     run: Run,
-    some: _Images,
+    some: Explained,
     at: NDArray[np.int64],
     boundary: CounterfactualResult,
     result: CounterfactualResult,
