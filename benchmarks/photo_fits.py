@@ -32,14 +32,15 @@ class SharedFits:
 
     Args:
         data: Data set.
-        overrides: Settings of the recipe `images`.
+        recipe: Name of the recipe.
+        overrides: Settings that the recipe has otherwise.
     """
 
-    def __init__(self, data: PhotoSet, overrides: Sequence[str]) -> None:
+    def __init__(self, data: PhotoSet, recipe: str, overrides: Sequence[str]) -> None:
         self._data, self._seen = data, dict[bytes, NDArray[np.float32]]()
         told = {f"data.{name}": value for name, value in data.settings.model_dump(exclude_defaults=True).items()}
         settings = {"training.objective": "probe", "backbone.name": BACKBONE, "compute.threads": 1} | told
-        self._recipe = load_recipe("images").with_settings(settings).with_overrides(overrides)
+        self._recipe = load_recipe(recipe).with_settings(settings).with_overrides(overrides)
         alone = self._recipe.with_settings({"training.objective": "denoise-only", "backbone.name": "none"})
         self._denoiser = fit_model(alone, data.pool, None, options=FitOptions(cache=DenoiserCache(data.cache)))
         facts = self._denoiser.pretraining
