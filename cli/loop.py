@@ -287,6 +287,7 @@ def _status_lines(found: "JobStatus") -> list[str]:
         if estimate is not None:
             interval = f"95 % interval {estimate.low:.1%} to {estimate.high:.1%}"
             lines.append(f"accuracy        {estimate.accuracy:.1%} ({interval}), from {estimate.n} {where}")
+    lines.append(f"forecast        {found.forecast}")
     if found.labels_per_hour is not None:
         lines.append(f"speed           {found.labels_per_hour:,.0f} labels per hour")
     return lines + [f"advice          {line}" for line in [found.next_step, *found.advice]]

@@ -6,6 +6,7 @@
 
 from ssl_diffusion.acquisition.batch_files import batch_figure
 from ssl_diffusion.acquisition.candidates import Candidates
+from ssl_diffusion.acquisition.forecast import Forecast, forecast
 from ssl_diffusion.acquisition.query import QueryBatch, choose, query
 from ssl_diffusion.acquisition.registry import (
     STRATEGIES,
@@ -22,6 +23,7 @@ __all__ = [
     "STRATEGIES",
     "Candidates",
     "Choice",
+    "Forecast",
     "QueryBatch",
     "Strategy",
     "batch_figure",
@@ -29,6 +31,7 @@ __all__ = [
     "choose",
     "coverage",
     "dropout",
+    "forecast",
     "get_strategy",
     "gradient",
     "herding",

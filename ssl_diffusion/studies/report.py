@@ -118,6 +118,7 @@ def _part(
         ],
         "table": _shown(table),
         "matrix": _matrix(statistics.penalty_matrix(rounds)) if tested else None,
+        "forecast": "" if "forecast" in table else "no forecast: it needs three budgets or more",
         "power": _power(areas, baseline) if baseline in areas and len(areas) > 1 and len(areas.columns) > 1 else None,
         "costs": _costs(rounds),
         "chosen": _chosen(picks, pool, baseline, areas),
@@ -133,6 +134,8 @@ def _shown(table: pd.DataFrame) -> dict[str, Any]:
         columns += ["difference", "p (Holm)", "labels", "saved"]
     if with_oracle := "gap" in table:
         columns.append("of the oracle's gap")
+    if with_forecast := "forecast" in table:
+        columns.append(f"{2 * int(budgets[-1]):,} expected")
     rows = []
     for r in table.to_dict("records"):
         row = [r["strategy"], int(r["n"]), *(f"{100 * r[b]:.1f}" for b in budgets), f"{100 * r['area']:.2f}"]
@@ -150,6 +153,9 @@ def _shown(table: pd.DataFrame) -> dict[str, Any]:
         if with_oracle:
             closed = f"{_percent(r['gap'])} % [{_percent(r['gap_low'])}, {_percent(r['gap_high'])}]"
             row.append(closed if np.isfinite(r["gap"]) else "")
+        if with_forecast:
+            expected = f"{100 * r['forecast']:.1f} [{100 * r['forecast_low']:.1f}, {100 * r['forecast_high']:.1f}]"
+            row.append(expected if np.isfinite(r["forecast"]) else "")
         rows.append(row)
     return {"columns": columns, "rows": rows}
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 
+from ssl_diffusion.acquisition.forecast import FEWEST_ROUNDS, Forecast, forecast
 from ssl_diffusion.studies import statistics
 from ssl_diffusion.studies.oracle import ORACLE
 
-__all__ = ["sentences", "summary"]
+__all__ = ["forecasts", "sentences", "summary"]
 
 _ALPHA = 0.05
 
@@ -22,8 +23,9 @@ def summary(rounds: pd.DataFrame, baseline: str) -> pd.DataFrame:
         `strategy`, `n` (seeds), mean accuracy at every budget (columns named by it), `area` (under the curve over log labels),
         `difference` of it from the baseline's with `low` and `high` (95 %), `p_holm`, and `labels` that it needs for the
         baseline's accuracy at its largest budget with `saving`, `saving_low`, `saving_high`. With an oracle also `gap`, the
-        part of the way from the baseline's area to the oracle's, with `gap_low` and `gap_high`. NaN where there is nothing to
-        compare.
+        part of the way from the baseline's area to the oracle's, with `gap_low` and `gap_high`. With three budgets or more
+        `forecast`, the mean accuracy that is expected with twice the largest, and its 80 % interval `forecast_low` and
+        `forecast_high`. NaN where there is nothing to compare.
 
     Example:
         >>> summary(folder.rounds(), "random")  # doctest: +SKIP
@@ -40,10 +42,32 @@ def summary(rounds: pd.DataFrame, baseline: str) -> pd.DataFrame:
         table = table.join(saved[["labels", "saving", "saving_low", "saving_high"]])
     if baseline in areas and ORACLE in areas and len(areas.columns) > 2:
         table = table.join(statistics.gap_closed(areas, baseline, ORACLE).set_index("strategy"))
+    if found := forecasts(rounds):
+        columns = {"forecast": "accuracy", "forecast_low": "low", "forecast_high": "high"}
+        for column, field in columns.items():
+            table[column] = pd.Series({name: getattr(f, field) for name, f in found.items()})
     budgets = [str(n) for n in means.columns]
     order = [str(s) for s in dict.fromkeys(rounds["strategy"]) if s in table.index]
     rest = [c for c in table.columns if c not in (*budgets, "n")]
     return table.loc[order, ["n", *budgets, *rest]].rename_axis("strategy").reset_index()
+
+
+def forecasts(rounds: pd.DataFrame) -> dict[str, Forecast]:
+    """Mean accuracy of every strategy with twice the largest budget; none with fewer than three budgets.
+
+    Args:
+        rounds: Results of one way to refit.
+
+    Example:
+        >>> print(forecasts(folder.rounds())["margin"])  # doctest: +SKIP
+        with 160 more labels 99 % (98 to 99)
+    """
+    found = {}
+    for strategy, part in statistics.curves(rounds).groupby("strategy", sort=False):
+        if strategy != ORACLE and len(part) >= FEWEST_ROUNDS:
+            part = part.sort_values("n_labeled")
+            found[str(strategy)] = forecast(part["n_labeled"], part["mean"], trials=int(part["n"].min()))
+    return found
 
 
 def sentences(rounds: pd.DataFrame, baseline: str) -> list[str]:
@@ -54,6 +78,7 @@ def sentences(rounds: pd.DataFrame, baseline: str) -> list[str]:
         ...     print(sentence)
     """
     table = summary(rounds, baseline)
+    promised = forecasts(rounds)
     if "difference" not in table:
         return [f"There is nothing to compare with {baseline} yet."]
     largest = rounds["n_labeled"].max()
@@ -84,6 +109,8 @@ def sentences(rounds: pd.DataFrame, baseline: str) -> list[str]:
             text += f". It closes {100 * row['gap']:.0f} % of the gap between {baseline} and the oracle ({interval})"
         if row["strategy"] == ORACLE:
             text += ". It knows the test labels: a ceiling, no strategy"
+        if row["strategy"] in promised:
+            text += f". Forecast: {promised[row['strategy']]}"
         if row["strategy"] in below:
             where = ", ".join(map(str, below[row["strategy"]]))
             text += f". At {where} labels it is below {baseline} (Holm over strategies and budgets)"

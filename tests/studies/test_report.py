@@ -186,6 +186,17 @@ def test_what_was_chosen_is_shown_in_order_under_its_classes(channels: int) -> N
 NAMES = ("random", "auto", *(f"activeml:Measure{k}" if k % 2 else f"measure-{k}" for k in range(15)))
 
 
+def test_three_budgets_and_more_have_a_forecast(study: StudyFolder) -> None:
+    rounds = study.results()[0]
+    table = summary(rounds, "random").set_index("strategy")
+    assert (table["forecast_low"] < table["forecast"]).all()
+    assert (table["forecast"] < table["forecast_high"]).all()
+    assert 0.8 < table.loc["margin", "forecast"] < 0.9  # 0.6, 0.7, 0.8 with 10, 20, 40
+    assert any(line.startswith("margin") and "Forecast: with 40 more labels 8" in line for line in sentences(rounds, "random"))
+    assert "80 expected" in write_report(study.path).read_text(encoding="utf-8")
+    assert "forecast" not in summary(rounds[rounds["n_labeled"] < 40], "random")
+
+
 def many_rounds(strategies: Sequence[str], budgets: Sequence[int], spread: float = 0.3) -> pd.DataFrame:
     """Curves of four seeds that end closer to each other than their labels are high; later strategies are better."""
     rng = np.random.default_rng(0)

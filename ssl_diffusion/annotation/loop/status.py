@@ -15,7 +15,7 @@ from ssl_diffusion.annotation.loop.current_model import FittedTo
 from ssl_diffusion.annotation.loop.fit_state import FitState
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.snapshot import Snapshot
-from ssl_diffusion.annotation.loop.stopping import advice
+from ssl_diffusion.annotation.loop.stopping import advice, forecast_of
 from ssl_diffusion.annotation.store import leases, schema
 from ssl_diffusion.annotation.store.votes import VOTE_KINDS
 from ssl_diffusion.settings import read_state
@@ -47,6 +47,8 @@ class JobStatus:
             utility (LURE); None if the strategy does not draw so, or fewer than ten draws are labeled.
         labels_per_hour: Labels per hour of work; None before the second label.
         next_step: Advice on the next step, one sentence.
+        forecast: Accuracy that more labels are expected to bring, with its 80 % interval, or why it cannot be foreseen; one
+            sentence.
         advice: Sentences on whether more labels seem worthwhile.
     """
 
@@ -63,6 +65,7 @@ class JobStatus:
     drawn: Estimate | None
     labels_per_hour: float | None
     next_step: str
+    forecast: str
     advice: list[str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,6 +100,7 @@ def job_status(snapshot: Snapshot) -> JobStatus:
         drawn=drawn_estimate(snapshot),
         labels_per_hour=labels_per_hour(job),
         next_step=_next_step(job, waiting),
+        forecast=str(forecast_of(snapshot)),
         advice=advice(snapshot),
     )
 

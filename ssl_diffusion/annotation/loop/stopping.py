@@ -1,4 +1,4 @@
-"""Whether more labels seem worthwhile: the budget, a plateau of the measured accuracy, predictions that no longer change.
+"""Whether more labels seem worthwhile: the budget, a forecast, a plateau of the accuracy, predictions that no longer change.
 
 Predictions on a fixed sample of the pool are compared from round to round by Cohen's kappa; if its mean over three rounds is at
 least 0.99, they have stabilized (Bloodgood and Vijay-Shanker 2009, "A method for stopping active learning based on stabilizing
@@ -17,13 +17,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 
+from ssl_diffusion.acquisition.forecast import Forecast, forecast
 from ssl_diffusion.annotation.loop.accuracy import Estimate
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.snapshot import Snapshot
-from ssl_diffusion.errors import StateError
+from ssl_diffusion.errors import DataError, StateError
 from ssl_diffusion.storage import atomic_file, atomic_write_text, read_regular
 
-__all__ = ["advice", "progress_of", "record"]
+__all__ = ["advice", "forecast_of", "progress_of", "record"]
 
 _log = logging.getLogger(__name__)
 _COLUMNS = ["round", "at", "model", "labels", "audit_n", "audit_accuracy", "audit_low", "audit_high", "kappa"]
@@ -31,7 +32,9 @@ _WATCHED = 2000  # samples whose predictions are compared
 _ROUNDS = 3
 _STABLE = 0.99  # mean kappa
 _PLATEAU = 0.005  # gain in accuracy
+_WORTH = 0.005  # gain in accuracy that as many labels again should promise
 _SHARP = 0.15  # wider intervals show no plateau
+_Z95 = 1.96  # standard errors from the middle to the end of a 95 % interval
 
 
 def progress_of(job: Job) -> pd.DataFrame:
@@ -83,6 +86,9 @@ def advice(snapshot: Snapshot) -> list[str]:
         sentences.append(
             f"{left} labels of the budget of {budget} are left" if left > 0 else f"the budget of {budget} labels is used up"
         )
+    promised = forecast_of(snapshot)
+    if isinstance(promised, Forecast) and promised.accuracy - float(table["audit_accuracy"].dropna().iloc[-1]) < _WORTH:
+        sentences.append(f"the forecast is {promised}: more labels may gain less than half a point")
     kappas = table["kappa"].dropna().tail(_ROUNDS)
     if len(kappas) == _ROUNDS and kappas.mean() >= _STABLE:
         sentences.append(
@@ -99,6 +105,30 @@ def advice(snapshot: Snapshot) -> list[str]:
                 f"to {high:.1%}): it may have reached its plateau"
             )
     return sentences
+
+
+def forecast_of(snapshot: Snapshot) -> Forecast | str:
+    """Accuracy on the audit set with twice the labels, or with what is left of the budget if that is less; or, as a sentence,
+    why it cannot be foreseen.
+
+    Args:
+        snapshot: The job at one moment.
+    """
+    job, table = snapshot.job, progress_of(snapshot.job).dropna(subset=["audit_accuracy", "labels"])
+    if not len(job.store.of_role("audit")):
+        return "a forecast needs an audit set, which measures the accuracy, and this job has none"
+    # Rounds without a new label measure the same again: the last one counts.
+    table = table[table["labels"] > 0].drop_duplicates("labels", keep="last")
+    table = table[table["labels"] > table["labels"].shift(1, fill_value=0).cummax()]
+    n, accuracy = table["labels"].to_numpy(), table["audit_accuracy"].to_numpy()
+    more = int(n[-1]) if len(n) else 1
+    if job.settings.budget and (left := job.settings.budget - len(snapshot.state.training[0])) > 0:
+        more = min(more, left)
+    try:
+        wilson = float((table["audit_high"] - table["audit_low"]).iloc[-1]) if len(n) else 0.0
+        return forecast(n, accuracy, more, deviation=wilson / (2 * _Z95))
+    except DataError as error:
+        return str(error)
 
 
 def _kappa(snapshot: Snapshot) -> float:
