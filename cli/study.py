@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["study"]
 
-_OF_REPORTS = ("--cache-dir", "--highlight")
+_OF_REPORTS = ("--cache-dir", "--highlight", "--with")
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,14 @@ class ExecutionOptions:
             metavar="NAME,NAME", help="Strategies to color in the report's curves, besides the baseline, auto and the best."
         ),
     ] = None
+    others: Annotated[
+        Path | None,
+        typer.Option(
+            "--with",
+            help="Results of others on the same data to show beside the study's in its report: a CSV file with the columns "
+            "dataset, strategy, n_labeled, accuracy, seed, or a folder of scikit-activeml's experiments.",
+        ),
+    ] = None
 
 
 @command(NOTHING)
@@ -126,9 +134,11 @@ def study(
     if only_report:
         if idle := [flag for flag in given_options(design) + given_options(execution) if flag not in _OF_REPORTS]:
             raise RecipeError(f"{idle[0]} has no effect on the report of a study that has been run: leave it out")
-        written = write_report(place, cache_dir, highlight)
+        written = write_report(place, cache_dir, highlight, execution.others)
         context.output.result({"out": str(place), "report": str(written)}, f"report in {written}")
         return
+    if execution.others is not None:
+        raise RecipeError("--with is for the report of a study that has been run: ssld study report FOLDER --with FILE")
     settings = design.settings(resume=execution.resume)
     if highlight:  # a misspelled name is refused before the study runs, not after
         planned = settings or StudyFolder(place).settings()

@@ -21,6 +21,8 @@ from ssl_diffusion.storage import atomic_write_text
 from ssl_diffusion.studies import statistics
 from ssl_diffusion.studies.attempts import StudyFolder
 from ssl_diffusion.studies.figures import check_highlight, chosen_figure, curves_figure
+from ssl_diffusion.studies.oracle import ORACLE
+from ssl_diffusion.studies.others import beside, read_others
 from ssl_diffusion.studies.settings import REFITS, StudySettings
 from ssl_diffusion.studies.summary import sentences, summary
 from ssl_diffusion.studies.trial import trials_of
@@ -30,13 +32,15 @@ __all__ = ["write_report"]
 _PICTURED = 5  # strategies whose choices are shown beside the baseline's
 
 
-def write_report(path: Path, cache_dir: Path | None = None, highlight: Sequence[str] = ()) -> Path:
+def write_report(path: Path, cache_dir: Path | None = None, highlight: Sequence[str] = (), others: Path | None = None) -> Path:
     """Write `report.html`, `curves-REFIT.png` and `summary.csv` into a study folder, from the trials that are complete.
 
     Args:
         path: Study folder.
         cache_dir: Folder of named data sets, for the images.
         highlight: Strategies to highlight in the curves, beside the baseline, "auto" and the best.
+        others: Results of others on the same data, to be shown beside those of the study
+            (:func:`ssl_diffusion.studies.others.read_others`).
 
     Returns:
         Path of the page.
@@ -44,6 +48,7 @@ def write_report(path: Path, cache_dir: Path | None = None, highlight: Sequence[
     Raises:
         RunError: if this is no study folder, or no trial is complete.
         SSLDError: if `highlight` names a strategy that the study does not have, or too many.
+        DataError: if the results of others cannot be read, or are about something else.
 
     Example:
         >>> write_report(Path("study"), highlight=["margin"])  # doctest: +SKIP
@@ -56,6 +61,7 @@ def write_report(path: Path, cache_dir: Path | None = None, highlight: Sequence[
     if rounds.empty:
         raise RunError(f"no trial of {path} is complete: run it first, with ssld study {path} --resume")
     pool = load_pool(settings.recipe.data, cache_dir=cache_dir)
+    theirs = None if others is None else read_others(others, pool.name)
     parts, tables = [], []
     for refit in settings.refits:
         mine = rounds[rounds["refit"] == refit]
@@ -68,7 +74,7 @@ def write_report(path: Path, cache_dir: Path | None = None, highlight: Sequence[
         )
         table = summary(mine, settings.baseline)
         tables.append(table.assign(refit=refit))
-        parts.append(_part(refit, mine, picks[picks["refit"] == refit], table, settings, pool, chosen))
+        parts.append(_part(refit, mine, picks[picks["refit"] == refit], table, settings, pool, chosen, theirs))
     pd.concat(tables).to_csv(path / "summary.csv", index=False)
     template = resources.files("ssl_diffusion.studies").joinpath("report.html").read_text(encoding="utf-8")
     page = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(template)
@@ -100,6 +106,7 @@ def _part(
     settings: StudySettings,
     pool: Pool,
     highlight: Sequence[str],
+    others: pd.DataFrame | None,
 ) -> dict[str, Any]:
     """What the page says of one way to refit."""
     baseline = settings.baseline
@@ -120,6 +127,7 @@ def _part(
         "matrix": _matrix(statistics.penalty_matrix(rounds)) if tested else None,
         "forecast": "" if "forecast" in table else "no forecast: it needs three budgets or more",
         "power": _power(areas, baseline) if baseline in areas and len(areas) > 1 and len(areas.columns) > 1 else None,
+        "others": None if others is None else _beside(rounds, others, baseline, highlight, areas),
         "costs": _costs(rounds),
         "chosen": _chosen(picks, pool, baseline, areas),
     }
@@ -158,6 +166,27 @@ def _shown(table: pd.DataFrame) -> dict[str, Any]:
             row.append(expected if np.isfinite(r["forecast"]) else "")
         rows.append(row)
     return {"columns": columns, "rows": rows}
+
+
+def _beside(
+    rounds: pd.DataFrame, others: pd.DataFrame, baseline: str, highlight: Sequence[str], areas: pd.DataFrame
+) -> dict[str, Any]:
+    """Curves and table of the study's strategies that stand out, and of those of others."""
+    best = areas.drop(columns=ORACLE, errors="ignore").mean().idxmax()
+    own = [name for name in dict.fromkeys((baseline, "auto", *highlight, str(best))) if name in areas]
+    table = beside(rounds, others, own)
+    within = others["n_labeled"].between(rounds["n_labeled"].min(), rounds["n_labeled"].max())
+    both = pd.concat([rounds[rounds["strategy"].isin(own)], others[within]])
+    named = [str(name) for name in others["strategy"].unique()][: max(0, 5 - len(own))]
+    budgets = [c for c in table.columns if c.isdecimal()]
+    rows = [
+        [r["strategy"], int(r["n"]), *("" if np.isnan(r[b]) else f"{100 * r[b]:.1f}" for b in budgets)]
+        for r in table.to_dict("records")
+    ]
+    return {
+        "curves": _both(lambda dark: curves_figure(both, baseline, ("accuracy",), highlight=[*own, *named][:5], dark=dark)),
+        "table": {"columns": ["strategy", "seeds", *(f"{int(b):,}" for b in budgets)], "rows": rows},
+    }
 
 
 def _percent(fraction: float) -> str:

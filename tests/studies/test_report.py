@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from PIL import Image
 from support.canvas import assert_legible
 from support.commands import ok, refused, ssld
+from support.made_up_studies import made_up_study
 
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RunError, SSLDError
@@ -22,41 +23,13 @@ from ssl_diffusion.studies import StudyFolder, StudySettings
 from ssl_diffusion.studies.figures import chosen_figure, curves_figure
 from ssl_diffusion.studies.report import write_report
 from ssl_diffusion.studies.summary import sentences, summary
-from ssl_diffusion.studies.trial import Trial, TrialResult, save_failure, trials_of
+from ssl_diffusion.studies.trial import Trial, save_failure
 from ssl_diffusion.training.recipe import Recipe
-
-ACCURACY = {"random": (0.5, 0.6, 0.7), "margin": (0.6, 0.7, 0.8), "entropy": (0.5, 0.6, 0.7)}
-BUDGETS = (10, 20, 40)
-
-
-def made_up(trial: Trial, pool: Pool) -> TrialResult:
-    """A trial whose accuracy is known: margin is ten points above random, entropy the same but for noise."""
-    rng = np.random.default_rng([trial.seed, len(trial.strategy)])
-    key = {"refit": trial.refit, "strategy": trial.strategy, "seed": trial.seed}
-    fixed = {"nll": 1.0, "ece": 0.1, "missing_classes": 0, "balance": 0.9, "train_seconds": 0.1, "query_seconds": 0.2}
-    noise = 0.01 * rng.standard_normal(3)
-    rounds = [
-        {**key, "n_labeled": n, "accuracy": a + e, **fixed, "used": trial.strategy}
-        for n, a, e in zip(BUDGETS, ACCURACY[trial.strategy], noise, strict=True)
-    ]
-    chosen = rng.permutation(pool.train)[:40]
-    picks = [
-        {**key, "n_labeled": next(b for b in BUDGETS if i < b), "rank": i, "id": str(pool.ids[at]), "label": "7"}
-        | {"utility": 1.0, "selection_probability": 0.5}
-        for i, at in enumerate(chosen)
-    ]
-    return TrialResult(pd.DataFrame(rounds), pd.DataFrame(picks))
 
 
 @pytest.fixture
 def study(tiny_recipe: Recipe, tmp_path: Path, digits_pool: Pool) -> StudyFolder:
-    settings = StudySettings(recipe=tiny_recipe, strategies=tuple(ACCURACY), budgets=BUDGETS, seeds=6)
-    folder = StudyFolder(tmp_path / "study")
-    folder.path.mkdir()
-    folder.settings_file.write_text(settings.to_toml(), encoding="utf-8")
-    for trial in trials_of(settings):
-        made_up(trial, digits_pool).save(folder.trial(trial))
-    return folder
+    return made_up_study(tiny_recipe, tmp_path / "study", digits_pool)
 
 
 class Page(HTMLParser):
