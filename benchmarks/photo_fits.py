@@ -19,6 +19,7 @@ from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
 from ssl_diffusion.inference.metrics import classification_metrics
 from ssl_diffusion.inference.predict import represent
 from ssl_diffusion.models.backbones.registry import load_backbone
+from ssl_diffusion.models.probe import fit_probe, reference_sample
 from ssl_diffusion.training import backbones
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.fit import FitOptions, fit_model
@@ -58,18 +59,30 @@ class SharedFits:
         began = time.process_time()
         head = backbones.fit_fused_head(config, weights, self._backbone, pool, labeled, recipe, cache_dir=self._data.cache)
         seconds = time.process_time() - began
-        z = np.concatenate(
-            [self._represent(self._denoiser.model(), pool.images[self._test]), self._data.features(self._test)], 1
-        )
+        z = np.concatenate([self._seen_by_denoiser(self._test), self._data.features(self._test)], 1)
         w = {name: t.numpy() for name, t in head.weights.items() if not name.startswith("unet.")}
         (weight,), (bias,) = (
             [t for name, t in w.items() if name.startswith("head.") and name.endswith(e)] for e in ("weight", "bias")
         )
-        logits = ((z - w["mean"]) * w["factor"]) @ weight.T + bias
-        truth = pool.labels[self._test]
+        return self._scored(((z - w["mean"]) * w["factor"]) @ weight.T + bias, seconds) | {"facts": head.facts}
+
+    def scores_alone(self, n_labeled: int, seed: int) -> dict[str, Any]:
+        """Test scores of a probe on the denoiser alone, as `--objective probe --backbone none` fits it."""
+        pool = self._data.pool
+        positions = pool.positions(choose_labeled(pool, n_labeled, seed=seed).train)
+        z, reference = self._seen_by_denoiser(positions), self._seen_by_denoiser(reference_sample(pool.train, seed))
+        began = time.process_time()
+        probe = fit_probe(z, pool.labels[positions], reference, len(pool.classes), seed=seed)
+        return self._scored(probe.logits(self._seen_by_denoiser(self._test)), time.process_time() - began)
+
+    def _scored(self, logits: NDArray[np.float32], seconds: float) -> dict[str, Any]:
+        truth = self._data.pool.labels[self._test]
         metrics = classification_metrics(log_softmax(logits, axis=1).astype(np.float32), truth)
         _, recall, f1, _ = precision_recall_fscore_support(truth, logits.argmax(axis=1), zero_division=0.0)
-        return {"metrics": metrics, "recall": recall, "f1": f1, "fit_seconds": round(seconds, 2), "facts": head.facts}
+        return {"metrics": metrics, "recall": recall, "f1": f1, "fit_seconds": round(seconds, 2)}
+
+    def _seen_by_denoiser(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._represent(self._denoiser.model(), self._data.pool.images[positions])
 
     def _represent(self, model: Any, images: NDArray[np.uint8], *, precision: str = "fp32") -> NDArray[np.float32]:
         keys = [hashlib.blake2b(x.tobytes(), digest_size=16).digest() for x in images]

@@ -39,15 +39,15 @@ from ssl_diffusion.studies import StudyFolder
 CSV = RESULTS / "photos.csv"
 KEYS = ["dataset", "n_labeled", "method", "seed"]
 
+ALONE = "denoiser, probe"
 # name: arguments of `ssld fit`.
 OURS: dict[str, list[str]] = {
-    "denoiser, probe": ["--backbone", "none"],
+    ALONE: ["--backbone", "none"],
     "denoiser and Lite0, probe": ["--backbone", BACKBONE],
     "denoiser and Lite0, probe without pseudo-labels": ["--backbone", BACKBONE, "--set", "backbone.pseudo_labels=false"],
 }
 CHOSEN = "denoiser and Lite0, probe, labels chosen by auto"
 METHODS = (*RIVALS, *OURS, CHOSEN)
-FUSED = (*(method for method in OURS if method.startswith("denoiser and Lite0")), CHOSEN)
 
 
 @dataclass(frozen=True)
@@ -158,12 +158,15 @@ def picks_of(study: Path, n_labeled: int, seed: int) -> LabeledSet:
 def fit_shared(
     fits: SharedFits, data: PhotoSet, n_labeled: int, method: str, seed: int, picks: Path | None = None
 ) -> dict[str, Any]:
-    """One fit of a fused probe, in this process."""
-    labeled = picks_of(picks, n_labeled, seed) if picks is not None else None
-    got = fits.scores(n_labeled, seed, pseudo_labels=method in ("denoiser and Lite0, probe", CHOSEN), labeled=labeled)
+    """One fit of a probe, in this process."""
+    if method == ALONE:
+        got = fits.scores_alone(n_labeled, seed)
+    else:
+        labeled = picks_of(picks, n_labeled, seed) if picks is not None else None
+        got = fits.scores(n_labeled, seed, pseudo_labels=method in ("denoiser and Lite0, probe", CHOSEN), labeled=labeled)
     return {
         **_scores(got["metrics"], got["recall"], got["f1"]),
-        "read_seconds": data.read_seconds,
+        "read_seconds": 0.0 if method == ALONE else data.read_seconds,
         "pretrain_seconds": fits.pretrain_seconds,
         "fit_seconds": got["fit_seconds"],
         "commit": source_commit(),
@@ -198,7 +201,7 @@ def run(arguments: argparse.Namespace) -> None:
         name = key["dataset"]
         if name not in sets:
             sets = {name: photo_set(name, arguments.cache, arguments.cifar)}  # one at a time: they are large
-        if arguments.shared and key["method"] in FUSED:
+        if arguments.shared and key["method"] in (*OURS, CHOSEN):
             if name not in fits:
                 suite = SUITES[name]
                 fits = {name: SharedFits(sets[name], suite.recipe, [f"pretraining.steps={suite.pretraining_steps}"])}
