@@ -11,7 +11,7 @@ from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice
 from ssl_diffusion.errors import SSLDError
 
-__all__ = ["MAPS", "Overview", "overview", "overview_figure"]
+__all__ = ["MAPS", "Overview", "overview", "overview_figure", "places_of"]
 
 MAPS = ("pca", "umap")
 _SHOWN, _FITTED = 5000, 20_000
@@ -49,8 +49,7 @@ def overview(candidates: Candidates, choice: Choice, method: str = "pca") -> Ove
     Raises:
         SSLDError: if the method does not exist or umap-learn is not installed.
     """
-    if method not in MAPS:
-        raise SSLDError(f"a map is one of {', '.join(MAPS)}, not {method!r}")
+    _check_method(method)
     x = candidates.x
     rng = np.random.default_rng(0)  # of its own: looking must not change what is chosen next
     rest = np.setdiff1d(rng.permutation(len(x))[:_SHOWN], choice.picks)
@@ -58,6 +57,29 @@ def overview(candidates: Candidates, choice: Choice, method: str = "pca") -> Ove
     mapped = _pca(x[np.sort(rng.permutation(len(x))[:_FITTED])], parts) if method == "pca" else _umap(parts)
     others, labeled, chosen = mapped
     return Overview(others, labeled, chosen, choice.utilities, choice.utilities[choice.picks], method)
+
+
+def places_of(x: NDArray[np.float32], method: str = "pca") -> NDArray[np.float32]:
+    """Map a whole pool to the plane.
+
+    Args:
+        x: Representations, float32 (N, F).
+        method: See :func:`overview`.
+
+    Returns:
+        Places, float32 (N, 2).
+
+    Raises:
+        SSLDError: See :func:`overview`.
+    """
+    _check_method(method)
+    rng = np.random.default_rng(0)
+    return (_pca(x[np.sort(rng.permutation(len(x))[:_FITTED])], [x]) if method == "pca" else _umap([x]))[0]
+
+
+def _check_method(method: str) -> None:
+    if method not in MAPS:
+        raise SSLDError(f"a map is one of {', '.join(MAPS)}, not {method!r}")
 
 
 def _pca(sample: NDArray[np.float32], parts: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:

@@ -16,6 +16,7 @@ __all__ = ["shown_bytes", "shown_image", "to_pil"]
 
 _SHOWN_BY_BROWSERS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
 _LARGE = 4 * 2**20  # bytes
+_SCREEN = 1600  # pixels
 
 
 def shown_image(path: Path, side: int | None = None) -> tuple[bytes, str]:
@@ -44,11 +45,11 @@ def shown_bytes(content: bytes, name: str, side: int | None = None) -> tuple[byt
     try:
         if (
             Path(name).suffix.lower() in _SHOWN_BY_BROWSERS
-            and len(content) <= _LARGE
+            and (len(content) <= _LARGE or (side or 0) > _SCREEN)
             and (side is None or _fits(content, side))
         ):
             return content, mimetypes.guess_type(name)[0] or "application/octet-stream"
-        limit = side or 1600
+        limit = side or _SCREEN
         with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             opened.draft("RGB", (limit, limit))  # lets the JPEG decoder shrink large photos on the fly
             shown = ImageOps.exif_transpose(opened).convert("RGB")

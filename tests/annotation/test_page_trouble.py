@@ -81,9 +81,9 @@ def test_nothing_can_be_said_of_an_image_that_is_not_yet_there(job: Job) -> None
         await page.route("**/image?*", late)
         await page.goto(url)
         first = await shown(page)
-        assert await page.evaluate("() => preloaded.map((image) => image.src)") == asked[1:]
+        assert await page.evaluate("() => ssld.now.preloaded.map((image) => image.src)") == asked[1:]
         await page.keyboard.press("s")
-        await page.wait_for_function("first => sample && sample.id !== first && !busy", arg=first)
+        await page.wait_for_function("first => ssld.now.sample && ssld.now.sample.id !== first && !ssld.now.busy", arg=first)
         assert await page.is_hidden("#image")
         assert await page.text_content("#loading") == "loading the image"
         for key in "1234":
@@ -103,11 +103,11 @@ def test_an_image_that_changes_under_the_eyes_is_shown_again(job: Job, tmp_path:
     async def scenario(context: Any, url: str) -> None:
         page = await open_page(context, url)
         id_ = await shown(page)
-        before = await page.evaluate("() => sample.digest")
+        before = await page.evaluate("() => ssld.now.sample.digest")
         other = next(path for path in (tmp_path / "photos").iterdir() if path.name != id_)
         (tmp_path / "photos" / id_).write_bytes(other.read_bytes())
         await page.keyboard.press("1")
-        await page.wait_for_function("before => ready && sample.digest !== before", arg=before)
+        await page.wait_for_function("before => ssld.now.ready && ssld.now.sample.digest !== before", arg=before)
         assert await shown(page) == id_
         assert "look at it again" in await page.text_content("#message")
         assert votes(job) == []
@@ -155,7 +155,7 @@ def test_a_label_outlives_a_store_that_is_away_and_a_reload(job: Job) -> None:
         await page.unroute("**/api/label")
         await shown(page, id_)
         assert await page.locator("#away:visible").count() == 0
-        assert await page.evaluate("() => unsent().length") == 0
+        assert await page.evaluate("() => import('/static/requests.js').then((m) => m.unsent().length)") == 0
 
     browse(job, scenario)
     assert [row["label"] for row in queries.listing(job.store)] == [job.store.classes[0]]
@@ -225,15 +225,15 @@ def test_a_fit_of_another_process_is_seen_and_its_button_says_why_not(job: Job) 
         assert "labels of two classes" in await page.text_content("#fit-reason")
         job.store.label("0000.png", "3", Actor("bob"))
         job.store.label("0001.png", "4", Actor("bob"))
-        await page.evaluate("() => state()")
+        await page.evaluate("() => import('/static/state.js').then((m) => m.state())")
         assert await page.is_enabled("#fit")
         with job.alone("fit"), reporting(job, None) as progress:
             progress(ProgressUpdate("pretraining", 400, 1000))
-            await page.evaluate("() => state()")
+            await page.evaluate("() => import('/static/state.js').then((m) => m.state())")
             assert await page.is_disabled("#fit")
             assert (await page.text_content("#fit-state")).startswith("Fitting: pretraining, 40 %")
             assert await page.get_attribute("#fit-bar", "aria-valuenow") == "40"
-        await page.evaluate("() => state()")
+        await page.evaluate("() => import('/static/state.js').then((m) => m.state())")
         assert await page.is_enabled("#fit")
 
     browse(job, scenario)

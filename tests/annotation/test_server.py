@@ -326,7 +326,7 @@ def test_names_of_classes_are_text_and_nothing_else(page: Page, job: Job) -> Non
     answer = page.client.get("/api/session")
     assert answer.headers["content-type"] == "application/json"
     assert name in answer.json()["classes"]
-    script = (Path(server.__file__).parent / "static" / "app.js").read_text()
+    script = "".join(path.read_text() for path in (Path(server.__file__).parent / "static").rglob("*.js"))
     for sink in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
         assert sink not in script
 

@@ -19,7 +19,7 @@ from support.stores import PostgreSQL, postgresql_database, postgresql_program
 
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.page.server import make_app
-from ssl_diffusion.annotation.store import faults, leases, queries, schema
+from ssl_diffusion.annotation.store import class_changes, faults, leases, queries, schema
 from ssl_diffusion.annotation.store.faults import StoreError, StoreUnavailableError, shown_url
 from ssl_diffusion.annotation.store.store import Action, Actor, Store
 from ssl_diffusion.data.pool import Pool
@@ -206,6 +206,11 @@ def upgrade_from_the_first_version(url: str) -> None:
         command.upgrade(config, "0001")
         connection.execute(text("INSERT INTO classes VALUES (0, 'cat')"))
         connection.execute(text("INSERT INTO samples VALUES (0, 'a.png', 'pool', NULL)"))
+        connection.execute(
+            text("INSERT INTO events VALUES (1, .5, 'labeled', 0, 'ann', 0, 0, 'page', 1, NULL, NULL, NULL, NULL)")
+        )
+        connection.execute(text("INSERT INTO votes VALUES (0, 'ann', 0, 0, 1)"))
+        connection.execute(text("INSERT INTO current VALUES (0, 'labeled', 0, 1, 0)"))
         connection.execute(text("INSERT INTO rounds VALUES (1, 0.5, 'random', '', 7, 'pixels', 1)"))
         connection.execute(text("INSERT INTO batch VALUES (1, 0, 1, 0.0, NULL, NULL, 0, '')"))
     engine.dispose()
@@ -216,6 +221,9 @@ def upgrade_from_the_first_version(url: str) -> None:
     leases.add_round(store, leases.RoundBatch("random", "", 2**32 + 5, "none", 1, [leases.QueueEntry(0, "")]))
     assert (leases.last_round(store) or {})["seed"] == 2**32 + 5
     assert [row["id"] for row in leases.batch_of(store, 1)] == ["a.png"]
+    class_changes.rename(store, "cat", "Cat", "ann")  # what later versions added is there
+    assert [(row["label"], row["text"]) for row in queries.history(store) if row["kind"] == "labeled"] == [("Cat", None)]
+    queries.check(store)
     store.close()
 
 

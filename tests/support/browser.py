@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,6 +96,14 @@ async def open_page(context: Any, url: str, complaints: list[str] | None = None)
         page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
     await page.goto(url)
     return page
+
+
+async def axe(page: Any) -> list[str]:
+    """What axe-core complains of: rule, and the elements at fault."""
+    script = Path(pytest.importorskip("axe_playwright_python").__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+    await page.evaluate(f"() => {{ if (!window.axe) {{ {script} }} }}")
+    found = await page.evaluate("() => axe.run(document, { resultTypes: ['violations'] })")
+    return [f"{each['id']}: {[node['target'] for node in each['nodes']]}" for each in found["violations"]]
 
 
 async def shown(page: Any, other_than: str = "") -> str:

@@ -83,7 +83,7 @@ def _jsonl(job: Job, rows: Rows) -> str:
 
 def _coco(job: Job, rows: Rows) -> str:
     """Images, categories, and one annotation per image, whose box is the whole image."""
-    numbers = {name: k for k, name in enumerate(job.store.classes, start=1)}
+    numbers = {name: k for k, name in enumerate(job.store.classes_in_use, start=1)}
     images, annotations = [], []
     for k, (row, position) in enumerate(
         zip(rows, job.store.positions(row["id"] for row in rows).tolist(), strict=True), start=1
@@ -137,7 +137,7 @@ def _label_studio(job: Job, rows: Rows) -> str:
 
 def _prodigy(job: Job, rows: Rows) -> str:
     """Answered examples of Prodigy's choice interface."""
-    options = [{"id": name, "text": name} for name in job.store.classes]
+    options = [{"id": name, "text": name} for name in job.store.classes_in_use]
     lines = []
     for row, file in zip(rows, _files(job, rows), strict=True):
         answer = {"accept": [row["label"]], "answer": "accept", "options": options, "meta": {"id": row["id"]}}

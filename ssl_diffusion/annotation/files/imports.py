@@ -81,7 +81,7 @@ def apply_records(
     """
     for record in records:
         check_text(f"{name}, {record.where}: the annotator", record.annotator)
-    known, classes = set(job.store.ids.tolist()), job.store.classes
+    known, classes = set(job.store.ids.tolist()), job.store.classes_in_use
     if unknown := [record for record in records if record.id not in known]:
         ids = f"its ids look like {sorted(known)[0]!r}"
         raise DataError(f"{name}: {_listed(record.id for record in unknown)} not in the job ({unknown[0].where}); {ids}")

@@ -108,7 +108,7 @@ def push(job: Job, server: LabelStudio, project: int, *, image_prefix: str | Non
         raise SSLDError(f"{job.path} has nothing to push: ssld loop next {job.path} chooses what to label")
     settings = server.project(project)
     interface = parse_interface(settings["label_config"], f"project {project}")
-    if missing := [name for name in job.store.classes if name not in interface.values]:
+    if missing := [name for name in job.store.classes_in_use if name not in interface.values]:
         raise SSLDError(
             f"the labeling interface of project {project} does not have {', '.join(map(repr, missing))}: add a Choice for each"
         )

@@ -112,7 +112,7 @@ def choose_round(snapshot: Snapshot, n: int | None = None, strategy: str | None 
     seed = job.settings.seed + number if seed is None else seed
     known, classes = state.training
     # Pixels say little about classes: without a model "auto" covers them.
-    k = len(names) if classifier is not None and model.knows_classes else 0
+    k = len(state.in_use) if classifier is not None and model.knows_classes else 0
     name = job.settings.strategy if strategy is None else strategy
     chosen, reason = strategy_for(name, len(known), k)
     ids, touched, carried = job.store.ids, queries.touched(job.store), _carried(snapshot)

@@ -89,7 +89,7 @@ def job_status(snapshot: Snapshot) -> JobStatus:
     return JobStatus(
         image_size=(height, width),
         counts=state.counts,
-        labels={name: by_class.get(k, 0) for k, name in enumerate(state.classes)},
+        labels={state.classes[k]: by_class.get(k, 0) for k in state.in_use},
         rounds=state.last_round["number"] if state.last_round is not None else 0,
         waiting=waiting,
         model=model.description if model is not None else "being opened",

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,7 +17,10 @@ from ssl_diffusion.annotation.loop.counterfactuals import Counterfactual, Explai
 from ssl_diffusion.annotation.loop.current_model import Classifier, Model, present_model, training_labels
 from ssl_diffusion.annotation.loop.fits import Background
 from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.job_classes import assign_keys
+from ssl_diffusion.annotation.loop.pool_view import PoolView
 from ssl_diffusion.annotation.loop.rounds import choose_round, rerank
+from ssl_diffusion.annotation.loop.sheets import Sheet, Wanted, choose_sheet
 from ssl_diffusion.annotation.loop.snapshot import Snapshot, take_snapshot
 from ssl_diffusion.annotation.loop.status import JobStatus, fitted_labels, job_status
 from ssl_diffusion.annotation.loop.stopping import progress_of
@@ -38,6 +41,7 @@ _WATCH_EVERY = 2.0  # seconds between looks for a new model
 _AHEAD = 4  # samples whose counterfactuals are searched before they are requested
 _LOADED_AHEAD = 2  # samples whose images the page loads before they are handed out
 _TOP = 3  # predicted classes that are shown
+_QUEUED = 200  # samples of the queue of which one begins a sheet
 
 
 @dataclass(frozen=True)
@@ -102,13 +106,15 @@ class PageState:
 
     Attributes:
         status: Status of the job.
-        classes: Class names by number.
+        classes: Names of the classes in use.
+        keys: Key of the keyboard of each class, see :func:`~ssl_diffusion.annotation.loop.job_classes.assign_keys`.
         curve: Labels, accuracy on the audit set, and the ends of its interval, one row per round.
         problem: Last failure in the background that no success has followed; empty if there is none.
     """
 
     status: JobStatus
     classes: tuple[str, ...]
+    keys: list[str]
     curve: list[tuple[float, float, float, float]]
     problem: str
 
@@ -119,13 +125,15 @@ class Workbench:
     Args:
         job: Job to label.
         refit_every: New labels after which a fit starts in the background, 0 for never; None takes the job's setting.
+        map_method: Projection of the map, "pca" or "umap".
     """
 
-    def __init__(self, job: Job, refit_every: int | None = None) -> None:
+    def __init__(self, job: Job, refit_every: int | None = None, *, map_method: str = "pca") -> None:
         self.job = job
         self.refit_every = job.settings.refit_every if refit_every is None else refit_every
         self.fits = Background(job)
         self.explainer = Explainer(job)
+        self.pool = PoolView(job, map_method)
         self._model: Model | None = None
         self._classifier: Classifier | None = None
         self._stamp: int | None = None  # of model.json, when the model was opened
@@ -172,14 +180,19 @@ class Workbench:
         """Apply a verb to a sample; returns the sample's status, which is on disk then."""
         (found,) = self.job.store.apply([Action(verb, id_, by, label, final and verb == "label")])
         if verb in ("label", "un-label"):
+            self._count(1)
+        return found.status
+
+    def _count(self, n: int) -> None:
+        """Count labels: after some of them the queue is reordered."""
+        if n:
             with self._counting:
-                self._since_rerank += 1
+                self._since_rerank += n
                 due = self._since_rerank >= _RERANK_EVERY and time.monotonic() - self._reranked >= _RERANK_PAUSE
                 self._reranked = time.monotonic() if due else self._reranked
                 self._since_rerank = 0 if due else self._since_rerank
             if due:
                 self.submit("rerank", self.rerank)
-        return found.status
 
     def ahead(self, annotator: str, holder: str) -> list[leases.LeasedSample]:
         """Samples that a holder is likely to get next, so that their images can be loaded."""
@@ -201,13 +214,28 @@ class Workbench:
             self._settling.pop(holder, None)
         return status
 
-    def undo(self, annotator: str, holder: str, token: str) -> leases.LeasedSample | None:
-        """Withdraw the vote that came with a token and lease its sample again; None if the vote does not stand any more."""
-        last = queries.voted_with(self.job.store, annotator, token)
-        if last is None:
-            return None
-        self.record(last, "un-label", Actor(annotator, "page"))
-        return leases.take(self.job.store, last, annotator, holder)
+    def undo(self, annotator: str, holder: str, token: str) -> list[leases.LeasedSample]:
+        """Take an action back: the votes before it stand again. Its samples are leased; none if it does not stand any more."""
+        votes, by = queries.action_of(self.job.store, annotator, token), Actor(annotator, "page")
+        if not votes:
+            return []
+        names = self.job.store.classes
+        self.job.store.apply([_restored(vote, by, names) for vote in votes])
+        self._count(len(votes))
+        if len(votes) == 1:
+            return [leases.take(self.job.store, votes[0].id, annotator, holder)]
+        return leases.lease_these(self.job.store, self.job.store.positions([vote.id for vote in votes]), annotator, holder)
+
+    def sheet(self, wanted: Wanted, annotator: str, holder: str) -> Sheet:
+        """Samples that can be labeled with one key, leased; see :func:`~ssl_diffusion.annotation.loop.sheets.choose_sheet`."""
+        return choose_sheet(self.job, self.pool, wanted, annotator, holder, lambda: leases.pending(self.job.store, _QUEUED))
+
+    def label_sheet(self, ids: list[str], label: str, by: Actor) -> int:
+        """Give several samples the same label, as one action; returns how many are labeled now."""
+        each = [replace(by, token=f"{by.token}.{k}", seconds=by.seconds) for k in range(len(ids))]
+        found = self.job.store.apply([Action("label", id_, one, label) for id_, one in zip(ids, each, strict=True)])
+        self._count(len(ids))
+        return sum(status.status == "labeled" for status in found)
 
     def explanation(self, id_: str) -> Explanation:
         """Predicted classes and counterfactuals of a sample; nothing of one whose label measures the model."""
@@ -261,7 +289,9 @@ class Workbench:
         table = progress_of(self.job).dropna(subset=["audit_accuracy"])
         columns = (table[name].round(4).tolist() for name in ("labels", "audit_accuracy", "audit_low", "audit_high"))
         curve = list(zip(*columns, strict=True))
-        return PageState(job_status(snapshot), snapshot.state.classes, curve, self.problem)
+        names = snapshot.state.names
+        keys = assign_keys(names, snapshot.state.keys)
+        return PageState(job_status(snapshot), names, keys, curve, self.problem)
 
     # -- in the background --------------------------------------------------------------------------------------------
 
@@ -339,6 +369,7 @@ class Workbench:
         """Snapshot whose classifier (of the current labels) is shown and explained from now on; `afresh` for a new model."""
         snapshot = take_snapshot(self.job, self._model, fast=fast)
         self._classifier = snapshot.classifier
+        self.pool.use(self._model, self._classifier)
         run = self._model.run if self._model is not None else None
         self.explainer.use(self._classifier, run, afresh=afresh)
         return snapshot
@@ -346,3 +377,12 @@ class Workbench:
     def _look_ahead(self) -> None:
         if self._model is not None and self._model.run is not None:  # only a network has counterfactuals
             self.explainer.ahead(leases.pending(self.job.store, _AHEAD).tolist())
+
+
+def _restored(vote: queries.Undoable, by: Actor, names: tuple[str, ...]) -> Action:
+    """The action that takes a vote back: the one before stands again."""
+    if vote.before is None:
+        return Action("un-label", vote.id, by)
+    if vote.before.label is None:
+        return Action("drop" if vote.before.final else "skip", vote.id, by)
+    return Action("label", vote.id, by, names[vote.before.label], vote.before.final)

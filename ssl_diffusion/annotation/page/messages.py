@@ -1,15 +1,17 @@
 """Bodies of the labeling page's requests and responses."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from ssl_diffusion.annotation.loop.sheets import LARGEST, Wanted
 from ssl_diffusion.annotation.loop.workbench import Explanation
 from ssl_diffusion.annotation.store.store import Verb
 
 __all__ = [
     "AnnotatorRequest",
+    "ClassChangeRequest",
     "ClassRequest",
     "ClassesResponse",
     "CounterfactualMessage",
@@ -25,9 +27,15 @@ __all__ = [
     "ReviewedSample",
     "SampleMessage",
     "SampleResponse",
+    "SeenSample",
     "SessionResponse",
+    "SheetLabelRequest",
+    "SheetLabelResponse",
+    "SheetRequest",
+    "SheetResponse",
     "TakeRequest",
     "UndoRequest",
+    "UndoResponse",
     "image_url",
 ]
 
@@ -41,6 +49,7 @@ def _check_text(text: str) -> str:
 
 _Text = Annotated[str, AfterValidator(_check_text)]
 Name = Annotated[_Text, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Coordinate = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 SampleId = Annotated[_Text, Field(min_length=1, max_length=1000)]
 Digest = Annotated[_Text, Field(max_length=64, pattern=r"^[0-9a-f]*$")]
 
@@ -74,6 +83,40 @@ class UndoRequest(AnnotatorRequest):
     token: Name
 
 
+class SheetRequest(AnnotatorRequest):
+    """A sheet, see :class:`~ssl_diffusion.annotation.loop.sheets.Wanted`."""
+
+    kind: Literal["class", "similar", "lasso", "ids"] = "class"
+    n: int = Field(default=24, ge=1, le=LARGEST)
+    label: Annotated[_Text, Field(max_length=1000)] | None = None
+    sure: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
+    id: SampleId | None = None
+    points: list[tuple[Coordinate, Coordinate]] = Field(default=[], max_length=1000)
+    ids: list[SampleId] = Field(default=[], max_length=LARGEST)
+    without: list[SampleId] = Field(default=[], max_length=500)
+
+    def wanted(self) -> Wanted:
+        """What the loop is asked for."""
+        facts = {name: getattr(self, name) for name in ("kind", "n", "label", "sure", "id")}
+        return Wanted(**facts, points=tuple(self.points), ids=tuple(self.ids), without=tuple(self.without))
+
+
+class SeenSample(BaseModel):
+    """A sample, and the digest of the image that was shown."""
+
+    id: SampleId
+    digest: Digest
+
+
+class SheetLabelRequest(AnnotatorRequest):
+    """One label for several samples, as one action; `seconds` is the time per sample."""
+
+    samples: list[SeenSample] = Field(min_length=1, max_length=LARGEST)
+    label: Annotated[_Text, Field(max_length=1000)]
+    seconds: float | None = Field(default=None, ge=0, le=86400, allow_inf_nan=False)
+    token: Annotated[Name, Field(max_length=90)]
+
+
 class ReleaseRequest(AnnotatorRequest):
     """Leases that a tab leaves: those that end at `until` (seconds since 1970) or before."""
 
@@ -87,17 +130,33 @@ class TakeRequest(AnnotatorRequest):
 
 
 class ClassRequest(BaseModel):
-    """A class to add."""
+    """A class to add; `sure` also adds one that is hardly different from another."""
 
     name: Name
+    sure: bool = False
 
 
-class SessionResponse(BaseModel):
+class ClassChangeRequest(AnnotatorRequest):
+    """A change of a class: another name, the class that it becomes, an end, or a key of the keyboard."""
+
+    verb: Literal["rename", "merge", "remove", "key"]
+    name: Annotated[_Text, Field(max_length=1000)]
+    to: Annotated[_Text, Field(max_length=100)] = ""
+
+
+class ClassesResponse(BaseModel):
+    """Names of the classes in use and their keys; `similar` is a class that a new one, not added, may be meant to be."""
+
+    classes: tuple[str, ...]
+    keys: list[str]
+    similar: str | None = None
+
+
+class SessionResponse(ClassesResponse):
     """What the page needs once: the secret that its requests carry, the job's name and classes, and whether it is blind."""
 
     csrf: str
     job: str
-    classes: tuple[str, ...]
     blind: bool
 
 
@@ -128,6 +187,27 @@ class SampleResponse(BaseModel):
     ahead: list[str] = []
 
 
+class UndoResponse(SampleResponse):
+    """What was taken back: one sample, leased again, or the ids of several; neither if the action does not stand any more."""
+
+    ids: list[str] = []
+
+
+class SheetResponse(BaseModel):
+    """A sheet: what its samples have in common, the suggested class, the samples, and how many more there are."""
+
+    title: str
+    label: str | None
+    samples: list[SampleMessage]
+    left: int
+
+
+class SheetLabelResponse(BaseModel):
+    """Number of samples of a sheet that are labeled now; others need more votes."""
+
+    labeled: int
+
+
 class ReleaseResponse(BaseModel):
     """Leases were ended."""
 
@@ -142,12 +222,6 @@ class FitResponse(BaseModel):
     """Whether a fit was started."""
 
     started: bool
-
-
-class ClassesResponse(BaseModel):
-    """Class names by number."""
-
-    classes: tuple[str, ...]
 
 
 class ReviewedSample(BaseModel):

@@ -5,6 +5,7 @@ import os
 import stat
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ssl_diffusion.errors import DataError
 __all__ = ["ImageChangedError", "Pictures"]
 
 _KEPT = 10_000  # digests
+_SMALL, _WHOLE = 320, 2**16  # pixels
 _LARGEST = 2**29  # bytes of an image file
 
 
@@ -46,12 +48,14 @@ class Pictures:
             return known[1]
         return self._read(position)[1]
 
-    def shown(self, position: int, digest: str = "") -> tuple[bytes, str]:
+    def shown(self, position: int, digest: str = "", size: Literal["whole", "page", "small"] = "page") -> tuple[bytes, str]:
         """A sample's image for a browser: bytes and media type.
 
         Args:
             position: Position of the sample.
             digest: Digest that the file must have; empty for any.
+            size: "small" for at most 320 pixels, "whole" for all pixels, "page" for as many as a screen shows, see
+                :func:`~ssl_diffusion.data.thumbnails.shown_image`.
 
         Raises:
             ImageChangedError: If the file has another digest.
@@ -60,7 +64,7 @@ class Pictures:
         content, found = self._read(position)
         if digest and digest != found:
             raise self._changed(position)
-        return shown_bytes(content, str(self.job.store.ids[position]))
+        return shown_bytes(content, str(self.job.store.ids[position]), {"whole": _WHOLE, "page": None, "small": _SMALL}[size])
 
     def check(self, position: int, digest: str) -> None:
         """Check that a digest is that of a sample's image file.

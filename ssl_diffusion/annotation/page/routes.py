@@ -3,9 +3,9 @@
 import io
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -13,10 +13,13 @@ from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from fastapi.templating import Jinja2Templates
 
 from ssl_diffusion.annotation.http_access import Guard
+from ssl_diffusion.annotation.loop import job_classes
 from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.job_classes import classes_and_keys
 from ssl_diffusion.annotation.loop.workbench import Explanation, PageState, Workbench
 from ssl_diffusion.annotation.page.messages import (
     AnnotatorRequest,
+    ClassChangeRequest,
     ClassesResponse,
     ClassRequest,
     ExplanationResponse,
@@ -30,12 +33,17 @@ from ssl_diffusion.annotation.page.messages import (
     SampleMessage,
     SampleResponse,
     SessionResponse,
+    SheetLabelRequest,
+    SheetLabelResponse,
+    SheetRequest,
+    SheetResponse,
     TakeRequest,
     UndoRequest,
+    UndoResponse,
     image_url,
 )
 from ssl_diffusion.annotation.page.pictures import Pictures
-from ssl_diffusion.annotation.store import leases, queries
+from ssl_diffusion.annotation.store import class_changes, leases, queries
 from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.thumbnails import to_pil
 from ssl_diffusion.errors import DataError
@@ -68,12 +76,13 @@ class Page:
 
     def sample(self, item: leases.LeasedSample | None, note: str | None = None) -> SampleResponse:
         """The response for a leased sample; the note replaces the reason for its choice."""
-        if item is None:
-            return SampleResponse(sample=None)
-        text = "" if self.blind else item.note if note is None else note
+        return SampleResponse(sample=self.message(item, item.note if note is None else note) if item is not None else None)
+
+    def message(self, item: leases.LeasedSample, note: str) -> SampleMessage:
+        """A leased sample and the reason why it is shown."""
         digest = self.digest(item)
-        facts = {"image": image_url(item.id, digest), "digest": digest, "note": text, "status": item.status}
-        return SampleResponse(sample=SampleMessage(id=item.id, until=item.until, **facts))
+        facts = {"image": image_url(item.id, digest), "digest": digest, "note": "" if self.blind else note}
+        return SampleMessage(id=item.id, until=item.until, status=item.status, **facts)
 
     def digest(self, item: leases.LeasedSample) -> str:
         """Digest of a sample's image file; empty if it cannot be read, which the request for the image explains."""
@@ -131,8 +140,8 @@ async def log_in(request: Request, page: Served) -> Response:
 @api.get("/session")
 def get_session(page: Served) -> SessionResponse:
     """What the page needs once."""
-    name, classes = page.job.path.resolve().name, page.job.store.classes
-    return SessionResponse(csrf=page.guard.csrf, job=name, classes=classes, blind=page.blind)
+    name, (classes, keys) = page.job.path.resolve().name, classes_and_keys(page.job)
+    return SessionResponse(csrf=page.guard.csrf, job=name, classes=classes, keys=keys, blind=page.blind)
 
 
 @api.get("/state")
@@ -168,15 +177,39 @@ def label(what: LabelRequest, page: Served) -> LabelResponse:
 
 
 @api.post("/undo")
-def undo(what: UndoRequest, page: Served) -> SampleResponse:
-    """Withdraw a vote and lease its sample again; without a sample if the vote does not stand any more."""
-    return page.sample(page.bench.undo(what.annotator, what.holder, what.token), "your last answer, withdrawn")
+def undo(what: UndoRequest, page: Served) -> UndoResponse:
+    """Take an action back and lease its samples again; without samples if it does not stand any more."""
+    items = page.bench.undo(what.annotator, what.holder, what.token)
+    if len(items) > 1:
+        return UndoResponse(sample=None, ids=[item.id for item in items])
+    return UndoResponse(sample=page.sample(items[0] if items else None, "your last answer, withdrawn").sample)
 
 
 @api.post("/take")
 def take(what: TakeRequest, page: Served) -> SampleResponse:
     """Lease one sample, whoever else has it."""
     return page.sample(page.bench.review(what.id, what.annotator, what.holder), "under review")
+
+
+@api.post("/sheet")
+def sheet(what: SheetRequest, page: Served) -> SheetResponse:
+    """Lease samples that can be labeled with one key; on a blind page without a suggestion."""
+    wanted = what.wanted()
+    if page.blind:
+        wanted = replace(wanted, kind="similar" if wanted.kind == "class" else wanted.kind, label=None)
+    found = page.bench.sheet(wanted, what.annotator, what.holder)
+    samples = [page.message(item, "") for item in found.items]
+    return SheetResponse(title=found.title, label=None if page.blind else found.label, samples=samples, left=found.left)
+
+
+@api.post("/sheet/label")
+def label_sheet(what: SheetLabelRequest, page: Served) -> SheetLabelResponse:
+    """Give several samples one label; all, or none if an image is not the one that was shown."""
+    ids = [sample.id for sample in what.samples]
+    for position, sample in zip(page.job.store.positions(ids).tolist(), what.samples, strict=True):
+        page.pictures.check(position, sample.digest)
+    by = Actor(what.annotator, "page", what.seconds, what.token)
+    return SheetLabelResponse(labeled=page.bench.label_sheet(ids, what.label, by))
 
 
 @api.post("/fit")
@@ -187,9 +220,22 @@ def fit(page: Served) -> FitResponse:
 
 @api.post("/classes")
 def add_class(new: ClassRequest, page: Served) -> ClassesResponse:
-    """Add a class."""
-    page.job.store.add_classes([new.name])
-    return ClassesResponse(classes=page.job.store.classes)
+    """Add a class, unless one exists that may be meant: the page asks, and says that it is sure."""
+    found = None if new.sure else class_changes.similar(new.name, page.job.store.classes_in_use)
+    if found is None:
+        page.job.store.add_classes([new.name])
+    classes, keys = classes_and_keys(page.job)
+    return ClassesResponse(classes=classes, keys=keys, similar=found)
+
+
+@api.post("/class")
+def change_class(what: ClassChangeRequest, page: Served) -> ClassesResponse:
+    """Rename, merge or remove a class, or choose its key."""
+    job_classes.change_class(page.job, what.verb, what.name, what.to, what.annotator)
+    if what.verb != "key":
+        page.bench.submit("rerank", page.bench.rerank)
+    classes, keys = classes_and_keys(page.job)
+    return ClassesResponse(classes=classes, keys=keys)
 
 
 @api.get("/review")
@@ -210,10 +256,12 @@ def explanation(id_: Id, page: Served) -> ExplanationResponse:
 
 
 @images.get("/image")
-def image(id_: Id, page: Served, digest: Annotated[str, Query(max_length=64)] = "") -> Response:
-    """Image of a sample; with a digest only if the file is still the same."""
+def image(
+    id_: Id, page: Served, digest: Annotated[str, Query(max_length=64)] = "", size: Literal["whole", "page", "small"] = "page"
+) -> Response:
+    """Image of a sample, at most 320 pixels large, as large as a screen, or whole; with a digest only of that file."""
     (position,) = page.job.store.positions([id_]).tolist()  # ids are looked up: no path comes from outside
-    content, kind = page.pictures.shown(position, digest)
+    content, kind = page.pictures.shown(position, digest, size)
     return Response(content, media_type=kind, headers={"Cache-Control": "private, max-age=3600" if digest else "no-cache"})
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "last_round",
     "last_round_in",
     "lease",
+    "lease_these",
     "pending",
     "pending_in",
     "release",
@@ -298,6 +299,50 @@ def take(store: Store, id_: str, annotator: str, holder: str, seconds: float = L
         statements.insert_rows(connection, schema.leases, [row])
         status = select(schema.current.c.status).where(schema.current.c.position == position)
         return LeasedSample(position, id_, "", connection.execute(status).scalar_one_or_none() or "open", until)
+
+
+@retried
+def lease_these(
+    store: Store, positions: "NDArray[np.int64]", annotator: str, holder: str, seconds: float = LEASE
+) -> list[LeasedSample]:
+    """Lease several samples, in the queue or not; those that somebody else has got in the meantime are left out.
+
+    Args:
+        store: Store of the job.
+        positions: Positions of the samples, in the order of the result.
+        annotator: Name of the annotator.
+        holder: Tab or program of the annotator; its other leases end.
+        seconds: Duration of the lease.
+
+    Raises:
+        DataError: If a name cannot be stored.
+    """
+    statements.check_text("the annotator", annotator)
+    statements.check_text("the holder", holder)
+    now, wanted = time.time(), positions.tolist()
+    with store.writing() as connection:
+        gone = (schema.leases.c.holder == holder) | (schema.leases.c.until <= now)
+        connection.execute(delete(schema.leases).where(gone))
+        taken: set[int] = set()
+        rows: dict[int, tuple[str, str]] = {}
+        for part in statements.parts(wanted):
+            taken |= set(
+                connection.execute(select(schema.leases.c.position).where(schema.leases.c.position.in_(part))).scalars()
+            )
+            query = (
+                select(schema.samples.c.position, schema.samples.c.id, schema.current.c.status)
+                .join(schema.current, schema.current.c.position == schema.samples.c.position, isouter=True)
+                .where(schema.samples.c.position.in_(part))
+            )
+            rows |= {row.position: (row.id, row.status or "open") for row in connection.execute(query)}
+        free, until = [p for p in wanted if p not in taken], now + seconds
+        leased = [{"position": p, "holder": holder, "annotator": annotator, "until": until} for p in free]
+        statements.insert_rows(connection, schema.leases, leased)
+        number = statements.next_number(connection, schema.events.c.number)
+        event = {"at": now, "kind": "shown", "annotator": annotator, "final": False, "source": "page"}
+        happened = [{"number": number + i, "position": p, **event} for i, p in enumerate(free)]
+        statements.insert_rows(connection, schema.events, happened)
+    return [LeasedSample(p, rows[p][0], "", rows[p][1], until) for p in free]
 
 
 def _of_other_tabs(annotator: str, holder: str) -> "Select[tuple[int]]":

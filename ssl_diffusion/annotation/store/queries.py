@@ -1,5 +1,6 @@
 """Read-only queries of a store: labels, counts, listings, history, and the state that one request needs."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,10 @@ from sqlalchemy import Connection, func, select
 from ssl_diffusion.annotation.store import schema, statements
 from ssl_diffusion.annotation.store.faults import retried
 from ssl_diffusion.annotation.store.store import Store
-from ssl_diffusion.annotation.store.votes import Status, replay
+from ssl_diffusion.annotation.store.votes import VOTE_KINDS, Status, Vote, replay
 from ssl_diffusion.errors import SSLDError
 
-__all__ = ["check", "counts", "counts_in", "history", "labels", "listing", "touched", "voted_with"]
+__all__ = ["Undoable", "action_of", "check", "counts", "counts_in", "history", "labels", "listing", "touched"]
 
 
 @retried
@@ -93,17 +94,51 @@ def listing(store: Store, status: str | None = None, flagged: bool | None = None
     ]
 
 
+@dataclass(frozen=True)
+class Undoable:
+    """A vote that can be taken back.
+
+    Attributes:
+        id: Sample id.
+        before: Vote of the annotator before; None if there was none.
+    """
+
+    id: str
+    before: Vote | None
+
+
 @retried
-def voted_with(store: Store, annotator: str, token: str) -> str | None:
-    """Id of the sample on which an annotator's vote came with a token; None if there is no such vote, or no longer."""
+def action_of(store: Store, annotator: str, token: str) -> list[Undoable]:
+    """Votes that an action of an annotator set, as far as they still stand.
+
+    Args:
+        store: Store of the job.
+        annotator: Name of the annotator.
+        token: Token of the action; events of an action on several samples have the tokens TOKEN.0, TOKEN.1 and so on.
+    """
+    votes, events, samples = schema.votes.c, schema.events.c, schema.samples.c
+    of_action = (events.token == token) | events.token.startswith(f"{token}.", autoescape=True)
     query = (
-        select(schema.samples.c.id)
-        .join(schema.votes, schema.votes.c.position == schema.samples.c.position)
-        .join(schema.events, schema.events.c.number == schema.votes.c.event)
-        .where(schema.votes.c.annotator == annotator, schema.events.c.token == token)
+        select(samples.id, votes.position, events.number)
+        .join(schema.votes, votes.position == samples.position)
+        .join(schema.events, events.number == votes.event)
+        .where(votes.annotator == annotator, of_action)
+        .order_by(events.number)
     )
     with store.reading() as connection:
-        return connection.execute(query).scalar_one_or_none()
+        found = []
+        for id_, position, number in connection.execute(query).all():
+            own = (
+                select(events.kind, events["class"], events.final)
+                .where(events.position == position, events.annotator == annotator, events.number < number)
+                .where(events.kind.in_([*VOTE_KINDS, "un-labeled"]))
+                .order_by(events.number.desc())
+                .limit(1)
+            )
+            last = connection.execute(own).first()
+            stood = last is not None and last.kind != "un-labeled"
+            found.append(Undoable(id_, Vote(last[1], last.final) if last is not None and stood else None))
+        return found
 
 
 @retried
@@ -133,7 +168,9 @@ def check(store: Store) -> None:
     """
     with store.reading() as connection:
         happened = [dict(row) for row in connection.execute(select(schema.events).order_by(schema.events.c.number)).mappings()]
-        told = replay(happened, statements.wanted_of(connection, {row["position"] for row in happened}, store.agreement))
+        wanted = statements.wanted_of(connection, {row["position"] for row in happened}, store.agreement)
+        retired = select(schema.classes.c.number, schema.classes.c.into).where(schema.classes.c.state.is_not(None))
+        told = replay(happened, wanted, {row.number: row.into for row in connection.execute(retired)})
         view = {row[0]: tuple(row[1:]) for row in connection.execute(select(schema.current))}
         votes = statements.votes_of(connection, {*told, *view})
     for position in {*told, *view}:

@@ -31,6 +31,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -52,6 +53,7 @@ from ssl_diffusion.annotation.store.faults import (
 
 __all__ = [
     "batch",
+    "class_events",
     "classes",
     "current",
     "events",
@@ -59,9 +61,11 @@ __all__ = [
     "metadata",
     "open_store",
     "reading",
+    "review",
     "rounds",
     "samples",
     "upgrade",
+    "verdicts",
     "votes",
     "writing",
 ]
@@ -69,6 +73,7 @@ __all__ = [
 _BUSY = 30.0  # seconds that a writer waits for another
 _CONNECT = 10  # seconds that a server has to accept a connection
 _LOCK = 7302  # advisory lock of PostgreSQL that every writer takes
+_ADDED = {"class_events", "review", "verdicts"}  # tables that stores of earlier versions lack
 
 metadata = MetaData(
     naming_convention={
@@ -89,6 +94,9 @@ classes = Table(
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("name", String, nullable=False, unique=True),
+    Column("key", String),  # of the keyboard, as the annotators chose it; NULL takes what is assigned
+    Column("state", String),  # NULL: in use; "merged" or "removed"
+    Column("into", Integer),  # number of the class that a merged one is now
 )
 
 samples = Table(
@@ -143,6 +151,7 @@ events = Table(
     Column("utility", Float),
     Column("probability", Float),
     Column("token", String, unique=True),  # of a request: sent twice, it has one effect
+    Column("text", String),  # of a comment
     Index("ix_events_position", "position"),
     Index("ix_events_kind", "kind"),
 )
@@ -175,6 +184,54 @@ leases = Table(
     Column("holder", String, primary_key=True),  # one tab of one annotator
     Column("annotator", String, nullable=False),
     Column("until", Float, nullable=False),
+)
+
+
+# What was done to the classes; a class keeps its number, so that older events keep their meaning.
+class_events = Table(
+    "class_events",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
+    Column("kind", String, nullable=False),  # renamed, merged or removed
+    Column("annotator", String, nullable=False),
+    Column("class", ForeignKey("classes.number"), nullable=False),
+    Column("before", String, nullable=False),  # name of the class
+    Column("after", String, nullable=False),  # its new name, or the name of the class that it was merged into
+)
+
+# What people say of counterfactuals.
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
+    _position(),
+    Column("annotator", String, nullable=False),
+    Column("verdict", String, nullable=False),  # true, false or none
+    Column("source", ForeignKey("classes.number"), nullable=False),  # class predicted before the change
+    Column("target", ForeignKey("classes.number"), nullable=False),  # class predicted after it
+    Column("model", String, nullable=False),
+    Column("picture", LargeBinary, nullable=False),  # the changed image as the model sees it, PNG
+    Column("digest", String, nullable=False),  # of the picture
+    Column("seconds", Float),
+    Column("token", String, unique=True),
+    Index("ix_verdicts_position", "position"),
+)
+
+# Samples that a check, not a person, asks to look at again.
+review = Table(
+    "review",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
+    _position(),
+    Column("kind", String, nullable=False),  # such as "label issue"
+    Column("note", String, nullable=False),
+    Column("suggested", ForeignKey("classes.number")),
+    Column("score", Float, nullable=False),  # larger first
+    Column("decided", ForeignKey("events.number")),  # event that settled it; NULL: to be looked at
+    Index("ix_review_position", "position"),
 )
 
 
@@ -264,7 +321,8 @@ def _is_present(connection: Connection, script: ScriptDirectory, exists: bool) -
         if found.isdigit() and set(metadata.tables) <= there:
             raise StoreError(f"{name} has version {found}, which is newer than this program ({head}): update ssld")
         raise StoreError(f"{name} is the database of another program: use an empty one")
-    if found is not None and (missing := sorted(set(metadata.tables) - there)):
+    expected = set(metadata.tables) - (_ADDED if found != head else set())
+    if found is not None and (missing := sorted(expected - there)):
         raise StoreError(f"{name} is damaged: it has no table {', '.join(missing)}; put back a copy of it")
     if found is None and exists:
         what = "is the database of another program" if there else "is empty"

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from ssl_diffusion.annotation.store import schema
+from ssl_diffusion.annotation.store.class_changes import class_rows_in
 from ssl_diffusion.annotation.store.faults import retried
 from ssl_diffusion.annotation.store.leases import last_round_in, pending_in
 from ssl_diffusion.annotation.store.queries import counts_in
@@ -24,7 +25,9 @@ class StoreState:
     """State of a store, as one transaction saw it.
 
     Attributes:
-        classes: Class names by number.
+        classes: Class names by number, also of classes that are no longer in use.
+        in_use: Numbers of the classes in use, increasing.
+        keys: Keys of the keyboard by class name, as annotators chose them.
         labels: All labeled samples.
         roles: Roles of the samples ("pool", "audit" or "test"), (n,).
         counts: Number of samples, see :func:`ssl_diffusion.annotation.store.queries.counts`.
@@ -33,6 +36,8 @@ class StoreState:
     """
 
     classes: tuple[str, ...]
+    in_use: tuple[int, ...]
+    keys: dict[str, str]
     labels: Labels
     roles: NDArray[np.str_]
     counts: dict[str, int]
@@ -43,6 +48,11 @@ class StoreState:
         """Labeled samples with a role; "pool" is what models are trained on."""
         chosen = self.roles == role
         return self.labels[0][chosen], self.labels[1][chosen]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes in use, by number."""
+        return tuple(self.classes[k] for k in self.in_use)
 
     @property
     def training(self) -> Labels:
@@ -63,8 +73,11 @@ def read_state(store: Store) -> StoreState:
     with store.reading() as connection:
         rows = connection.execute(labeled).all()
         numbers = np.array([(row[0], row[1]) for row in rows], dtype=np.int64).reshape(-1, 2)
+        known = class_rows_in(connection)
         return StoreState(
-            classes=tuple(connection.execute(select(schema.classes.c.name).order_by(schema.classes.c.number)).scalars()),
+            classes=tuple(row.name for row in known),
+            in_use=tuple(row.number for row in known if row.state is None),
+            keys={row.name: row.key for row in known if row.key is not None and row.state is None},
             labels=(numbers[:, 0], numbers[:, 1]),
             roles=np.array([row[2] for row in rows], dtype=np.str_),
             counts=counts_in(connection, n),

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Column, Connection, Table, and_, delete, func, insert, select
+from sqlalchemy import Column, Connection, Table, and_, delete, func, insert, select, update
 
 from ssl_diffusion.annotation.store import schema
 from ssl_diffusion.annotation.store.votes import Status, Vote, status_of
@@ -24,6 +24,7 @@ __all__ = [
     "parts",
     "positions_of",
     "replace_votes",
+    "settle",
     "status_from",
     "votes_of",
     "wanted_of",
@@ -145,6 +146,15 @@ def end_leases(connection: Connection, pairs: Iterable[tuple[int, str]]) -> None
         connection.execute(
             delete(schema.leases).where(and_(schema.leases.c.position == position, schema.leases.c.annotator == annotator))
         )
+
+
+def settle(connection: Connection, events: Mapping[int, int]) -> None:
+    """Note which events settled what checks asked to look at, by position."""
+    if connection.execute(select(schema.review.c.number).where(schema.review.c.decided.is_(None)).limit(1)).first() is None:
+        return
+    for position, number in events.items():
+        asked = and_(schema.review.c.position == position, schema.review.c.decided.is_(None))
+        connection.execute(update(schema.review).where(asked).values(decided=number))
 
 
 def status_from(votes: Votes, wanted: int) -> Status:

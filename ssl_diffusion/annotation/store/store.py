@@ -1,7 +1,8 @@
 """Durable store of annotations: every event, and the current status of each sample. When a call returns, it is on disk.
 
-The verbs are :meth:`Store.label` (also for corrections), :meth:`~Store.skip`, :meth:`~Store.unlabel` and :meth:`~Store.flag`.
-Each adds an event and changes the view in one transaction; :meth:`Store.apply` does several, all or none.
+The verbs are :meth:`Store.label` (also for corrections), :meth:`~Store.skip`, :meth:`~Store.unlabel` and :meth:`~Store.flag`;
+reviewers also keep, drop and comment (:meth:`Store.apply`). Each adds an event and changes the view in one transaction;
+:meth:`Store.apply` does several, all or none.
 """
 
 import math
@@ -23,9 +24,9 @@ from ssl_diffusion.annotation.store.votes import VOTE_KINDS, Status, Vote
 from ssl_diffusion.errors import DataError, nearest_names
 from ssl_diffusion.settings import shown
 
-__all__ = ["Action", "Actor", "Store", "Verb"]
+__all__ = ["Action", "Actor", "Store", "Verb", "add_classes_in"]
 
-Verb = Literal["label", "skip", "un-label", "flag", "un-flag"]
+Verb = Literal["label", "skip", "drop", "un-label", "flag", "un-flag", "keep", "comment"]
 
 # What a verb makes of an annotator's vote: (vote before, class number of a label, whether it is final) -> (vote after, kind of
 # the event), or None if there is nothing to do.
@@ -33,11 +34,15 @@ _Change = Callable[[Vote | None, int | None, bool], tuple[Vote | None, str] | No
 _CHANGES: dict[Verb, _Change] = {
     "label": lambda before, label, final: (Vote(label, final), "corrected" if _names_class(before) else "labeled"),
     "skip": lambda _before, _label, _final: (Vote(None), "skipped"),
+    "drop": lambda _before, _label, _final: (Vote(None, True), "dropped"),
     "un-label": lambda before, _label, _final: (None, "un-labeled") if before is not None else None,
     "flag": lambda before, _label, _final: (before, "flagged"),
     "un-flag": lambda before, _label, _final: (before, "un-flagged"),
+    "keep": lambda before, _label, _final: (before, "kept"),
+    "comment": lambda before, _label, _final: (before, "commented"),
 }
-_FLAGS = {"flagged": True, "un-flagged": False}
+_FLAGS = {"flagged": True, "un-flagged": False, "kept": False, "dropped": False}
+_SETTLES = ("labeled", "corrected", "kept", "dropped")  # kinds of events that settle what a check asked to look at
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class Action:
         by: Name of the annotator.
         label: Class name, for "label".
         final: Whether the label overrides the votes of others.
+        text: Text of a comment.
     """
 
     verb: Verb
@@ -83,6 +89,12 @@ class Action:
     by: Actor
     label: str | None = None
     final: bool = False
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.verb == "comment" and not (self.text or "").strip():
+            raise DataError("a comment needs a text")
+        statements.check_text("the comment", self.text or "")
 
 
 @dataclass(frozen=True)
@@ -214,9 +226,17 @@ class Store:
     @property
     @retried
     def classes(self) -> tuple[str, ...]:
-        """Class names by number."""
+        """Class names by number, also of classes that are no longer in use."""
         with self.reading() as connection:
             return tuple(connection.execute(select(schema.classes.c.name).order_by(schema.classes.c.number)).scalars())
+
+    @property
+    @retried
+    def classes_in_use(self) -> tuple[str, ...]:
+        """Names of the classes that have been neither merged nor removed, by number."""
+        query = select(schema.classes.c.name).where(schema.classes.c.state.is_(None)).order_by(schema.classes.c.number)
+        with self.reading() as connection:
+            return tuple(connection.execute(query).scalars())
 
     @retried
     def add_classes(self, names: Iterable[str]) -> None:
@@ -226,7 +246,7 @@ class Store:
             DataError: If a name is empty, or has spaces around it or unprintable characters.
         """
         with self.writing() as connection:
-            _add_classes(connection, names)
+            add_classes_in(connection, names)
 
     # -- verbs --------------------------------------------------------------------------------------------------------
 
@@ -276,8 +296,9 @@ class Store:
     @retried
     def _apply(self, actions: Sequence[Action], new_classes: Sequence[str]) -> list[Status]:
         with self.writing() as connection:
-            _add_classes(connection, new_classes)
-            numbers = {name: k for k, name in connection.execute(select(schema.classes.c.number, schema.classes.c.name))}
+            add_classes_in(connection, new_classes)
+            in_use = select(schema.classes.c.number, schema.classes.c.name).where(schema.classes.c.state.is_(None))
+            numbers = {name: k for k, name in connection.execute(in_use)}
             positions = statements.positions_of(connection, [action.id for action in actions]).tolist()
             used = _used_tokens(connection, [action.by.token for action in actions if action.by.token is not None])
             votes = statements.votes_of(connection, positions)
@@ -297,31 +318,36 @@ class Store:
                     continue
                 vote, kind = change
                 number = first + len(events)
-                if kind in _FLAGS:
-                    flags[position] = _FLAGS[kind]
+                flags[position] = _FLAGS.get(kind, flags[position])
+                if kind not in (*VOTE_KINDS, "un-labeled"):
+                    pass  # the vote stays
                 elif vote is None:
                     del votes[position][by.annotator]
                 else:
                     votes[position][by.annotator] = (vote, number)
                 event = {"number": number, "at": now, "kind": kind, "position": position, "annotator": by.annotator}
                 what = {"class": label, "final": action.final, "source": by.source, "seconds": by.seconds, "token": by.token}
-                events.append(event | what)
+                events.append(event | what | {"text": action.text if action.verb == "comment" else None})
             voters = [(event["position"], event["annotator"]) for event in events if event["kind"] in VOTE_KINDS]
             statements.insert_rows(connection, schema.events, events)
             pairs = dict.fromkeys((event["position"], event["annotator"]) for event in events)
             statements.replace_votes(connection, pairs, votes)
             statements.end_leases(connection, voters)
+            statements.settle(connection, {e["position"]: e["number"] for e in events if e["kind"] in _SETTLES})
             changed = dict.fromkeys(event["position"] for event in events)
             statements.write_status(connection, {p: votes[p] for p in changed}, flags, self.agreement)
             wanted = statements.wanted_of(connection, positions, self.agreement)
             return [statements.status_from(votes[p], wanted[p]) for p in positions]
 
 
-def _add_classes(connection: Connection, names: Iterable[str]) -> None:
+def add_classes_in(connection: Connection, names: Iterable[str], *, check_only: bool = False) -> None:
+    """See :meth:`Store.add_classes`; `check_only` adds none."""
     wanted = list(dict.fromkeys(names))
     for name in wanted:
         if not name or name != name.strip() or not name.isprintable():
             raise DataError(f"{shown(name)} is not a valid class name: use printable characters, without spaces around them")
+    if check_only:
+        return
     known = list(connection.execute(select(schema.classes.c.name)).scalars())
     new = [name for name in wanted if name not in known]
     statements.insert_rows(connection, schema.classes, ({"number": len(known) + i, "name": n} for i, n in enumerate(new)))

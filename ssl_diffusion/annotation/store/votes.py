@@ -14,16 +14,22 @@ KINDS = {
     "labeled": "sets it",
     "corrected": "replaces it",
     "skipped": "sets it to no class",
+    "dropped": "sets it to no class, for all annotators",
     "un-labeled": "withdraws it",
     "flagged": "nothing: the sample is marked for a second look",
     "un-flagged": "nothing: the mark is removed",
+    "kept": "nothing: the label was looked at again, and is right",
+    "commented": "nothing: the annotator said something",
 }
-VOTE_KINDS = ("labeled", "corrected", "skipped")  # events that set a vote
+VOTE_KINDS = ("labeled", "corrected", "skipped", "dropped")  # events that set a vote
 
 
 @dataclass(frozen=True)
 class Vote:
-    """Vote of one annotator on a sample: a class number, or None for a skip; a final vote overrides all others."""
+    """Vote of one annotator on a sample: a class number, or None for a skip; a final vote overrides all others.
+
+    A final vote for no class drops the sample.
+    """
 
     label: int | None
     final: bool = False
@@ -35,7 +41,7 @@ class Status:
 
     Attributes:
         status: "open" (no vote), "partial" (fewer votes than required), "labeled", "disputed" (enough votes, but a tie), or
-            "skipped" (as many skips as votes are required).
+            "skipped" (as many skips as votes are required, or dropped).
         label: Class number of a labeled sample, else None.
         votes: Number of votes that name a class.
     """
@@ -54,9 +60,9 @@ def status_of(votes: Iterable[Vote], wanted: int) -> Status:
     """
     votes = list(votes)
     named = [vote.label for vote in votes if vote.label is not None]
-    decided = [vote.label for vote in votes if vote.final and vote.label is not None]
+    decided = [vote.label for vote in votes if vote.final]
     if decided:
-        return Status("labeled", decided[-1], len(named))
+        return Status("labeled" if decided[-1] is not None else "skipped", decided[-1], len(named))
     if len(named) >= wanted:
         (label, most), *others = Counter(named).most_common()
         if others and others[0][1] == most:
@@ -67,12 +73,15 @@ def status_of(votes: Iterable[Vote], wanted: int) -> Status:
     return Status("partial" if votes else "open", None, len(named))
 
 
-def replay(events: Iterable[Mapping[str, Any]], wanted: Mapping[int, int]) -> dict[int, tuple[Status, bool, dict[str, Vote]]]:
+def replay(
+    events: Iterable[Mapping[str, Any]], wanted: Mapping[int, int], retired: Mapping[int, int | None] | None = None
+) -> dict[int, tuple[Status, bool, dict[str, Vote]]]:
     """Rebuild the view from events.
 
     Args:
         events: Rows of the table `events`, oldest first.
         wanted: Number of votes required, by position.
+        retired: What became of classes, by number: the class that one was merged into, None for one that was removed.
 
     Returns:
         Status, flag, and votes by annotator (oldest first) of every sample with an event, by position.
@@ -85,10 +94,12 @@ def replay(events: Iterable[Mapping[str, Any]], wanted: Mapping[int, int]) -> di
         if kind in (*VOTE_KINDS, "un-labeled"):
             own.pop(row["annotator"], None)  # a vote that is set again counts as the latest
         if kind in ("labeled", "corrected"):
-            own[row["annotator"]] = Vote(row["class"], bool(row["final"]))
-        elif kind == "skipped":
-            own[row["annotator"]] = Vote(None)
-        elif kind in ("flagged", "un-flagged"):
+            label = (retired or {}).get(row["class"], row["class"])
+            if label is not None:
+                own[row["annotator"]] = Vote(label, bool(row["final"]))
+        elif kind in ("skipped", "dropped"):
+            own[row["annotator"]] = Vote(None, kind == "dropped")
+        if kind in ("flagged", "un-flagged", "kept", "dropped"):
             flagged[position] = kind == "flagged"
     return {
         position: (status_of(own.values(), wanted[position]), flagged.get(position, False), own)

@@ -1,0 +1,125 @@
+"""Classes of a job as the page shows and changes them, and their keys of the keyboard.
+
+A class has one key where it can be: its own name if that is a key ("1"), else a digit that is left. With more than ten classes
+0 begins a pair, as in "0a". What annotators have chosen comes first.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store import class_changes
+from ssl_diffusion.errors import DataError
+from ssl_diffusion.settings import shown
+
+__all__ = ["RESERVED", "ClassVerb", "assign_keys", "change_class", "check_key", "classes_and_keys"]
+
+ClassVerb = Literal["rename", "merge", "remove", "key"]
+
+RESERVED = "bcfimnsuxz"
+"""Letters that mean something else on the labeling page."""
+
+_SINGLES, _SECOND = "1234567890", "1234567890abcdefghijklmnopqrstuvwxyz"
+_KEY = re.compile(r"[0-9a-z]{1,2}")
+
+
+def classes_and_keys(job: Job) -> tuple[tuple[str, ...], list[str]]:
+    """Names of the classes in use, and their keys, see :func:`assign_keys`.
+
+    Example:
+        >>> classes_and_keys(job)  # doctest: +SKIP
+        (('cat', 'dog'), ['1', '2'])
+    """
+    rows = [row for row in class_changes.class_rows(job.store) if row.state is None]
+    names = tuple(row.name for row in rows)
+    return names, assign_keys(names, {row.name: row.key for row in rows if row.key is not None})
+
+
+def change_class(job: Job, verb: ClassVerb, name: str, to: str, annotator: str) -> None:
+    """Rename, merge or remove a class, or choose its key.
+
+    Args:
+        job: Job of the class.
+        verb: Kind of the change.
+        name: Name of the class.
+        to: New name, name of the class that it becomes, or key; "" removes the choice of a key.
+        annotator: Name of the annotator.
+
+    Raises:
+        DataError: If there is no such class, or it cannot be changed so.
+
+    Example:
+        >>> change_class(job, "merge", "Zero", "zero", "ada")  # doctest: +SKIP
+    """
+    store = job.store
+    match verb:
+        case "rename":
+            class_changes.rename(store, name, to, annotator)
+        case "merge":
+            class_changes.merge(store, name, to, annotator)
+        case "remove":
+            class_changes.remove(store, name, annotator)
+        case "key":
+            if to:
+                check_key(to, [row.key for row in class_changes.class_rows(store) if row.key and row.name != name])
+            class_changes.set_key(store, name, to or None)
+
+
+def assign_keys(names: Sequence[str], chosen: Mapping[str, str] | None = None) -> list[str]:
+    """Keys of classes, in their order; "" for a class that is only found by its name.
+
+    Args:
+        names: Distinct class names.
+        chosen: Keys by class name that annotators have chosen.
+
+    Example:
+        >>> assign_keys(["0", "1", "cat"]), assign_keys([f"class {k}" for k in range(12)])[8:]
+        (['0', '1', '2'], ['9', '01', '02', '03'])
+    """
+    chosen = {} if chosen is None else chosen
+    pairs = len(names) > len(_SINGLES) or any(len(key) > 1 for key in chosen.values())
+    keys = dict.fromkeys(names, "")
+    used: set[str] = set()
+
+    def take(name: str, key: str) -> None:
+        if keys[name] or not _is_free(key, used):
+            return
+        keys[name] = key
+        used.add(key)
+
+    for name in names:
+        if name in chosen:
+            take(name, chosen[name])
+    for name in names:
+        key = name.lower()
+        if len(key) == 1 and _KEY.fullmatch(key) and key not in RESERVED and not (pairs and key == "0"):
+            take(name, key)
+    free = [key for key in ([*_SINGLES[:9], *(f"0{c}" for c in _SECOND)] if pairs else _SINGLES) if _is_free(key, used)]
+    for name, key in zip([name for name in names if not keys[name]], free, strict=False):
+        keys[name] = key
+    return list(keys.values())
+
+
+def check_key(key: str, others: Iterable[str]) -> None:
+    """Check that a key can be chosen for a class.
+
+    Args:
+        key: One or two digits or small letters.
+        others: Keys that were chosen for other classes.
+
+    Raises:
+        DataError: If it is something else, begins with a letter of another function, or cannot be told from
+            the key of another class.
+    """
+    if not _KEY.fullmatch(key):
+        raise DataError(f"{shown(key)} is no shortcut: use one or two digits or small letters")
+    if key[0] in RESERVED:
+        raise DataError(f"{key[0]!r} has another function on the page: use a digit, or a letter except {', '.join(RESERVED)}")
+    if not _is_free(key, set(others)):
+        raise DataError(f"{shown(key)} cannot be told from the shortcut of another class: choose another one")
+
+
+def _is_free(key: str, used: set[str]) -> bool:
+    """Whether a key is neither used, nor begins one that is, nor is begun by one."""
+    return not any(key.startswith(other) or other.startswith(key) for other in used)

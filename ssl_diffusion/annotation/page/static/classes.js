@@ -1,0 +1,113 @@
+// The buttons of the classes, their keys, and the search for a class.
+
+import { $, ask, confirm, element, notify } from "./elements.js";
+import { call, once } from "./requests.js";
+import { now, session } from "./session.js";
+
+let choose = () => undefined; // what a class that is chosen does
+let pending = ""; // first key of a pair
+let forgetting = null;
+
+export function onClass(task) { choose = task; }
+
+// How well a name fits what was typed, larger is better; 0 if it does not: letters in order, better if together or at the start of a word.
+export function fit(name, wanted) {
+  const text = name.toLowerCase();
+  if (!wanted) return 1;
+  if (text === wanted) return 5;
+  if (text.startsWith(wanted)) return 4;
+  const at = text.indexOf(wanted);
+  if (at > 0) return /[^\p{L}\p{N}]/u.test(text[at - 1]) ? 3.5 : 3;
+  let last = -1;
+  let gaps = 0;
+  for (const letter of wanted) {
+    const found = text.indexOf(letter, last + 1);
+    if (found < 0) return 0;
+    gaps += found - last - 1;
+    last = found;
+  }
+  return 1 + 1 / (1 + gaps);
+}
+
+export function showClasses() {
+  const wanted = $("filter").value.trim().toLowerCase();
+  $("filter").hidden = session.classes.length <= 10;
+  const rows = session.classes.map((name, k) => ({ name, key: session.keys[k] || "", fits: fit(name, wanted) }));
+  if (wanted) rows.sort((a, b) => b.fits - a.fits);
+  $("classes").replaceChildren(...rows.map(({ name, key, fits }) => {
+    const made = element("button");
+    made.type = "button";
+    if (key) {
+      made.append(element("kbd", key));
+      made.setAttribute("aria-keyshortcuts", [...key].join(" "));
+    }
+    made.append(element("span", name, "name"));
+    if (now.counts[name]) made.append(element("span", String(now.counts[name]), "count"));
+    made.dataset.name = name;
+    made.hidden = fits === 0;
+    made.addEventListener("click", () => choose(name));
+    return made;
+  }));
+  $("no-classes").hidden = session.classes.length > 0;
+  enableClasses();
+}
+
+export function enableClasses() {
+  const able = now.mode === "sheet" ? now.sheet : now.ready;
+  for (const made of $("classes").children) {
+    made.disabled = !able;
+    made.classList.toggle("probable", now.mode === "sheet" && made.dataset.name === now.suggested);
+  }
+}
+
+export function useClasses({ classes, keys }) {
+  if (classes.join("\n") === session.classes.join("\n") && keys.join(" ") === session.keys.join(" ")) return;
+  Object.assign(session, { classes, keys });
+  showClasses();
+}
+
+export function showCounts(labels) {
+  if (JSON.stringify(labels) === JSON.stringify(now.counts)) return;
+  now.counts = labels;
+  for (const made of $("classes").children) {
+    const count = made.querySelector(".count") || made.appendChild(element("span", "", "count"));
+    count.textContent = labels[made.dataset.name] ? String(labels[made.dataset.name]) : "";
+  }
+}
+
+// Whether a key was that of a class, or the first of a pair.
+export function pressClass(key) {
+  const typed = pending + key.toLowerCase();
+  clearTimeout(forgetting);
+  pending = "";
+  $("pending").textContent = "";
+  const found = session.keys.indexOf(typed);
+  if (found >= 0) {
+    choose(session.classes[found]);
+    return true;
+  }
+  if (!session.keys.some((other) => other.startsWith(typed))) return typed.length > 1;
+  pending = typed;
+  $("pending").textContent = `${typed} …`;
+  forgetting = setTimeout(() => { pending = ""; $("pending").textContent = ""; }, 2000);
+  return true;
+}
+
+export const add = () => once(async () => {
+  const name = await ask("Name of the new class");
+  if (!name) return;
+  let found = await call("/api/classes", { name });
+  if (found.similar) {
+    if (!(await confirm(`There is a class “${found.similar}” already. Add “${name}” beside it?`))) return;
+    found = await call("/api/classes", { name, sure: true });
+  }
+  useClasses(found);
+  notify(`new class: ${name}`);
+});
+
+export function searchKey(event) {
+  const first = [...$("classes").children].find((made) => !made.hidden);
+  const leave = () => { $("filter").value = ""; $("filter").blur(); showClasses(); };
+  if (event.key === "Enter" && first) { first.click(); leave(); }
+  if (event.key === "Escape") leave();
+}

@@ -1,0 +1,24 @@
+// What the modules of the page share.
+
+import { randomId } from "./elements.js";
+
+export const session = { csrf: "", job: "", classes: [], keys: [], blind: false };
+
+// What is on the screen. `ready`: whether the image of the sample is there: nothing can be said about it before.
+export const now = { sample: null, ready: false, shownAt: 0, flagged: false, busy: false, preloaded: [], mode: "single", counts: {} };
+globalThis.ssld = { session, now };
+
+// A tab keeps its identity over a reload, so that it gets the same sample again; another tab has its own.
+export const holder = sessionStorage.getItem("ssld-tab") || randomId();
+sessionStorage.setItem("ssld-tab", holder);
+export const who = () => localStorage.getItem("ssld-annotator") || "";
+export const me = () => ({ annotator: who(), holder });
+
+// Tokens of the actions of this tab, the latest at the end: undo takes back these and no others.
+const actions = JSON.parse(sessionStorage.getItem("ssld-votes") || "[]");
+const keep = () => sessionStorage.setItem("ssld-votes", JSON.stringify(actions.slice(-200)));
+export const done = {
+  push(token) { actions.push(token); keep(); },
+  last: () => actions.at(-1),
+  pop() { actions.pop(); keep(); },
+};

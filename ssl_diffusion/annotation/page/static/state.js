@@ -1,0 +1,107 @@
+// The state of the job beside the sample: progress, accuracy, model, advice, and what is to be reviewed.
+
+import { showCounts, useClasses } from "./classes.js";
+import { $, button, element, notify, percent } from "./elements.js";
+import { away, call, isAway, once } from "./requests.js";
+import { now } from "./session.js";
+import { take } from "./single.js";
+
+const ENOUGH = 50; // labels of the audit that make an accuracy worth a large figure
+
+function fitLine(fit) {
+  const minutes = (seconds) => (seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
+  if (fit.state === "none") return "";
+  if (fit.state === "done") return "The last fit is finished.";
+  if (fit.state !== "running") return `The last fit ${fit.state === "failed" ? "failed" : "was interrupted"}: ${fit.message}`;
+  const part = fit.task ? `${fit.task}, ${Math.floor(100 * fit.done)} %` : "starting";
+  const left = fit.seconds_left === null ? `for ${minutes(fit.seconds)}` : `${minutes(fit.seconds_left)} left`;
+  return `Fitting: ${part}, ${left}.`;
+}
+
+function accuracyLine(estimate) {
+  if (estimate === null) return "Not measured yet: this needs labels of an audit set, or of a round drawn at random.";
+  const found = `${percent(estimate.accuracy)}, between ${percent(estimate.low)} and ${percent(estimate.high)} (95 %), from ${estimate.n} labels`;
+  const more = ENOUGH - estimate.n;
+  return more > 0 ? `${found}. ${more} more ${more === 1 ? "label narrows" : "labels narrow"} this to about ± 10 points.` : found;
+}
+
+export async function state() {
+  let found;
+  try {
+    found = await call("/api/state");
+  } catch (error) {
+    if (isAway(error)) away(error);
+    return;
+  }
+  if (!now.busy) $("away").hidden = true;
+  const s = found.status;
+  useClasses(found);
+  showCounts(s.labels);
+  // A rate that no person keeps up (an import, a program) is not shown as one.
+  const speed = s.labels_per_hour === null || s.labels_per_hour > 20000 ? "" : ` · ${Math.round(s.labels_per_hour).toLocaleString("en")} an hour`;
+  $("progress").textContent = `${s.counts.labeled} labeled · ${s.waiting} waiting${speed}`;
+  const settled = s.counts.labeled + s.counts.skipped;
+  const percentage = settled + s.waiting ? (100 * settled) / (settled + s.waiting) : 0;
+  $("filled").style.width = `${percentage}%`;
+  $("bar").setAttribute("aria-valuenow", String(Math.round(percentage)));
+  $("accuracy").textContent = accuracyLine(s.audit || s.drawn);
+  curve(found.curve);
+  $("model").textContent = s.model;
+  const running = s.fit.state === "running";
+  $("fit").disabled = s.no_fit !== "";
+  $("fit").title = s.no_fit;
+  $("fit-reason").textContent = running ? "" : s.no_fit;
+  $("fit-reason").hidden = running || s.no_fit === "";
+  $("fit-bar").hidden = !running;
+  $("fit-filled").style.width = `${100 * s.fit.done}%`;
+  $("fit-bar").setAttribute("aria-valuenow", String(Math.floor(100 * s.fit.done)));
+  $("fit-state").textContent = fitLine(s.fit);
+  const lines = [...(found.problem ? [found.problem] : []), ...s.advice];
+  $("advice-title").hidden = !lines.length;
+  $("advice").replaceChildren(...lines.map((line) => element("li", line)));
+  await review(s.counts.disputed + s.counts.flagged).catch(() => undefined);
+}
+
+async function review(n) {
+  $("review-title").hidden = n === 0;
+  const rows = n === 0 ? [] : (await call("/api/review")).samples;
+  $("review").replaceChildren(...rows.slice(0, 20).map((row) => {
+    const item = element("li");
+    const votes = Object.entries(row.votes).map(([name, label]) => `${name}: ${label || "skipped"}`).join(", ");
+    item.append(button(`${row.id}  ${votes}${row.flagged ? " · flagged" : ""}`, () => once(() => take(row))));
+    return item;
+  }));
+}
+
+export const fit = () => once(async () => {
+  const { started } = await call("/api/fit", {});
+  notify(started ? "fitting a model in the background; you can continue labeling" : "a fit is already running");
+  state();
+});
+
+function curve(points) {
+  const svg = $("curve");
+  svg.toggleAttribute("hidden", points.length < 2);
+  if (points.length < 2) return;
+  const [left, right, top, bottom] = [34, 292, 8, 100];
+  const most = Math.max(...points.map((p) => p[0]));
+  const least = Math.min(...points.map((p) => p[2]));
+  const x = (labels) => left + ((right - left) * labels) / most;
+  const y = (accuracy) => bottom - ((bottom - top) * (accuracy - least)) / Math.max(1e-6, 1 - least);
+  const make = (name, attributes, text) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (text) made.textContent = text;
+    return made;
+  };
+  const line = (at, k) => at.map((p) => `${x(p[0]).toFixed(1)},${y(p[k]).toFixed(1)}`);
+  svg.replaceChildren(
+    make("polygon", { class: "band", points: [...line(points, 2), ...line([...points].reverse(), 3)].join(" ") }),
+    make("polyline", { class: "line", points: line(points, 1).join(" ") }),
+    ...points.map((p) => make("circle", { cx: x(p[0]), cy: y(p[1]), r: 2.5 })),
+    make("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }),
+    make("text", { x: 2, y: top + 8 }, "100 %"),
+    make("text", { x: 2, y: bottom }, `${Math.round(100 * least)} %`),
+    make("text", { x: right, y: bottom + 14, "text-anchor": "end" }, `${most} labels`),
+  );
+}

@@ -1,0 +1,127 @@
+"""Keys of classes, and classes that are renamed, merged and removed in the middle of the work."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ssl_diffusion.annotation.loop.job_classes import RESERVED, assign_keys, check_key
+from ssl_diffusion.annotation.store import class_changes, queries
+from ssl_diffusion.annotation.store.store import Action, Actor, Store
+from ssl_diffusion.errors import DataError
+
+ANN, BOB = Actor("ann"), Actor("bob")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store(f"sqlite:///{tmp_path}/job.db")
+    made.add_samples(["a", "b", "c", "d"])
+    made.add_classes(["Zero", "zero", "one"])
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen", "keys"),
+    [
+        ([str(k) for k in range(10)], {}, [str(k) for k in range(10)]),
+        (["1", "0"], {}, ["1", "0"]),
+        (["cat", "1", "dog"], {}, ["2", "1", "3"]),
+        (["a", "s", "B"], {}, ["a", "1", "2"]),  # s skips, b blinks
+        (["cat", "dog"], {"dog": "1"}, ["2", "1"]),
+        (["cat", "dog"], {"dog": "dd"}, ["1", "dd"]),
+        ([], {}, []),
+    ],
+)
+def test_keys(names: list[str], chosen: dict[str, str], keys: list[str]) -> None:
+    assert assign_keys(names, chosen) == keys
+
+
+@pytest.mark.parametrize("n", [11, 12, 45, 500])
+def test_more_than_ten_classes_have_keys_of_which_none_begins_another(n: int) -> None:
+    keys = [key for key in assign_keys([str(k) for k in range(n)]) if key]
+    assert len(keys) == min(n, 45)
+    assert not any(a != b and b.startswith(a) for a in keys for b in keys)
+    assert len(set(keys)) == len(keys)
+    assert keys[1:10] == [str(k) for k in range(1, 10)]
+
+
+@pytest.mark.parametrize("key", ["", "abc", "A", "é", "u", "s1", "1", "12", "a"])
+def test_keys_that_cannot_be_chosen(key: str) -> None:
+    with pytest.raises(DataError, match=r"shortcut|function"):
+        check_key(key, ["1", "ab"])
+
+
+def test_letters_of_the_page_are_no_keys_of_classes() -> None:
+    assert not set("".join(assign_keys(list(RESERVED)))) & set(RESERVED)
+
+
+def test_a_renamed_class_keeps_its_labels_and_the_history_its_names(store: Store) -> None:
+    store.label("a", "one", ANN)
+    class_changes.rename(store, "one", "eins", "bob")
+    assert store.classes == ("Zero", "zero", "eins")
+    assert queries.listing(store)[0]["label"] == "eins"
+    (event,) = class_changes.history(store)
+    assert (event["kind"], event["annotator"], event["before"], event["after"]) == ("renamed", "bob", "one", "eins")
+    class_changes.rename(store, "eins", "one", "bob")  # back again
+    class_changes.rename(store, "one", "uno", "bob")
+    for name, text in (("zero", "already"), ("one", "before"), (" x", "not a valid"), ("", "not a valid")):
+        with pytest.raises(DataError, match=text):
+            class_changes.rename(store, "Zero", name, "bob")
+    queries.check(store)
+
+
+def test_a_merged_class_lends_its_votes_and_its_events_stay(store: Store) -> None:
+    store.agreement = 2
+    store.apply([Action("label", "a", ANN, "Zero"), Action("label", "a", BOB, "zero"), Action("label", "b", ANN, "Zero")])
+    assert [row["status"] for row in queries.listing(store)] == ["disputed", "partial"]
+    class_changes.merge(store, "Zero", "zero", "ann")
+    assert [(row["status"], row["label"]) for row in queries.listing(store)] == [("labeled", "zero"), ("partial", None)]
+    assert store.classes_in_use == ("zero", "one")
+    assert [row["label"] for row in queries.history(store)] == ["Zero (merged into zero)", "zero", "Zero (merged into zero)"]
+    queries.check(store)
+    class_changes.merge(store, "zero", "one", "ann")  # on and on
+    assert {label for row in queries.listing(store) for label in row["votes"].values()} == {"one"}
+    queries.check(store)
+    store.add_classes(["Zero"])  # a new class of that name has nothing to do with the former one
+    assert store.classes_in_use == ("one", "Zero")
+    with pytest.raises(DataError, match="no class 'zero'"):
+        store.label("c", "zero", ANN)
+    with pytest.raises(DataError, match="into itself"):
+        class_changes.merge(store, "one", "one", "ann")
+
+
+def test_labels_of_a_removed_class_are_withdrawn(store: Store) -> None:
+    store.apply([Action("label", "a", ANN, "Zero"), Action("label", "b", ANN, "one"), Action("flag", "a", ANN)])
+    store.label("a", "one", BOB)
+    class_changes.remove(store, "Zero", "ann")
+    assert [(row["id"], row["status"], row["label"], row["flagged"]) for row in queries.listing(store)] == [
+        ("a", "labeled", "one", True),
+        ("b", "labeled", "one", False),
+    ]
+    queries.check(store)
+    class_changes.remove(store, "one", "ann")
+    assert queries.counts(store)["open"] == 4
+    queries.check(store)
+    store.add_classes(["one"])
+    class_changes.remove(store, "one", "ann")
+    assert store.classes[2:] == ("one (removed)", "one (removed) 2")
+
+
+def test_names_that_differ_in_nothing_that_is_heard() -> None:
+    assert class_changes.similar("Zero", ["one", "zero"]) == "zero"
+    assert class_changes.similar("t-shirt", ["T Shirt"]) == "T Shirt"
+    assert class_changes.similar("zero", ["zero", "one"]) is None
+    assert class_changes.similar("+", ["-"]) is None
+
+
+def test_dropped_kept_and_commented(store: Store) -> None:
+    store.apply([Action("label", "a", ANN, "one"), Action("flag", "a", ANN), Action("label", "b", ANN, "one")])
+    store.apply([Action("keep", "a", BOB), Action("drop", "b", BOB), Action("comment", "c", BOB, text="what is this?")])
+    rows = {row["id"]: (row["status"], row["label"], row["flagged"]) for row in queries.listing(store)}
+    assert rows == {"a": ("labeled", "one", False), "b": ("skipped", None, False), "c": ("open", None, False)}
+    assert queries.history(store)[-1]["text"] == "what is this?"
+    queries.check(store)
+    with pytest.raises(DataError, match="needs a text"):
+        Action("comment", "c", BOB, text=" ")
