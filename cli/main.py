@@ -2,7 +2,7 @@
 
 import typer
 
-from . import backbones, embed, evaluate, explain, fit, info, label_studio, loop, predict, query, sample, study
+from . import backbones, embed, evaluate, explain, fit, info, label_studio, loop, pack, predict, query, sample, study
 from .program import Program
 
 __all__ = ["app", "run"]
@@ -20,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("fit")(fit.fit)
+app.command("pack")(pack.pack)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("sample")(sample.sample)

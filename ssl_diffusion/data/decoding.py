@@ -1,10 +1,11 @@
-"""One image file -> its header, or its pixels in a row of an array.
+"""One image file, or its bytes -> its header, or its pixels in a row of an array.
 
 Both functions return why a file cannot be read as text instead of raising, so that a reader can go on and report all such
 files together. They are safe to call from several threads. Whatever a file is called, its content is read by the decoders of
 :data:`FORMATS` and by no other: Pillow would hand PostScript to an interpreter.
 """
 
+import io
 import os
 import stat
 import struct
@@ -68,21 +69,23 @@ class Decoded(NamedTuple):
     deep: bool
 
 
-def open_image(path: str | Path) -> Image.Image:
+def open_image(path: str | Path | bytes) -> Image.Image:
     """Open an image file, of one of :data:`FORMATS`.
 
     Args:
-        path: Image file; links are followed.
+        path: Image file; links are followed. Bytes are the content of one.
 
     Raises:
         OSError: If it is no regular file, cannot be read, or holds no such image.
     """
+    if isinstance(path, bytes):
+        return Image.open(io.BytesIO(path), formats=FORMATS)
     if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would keep its reader waiting for ever
         raise OSError("not a regular file")
     return Image.open(path, formats=FORMATS)
 
 
-def read_header(path: str | Path) -> Header | str:
+def read_header(path: str | Path | bytes) -> Header | str:
     """Size and color of an image without decoding it, or why it cannot be read."""
     try:
         with open_image(path) as image:
@@ -95,11 +98,11 @@ def read_header(path: str | Path) -> Header | str:
         return reason_of(path, error)
 
 
-def decode(path: str | Path, out: NDArray[np.uint8], aspect: Aspect = "squeeze") -> Decoded | str:
+def decode(path: str | Path | bytes, out: NDArray[np.uint8], aspect: Aspect = "squeeze") -> Decoded | str:
     """Decode one image into `out`, uint8 (C, H, W), or say why it cannot be read.
 
     Args:
-        path: Image file.
+        path: Image file, or its bytes.
         out: Array to write to.
         aspect: Treatment of the image if its aspect ratio is not that of `out`.
     """
@@ -174,12 +177,12 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def reason_of(path: str | Path, error: Exception) -> str:
+def reason_of(path: str | Path | bytes, error: Exception) -> str:
     """Why an image cannot be read, in words, from the exception that Pillow raised for it."""
     for kind, text in ((FileNotFoundError, "file not found"), (PermissionError, "no permission to read it")):
         if isinstance(error, kind):
             return text
-    if os.path.isfile(path) and os.path.getsize(path) == 0:
+    if (not path) if isinstance(path, bytes) else os.path.isfile(path) and os.path.getsize(path) == 0:
         return "zero bytes"
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or damaged at its start"

@@ -15,34 +15,32 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from ssl_diffusion.data.decoding import Aspect
-from ssl_diffusion.data.images import ENDINGS, ImageArray, Progress, list_images, listing, read_images
-from ssl_diffusion.data.label_columns import Labels, cell_labels, flag_labels, listed_names, split_cells
+from ssl_diffusion.data.images import ImageArray, Progress, read_images
+from ssl_diffusion.data.label_columns import cell_labels, flag_labels, listed_names, split_cells
+from ssl_diffusion.data.listings import (
+    LABEL_COLUMNS,
+    UNLABELED,
+    Sample,
+    check_test_classes,
+    image_column_of,
+    image_paths,
+    list_folder,
+    top_splits,
+)
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.shapes import color_options
 from ssl_diffusion.data.tables import Table, read_table
 from ssl_diffusion.errors import DataError
-from ssl_diffusion.outputs import path_fault, shown_path
 from ssl_diffusion.settings import shown
 
 __all__ = ["load_csv", "load_folder"]
 
-_UNLABELED = ("unlabeled", "unlabelled")
-_IMAGE_COLUMNS = ("path", "image", "file", "filename", "filepath")
-_LABEL_COLUMNS = ("label", "class", "target")
-
 Color = Literal["files", "gray", "rgb"]
-
-
-class _Sample(NamedTuple):
-    """What is known of one image beside its pixels."""
-
-    labels: Labels
-    is_test: bool
 
 
 def load_folder(
@@ -78,21 +76,7 @@ def load_folder(
         ('cat', 'dog')
     """
     root = Path(root)
-    if (fault := path_fault(root)) is not None:
-        raise DataError(f"{fault}: give a folder of images, or a CSV file that lists them")
-    if not root.exists():
-        raise DataError(f"the folder {root} does not exist: give a folder of images, or a CSV file that lists them")
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder: give a folder of images")
-    paths = list_images(root)
-    if not paths:
-        raise DataError(f"there are no images under {root}: files must end in {', '.join(ENDINGS)}")
-    ids = [path.relative_to(root).as_posix() for path in paths]
-    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    splits = {name: name.lower() for name in folders if name.lower() in ("train", "test")}
-    _check_top(root, ids, splits)
-    samples = [_placed(sample_id, splits) for sample_id in ids]
-    _check_test_classes(root, samples)
+    ids, paths, samples = list_folder(root)
     read = read_images(
         paths,
         ids=ids,
@@ -105,7 +89,7 @@ def load_folder(
         progress=progress,
     )
     pool = _pool(root.resolve().name or "folder", root, ids, paths, samples, read)
-    pool.notes.extend(_empty_folder_notes(root, splits, pool))
+    pool.notes.extend(_empty_folder_notes(root, top_splits(root), pool))
     if len(pool.classes) == 1:
         only = pool.classes[0]
         pool.notes.append(f"there is only one class folder, {only!r}: if it is not a class, give that folder instead of {root}")
@@ -160,28 +144,28 @@ def load_csv(
         >>> pool = load_csv("labels.csv", image_column="file", label_column="class", root="photos")  # doctest: +SKIP
     """
     table = read_table(Path(path), encoding)
-    image_column = _image_column(table, image_column)
+    image_column = image_column_of(table, image_column)
     if label_columns and label_column is not None:
         raise DataError(f"{path}: give either label_column or label_columns, not both")
-    ids, paths = _image_paths(table, image_column, Path(root) if root is not None else table.path.parent, skip_bad)
+    ids, paths = image_paths(table, image_column, Path(root) if root is not None else table.path.parent, skip_bad)
     split_column = split_column or next(iter(table.any_case("split")), None)
     splits = split_cells(table, split_column) if split_column is not None else ["train"] * len(table.rows)
     notes: list[str] = []
     if label_columns:
         labels = flag_labels(table, label_columns, notes)
     else:
-        label_column = label_column or next(iter(table.any_case(*_LABEL_COLUMNS)), None)
+        label_column = label_column or next(iter(table.any_case(*LABEL_COLUMNS)), None)
         labels = cell_labels(table, label_column, separator if multilabel else None)
     hidden = [split == "unlabeled" for split in splits]
     n_hidden = sum(hide and label is not None for hide, label in zip(hidden, labels, strict=True))
     if n_hidden:
         notes.append(f"the labels of {n_hidden} rows whose split is 'unlabeled' were left unread")
     samples = [
-        _Sample(None if hide else label, split == "test") for hide, label, split in zip(hidden, labels, splits, strict=True)
+        Sample(None if hide else label, split == "test") for hide, label, split in zip(hidden, labels, splits, strict=True)
     ]
     if not (multilabel or label_columns):
         _check_single_labels(table, label_column, samples)
-        _check_test_classes(table.path, samples)
+        check_test_classes(table.path, samples)
     read = read_images(
         paths,
         ids=ids,
@@ -204,7 +188,7 @@ def _pool(
     source: Path,
     ids: Sequence[str],
     paths: Sequence[Path],
-    samples: Sequence[_Sample],
+    samples: Sequence[Sample],
     read: ImageArray,
     *,
     multilabel: bool = False,
@@ -213,7 +197,7 @@ def _pool(
     """The pool of the images that could be read; `classes` None takes the sorted names that occur among them."""
     samples = [samples[i] for i in read.kept]
     if read.skipped and not multilabel:
-        _check_test_classes(source, samples)
+        check_test_classes(source, samples)
     names = tuple(classes or sorted(set().union(*(sample.labels or () for sample in samples))))
     multilabel = multilabel and len(names) > 0
     index = {label: k for k, label in enumerate(names)}
@@ -241,7 +225,7 @@ def _pool(
     )
 
 
-def _label_notes(samples: Sequence[_Sample], classes: Sequence[str]) -> list[str]:
+def _label_notes(samples: Sequence[Sample], classes: Sequence[str]) -> list[str]:
     """Sentences about labels that are missing or rare."""
     notes = []
     if not any(sample.labels is not None for sample in samples):
@@ -258,38 +242,6 @@ def _label_notes(samples: Sequence[_Sample], classes: Sequence[str]) -> list[str
     return notes
 
 
-def _check_test_classes(source: Path, samples: Sequence[_Sample]) -> None:
-    """Every class of the test split must occur in training."""
-    train = set().union(*(sample.labels or () for sample in samples if not sample.is_test))
-    unknown = sorted({label for sample in samples if sample.is_test for label in sample.labels or ()} - train)
-    if unknown:
-        raise DataError(
-            f"the test split of {source} has images of {listed_names(unknown)} but the training split has none: "
-            "add some, or remove these"
-        )
-
-
-def _check_top(root: Path, ids: Sequence[str], splits: dict[str, str]) -> None:
-    """Beside `train/` there may be no class folders: it would be unclear to which split they belong."""
-    tops = {sample_id.split("/")[0] for sample_id in ids if "/" in sample_id}
-    others = sorted(top for top in tops - splits.keys() if top.lower() not in _UNLABELED)
-    if "train" in splits.values() and others:
-        raise DataError(
-            f"{root} has the folder {others[0]!r} beside its training split: move its images into train/ or test/ (a part for "
-            "validation is set aside later), or, if 'train' is a class here, move all class folders into a new folder train"
-        )
-
-
-def _placed(sample_id: str, splits: dict[str, str]) -> _Sample:
-    """Label and split of a path relative to the root."""
-    top, _, rest = sample_id.partition("/")
-    is_test = False
-    if rest and top in splits:
-        is_test = splits[top] == "test"
-        top, _, rest = rest.partition("/")
-    return _Sample(frozenset({top}) if rest and top.lower() not in _UNLABELED else None, is_test)
-
-
 def _empty_folder_notes(root: Path, splits: dict[str, str], pool: Pool) -> list[str]:
     """Name the class folders from which no image was read."""
     # Beside train/ other folders have no images (checked before) and are no classes.
@@ -298,7 +250,7 @@ def _empty_folder_notes(root: Path, splits: dict[str, str], pool: Pool) -> list[
         entry.relative_to(root).as_posix()
         for base in bases
         for entry in base.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name.lower() not in _UNLABELED
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name.lower() not in UNLABELED
     }
     parts = [str(sample_id).split("/") for sample_id in pool.ids]
     filled = {"/".join(part[:depth]) for part in parts for depth in (1, 2)}
@@ -306,49 +258,7 @@ def _empty_folder_notes(root: Path, splits: dict[str, str], pool: Pool) -> list[
     return [f"the folder {name} has no readable images and was ignored" for name in empty]
 
 
-def _image_column(table: Table, name: str | None) -> str:
-    if name is not None:
-        return name
-    found = table.any_case(*_IMAGE_COLUMNS)
-    if len(found) == 1:
-        return found[0]
-    what = "several columns that could hold image paths" if found else f"no column called {', '.join(_IMAGE_COLUMNS)}"
-    raise DataError(f"{table.path} has {what}: choose image_column among {listed_names(table.header)}")
-
-
-def _image_paths(table: Table, column: str, root: Path, skip_bad: bool) -> tuple[list[str], list[Path]]:
-    """Sample ids and files of all rows; raises :class:`DataError` for empty, repeated and missing ones."""
-    if path_fault(root, "folder") is not None:
-        raise DataError(
-            f"the folder {shown_path(root)}, which the images of {table.path} are relative to, does not exist: correct root"
-        )
-    ids = table.column(column)
-    seen: dict[str, int] = {}
-    for number, text in zip(table.numbers, ids, strict=True):
-        if not text.strip():
-            raise DataError(
-                f"{table.path}: row {number} has no image path in column {shown(column)}: fill it in or remove the row"
-            )
-        first = seen.setdefault(os.path.normpath(text), number)
-        if first != number:
-            raise DataError(
-                f"{table.path}: row {number} names the image of row {first} again, {shown(text)}: remove one of them"
-            )
-    paths = [root / text for text in ids]
-    for i, text in enumerate(ids):
-        if "\\" in text and path_fault(paths[i], "file") is not None:  # written on Windows
-            paths[i] = root / text.replace("\\", "/")
-    faults = [path_fault(path, "file") for path in paths]
-    missing = [f"row {n}: {shown_path(text)}" for n, text, f in zip(table.numbers, ids, faults, strict=True) if f is not None]
-    if missing and (not skip_bad or len(missing) == len(ids)):
-        advice = "correct the paths or the folder they are relative to, or leave them out with --skip-bad"
-        raise DataError(
-            f"{table.path}: {len(missing)} of {len(ids)} images are not found under {root}; {advice}:{listing(missing)}"
-        )
-    return ids, paths
-
-
-def _check_single_labels(table: Table, column: str | None, samples: Sequence[_Sample]) -> None:
+def _check_single_labels(table: Table, column: str | None, samples: Sequence[Sample]) -> None:
     """A label column in which nothing repeats holds names or numbers of the images rather than classes."""
     labels = [sample.labels for sample in samples if sample.labels]
     # One label a class among unlabeled images is a fair start.

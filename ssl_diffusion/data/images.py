@@ -32,6 +32,7 @@ __all__ = [
     "ImageArray",
     "ImageBatch",
     "Progress",
+    "decode_images",
     "iter_image_batches",
     "list_images",
     "listing",
@@ -221,6 +222,29 @@ def iter_image_batches(
     return _batches(paths, image_shape, batch_size, skip_bad, names, aspect, workers)
 
 
+def decode_images(
+    files: Sequence[str | Path | bytes], image_shape: Shape, aspect: Aspect = "squeeze", *, workers: int | None = None
+) -> tuple[NDArray[np.uint8], dict[int, str]]:
+    """Decode image files, or the bytes of such files, that are few enough to be held at once.
+
+    Args:
+        files: Image files, or their bytes, n of them.
+        image_shape: Shape (C, H, W) that every image is converted to; C is 1 or 3.
+        aspect: Treatment of images with another aspect ratio.
+        workers: Number of threads; None for the number of usable cores, at most 8.
+
+    Returns:
+        Images, uint8 (n, C, H, W), and why those of some positions cannot be read; their rows are undefined.
+
+    Example:
+        >>> images, bad = decode_images([Path("cat.jpg").read_bytes()], (3, 64, 64))  # doctest: +SKIP
+    """
+    images = np.empty((len(files), *image_shape), dtype=np.uint8)
+    with _threads(workers) as executor:
+        outcomes = _decode_all(executor, files, images, aspect)
+    return images, {i: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, str)}
+
+
 def listing(lines: Sequence[str], limit: int = 20) -> str:
     """Indented lines for error messages, one per entry; after `limit` entries only the number of those left out."""
     more = [f"and {len(lines) - limit} more"] if len(lines) > limit else []
@@ -297,7 +321,7 @@ def _threads(workers: int | None) -> Iterator[ThreadPoolExecutor]:
 
 def _decode_all(
     executor: ThreadPoolExecutor,
-    paths: Sequence[str | Path],
+    paths: Sequence[str | Path | bytes],
     images: NDArray[np.uint8],
     aspect: Aspect,
     progress: Progress | None = None,
