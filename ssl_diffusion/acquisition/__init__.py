@@ -1,7 +1,8 @@
 """Acquisition: which samples to label next.
 
 :func:`query` runs one of :data:`STRATEGIES` on what a model makes of the unlabeled samples of a pool. One file a family:
-`uncertainty`, `boundary`, `coverage`, `gradient`, `herding`, `information`, `dropout`; importing this package registers all.
+`uncertainty`, `boundary`, `coverage`, `competence`, `gradient`, `herding`, `information`, `value`, `dropout`; importing this
+package registers all.
 """
 
 from ssl_diffusion.acquisition.batch_files import batch_figure
@@ -17,7 +18,17 @@ from ssl_diffusion.acquisition.registry import (
     register_score,
     strategies_frame,
 )
-from ssl_diffusion.acquisition.strategies import boundary, coverage, dropout, gradient, herding, information, uncertainty
+from ssl_diffusion.acquisition.strategies import (
+    boundary,
+    competence,
+    coverage,
+    dropout,
+    gradient,
+    herding,
+    information,
+    uncertainty,
+    value,
+)
 
 __all__ = [
     "STRATEGIES",
@@ -29,6 +40,7 @@ __all__ = [
     "batch_figure",
     "boundary",
     "choose",
+    "competence",
     "coverage",
     "dropout",
     "forecast",
@@ -41,4 +53,5 @@ __all__ = [
     "register_score",
     "strategies_frame",
     "uncertainty",
+    "value",
 ]

@@ -90,7 +90,7 @@ def forecast(
         trials: Number of trials that the accuracies are means of.
         deviation: Standard error of the last accuracy where it was measured on few images, in [0, 1]; errors that all rounds
             share, as on one audit set, do not average out.
-        prior: What learning curves are like; None takes what studies have shown.
+        prior: Prior of learning curves; None takes that of the committed studies.
         level: Probability that the accuracy is in the interval, in (0, 1).
 
     Raises:
@@ -135,7 +135,7 @@ def predictive(
         accuracy: Accuracy at each of them, (B, R).
         target: Binary logarithms of the numbers of labels of the forecast, (B,).
         trials: Numbers of trials that the accuracies are means of, (B,).
-        prior: What learning curves are like.
+        prior: Prior of learning curves.
     """
     a = accuracy.clip(_CLOSEST, 1 - _CLOSEST)
     odds = np.log(a / (1 - a))

@@ -15,7 +15,7 @@ from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, register_batch
 from ssl_diffusion.storage import IN_MEMORY, allocate
 
-__all__ = ["coreset", "probcover", "typiclust"]
+__all__ = ["coreset", "probcover", "pure_radius", "typiclust"]
 
 _MOST_CLUSTERS, _SMALL_CLUSTER, _NEIGHBORS = 500, 5, 20
 _PURE, _PROBED = 0.95, 2000
@@ -108,7 +108,7 @@ def probcover(c: Candidates, n: int) -> Choice:
     rows = some_rows(len(c), _COVERED, n, c.rng)
     x = c.representation[rows]
     k = max(c.n_classes, n, 2)
-    radius = _pure_radius(x, min(k, len(x)), int(c.rng.integers(2**31)))
+    radius = pure_radius(x, min(k, len(x)), int(c.rng.integers(2**31)))
     covered = np.zeros(len(x), dtype=bool)
     if len(c.labeled_representation):
         covered = _nearest_squared(x, c.labeled_representation) <= radius**2
@@ -130,7 +130,7 @@ def probcover(c: Candidates, n: int) -> Choice:
     return Choice(np.array(picks), utilities, np.ones(n), tuple(notes))
 
 
-def _pure_radius(x: NDArray[np.float32], k: int, seed: int) -> float:
+def pure_radius(x: NDArray[np.float32], k: int, seed: int) -> float:
     """Largest radius at which 95 % of the balls around samples, of at most 2,000 of them, hold one cluster of k-means."""
     sample = x[:: -(-len(x) // _PROBED)]
     k = min(k, len(sample))
