@@ -23,7 +23,7 @@ from ssl_diffusion.models.backbones.registry import BACKBONES
 from ssl_diffusion.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("data", "models", "inference", "training", "generation", "acquisition", "annotation", "studies")
+ROOMS = ("data", "models", "inference", "training", "generation", "acquisition", "curation", "annotation", "studies")
 
 # An entry that begins so is a fragment that needs the name in front of it to be understood.
 FRAGMENT = re.compile(
