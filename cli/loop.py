@@ -216,13 +216,21 @@ def serve(
     context: JobContext,
     server: ServerOptions,
     port: Annotated[int, number(Port, help="Port of the page.")] = 8700,
+    map_: Annotated[str, typer.Option("--map", help="Projection of the map: pca, or umap (extra: umap).")] = "pca",
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
 ) -> None:
     """Serve the labeling page until Ctrl-C."""
     with needing("annotate"):
         from ssl_diffusion.annotation.page.server import make_app
     with context.job.alone("serve"):
-        made = make_app(context.job, host=server.host, token=server.token, blind=server.blind, refit_every=server.refit_every)
+        made = make_app(
+            context.job,
+            host=server.host,
+            token=server.token,
+            blind=server.blind,
+            refit_every=server.refit_every,
+            map_method=map_,
+        )
         server.serve(made, port, "labeling page", context.output, browser=open_browser and server.token is None)
 
 

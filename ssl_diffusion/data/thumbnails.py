@@ -12,7 +12,7 @@ from ssl_diffusion.data.decoding import DAMAGE, FORMATS, reason_of
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.outputs import path_fault
 
-__all__ = ["shown_bytes", "shown_image", "to_pil"]
+__all__ = ["png_of", "shown_bytes", "shown_image", "to_pil"]
 
 _SHOWN_BY_BROWSERS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
 _LARGE = 4 * 2**20  # bytes
@@ -64,6 +64,13 @@ def shown_bytes(content: bytes, name: str, side: int | None = None) -> tuple[byt
 def _fits(content: bytes, side: int) -> bool:
     with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
         return max(opened.size) <= side
+
+
+def png_of(image: NDArray[np.uint8]) -> bytes:
+    """An image (C, H, W) as the content of a PNG file, see :func:`to_pil`."""
+    buffer = io.BytesIO()
+    to_pil(image).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def to_pil(image: NDArray[np.uint8]) -> Image.Image:

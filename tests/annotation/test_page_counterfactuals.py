@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.annotation.loop import counterfactuals
 from ssl_diffusion.annotation.loop.counterfactuals import Counterfactual, Explainer
-from ssl_diffusion.annotation.loop.workbench import Explanation, Named
+from ssl_diffusion.annotation.loop.explanations import Explanation, Named
 from ssl_diffusion.annotation.page.messages import ExplanationResponse
 from ssl_diffusion.generation.counterfactual.search import explain
 from ssl_diffusion.generation.counterfactual.way import boundary_on_the_way
@@ -37,14 +37,14 @@ def shown(edge: int | None, sure: int | None) -> Counterfactual:
 @pytest.mark.parametrize(
     ("edge", "sure", "kind", "pictures", "said"),
     [
-        (20, 90, "sure", ["boundary", "sure", "difference"], "six if changed like this"),
-        (2, 90, "sure", ["boundary", "sure", "difference"], "six if changed like this"),
-        (None, 90, "sure", ["sure", "difference"], "six if changed like this"),
+        (20, 90, "sure", ["original", "sure", "boundary", "difference"], "six if changed like this"),
+        (2, 90, "sure", ["original", "sure", "boundary", "difference"], "six if changed like this"),
+        (None, 90, "sure", ["original", "sure", "difference"], "six if changed like this"),
         (
             50,
             None,
             "boundary",
-            ["boundary", "difference"],
+            ["original", "boundary", "difference"],
             f"no sure counterfactual of six found: changed like this it is {FENCE}",
         ),
         (3, None, "fence", [], f"{FENCE}: a change that nobody sees decides"),
@@ -62,7 +62,12 @@ def test_what_is_said_and_shown(edge: int | None, sure: int | None, kind: str, p
     assert [picture.image for picture in message.pictures] == [
         f"/counterfactual?id=a%20b.png&k=0&picture={name}" for name in pictures
     ]
-    captions = {"boundary": "at the boundary" if kind == "sure" else "six 0.51", "sure": "six 0.93", "difference": "change × 6"}
+    captions = {
+        "original": "original",
+        "boundary": "at the boundary" if kind == "sure" else "six 0.51",
+        "sure": "six 0.93",
+        "difference": "change × 6",
+    }
     assert [picture.caption for picture in message.pictures] == [captions[name] for name in pictures]
 
 

@@ -3,6 +3,7 @@
 A search takes seconds, and nothing else waits for it. The latest request comes first, and old ones are dropped.
 """
 
+import hashlib
 import logging
 import math
 import tempfile
@@ -59,8 +60,9 @@ class Counterfactual:
         kind: Kind of the result.
         probability: Probability of the other class after the change; NaN where nothing was found.
         distance: RMS distance of the change on the scale [0, 1]; NaN where nothing was found.
-        pictures: Pictures by name, uint8 (C, H, W): "boundary" and "difference" (six-fold, in colors), and "sure" if there is
-            a sure one; empty where there is nothing to see.
+        pictures: Pictures by name, uint8 (C, H, W): "original", "sure" if there is a sure one, "boundary" and "difference"
+            (six-fold, in colors); empty where there is nothing to see.
+        changed: The changed image as the model sees it, uint8 (C, H, W); None where there is nothing to see.
     """
 
     source: int
@@ -69,6 +71,12 @@ class Counterfactual:
     probability: float
     distance: float
     pictures: dict[str, NDArray[np.uint8]]
+    changed: NDArray[np.uint8] | None = None
+
+    @property
+    def digest(self) -> str:
+        """Digest of the changed image, 32 hexadecimal digits; empty where there is nothing to see."""
+        return "" if self.changed is None else hashlib.sha256(self.changed.tobytes()).hexdigest()[:32]
 
 
 class Explainer:
@@ -243,12 +251,13 @@ class Explainer:
 
 @dataclass(frozen=True)
 class _Picture:
-    """A changed image, whether it is predicted as it was to be, and how surely, and its distance."""
+    """A changed image, whether it is predicted as it was to be, how surely, its distance, and what the model sees of it."""
 
     image: NDArray[np.uint8]
     reached: bool
     p: float
     distance: float
+    small: NDArray[np.uint8] | None = None
 
 
 def _shown(original: NDArray[np.uint8], source: int, label: int, edge: _Picture, sure: _Picture) -> Counterfactual:
@@ -258,11 +267,14 @@ def _shown(original: NDArray[np.uint8], source: int, label: int, edge: _Picture,
         return Counterfactual(source, label, "none", float("nan"), float("nan"), {})
     if on_the_fence(original, last.image):
         return Counterfactual(source, label, "fence", last.p, last.distance, {})
-    pictures = {"boundary": edge.image} if edge.reached else {}
+    pictures = {"original": original}
     if sure.reached:
         pictures["sure"] = sure.image
+    if edge.reached:
+        pictures["boundary"] = edge.image
     pictures["difference"] = difference(original, last.image)
-    return Counterfactual(source, label, "sure" if sure.reached else "boundary", last.p, last.distance, pictures)
+    changed = last.image if last.small is None else last.small
+    return Counterfactual(source, label, "sure" if sure.reached else "boundary", last.p, last.distance, pictures, changed)
 
 
 def _small(result: CounterfactualResult) -> _Picture:
@@ -284,7 +296,8 @@ def _in_file(run: Run, result: CounterfactualResult, confidence: float, file: Pa
         p, strength, reached = write_changed(run, result, [file], [place], confidence)
         shown = _reduced(place, result.original.shape[1])
     reaches = bool(result.success[0] and reached[0])
-    return _Picture(shown, reaches, float(p[0, result.target[0]]), float(result.distance_pixel[0] * strength[0]))
+    p_target, distance = float(p[0, result.target[0]]), float(result.distance_pixel[0] * strength[0])
+    return _Picture(shown, reaches, p_target, distance, result.images()[0])
 
 
 def _reduced(file: Path, channels: int) -> NDArray[np.uint8]:

@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ssl_diffusion.annotation.loop.counterfactuals import Counterfactual, Explainer
 from ssl_diffusion.annotation.loop.current_model import Classifier, Model, present_model, training_labels
+from ssl_diffusion.annotation.loop.explanations import MEASURES, Explanation, Named
 from ssl_diffusion.annotation.loop.fits import Background
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.job_classes import assign_keys
@@ -29,10 +30,9 @@ from ssl_diffusion.annotation.store.state import read_state
 from ssl_diffusion.annotation.store.statements import known_of
 from ssl_diffusion.annotation.store.store import Action, Actor, Verb
 from ssl_diffusion.errors import Interrupted, SSLDError
-from ssl_diffusion.generation.strips import GAIN
 from ssl_diffusion.progress import ProgressUpdate
 
-__all__ = ["Explanation", "Named", "PageState", "Workbench"]
+__all__ = ["PageState", "Workbench"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,62 +42,6 @@ _AHEAD = 4  # samples whose counterfactuals are searched before they are request
 _LOADED_AHEAD = 2  # samples whose images the page loads before they are handed out
 _TOP = 3  # predicted classes that are shown
 _QUEUED = 200  # samples of the queue of which one begins a sheet
-
-
-@dataclass(frozen=True)
-class Named:
-    """A counterfactual and the names of its classes, in words.
-
-    Attributes:
-        source: Predicted class.
-        target: The other class.
-        found: Result of the search.
-    """
-
-    source: str
-    target: str
-    found: Counterfactual
-
-    def said(self) -> str:
-        """What is to be said of it, in a sentence."""
-        fence = f"on the fence between {self.source} and {self.target}"
-        match self.found.kind:
-            case "sure":
-                return f"{self.target} if changed like this"
-            case "boundary":
-                return f"no sure counterfactual of {self.target} found: changed like this it is {fence}"
-            case "fence":
-                return f"{fence}: a change that nobody sees decides"
-            case "none":
-                return f"no counterfactual of {self.target} found"
-
-    def caption(self, picture: str) -> str:
-        """What stands below one of its pictures."""
-        if picture == "difference":
-            return f"change × {GAIN}"
-        if picture == "boundary" and self.found.kind == "sure":
-            return "at the boundary"
-        return f"{self.target} {self.found.probability:.2f}"
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What the model says about a sample.
-
-    Attributes:
-        predictions: The three most probable classes and their probabilities; empty without a classifier.
-        counterfactuals: Counterfactuals with the names of their classes, as far as they have been found.
-        ready: Whether no more of them are being searched.
-        note: Reason why there is less than usual; empty if there is none.
-    """
-
-    predictions: list[tuple[str, float]] = field(default_factory=list)
-    counterfactuals: list[Named] = field(default_factory=list)
-    ready: bool = True
-    note: str = ""
-
-
-_MEASURES = Explanation(note="Hidden: the label of this sample measures the model.")
 
 
 @dataclass(frozen=True)
@@ -241,7 +185,7 @@ class Workbench:
         """Predicted classes and counterfactuals of a sample; nothing of one whose label measures the model."""
         (position,) = self.job.store.positions([id_]).tolist()
         if self._measures(position):
-            return _MEASURES
+            return MEASURES
         names, (found, ready) = self.job.store.classes, self._counterfactuals(position)
         counterfactuals = [Named(names[c.source], names[c.label], c) for c in found]
         return Explanation(self._top_predictions(position, names), counterfactuals, ready, self.explainer.problem(position))

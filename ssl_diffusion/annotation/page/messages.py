@@ -1,13 +1,15 @@
 """Bodies of the labeling page's requests and responses."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from ssl_diffusion.annotation.loop.explanations import Explanation
 from ssl_diffusion.annotation.loop.sheets import LARGEST, Wanted
-from ssl_diffusion.annotation.loop.workbench import Explanation
 from ssl_diffusion.annotation.store.store import Verb
+from ssl_diffusion.annotation.store.verdicts import Judgement
 
 __all__ = [
     "AnnotatorRequest",
@@ -17,6 +19,7 @@ __all__ = [
     "CounterfactualMessage",
     "ExplanationResponse",
     "FitResponse",
+    "FoundSample",
     "LabelRequest",
     "LabelResponse",
     "PictureMessage",
@@ -36,6 +39,8 @@ __all__ = [
     "TakeRequest",
     "UndoRequest",
     "UndoResponse",
+    "VerdictRequest",
+    "VerdictResponse",
     "image_url",
 ]
 
@@ -121,6 +126,23 @@ class ReleaseRequest(AnnotatorRequest):
     """Leases that a tab leaves: those that end at `until` (seconds since 1970) or before."""
 
     until: float = Field(ge=0, allow_inf_nan=False)
+
+
+class VerdictRequest(AnnotatorRequest):
+    """What somebody says of the k-th counterfactual of a sample; the digest says which image was seen."""
+
+    id: SampleId
+    k: int = Field(ge=0, le=100)
+    digest: Digest
+    verdict: Judgement
+    seconds: float | None = Field(default=None, ge=0, le=86400, allow_inf_nan=False)
+    token: Name
+
+
+class VerdictResponse(BaseModel):
+    """Number of verdicts of the job that count."""
+
+    verdicts: int
 
 
 class TakeRequest(AnnotatorRequest):
@@ -242,6 +264,13 @@ class ReviewResponse(BaseModel):
     samples: list[ReviewedSample]
 
 
+class FoundSample(BaseModel):
+    """A sample and the address of its image."""
+
+    id: str
+    image: str
+
+
 class PredictionMessage(BaseModel):
     """A predicted class and its probability."""
 
@@ -250,17 +279,28 @@ class PredictionMessage(BaseModel):
 
 
 class PictureMessage(BaseModel):
-    """A picture: what it shows, and its address."""
+    """A picture: its name, what it shows, and its address."""
 
+    name: str
     caption: str
     image: str
 
 
 class CounterfactualMessage(BaseModel):
-    """What would change the prediction to a class: in a sentence and, where something can be seen, in pictures."""
+    """What would change the prediction to a class: in a sentence and, where something can be seen, in pictures.
+
+    Attributes:
+        label: Name of the other class.
+        said: What is to be said of it.
+        digest: Digest of the changed image, which a verdict has to name; empty where there is nothing to see.
+        verdict: What the annotator has said of it; None if nothing.
+        pictures: Pictures.
+    """
 
     label: str
     said: str
+    digest: str
+    verdict: str | None
     pictures: list[PictureMessage]
 
 
@@ -273,8 +313,8 @@ class ExplanationResponse(BaseModel):
     counterfactuals: list[CounterfactualMessage]
 
     @classmethod
-    def of(cls, id_: str, explanation: Explanation) -> "ExplanationResponse":
-        """The response for a sample."""
+    def of(cls, id_: str, explanation: Explanation, said: Mapping[str, str] | None = None) -> "ExplanationResponse":
+        """The response for a sample; `said` are verdicts of the annotator by the digest of the changed image."""
         address = f"/counterfactual?id={quote(id_, safe='')}"
         return cls(
             ready=explanation.ready,
@@ -284,8 +324,10 @@ class ExplanationResponse(BaseModel):
                 CounterfactualMessage(
                     label=each.target,
                     said=each.said(),
+                    digest=each.found.digest,
+                    verdict=(said or {}).get(each.found.digest),
                     pictures=[
-                        PictureMessage(caption=each.caption(name), image=f"{address}&k={k}&picture={name}")
+                        PictureMessage(name=name, caption=each.caption(name), image=f"{address}&k={k}&picture={name}")
                         for name in each.found.pictures
                     ],
                 )

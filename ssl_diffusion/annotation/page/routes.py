@@ -1,6 +1,5 @@
 """Routes of the labeling page: HTML, JSON under `/api`, and images."""
 
-import io
 import logging
 import math
 from dataclasses import dataclass, replace
@@ -14,9 +13,10 @@ from fastapi.templating import Jinja2Templates
 
 from ssl_diffusion.annotation.http_access import Guard
 from ssl_diffusion.annotation.loop import job_classes
+from ssl_diffusion.annotation.loop.explanations import Explanation, judge
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.job_classes import classes_and_keys
-from ssl_diffusion.annotation.loop.workbench import Explanation, PageState, Workbench
+from ssl_diffusion.annotation.loop.workbench import PageState, Workbench
 from ssl_diffusion.annotation.page.messages import (
     AnnotatorRequest,
     ClassChangeRequest,
@@ -40,12 +40,14 @@ from ssl_diffusion.annotation.page.messages import (
     TakeRequest,
     UndoRequest,
     UndoResponse,
+    VerdictRequest,
+    VerdictResponse,
     image_url,
 )
-from ssl_diffusion.annotation.page.pictures import Pictures
-from ssl_diffusion.annotation.store import class_changes, leases, queries
+from ssl_diffusion.annotation.page.pictures import ImageChangedError, Pictures
+from ssl_diffusion.annotation.store import class_changes, leases, queries, verdicts
 from ssl_diffusion.annotation.store.store import Actor
-from ssl_diffusion.data.thumbnails import to_pil
+from ssl_diffusion.data.thumbnails import png_of
 from ssl_diffusion.errors import DataError
 
 __all__ = ["STATIC", "Page", "api", "documents", "images"]
@@ -81,7 +83,8 @@ class Page:
     def message(self, item: leases.LeasedSample, note: str) -> SampleMessage:
         """A leased sample and the reason why it is shown."""
         digest = self.digest(item)
-        facts = {"image": image_url(item.id, digest), "digest": digest, "note": "" if self.blind else note}
+        reason = note.partition("; predicted ")[0]  # what the model said then; the panel beside says what it says now
+        facts = {"image": image_url(item.id, digest), "digest": digest, "note": "" if self.blind else reason}
         return SampleMessage(id=item.id, until=item.until, status=item.status, **facts)
 
     def digest(self, item: leases.LeasedSample) -> str:
@@ -247,9 +250,23 @@ def review(page: Served) -> ReviewResponse:
 
 
 @api.get("/explanation")
-def explanation(id_: Id, page: Served) -> ExplanationResponse:
-    """What the model says about a sample; nothing on a blind page."""
-    return ExplanationResponse.of(id_, Explanation() if page.blind else page.bench.explanation(id_))
+def explanation(id_: Id, page: Served, annotator: Annotated[str, Query(max_length=100)] = "") -> ExplanationResponse:
+    """What the model says about a sample, and what the annotator has said of that; nothing on a blind page."""
+    if page.blind:
+        return ExplanationResponse.of(id_, Explanation())
+    found = page.bench.explanation(id_)
+    said = verdicts.verdicts(page.job.store, [id_]) if any(each.found.pictures for each in found.counterfactuals) else []
+    return ExplanationResponse.of(id_, found, {each.digest: each.verdict for each in said if each.annotator == annotator})
+
+
+@api.post("/verdict")
+def judge_counterfactual(what: VerdictRequest, page: Served) -> VerdictResponse:
+    """Record a verdict on a counterfactual; refused if it is not the one that was seen, since the model has changed."""
+    found = [] if page.blind else page.bench.explanation(what.id).counterfactuals
+    if what.k >= len(found) or not what.digest or found[what.k].found.digest != what.digest:
+        raise ImageChangedError("the model has been replaced since: look at its new counterfactual")
+    by = Actor(what.annotator, "page", what.seconds, what.token)
+    return VerdictResponse(verdicts=judge(page.job, page.bench.pool.model, what.id, found[what.k], what.verdict, by))
 
 
 # -- images -----------------------------------------------------------------------------------------------------------
@@ -271,6 +288,4 @@ def counterfactual(id_: Id, k: int, page: Served, picture: Annotated[str, Query(
     found = page.bench.counterfactuals(id_)
     if page.blind or not 0 <= k < len(found) or picture not in found[k].pictures:
         return JSONResponse({"error": "there is no such counterfactual"}, 404)
-    buffer = io.BytesIO()
-    to_pil(found[k].pictures[picture]).save(buffer, format="PNG")
-    return Response(buffer.getvalue(), media_type="image/png")
+    return Response(png_of(found[k].pictures[picture]), media_type="image/png")

@@ -12,6 +12,7 @@ from ssl_diffusion.annotation.http_access import Guard
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.workbench import Workbench
 from ssl_diffusion.annotation.page.pictures import ImageChangedError, Pictures
+from ssl_diffusion.annotation.page.pool_routes import pool
 from ssl_diffusion.annotation.page.routes import STATIC, Page, api, documents, images
 from ssl_diffusion.annotation.store.faults import StoreError
 from ssl_diffusion.errors import SSLDError
@@ -20,7 +21,13 @@ __all__ = ["make_app"]
 
 
 def make_app(
-    job: Job, *, host: str = "127.0.0.1", token: str | None = None, blind: bool = False, refit_every: int | None = None
+    job: Job,
+    *,
+    host: str = "127.0.0.1",
+    token: str | None = None,
+    blind: bool = False,
+    refit_every: int | None = None,
+    map_method: str = "pca",
 ) -> FastAPI:
     """Make the application of a job.
 
@@ -31,13 +38,15 @@ def make_app(
         blind: Whether to hide the model's predictions and reasons.
         refit_every: New labels after which a fit starts, see :class:`~ssl_diffusion.annotation.loop.workbench.Workbench`.
 
+        map_method: Projection of the map: "pca" or "umap", see :func:`ssl_diffusion.acquisition.pool_map.places_of`.
+
     Returns:
         Application whose `state.page` is the :class:`~ssl_diffusion.annotation.page.routes.Page`.
 
     Raises:
         SSLDError: If others could reach the host without a token, or the token is short.
     """
-    page = Page(job, Workbench(job, refit_every), Guard(host, token), blind, Pictures(job))
+    page = Page(job, Workbench(job, refit_every, map_method=map_method), Guard(host, token), blind, Pictures(job))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -51,7 +60,7 @@ def make_app(
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_exception_handler(SSLDError, on_ssld_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
-    for router in (documents, api, images):
+    for router in (documents, api, pool, images):
         app.include_router(router)
     return app
 

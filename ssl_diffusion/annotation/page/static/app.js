@@ -2,11 +2,14 @@
 
 import { add, onClass, pressClass, searchKey, showClasses } from "./classes.js";
 import { $, ask, notify } from "./elements.js";
+import { blink, pressVerdict, stopBlinking } from "./explanation.js";
+import { startMap } from "./map.js";
 import { call, once, persist, sendAgain } from "./requests.js";
 import { holder, now, session, who } from "./session.js";
 import { flag, label, skip, undo } from "./single.js";
-import { labelSheet, otherSheet, pressInSheet, setMode, startSheet, switchMode } from "./sheet.js";
+import { labelSheet, otherSheet, pressInSheet, setMode, sheetOf, startSheet, switchMode } from "./sheet.js";
 import { fit, state } from "./state.js";
+import { invert, isZoomed, pan, resetZoom, startViewer, zoom } from "./viewer.js";
 
 onClass((name) => (now.mode === "sheet" ? labelSheet(name) : label(name)));
 
@@ -26,7 +29,13 @@ async function askName(needed) {
 const rename = () => once(async () => { const before = who(); await askName(false); if (who() !== before) await setMode(now.mode); });
 
 const skipOrOther = () => (now.mode === "sheet" ? otherSheet() : skip());
-const KEYS = { u: undo, s: skipOrOther, f: flag, n: add, " ": switchMode };
+const single = (task) => () => { if (now.mode === "single") task(); };
+const KEYS = {
+  u: undo, s: skipOrOther, f: flag, n: add, " ": switchMode, b: single(() => blink()), i: single(invert),
+  "+": single(() => zoom(1.6)), "=": single(() => zoom(1.6)), "-": single(() => zoom(1 / 1.6)), Escape: single(() => { resetZoom(); stopBlinking(); }),
+  m: single(() => { if (now.sample) once(() => sheetOf({ kind: "similar", id: now.sample.id })); }),
+};
+const PAN = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || document.querySelector("dialog[open]")) return;
@@ -34,6 +43,8 @@ document.addEventListener("keydown", (event) => {
   if (event.target.closest("input, textarea, select")) return;
   if (event.key === " " && event.target.closest("button, a") && !event.target.closest("#tiles")) return;
   if (now.mode === "sheet" && pressInSheet(event)) return;
+  if (now.mode === "single" && PAN[event.key] && isZoomed()) { event.preventDefault(); pan(...PAN[event.key]); return; }
+  if (event.shiftKey && pressVerdict(event.key)) { event.preventDefault(); return; }
   if (/^[0-9a-z]$/i.test(event.key) && pressClass(event.key)) { event.preventDefault(); return; }
   if (KEYS[event.key]) { event.preventDefault(); KEYS[event.key](); }
   else if (event.key === "/" && !$("filter").hidden) { event.preventDefault(); $("filter").focus(); }
@@ -64,6 +75,8 @@ addEventListener("pageshow", (event) => { if (event.persisted) once(() => setMod
   showName();
   await sendAgain();
   startSheet();
+  startViewer();
+  startMap();
   await once(() => setMode(sessionStorage.getItem("ssld-mode") || "single"));
   now.started = true;
 })().catch((error) => notify(error.message, true));

@@ -29,6 +29,7 @@ const kept = () => shown.filter((each) => !each.out);
 export function showKinds() {
   const names = session.blind ? [] : session.classes;
   const options = [["class", "the surest class", session.blind], ["similar", "similar images"], ...names.map((name) => [`=${name}`, `probably ${name}`])];
+  if (wanted.kind === "lasso") options.push(["lasso", "this part of the map"]);
   const chosen = wanted.label === null ? wanted.kind : `=${wanted.label}`;
   $("sheet-kind").replaceChildren(...options.filter((option) => !option[2]).map(([value, text]) => {
     const option = element("option", text);

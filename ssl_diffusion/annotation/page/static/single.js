@@ -5,6 +5,7 @@ import { $, element, notify, randomId } from "./elements.js";
 import { clearExplanation, explain } from "./explanation.js";
 import { call, once, persist, send } from "./requests.js";
 import { done, me, now, session } from "./session.js";
+import { showWhole } from "./viewer.js";
 import { setMode, waiting } from "./sheet.js";
 import { state } from "./state.js";
 
@@ -44,8 +45,8 @@ export async function show(found) {
     return;
   }
   if (now.sample !== found) return;
-  image.classList.toggle("small", image.naturalWidth < 64);
   $("image").replaceWith(image);
+  showWhole(found.image);
   $("loading").textContent = "";
   now.ready = true;
   now.shownAt = performance.now();

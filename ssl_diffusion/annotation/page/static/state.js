@@ -3,6 +3,7 @@
 import { showCounts, useClasses } from "./classes.js";
 import { $, button, element, notify, percent } from "./elements.js";
 import { away, call, isAway, once } from "./requests.js";
+import { followMap } from "./map.js";
 import { now } from "./session.js";
 import { take } from "./single.js";
 
@@ -59,6 +60,7 @@ export async function state() {
   const lines = [...(found.problem ? [found.problem] : []), ...s.advice];
   $("advice-title").hidden = !lines.length;
   $("advice").replaceChildren(...lines.map((line) => element("li", line)));
+  followMap(s);
   await review(s.counts.disputed + s.counts.flagged).catch(() => undefined);
 }
 
