@@ -2,9 +2,11 @@
 
     python benchmarks/readout.py --dataset digits --labeled 40 200 --seeds 5
     python benchmarks/readout.py --dataset fashion-mnist --labeled 100 1000 --seeds 2
+    python benchmarks/readout.py --dataset digits --labeled 40 200 --seeds 5 --joined
 
 The denoiser is the recipe's pretraining, taken from the cache or trained. What varies is the nominal noise level at which
-clean images are read, which encoder maps are pooled (the last of every level, or all), and into how many cells. The
+clean images are read, which encoder maps are pooled (the last of every level, or all), and into how many cells; with
+`--joined`, how many noise levels are read beside each other. The
 accuracy is on at most 3,000 test images; the head's standardisation and regularisation are the same for all.
 """
 
@@ -29,6 +31,7 @@ from ssl_diffusion.storage import default_cache_dir
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.fit import FitOptions, fit_model
 from ssl_diffusion.training.recipe import load_recipe
+from ssl_diffusion.training.result import Fitted
 
 VARIANTS: list[dict[str, Any]] = [
     *({"read_sigma": sigma, "pool_maps": "levels", "pool_grids": (4,)} for sigma in (0.0, 0.1, 0.3, 0.6, 1.0)),
@@ -40,6 +43,8 @@ VARIANTS: list[dict[str, Any]] = [
     ),
 ]
 
+JOINED = ((0.1,), (0.2,), (0.4,), (0.6,), (0.1, 0.4), (0.2, 0.8), (0.1, 0.4, 1.6))  # noise levels read beside each other
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -47,6 +52,7 @@ def main() -> None:
     parser.add_argument("--labeled", type=int, nargs="+", default=[40, 200])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--cache-dir", type=Path, default=None)
+    parser.add_argument("--joined", action="store_true", help="several noise levels together, the recipe's pooling")
     args = parser.parse_args()
     pool = load_dataset(args.dataset)
     recipe = load_recipe(args.dataset).with_setting("training.objective", "denoise-only")
@@ -55,10 +61,9 @@ def main() -> None:
     budgets = {(n, s): pool.positions(choose_labeled(pool, n, seed=s).train) for n in args.labeled for s in range(args.seeds)}
     shown = np.unique(np.concatenate([*budgets.values(), pool.test[:3000]]))
     rows = []
-    for variant in VARIANTS:
-        model = JointDiffusion(fitted.config.replace(model=fitted.config.model.replace(**variant)))
-        model.load_state_dict(fitted.ema)
-        z = represent(model.eval(), pool.images[shown], precision=resolve_precision("auto", "cpu"))
+    for variant in [{"read_sigma": levels} for levels in JOINED] if args.joined else VARIANTS:
+        levels = variant["read_sigma"] if args.joined else (variant["read_sigma"],)
+        z = np.concatenate([read(fitted, pool, shown, variant | {"read_sigma": level}) for level in levels], axis=1)
         row: dict[str, Any] = {"dataset": args.dataset, **{k: str(v) for k, v in variant.items()}, "features": z.shape[1]}
         for n in args.labeled:
             row[f"accuracy at {n}, %"] = 100 * float(
@@ -66,8 +71,16 @@ def main() -> None:
             )
         rows.append(row)
     facts = provenance()
-    write_csv(RESULTS / f"readout-{args.dataset}.csv", [row | {"seeds": args.seeds} | facts for row in rows])
+    name = f"readout-{args.dataset}{'-joined' if args.joined else ''}.csv"
+    write_csv(RESULTS / name, [row | {"seeds": args.seeds} | facts for row in rows])
     print(markdown_table(rows))
+
+
+def read(fitted: Fitted, pool: Pool, rows: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
+    """The representation of some images by the denoiser with other settings of the read-out."""
+    model = JointDiffusion(fitted.config.replace(model=fitted.config.model.replace(**settings)))
+    model.load_state_dict(fitted.ema)
+    return represent(model.eval(), pool.images[rows], precision=resolve_precision("auto", "cpu"))
 
 
 def accuracy(z: np.ndarray, shown: np.ndarray, pool: Pool, labeled: np.ndarray) -> float:
