@@ -78,7 +78,7 @@ EXPORTS = {
 }
 # Keys of JSON objects and columns of tables that differ from one time to the next.
 CHANGING = {
-    *("seconds", "images_per_second", "train_seconds", "query_seconds", "labels_per_hour"),
+    *("seconds", "seconds_alone", "images_per_second", "train_seconds", "query_seconds", "labels_per_hour"),
     *("versions", "commit", "began", "process"),
     "doubt",  # it names a time to train, from the speed of the fit
 }

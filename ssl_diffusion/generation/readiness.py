@@ -69,8 +69,10 @@ def _measured(run: Run) -> tuple[float, int, float] | None:
     """Ratio of the errors, images seen and images a second (0 if not known); None for an earlier version or too few images."""
     try:
         metrics = load_metrics(run.path)
-        quality, rate = metrics["denoiser"], metrics.get("images_per_second")
-        return float(quality["ratio"]), int(quality["images_seen"]), float(rate or 0)
+        quality = metrics["denoiser"]
+        ratio, seen = float(quality["ratio"]), int(quality["images_seen"])
+        rate = quality.get("images_per_second") or metrics.get("images_per_second")  # earlier versions have only the latter
+        return ratio, seen, float(rate or 0)
     except (RunError, StateError, KeyError, TypeError, ValueError):
         return None
 

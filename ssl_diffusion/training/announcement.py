@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.training.batches import BatchSampler, Phase
+from ssl_diffusion.training.clocks import BUSY, StepClock, StepTimes, slowdown
 from ssl_diffusion.training.loop import make_objective
-from ssl_diffusion.training.measuring import BUSY, StepClock, StepTimes, slowdown
 from ssl_diffusion.training.objective import TrainingBatch
 from ssl_diffusion.training.reading import Reading
 

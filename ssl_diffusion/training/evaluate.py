@@ -265,7 +265,7 @@ def report_fit(
         "images_per_second": round(images_seen / seconds, 1) if seconds else None,
         "non_finite_steps": training.non_finite_steps,
         "pretraining": pretraining,
-        "denoiser": {**quality.to_dict(), "images_seen": _denoised(recipe, fitted)} if quality is not None else None,
+        "denoiser": {**quality.to_dict(), **_denoised(recipe, fitted)} if quality is not None else None,
         "start": fitted.start.to_dict() if fitted.start is not None else None,
         "parameters": count_parameters(run.model),
         "seed": recipe.training.seed,
@@ -280,8 +280,13 @@ def report_fit(
     folder.save_metrics(metrics)
 
 
-def _denoised(recipe: Recipe, fitted: Fitted) -> int:
-    """Number of images that the denoiser of a fit has seen, those of a pretraining from the cache included."""
+def _denoised(recipe: Recipe, fitted: Fitted) -> dict[str, Any]:
+    """Images that the denoiser of a fit has seen, also in a pretraining from the cache, and how many a quiet machine reads in a
+    second."""
     kept_probe = fitted.start is not None and fitted.start.kept != "trained"
-    trained = 0 if kept_probe else fitted.training.steps * recipe.training.batch_size
-    return trained + (fitted.pretraining["images_seen"] if fitted.pretraining is not None else 0)
+    seen = 0 if kept_probe else fitted.training.steps * recipe.training.batch_size
+    seen += fitted.pretraining["images_seen"] if fitted.pretraining is not None else 0
+    rows = [row for row in fitted.history if row.get("seconds_alone")]
+    rows = [row for row in rows if row["phase"] == rows[0]["phase"]]  # of the pretraining, if there was one
+    rate = round(rows[-1]["images_seen"] / rows[-1]["seconds_alone"], 1) if rows else None
+    return {"images_seen": seen, "images_per_second": rate}

@@ -32,6 +32,7 @@ from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.seeding import derive_seed
 from ssl_diffusion.training.batches import BatchSampler, Phase
 from ssl_diffusion.training.checkpoint import TrainingState
+from ssl_diffusion.training.clocks import Clocks
 from ssl_diffusion.training.compiling import compile_network, compiler_errors
 from ssl_diffusion.training.consistency import Match
 from ssl_diffusion.training.history import LossMeter, is_recorded, summary
@@ -133,6 +134,7 @@ def _run(fabric: Fabric, phase: Phase, precision: str, progress: ProgressCallbac
     draw, meter, guard = BatchSampler(phase, model.noise), LossMeter(fabric), _NonFiniteGuard(phase.name)
     module.train()
     began, saved = time.monotonic() - result.seconds, time.monotonic()
+    alone, clocks = _alone_before(result), Clocks.now()
 
     with stop_requested() as stop, torch.random.fork_rng(devices=[]):
         for step in range(result.steps, s.steps):
@@ -153,10 +155,12 @@ def _run(fabric: Fabric, phase: Phase, precision: str, progress: ProgressCallbac
 
             result.steps = step + 1
             result.images_seen += phase.images_per_step
-            result.seconds = time.monotonic() - began
+            result.seconds, before, clocks = time.monotonic() - began, clocks, Clocks.now()
+            spent = Clocks(*(now - then for now, then in zip(clocks, before, strict=True)))
+            alone += spent.alone() if device.type == "cpu" else spent.wall
             meter.add(losses)
             if is_recorded(step, s.steps):
-                result.history.append(_history_row(phase, result, rate, meter.means()))
+                result.history.append(_history_row(phase, result, alone, rate, meter.means()))
             if progress is not None and fabric.is_global_zero:
                 total = s.steps * phase.images_per_step
                 progress(ProgressUpdate(phase.name, result.images_seen, total, "images", summary(result.history)))
@@ -240,12 +244,18 @@ def make_consistency(phase: Phase) -> Match | None:
     return Match(k, frequencies, s.consistency_threshold)
 
 
-def _history_row(phase: Phase, result: TrainingResult, rate: float, means: dict[str, float]) -> dict[str, Any]:
+def _alone_before(result: TrainingResult) -> float:
+    """Seconds that a quiet machine would have taken up to the last row; by the clock on the wall if they were not counted."""
+    return float(result.history[-1].get("seconds_alone", result.history[-1]["seconds"])) if result.history else 0.0
+
+
+def _history_row(phase: Phase, result: TrainingResult, alone: float, rate: float, means: dict[str, float]) -> dict[str, Any]:
     return {
         "phase": phase.name,
         "step": result.steps,
         "images_seen": result.images_seen,
         "seconds": round(result.seconds, 3),
+        "seconds_alone": round(alone, 3),
         "learning_rate": rate,
         **means,
         "non_finite_steps": result.non_finite_steps,

@@ -25,8 +25,9 @@ from ssl_diffusion.models.build import build_model
 from ssl_diffusion.settings import Seconds, bounds, shown
 from ssl_diffusion.training.announcement import brief
 from ssl_diffusion.training.batches import Phase
+from ssl_diffusion.training.clocks import BUSY, slowdown
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
-from ssl_diffusion.training.measuring import BUSY, slowdown, time_steps
+from ssl_diffusion.training.measuring import time_steps
 from ssl_diffusion.training.phases import PRETRAINING_ONLY, pretraining_job, training_job
 from ssl_diffusion.training.reading import Reading, reading_of
 from ssl_diffusion.training.recipe import Recipe

@@ -22,7 +22,7 @@ from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.training.augment import Augmentation
 from ssl_diffusion.training.backbone_views import unread_views
 from ssl_diffusion.training.backbones import fit_backbone, head_rows, with_backbone_of
-from ssl_diffusion.training.measuring import StepClock
+from ssl_diffusion.training.clocks import StepClock
 from ssl_diffusion.training.recipe import Recipe
 
 __all__ = ["Reading", "reading_of"]

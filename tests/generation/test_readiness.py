@@ -89,6 +89,8 @@ def test_of_color_photos_less_is_promised(own_tiny_run: Path, channels: int, rat
 def test_the_advice_has_a_time_where_few_images_were_seen(own_tiny_run: Path) -> None:
     path = rewritten(own_tiny_run, lambda m: m.update(images_per_second=100.0, denoiser={"ratio": 1.2, "images_seen": 10_000}))
     assert doubt_of(load_run(path)).endswith("(--pretrain-steps) or --time: about 5 min more")
+    rewritten(path, lambda m: m["denoiser"].update(images_per_second=500.0))  # without what other programs took
+    assert doubt_of(load_run(path)).endswith("(--pretrain-steps) or --time: about 60 s more")
     rewritten(path, lambda m: m["denoiser"].update(images_seen=90_000))
     assert doubt_of(load_run(path)).endswith("or --time")
 

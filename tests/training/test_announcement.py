@@ -10,7 +10,7 @@ from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.training import announcement
 from ssl_diffusion.training.announcement import Announcement, spoken, step_operations
 from ssl_diffusion.training.batches import Phase
-from ssl_diffusion.training.measuring import StepClock
+from ssl_diffusion.training.clocks import StepClock
 from ssl_diffusion.training.phases import pretraining_job, training_job
 from ssl_diffusion.training.reading import Reading
 from ssl_diffusion.training.recipe import Recipe

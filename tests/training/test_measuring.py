@@ -6,7 +6,9 @@ import pytest
 from ssl_diffusion.data.label_choice import choose_labeled
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.progress import ProgressUpdate
-from ssl_diffusion.training.measuring import StepClock, StepTimes, slowdown, time_steps
+from ssl_diffusion.training import fit_model
+from ssl_diffusion.training.clocks import Clocks, StepClock, StepTimes, slowdown
+from ssl_diffusion.training.measuring import time_steps
 from ssl_diffusion.training.phases import training_job
 from ssl_diffusion.training.recipe import Recipe
 
@@ -36,9 +38,19 @@ def test_the_clocks_of_a_fit_on_one_thread(digits_pool: Pool, tiny_recipe: Recip
 
 
 def test_a_clock_reads_differences() -> None:
-    clock = StepClock([(10.0, 1.0, 3.0), (12.0, 1.5, 3.5), (15.0, 4.6, 6.6)])
+    clock = StepClock([Clocks(10.0, 1.0, 3.0), Clocks(12.0, 1.5, 3.5), Clocks(15.0, 4.6, 6.6)])
     clock(ProgressUpdate("training", 1, 2))
     assert len(clock.readings) == 4
     first, second = clock.times().wall[:2], clock.times().alone[:2]
     assert first == pytest.approx([2.0, 3.0])
     assert second == pytest.approx([0.5, 3.0])  # never more than the clock on the wall says
+
+
+def test_the_history_says_what_a_quiet_machine_would_have_taken(digits_pool: Pool, tiny_recipe: Recipe) -> None:
+    fitted = fit_model(tiny_recipe, digits_pool, choose_labeled(digits_pool, 20, seed=0))
+    for name in ("pretraining", "training"):
+        rows = [row for row in fitted.history if row["phase"] == name]
+        alone = [row["seconds_alone"] for row in rows]
+        assert 0 < alone[0] < alone[-1]
+        assert alone == sorted(alone)
+        assert all(quiet <= row["seconds"] + 0.002 for quiet, row in zip(alone, rows, strict=True))  # rounded

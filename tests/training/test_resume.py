@@ -96,6 +96,8 @@ def test_continued_fit_ends_bit_identical(
     assert equal(continued, reference)
     assert len([u for u in seen if u.task == phase]) == (4 if phase == "pretraining" else 6) - (3 if action is interrupt else 2)
     assert continued.training.images_seen == reference.training.images_seen
+    alone = [row["seconds_alone"] for row in continued.history if row["phase"] == phase]
+    assert alone == sorted(alone)  # what was counted before the stop is not lost
     assert signal.getsignal(signal.SIGINT) is handler
 
 
