@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 import typer
 
@@ -29,6 +29,7 @@ __all__ = [
     "QuietOption",
     "SeedOption",
     "ServerOptions",
+    "ShardOptions",
     "ThreadsOption",
     "backbone_name",
     "given_options",
@@ -104,6 +105,25 @@ def _flag(name: str, info: Any) -> str:
     declared = (info.default, *(info.param_decls or ()))  # Typer keeps the first one as the default
     flags = (each for each in declared if isinstance(each, str) and each.startswith("--"))
     return next(flags, f"--{name.replace('_', '-')}").partition("/")[0]
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """How a pool in Parquet or tar shards is read."""
+
+    panel: ClassVar[str] = "Shards"
+
+    id_column: Annotated[str, typer.Option(help="Column of sample ids. Default: id, or another usual name.")] = ""
+    image_column: Annotated[
+        str, typer.Option(help="Column of images; in tar files their ending. Default: image, or another usual name.")
+    ] = ""
+
+    def check(self, shards: bool) -> None:
+        """Refuse options that have no effect."""
+        from ssl_diffusion.errors import RecipeError
+
+        if not shards and (given := given_options(self)):
+            raise RecipeError(f"{given[0]} is for Parquet or tar shards: leave it out")
 
 
 @dataclass(frozen=True)

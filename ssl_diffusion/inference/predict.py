@@ -1,6 +1,6 @@
 """A model reads images batch by batch: its predictions and representations."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypedDict, TypeVar, Unpack
 
@@ -23,6 +23,7 @@ __all__ = [
     "by_batches",
     "evaluating",
     "map_batches",
+    "map_stream",
     "predict_logits",
     "predict_probabilities",
     "probabilities",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 Model = TypeVar("Model", bound=nn.Module)
+S = TypeVar("S")
 # Of a model, a batch on its device and the numbers of its rows, int64 (B,): tensors (B, ...) of a type that NumPy has.
 BatchFunction = Callable[[Model, Tensor, NDArray[np.int64]], tuple[Tensor, ...]]
 
@@ -111,6 +113,38 @@ def map_batches(
                 reader = packed(model, precision)
             values = tuple(value.cpu().numpy() for value in function(reader, tensor(data[part], device), part))
         yield part, values  # outside, so that no mode of torch is left on while the caller works
+
+
+def map_stream(
+    model: Model,
+    function: BatchFunction[Model],
+    batches: Iterable[tuple[S, NDArray[np.uint8]]],
+    *,
+    precision: str = "fp32",
+) -> Iterator[tuple[S, tuple[NDArray[Any], ...]]]:
+    """Apply a function of a model to images that come batch by batch, and are not known beforehand; see :func:`map_batches`.
+
+    Args:
+        model: Network; as it was in between.
+        function: Function of the model, a batch and the numbers of its rows within the batch.
+        batches: What the caller knows of a batch, and its images, uint8 (B, C, H, W), at least one.
+        precision: "fp32", or "bf16" for autocast.
+
+    Yields:
+        What the caller knows of a batch, and the results of the function as arrays (B, ...).
+
+    Example:
+        >>> for name, (z,) in map_stream(model, lambda model, x, rows: (model.representation(x),), [("all", images)]):
+        ...     print(name, len(z))
+        all 8
+    """
+    reader: Model | None = None
+    for known, images in batches:
+        with evaluating(model, precision) as device:
+            if reader is None:
+                reader = packed(model, precision) if isinstance(model, JointDiffusion) else model
+            values = tuple(value.cpu().numpy() for value in function(reader, to_floats(images, device), np.arange(len(images))))
+        yield known, values
 
 
 def by_batches(

@@ -197,7 +197,12 @@ def _write(
         atomic_file(path) as temporary,
         temporary.open("wb") as file,
         pyarrow.parquet.ParquetWriter(
-            file, schema, compression="zstd", use_dictionary=["label", "split"], write_page_checksum=True
+            file,
+            schema,
+            compression="zstd",
+            use_dictionary=["label", "split"],
+            write_statistics=["id", "label", "split"],  # the smallest and the largest image say nothing, and take place twice
+            write_page_checksum=True,
         ) as writer,
     ):
         for batch in iter_image_batches(part.paths, image_shape, rows, skip_bad, ids=part.ids, aspect=aspect):

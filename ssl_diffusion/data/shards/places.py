@@ -18,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from ssl_diffusion.errors import DataError, first_line
 from ssl_diffusion.outputs import shown_path
 
-__all__ = ["ENDINGS", "Place", "expand_braces", "find_shards", "is_sharded", "reading"]
+__all__ = ["ENDINGS", "Place", "expand_braces", "find_shards", "is_sharded", "located", "reading"]
 
 ENDINGS = (".parquet", ".tar")
 _PACKED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz)$", re.IGNORECASE)
@@ -143,6 +143,17 @@ def find_shards(given: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
             f"{kinds[False].name} is Parquet and {kinds[True].name} is tar: read one kind at a time, as *.parquet or *.tar"
         )
     return sorted(found.values(), key=lambda place: place.path)
+
+
+def located(given: str | os.PathLike[str]) -> str:
+    """A folder, pattern or URL as it is found from everywhere: local ones as absolute paths.
+
+    Example:
+        >>> located("s3://bucket/*.parquet")
+        's3://bucket/*.parquet'
+    """
+    text = os.fspath(given)
+    return text if "://" in text else os.path.abspath(text)
 
 
 @contextmanager

@@ -5,10 +5,11 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from copy import copy
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -69,6 +70,7 @@ class ShardSource:
         image_shape: (C, H, W) of every image.
         aspect: Treatment of images with another aspect ratio.
         skip_bad: Whether what cannot be read is left out.
+        columns: Names of columns that the user gave.
         skipped: Shards that were left out, as (place, reason).
 
     Raises:
@@ -93,12 +95,12 @@ class ShardSource:
         channels: int | None = None,
         skip_bad: bool = False,
     ) -> None:
-        self.skip_bad = skip_bad
+        self.skip_bad, self.columns = skip_bad, columns or Columns()
         self.skipped: list[tuple[str, str]] = []
         self.shards: list[Shard] = []
         for place in find_shards(shards):
             try:
-                self.shards.append(_opened(place, columns or Columns()))
+                self.shards.append(_opened(place, self.columns))
             except DataError as error:
                 if not skip_bad:
                     raise
@@ -129,6 +131,14 @@ class ShardSource:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def __getstate__(self) -> dict[str, Any]:
+        held = {"_lock", "_open", "_last", "_hashed", "ids"}  # what is open, or can be read again, stays here
+        return {name: value for name, value in self.__dict__.items() if name not in held}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock, self._open = threading.Lock(), OrderedDict()
+
     @property
     def starts(self) -> NDArray[np.int64]:
         """Position of the first image of each shard among all, and their number at the end, int64 (shards + 1,)."""
@@ -141,9 +151,14 @@ class ShardSource:
         Raises:
             DataError: If an id occurs twice; names both places.
         """
-        ids = np.concatenate([shard.ids() for shard in self.shards])
-        check_distinct(self.shards, [ids[i:j] for i, j in zip(self._starts, self._starts[1:], strict=False)])
-        return ids
+        ids = [shard.ids() for shard in self.shards]
+        _check_distinct(self.shards, ids.__getitem__)
+        return np.concatenate(ids)
+
+    def check_distinct(self) -> None:
+        """Raise :class:`DataError` if an id occurs twice, naming both places; holds eight bytes an image, and no id."""
+        if "ids" not in self.__dict__:
+            _check_distinct(self.shards, lambda i: self.shards[i].ids())
 
     @property
     def fingerprint(self) -> str:
@@ -243,6 +258,17 @@ class ShardSource:
         sample = str(self._shard_ids(i)[row]) if sample is None else sample
         return f"{self.shards[i].place.name}, row {row} ({sample!r})"
 
+    def at_shape(self, image_shape: tuple[int, int, int]) -> "ShardSource":
+        """The same shards with images of another shape; for shards of image files only.
+
+        Args:
+            image_shape: (C, H, W) that every image is converted to.
+        """
+        other = copy(self)
+        other.image_shape = image_shape
+        other._lock, other._open = threading.Lock(), OrderedDict()
+        return other
+
     def close(self) -> None:
         """Close the shards that are kept open for images by id; they are opened again when they are needed."""
         with self._lock:
@@ -321,25 +347,16 @@ def hash_ids(ids: NDArray[np.str_]) -> NDArray[np.uint64]:
     return hashes
 
 
-def check_distinct(shards: Sequence[Shard], ids: Sequence[NDArray[np.str_]]) -> None:
-    """Refuse ids that occur twice.
-
-    Args:
-        shards: Shards.
-        ids: Ids of each.
-
-    Raises:
-        DataError: If an id occurs twice; names both places.
-    """
-    hashes = np.concatenate([hash_ids(part) for part in ids])
+def _check_distinct(shards: Sequence[Shard], ids_of: Callable[[int], NDArray[np.str_]]) -> None:
+    hashes = np.concatenate([hash_ids(ids_of(i)) for i in range(len(shards))])
     order = np.argsort(hashes, kind="stable")
     alike = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
-    starts = np.cumsum([0, *map(len, ids)])
+    starts = np.cumsum([0, *map(len, shards)])
 
     def at(position: int) -> tuple[str, str]:
         i = int(np.searchsorted(starts, position, side="right")) - 1
         row = position - int(starts[i])
-        return str(ids[i][row]), f"{shards[i].place.name}, row {row}"
+        return str(ids_of(i)[row]), f"{shards[i].place.name}, row {row}"
 
     for k in alike.tolist():
         (one, place), (other, second) = at(int(order[k])), at(int(order[k + 1]))
