@@ -17,7 +17,7 @@ __all__ = ["RESERVED", "ClassVerb", "assign_keys", "change_class", "check_key", 
 
 ClassVerb = Literal["rename", "merge", "remove", "key"]
 
-RESERVED = "bcfimnsuxz"
+RESERVED = "bcdfikmnsuxz"
 """Letters that mean something else on the labeling page."""
 
 _SINGLES, _SECOND = "1234567890", "1234567890abcdefghijklmnopqrstuvwxyz"

@@ -25,7 +25,9 @@ from ssl_diffusion.annotation.loop.sheets import Sheet, Wanted, choose_sheet
 from ssl_diffusion.annotation.loop.snapshot import Snapshot, take_snapshot
 from ssl_diffusion.annotation.loop.status import JobStatus, fitted_labels, job_status
 from ssl_diffusion.annotation.loop.stopping import progress_of
+from ssl_diffusion.annotation.loop.suspicious import find_suspicious
 from ssl_diffusion.annotation.store import leases, queries
+from ssl_diffusion.annotation.store.review import n_open
 from ssl_diffusion.annotation.store.state import read_state
 from ssl_diffusion.annotation.store.statements import known_of
 from ssl_diffusion.annotation.store.store import Action, Actor, Verb
@@ -52,6 +54,7 @@ class PageState:
         status: Status of the job.
         classes: Names of the classes in use.
         keys: Key of the keyboard of each class, see :func:`~ssl_diffusion.annotation.loop.job_classes.assign_keys`.
+        suspicious: Number of samples that a check doubts.
         curve: Labels, accuracy on the audit set, and the ends of its interval, one row per round.
         problem: Last failure in the background that no success has followed; empty if there is none.
     """
@@ -59,6 +62,7 @@ class PageState:
     status: JobStatus
     classes: tuple[str, ...]
     keys: list[str]
+    suspicious: int
     curve: list[tuple[float, float, float, float]]
     problem: str
 
@@ -123,7 +127,7 @@ class Workbench:
     def record(self, id_: str, verb: Verb, by: Actor, label: str | None = None, *, final: bool = False) -> str:
         """Apply a verb to a sample; returns the sample's status, which is on disk then."""
         (found,) = self.job.store.apply([Action(verb, id_, by, label, final and verb == "label")])
-        if verb in ("label", "un-label"):
+        if verb in ("label", "un-label", "drop"):
             self._count(1)
         return found.status
 
@@ -235,7 +239,7 @@ class Workbench:
         curve = list(zip(*columns, strict=True))
         names = snapshot.state.names
         keys = assign_keys(names, snapshot.state.keys)
-        return PageState(job_status(snapshot), names, keys, curve, self.problem)
+        return PageState(job_status(snapshot), names, keys, n_open(self.job.store), curve, self.problem)
 
     # -- in the background --------------------------------------------------------------------------------------------
 
@@ -294,6 +298,12 @@ class Workbench:
             # A failed fit is tried again after as many labels more.
             if len(known) >= self._fitted + self.refit_every and len(np.unique(classes)) > 1 and self.fits.start():
                 self._fitted = len(known)
+
+    def find_suspicious(self) -> None:
+        """Ask people to look again at labels that are probably wrong."""
+        self.refresh_model()
+        if self._model is not None:
+            find_suspicious(self.job, self._model)
 
     def rerank(self) -> None:
         """Fit the probe to the current labels and reorder the queue by it."""

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from ssl_diffusion.annotation.loop.explanations import Explanation
 from ssl_diffusion.annotation.loop.sheets import LARGEST, Wanted
+from ssl_diffusion.annotation.store.people import AnnotatorFacts
 from ssl_diffusion.annotation.store.store import Verb
 from ssl_diffusion.annotation.store.verdicts import Judgement
 
@@ -16,10 +17,14 @@ __all__ = [
     "ClassChangeRequest",
     "ClassRequest",
     "ClassesResponse",
+    "CommentRequest",
     "CounterfactualMessage",
+    "DecisionRequest",
+    "EventMessage",
     "ExplanationResponse",
     "FitResponse",
     "FoundSample",
+    "HistoryResponse",
     "LabelRequest",
     "LabelResponse",
     "PictureMessage",
@@ -30,6 +35,7 @@ __all__ = [
     "ReviewedSample",
     "SampleMessage",
     "SampleResponse",
+    "SearchResponse",
     "SeenSample",
     "SessionResponse",
     "SheetLabelRequest",
@@ -145,6 +151,24 @@ class VerdictResponse(BaseModel):
     verdicts: int
 
 
+class DecisionRequest(AnnotatorRequest):
+    """What a reviewer decides: the label is right, it is another one, or the sample is of no use."""
+
+    id: SampleId
+    decision: Literal["keep", "change", "drop"]
+    label: Annotated[_Text, Field(max_length=1000)] | None = None
+    digest: Digest = ""
+    token: Name
+
+
+class CommentRequest(AnnotatorRequest):
+    """A remark on a sample."""
+
+    id: SampleId
+    text: Annotated[_Text, Field(min_length=1, max_length=1000)]
+    token: Name
+
+
 class TakeRequest(AnnotatorRequest):
     """A sample to open, in the queue or not."""
 
@@ -247,7 +271,7 @@ class FitResponse(BaseModel):
 
 
 class ReviewedSample(BaseModel):
-    """A disputed or flagged sample; votes are labels by annotator, None for a skip."""
+    """A sample to look at again, and why; votes are labels by annotator, None for a skip."""
 
     id: str
     role: str
@@ -256,6 +280,10 @@ class ReviewedSample(BaseModel):
     flagged: bool
     votes: dict[str, str | None]
     image: str
+    digest: str = ""
+    kind: str = ""
+    note: str = ""
+    suggested: str | None = None
 
 
 class ReviewResponse(BaseModel):
@@ -265,10 +293,42 @@ class ReviewResponse(BaseModel):
 
 
 class FoundSample(BaseModel):
-    """A sample and the address of its image."""
+    """A sample, its label and the address of its image."""
 
     id: str
     image: str
+    label: str | None = None
+    flagged: bool = False
+    free: bool = False
+
+
+class SearchResponse(BaseModel):
+    """Samples that were found, and how many there are in all."""
+
+    samples: list[FoundSample]
+    total: int
+
+
+class EventMessage(BaseModel):
+    """What somebody did, see :func:`ssl_diffusion.annotation.store.people.latest_events`."""
+
+    number: int | None
+    at: float
+    kind: str
+    id: str
+    annotator: str
+    label: str | None
+    final: bool
+    source: str
+    seconds: float | None
+    text: str | None
+
+
+class HistoryResponse(BaseModel):
+    """What people did, the latest first; and what is known of every annotator."""
+
+    events: list[EventMessage]
+    annotators: list[AnnotatorFacts]
 
 
 class PredictionMessage(BaseModel):

@@ -1,16 +1,35 @@
-"""Routes of the labeling page that show the whole pool: its map."""
+"""Routes of the labeling page that show the whole pool: its map, search, what is to be looked at again, and history."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
 from ssl_diffusion.annotation.loop.pool_map import map_points
-from ssl_diffusion.annotation.page.messages import FoundSample, image_url
-from ssl_diffusion.annotation.page.routes import Served
+from ssl_diffusion.annotation.loop.search import search
+from ssl_diffusion.annotation.page.messages import (
+    CommentRequest,
+    DecisionRequest,
+    EventMessage,
+    FitResponse,
+    FoundSample,
+    HistoryResponse,
+    LabelResponse,
+    ReleaseResponse,
+    ReviewedSample,
+    ReviewResponse,
+    SearchResponse,
+    image_url,
+)
+from ssl_diffusion.annotation.page.routes import Page, Served
+from ssl_diffusion.annotation.store import people, queries, review
+from ssl_diffusion.annotation.store.pool_rows import read_rows
+from ssl_diffusion.annotation.store.store import Action, Actor
 from ssl_diffusion.errors import DataError
 
 __all__ = ["pool"]
+
+_REVIEWED = 60  # samples on the page at once
 
 pool = APIRouter(prefix="/api")
 
@@ -31,3 +50,92 @@ def get_point(k: Annotated[int, Query(ge=0)], page: Served) -> FoundSample:
         raise DataError(f"the map has no point {k}")
     id_ = str(page.job.store.ids[k])
     return FoundSample(id=id_, image=image_url(id_))
+
+
+@pool.get("/search")
+def find(
+    q: Annotated[str, Query(max_length=500)],
+    page: Served,
+    n: Annotated[int, Query(ge=1, le=500)] = 60,
+    start: Annotated[int, Query(ge=0)] = 0,
+) -> SearchResponse:
+    """Samples that fit words and conditions, see :func:`ssl_diffusion.annotation.loop.search.search`."""
+    positions = search(page.job, page.bench.pool, q, blind=page.blind)
+    rows, ids, names = read_rows(page.job.store), page.job.store.ids, page.job.store.classes
+    samples = [
+        FoundSample(
+            id=str(ids[i]),
+            image=image_url(str(ids[i])),
+            label=names[rows.label[i]] if rows.label[i] >= 0 else None,
+            flagged=bool(rows.flagged[i]),
+            free=bool(rows.free[i]),
+        )
+        for i in positions[start : start + n].tolist()
+    ]
+    return SearchResponse(samples=samples, total=len(positions))
+
+
+@pool.get("/review")
+def get_review(page: Served, kind: Literal["disputed", "suspicious"] = "disputed") -> ReviewResponse:
+    """Disputed and flagged samples, or those that a check doubts."""
+    store = page.job.store
+    rows = [*queries.listing(store, "disputed"), *queries.listing(store, flagged=True)]
+    if kind == "disputed":
+        by_id = {row["id"]: _reviewed(page, row) for row in rows}
+        return ReviewResponse(samples=list(by_id.values())[:_REVIEWED])
+    items = review.open_items(store, _REVIEWED)
+    known = {row["id"]: row for row in queries.listing(store, of=[item.id for item in items])}
+    untouched: dict[str, Any] = {"role": "pool", "status": "open", "label": None, "flagged": False, "votes": {}}
+    found: dict[str, ReviewedSample] = {}
+    for item in items:
+        facts = {"kind": item.kind, "note": item.note, "suggested": None if page.blind else item.suggested}
+        found.setdefault(item.id, _reviewed(page, {"id": item.id, **known.get(item.id, untouched), **facts}))
+    return ReviewResponse(samples=list(found.values()))
+
+
+@pool.post("/suspicious")
+def look_for_suspicious(page: Served) -> FitResponse:
+    """Look in the background for labels that are probably wrong."""
+    page.bench.submit("suspicious", page.bench.find_suspicious)
+    return FitResponse(started=True)
+
+
+@pool.post("/decide")
+def decide(what: DecisionRequest, page: Served) -> LabelResponse:
+    """Keep a label, change it for all annotators, or drop the sample."""
+    by = Actor(what.annotator, "page", None, what.token)
+    if what.decision != "change":
+        return LabelResponse(status=page.bench.record(what.id, what.decision, by))
+    (position,) = page.job.store.positions([what.id]).tolist()
+    page.pictures.check(position, what.digest)
+    return LabelResponse(status=page.bench.record(what.id, "label", by, what.label, final=True))
+
+
+@pool.post("/comment")
+def comment(what: CommentRequest, page: Served) -> ReleaseResponse:
+    """Say something about a sample."""
+    by = Actor(what.annotator, "page", None, what.token)
+    page.job.store.apply([Action("comment", what.id, by, text=what.text.strip())])
+    return ReleaseResponse()
+
+
+@pool.get("/history")
+def get_history(
+    page: Served,
+    id_: Annotated[str | None, Query(alias="id", max_length=1000)] = None,
+    annotator: Annotated[str | None, Query(max_length=100)] = None,
+    before: Annotated[int | None, Query(ge=0)] = None,
+) -> HistoryResponse:
+    """What people did, to all samples or to one, and what is known of the annotators."""
+    events = people.latest_events(page.job.store, id_=id_ or None, annotator=annotator or None, before=before)
+    facts = people.annotators(page.job.store) if before is None and not id_ else []
+    return HistoryResponse(events=[EventMessage(**event) for event in events], annotators=facts)
+
+
+def _reviewed(page: Page, row: dict[str, Any]) -> ReviewedSample:
+    (position,) = page.job.store.positions([row["id"]]).tolist()
+    try:
+        digest = page.pictures.digest(position)
+    except DataError:  # the request for the image says why
+        digest = ""
+    return ReviewedSample(**row, image=image_url(row["id"], digest), digest=digest)

@@ -28,8 +28,6 @@ from ssl_diffusion.annotation.page.messages import (
     LabelResponse,
     ReleaseRequest,
     ReleaseResponse,
-    ReviewedSample,
-    ReviewResponse,
     SampleMessage,
     SampleResponse,
     SessionResponse,
@@ -45,7 +43,7 @@ from ssl_diffusion.annotation.page.messages import (
     image_url,
 )
 from ssl_diffusion.annotation.page.pictures import ImageChangedError, Pictures
-from ssl_diffusion.annotation.store import class_changes, leases, queries, verdicts
+from ssl_diffusion.annotation.store import class_changes, leases, verdicts
 from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.thumbnails import png_of
 from ssl_diffusion.errors import DataError
@@ -239,14 +237,6 @@ def change_class(what: ClassChangeRequest, page: Served) -> ClassesResponse:
         page.bench.submit("rerank", page.bench.rerank)
     classes, keys = classes_and_keys(page.job)
     return ClassesResponse(classes=classes, keys=keys)
-
-
-@api.get("/review")
-def review(page: Served) -> ReviewResponse:
-    """Disputed and flagged samples."""
-    rows = [*queries.listing(page.job.store, "disputed"), *queries.listing(page.job.store, flagged=True)]
-    by_id = {row["id"]: ReviewedSample(**row, image=image_url(row["id"])) for row in rows}
-    return ReviewResponse(samples=list(by_id.values()))
 
 
 @api.get("/explanation")

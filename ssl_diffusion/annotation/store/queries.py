@@ -1,5 +1,6 @@
 """Read-only queries of a store: labels, counts, listings, history, and the state that one request needs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +65,16 @@ def counts_in(connection: Connection, n: int) -> dict[str, int]:
 
 
 @retried
-def listing(store: Store, status: str | None = None, flagged: bool | None = None) -> list[dict[str, Any]]:
+def listing(
+    store: Store, status: str | None = None, flagged: bool | None = None, of: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
     """Samples with a vote or a flag: id, role, status, label, flagged, votes (label by annotator; None for a skip).
 
     Args:
         store: Store of the job.
         status: Status of the samples to list; None lists all.
         flagged: Whether to list flagged samples or the others; None lists both.
+        of: Sample ids, at most a thousand; None lists all.
     """
     now = schema.current.c
     query = (
@@ -83,6 +87,8 @@ def listing(store: Store, status: str | None = None, flagged: bool | None = None
         query = query.where(now.status == status)
     if flagged is not None:
         query = query.where(now.flagged == flagged)
+    if of is not None:
+        query = query.where(schema.samples.c.id.in_(of))
     names = store.classes
     with store.reading() as connection:
         found = connection.execute(query).all()

@@ -3,15 +3,17 @@
 import { add, onClass, pressClass, searchKey, showClasses } from "./classes.js";
 import { $, ask, notify } from "./elements.js";
 import { blink, pressVerdict, stopBlinking } from "./explanation.js";
+import { startClassDialog } from "./class_dialog.js";
 import { startMap } from "./map.js";
 import { call, once, persist, sendAgain } from "./requests.js";
 import { holder, now, session, who } from "./session.js";
 import { flag, label, skip, undo } from "./single.js";
 import { labelSheet, otherSheet, pressInSheet, setMode, sheetOf, startSheet, switchMode } from "./sheet.js";
 import { fit, state } from "./state.js";
+import { changeCurrent, comment, pressInView, startViews, view } from "./views.js";
 import { invert, isZoomed, pan, resetZoom, startViewer, zoom } from "./viewer.js";
 
-onClass((name) => (now.mode === "sheet" ? labelSheet(name) : label(name)));
+onClass((name) => (view() !== "label" ? changeCurrent(name) : now.mode === "sheet" ? labelSheet(name) : label(name)));
 
 function showName() {
   $("who").textContent = who();
@@ -33,7 +35,7 @@ const single = (task) => () => { if (now.mode === "single") task(); };
 const KEYS = {
   u: undo, s: skipOrOther, f: flag, n: add, " ": switchMode, b: single(() => blink()), i: single(invert),
   "+": single(() => zoom(1.6)), "=": single(() => zoom(1.6)), "-": single(() => zoom(1 / 1.6)), Escape: single(() => { resetZoom(); stopBlinking(); }),
-  m: single(() => { if (now.sample) once(() => sheetOf({ kind: "similar", id: now.sample.id })); }),
+  c: single(comment), m: single(() => { if (now.sample) once(() => sheetOf({ kind: "similar", id: now.sample.id })); }),
 };
 const PAN = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
 
@@ -43,6 +45,10 @@ document.addEventListener("keydown", (event) => {
   if (event.target.closest("input, textarea, select")) return;
   if (event.key === " " && event.target.closest("button, a") && !event.target.closest("#tiles")) return;
   if (now.mode === "sheet" && pressInSheet(event)) return;
+  if (view() !== "label") {
+    if (!pressInView(event) && /^[0-9a-z]$/i.test(event.key) && pressClass(event.key)) event.preventDefault();
+    return;
+  }
   if (now.mode === "single" && PAN[event.key] && isZoomed()) { event.preventDefault(); pan(...PAN[event.key]); return; }
   if (event.shiftKey && pressVerdict(event.key)) { event.preventDefault(); return; }
   if (/^[0-9a-z]$/i.test(event.key) && pressClass(event.key)) { event.preventDefault(); return; }
@@ -50,7 +56,7 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "/" && !$("filter").hidden) { event.preventDefault(); $("filter").focus(); }
 });
 $("filter").addEventListener("input", showClasses);
-for (const [id, task] of Object.entries({ undo, skip: skipOrOther, flag, add, fit, who: rename })) $(id).addEventListener("click", task);
+for (const [id, task] of Object.entries({ undo, skip: skipOrOther, flag, add, fit, comment, who: rename })) $(id).addEventListener("click", task);
 // A button that was clicked does not keep the focus: the space bar would press it again.
 addEventListener("click", (event) => { if (event.detail > 0) event.target.closest("button:not(#tiles button)")?.blur(); });
 $("cancel").addEventListener("click", () => $("ask").close("cancel"));
@@ -77,6 +83,8 @@ addEventListener("pageshow", (event) => { if (event.persisted) once(() => setMod
   startSheet();
   startViewer();
   startMap();
+  startViews();
+  startClassDialog();
   await once(() => setMode(sessionStorage.getItem("ssld-mode") || "single"));
   now.started = true;
 })().catch((error) => notify(error.message, true));

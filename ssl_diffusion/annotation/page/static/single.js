@@ -13,8 +13,8 @@ let waitingFor = null;
 
 function enable() {
   enableClasses();
-  for (const id of ["skip", "flag"]) $(id).disabled = now.sample === null && now.mode === "single";
-  $("flag").hidden = now.mode === "sheet"; // there the key f flags the image under the pointer
+  for (const id of ["skip", "flag", "comment"]) $(id).disabled = now.sample === null && now.mode === "single";
+  $("flag").hidden = $("comment").hidden = now.mode === "sheet"; // there the key f flags the image under the pointer
 }
 
 // An image that cannot be read can be skipped or flagged, but not labeled.
@@ -24,7 +24,7 @@ export async function show(found) {
   sessionStorage.setItem("ssld-until", found === null ? "" : String(found.until));
   $("flag").setAttribute("aria-pressed", "false");
   $("image").hidden = true;
-  $("id").hidden = $("note").hidden = found === null;
+  $("id").hidden = $("note").hidden = $("of-sample").hidden = found === null;
   $("empty").hidden = found !== null;
   document.querySelector(".frame").hidden = found === null;
   $("loading").textContent = "loading the image";

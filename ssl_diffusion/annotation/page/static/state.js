@@ -1,11 +1,10 @@
 // The state of the job beside the sample: progress, accuracy, model, advice, and what is to be reviewed.
 
 import { showCounts, useClasses } from "./classes.js";
-import { $, button, element, notify, percent } from "./elements.js";
+import { $, element, notify, percent } from "./elements.js";
 import { away, call, isAway, once } from "./requests.js";
 import { followMap } from "./map.js";
 import { now } from "./session.js";
-import { take } from "./single.js";
 
 const ENOUGH = 50; // labels of the audit that make an accuracy worth a large figure
 
@@ -61,18 +60,8 @@ export async function state() {
   $("advice-title").hidden = !lines.length;
   $("advice").replaceChildren(...lines.map((line) => element("li", line)));
   followMap(s);
-  await review(s.counts.disputed + s.counts.flagged).catch(() => undefined);
-}
-
-async function review(n) {
-  $("review-title").hidden = n === 0;
-  const rows = n === 0 ? [] : (await call("/api/review")).samples;
-  $("review").replaceChildren(...rows.slice(0, 20).map((row) => {
-    const item = element("li");
-    const votes = Object.entries(row.votes).map(([name, label]) => `${name}: ${label || "skipped"}`).join(", ");
-    item.append(button(`${row.id}  ${votes}${row.flagged ? " · flagged" : ""}`, () => once(() => take(row))));
-    return item;
-  }));
+  $("n-disputed").textContent = s.counts.disputed + s.counts.flagged || "";
+  $("n-suspicious").textContent = found.suspicious || "";
 }
 
 export const fit = () => once(async () => {

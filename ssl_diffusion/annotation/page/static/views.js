@@ -1,0 +1,207 @@
+// Views beside labeling: what is suspicious or disputed, history, and search.
+
+import { $, ask, button, element, notify, percent, randomId } from "./elements.js";
+import { call, once, send } from "./requests.js";
+import { me, now, session } from "./session.js";
+import { setMode, sheetOf } from "./sheet.js";
+import { take } from "./single.js";
+import { state } from "./state.js";
+
+const SECTIONS = { label: "view-label", suspicious: "view-review", disputed: "view-review", history: "view-history", search: "view-search" };
+let items = []; // samples to review: { row, card, done }
+let at = 0;
+
+export const view = () => now.view || "label";
+
+export async function open(name, more) {
+  now.view = name;
+  for (const id of new Set(Object.values(SECTIONS))) $(id).hidden = id !== SECTIONS[name];
+  for (const tab of document.querySelectorAll("nav > button")) {
+    if (tab.dataset.view === name) tab.setAttribute("aria-current", "page");
+    else tab.removeAttribute("aria-current");
+  }
+  if (name === "suspicious" || name === "disputed") await review(name);
+  if (name === "history") await history(more);
+}
+
+async function toLabel(task) {
+  await open("label");
+  await once(task);
+}
+
+// -- review
+
+export async function review(kind = view()) {
+  const { samples } = await call(`/api/review?kind=${kind}`);
+  $("review-title").textContent = kind === "suspicious" ? "Labels that are probably wrong, and other doubts" : "Disputed and flagged images";
+  $("find-suspicious").hidden = kind !== "suspicious";
+  $("review-empty").hidden = samples.length > 0;
+  $("review-empty").textContent = kind === "suspicious"
+    ? "Nothing is suspicious. “Look for wrong labels” compares every label with what a classifier says that has not seen it."
+    : "No image is disputed or flagged.";
+  items = samples.map((row) => ({ row, card: card(row), done: false }));
+  items.forEach((item, k) => { item.card.addEventListener("pointerdown", () => select(k, false)); });
+  $("review").replaceChildren(...items.map((item) => item.card));
+  select(0, false);
+}
+
+function card(row) {
+  const made = element("li");
+  const image = element("img");
+  image.src = `${row.image}&size=small`;
+  image.alt = row.id;
+  image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth < 64));
+  const what = element("div", undefined, "what");
+  const votes = Object.entries(row.votes).map(([name, label]) => `${name}: ${label || "skipped"}`).join(", ");
+  what.append(element("b", row.id), element("p", [row.note, votes, row.flagged ? "flagged" : ""].filter(Boolean).join(" · ")));
+  const decisions = element("div", undefined, "decisions");
+  const number = () => items.findIndex((item) => item.card === made);
+  if (row.label !== null) decisions.append(withKey("k", `Keep ${row.label}`, () => decide(number(), "keep")));
+  if (row.suggested) decisions.append(withKey("⏎", `Change to ${row.suggested}`, () => decide(number(), "change", row.suggested)));
+  const others = element("select");
+  others.setAttribute("aria-label", `Change the label of ${row.id}`);
+  others.append(element("option", "Change to …"), ...session.classes.map((name) => element("option", name)));
+  others.addEventListener("change", () => { if (others.selectedIndex > 0) decide(number(), "change", session.classes[others.selectedIndex - 1]); });
+  decisions.append(others, withKey("d", "Drop", () => decide(number(), "drop")), button("Look closely", () => toLabel(async () => { await setMode("single", row); await take(row); })));
+  what.append(decisions);
+  made.append(image, what);
+  return made;
+}
+
+function withKey(key, text, task) {
+  const made = button(text, task);
+  made.prepend(element("kbd", key));
+  return made;
+}
+
+function select(k, scroll = true) {
+  at = Math.max(0, Math.min(items.length - 1, k));
+  items.forEach((item, i) => item.card.classList.toggle("current", i === at));
+  if (scroll && items.length) items[at].card.scrollIntoView({ block: "nearest" });
+}
+
+const decide = (k, decision, label = null) => once(async () => {
+  const item = items[k];
+  if (!item) return;
+  const token = randomId();
+  await send({ ...me(), id: item.row.id, decision, label, digest: item.row.digest, token }, "/api/decide");
+  item.card.remove();
+  items.splice(k, 1);
+  select(Math.min(k, items.length - 1));
+  $("review-empty").hidden = items.length > 0;
+  notify(`${item.row.id}: ${decision === "keep" ? "kept" : decision === "drop" ? "dropped" : label}`);
+  state();
+});
+
+// Whether a key belongs to the view that is open.
+export function pressInView(event) {
+  if (view() !== "suspicious" && view() !== "disputed") return view() !== "label";
+  if (event.key === "ArrowDown") select(at + 1);
+  else if (event.key === "ArrowUp") select(at - 1);
+  else if (event.key === "k" && items[at]?.row.label) decide(at, "keep");
+  else if (event.key === "d") decide(at, "drop");
+  else if (event.key === "Enter" && items[at]?.row.suggested && !event.target.closest("button, select")) decide(at, "change", items[at].row.suggested);
+  else return false;
+  event.preventDefault();
+  return true;
+}
+
+export function changeCurrent(name) {
+  if (items.length) decide(at, "change", name);
+}
+
+// -- history
+
+const DONE = {
+  labeled: "labeled", corrected: "corrected to", skipped: "skipped", dropped: "dropped", "un-labeled": "withdrew the vote", flagged: "flagged",
+  "un-flagged": "removed the flag", kept: "kept the label", commented: "said", renamed: "renamed", merged: "merged", removed: "removed the class",
+};
+let oldest = null;
+
+function rows(table, head, body, append = false) {
+  if (!append) {
+    const line = element("tr");
+    for (const [text, number] of head) { const cell = element("th", text, number ? "number" : ""); cell.scope = "col"; line.append(cell); }
+    const thead = element("thead");
+    thead.append(line);
+    table.replaceChildren(thead, element("tbody"));
+  }
+  for (const cells of body) {
+    const line = element("tr");
+    cells.forEach((cell, k) => { const made = element("td", typeof cell === "string" ? cell : undefined, head[k][1] ? "number" : ""); if (typeof cell !== "string") made.append(cell); line.append(made); });
+    table.tBodies[0].append(line);
+  }
+}
+
+async function history({ id = "", annotator = "", before = null } = {}) {
+  const query = new URLSearchParams({ ...(id && { id }), ...(annotator && { annotator }), ...(before !== null && { before }) });
+  const found = await call(`/api/history?${query}`);
+  if (before === null) {
+    $("history-title").textContent = id ? `History of ${id}` : "People";
+    $("people").parentElement.hidden = Boolean(id);
+    const head = [["Name"], ["Labels", true], ["Skips", true], ["Seconds a label", true], ["Agrees with others", true], ["Overruled", true]];
+    rows($("people"), head, found.annotators.map((each) => [
+      button(each.name, () => once(() => open("history", { annotator: each.name })), "plain"), String(each.votes), String(each.skips),
+      each.seconds === null ? "" : each.seconds.toFixed(1), each.agreed === null ? "" : `${percent(each.agreed)} of ${each.compared}`, String(each.overruled),
+    ]));
+    $("events-title").textContent = annotator ? `What ${annotator} did` : "What was done";
+  }
+  const head = [["When"], ["Who"], ["What"], ["Image"], ["Seconds", true]];
+  rows($("events"), head, found.events.map((event) => {
+    const what = [DONE[event.kind] || event.kind, event.label || "", event.kind === "renamed" || event.kind === "merged" ? `to ${event.text}` : event.text || "", event.final ? "(final)" : ""];
+    const image = event.id ? button(event.id, () => toLabel(async () => { await setMode("single", event); await take({ id: event.id, flagged: false }); }), "plain") : "";
+    return [new Date(1000 * event.at).toLocaleString(), event.annotator, what.filter(Boolean).join(" "), image, event.seconds === null ? "" : event.seconds.toFixed(1)];
+  }), before !== null);
+  oldest = { id, annotator, before: found.events.at(-1)?.number ?? null };
+  $("older").hidden = found.events.length < 100 || oldest.before === null;
+}
+
+// -- search
+
+let searched = { text: "", start: 0, samples: [] };
+
+async function find(text, start = 0) {
+  const found = await call(`/api/search?${new URLSearchParams({ q: text, start, n: 60 })}`);
+  searched = { text, start: start + found.samples.length, samples: start ? [...searched.samples, ...found.samples] : found.samples };
+  await open("search");
+  $("search-title").textContent = `${found.total.toLocaleString("en")} ${found.total === 1 ? "image" : "images"}${text ? ` for ${text}` : ""}`;
+  $("more-found").hidden = searched.start >= found.total;
+  const free = searched.samples.filter((each) => each.free).length;
+  $("search-sheet").hidden = free === 0;
+  $("search-sheet").textContent = `Label ${Math.min(96, free)} of these on a sheet`;
+  $("found").replaceChildren(...searched.samples.map((each) => {
+    const image = element("img");
+    image.src = `${each.image}&size=small`;
+    image.alt = "";
+    image.loading = "lazy";
+    image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth < 64));
+    const made = button("", () => toLabel(async () => { await setMode("single", each); await take(each); }));
+    made.append(image, element("b", each.label || "no label"), element("span", `${each.id}${each.flagged ? " · flagged" : ""}`));
+    const item = element("li");
+    item.append(made);
+    return item;
+  }));
+}
+
+export const comment = () => once(async () => {
+  if (now.sample === null) return;
+  const of = now.sample.id;
+  const text = await ask(`Comment on ${of}`, "");
+  if (!text) return;
+  await call("/api/comment", { ...me(), id: of, text, token: randomId() });
+  notify("comment kept: see the history of this image");
+});
+
+export function startViews() {
+  for (const tab of document.querySelectorAll("nav > button")) tab.addEventListener("click", () => once(() => open(tab.dataset.view)));
+  $("find-suspicious").addEventListener("click", () => once(async () => {
+    await call("/api/suspicious", {});
+    notify("looking for wrong labels; this takes a few seconds");
+    setTimeout(() => once(async () => { if (view() === "suspicious") await review(); }), 3000);
+  }));
+  $("older").addEventListener("click", () => once(() => history(oldest)));
+  $("of-sample").addEventListener("click", () => { if (now.sample) once(() => open("history", { id: now.sample.id })); });
+  $("search-form").addEventListener("submit", (event) => { event.preventDefault(); $("search").blur(); once(() => find($("search").value)); });
+  $("more-found").addEventListener("click", () => once(() => find(searched.text, searched.start)));
+  $("search-sheet").addEventListener("click", () => toLabel(() => sheetOf({ kind: "ids", ids: searched.samples.filter((each) => each.free).map((each) => each.id).slice(0, 96) })));
+}

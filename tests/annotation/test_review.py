@@ -1,0 +1,211 @@
+"""What the page shows of the whole pool: search, samples to look at again and what is decided, history, comments, people."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from support.annotation_jobs import make_job, truth
+from support.browser import CHROMIUM, axe, browse, open_page, shown
+
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.page.server import make_app
+from ssl_diffusion.annotation.store import queries
+from ssl_diffusion.annotation.store.people import annotators
+from ssl_diffusion.annotation.store.review import ReviewItem, add_items, open_items
+from ssl_diffusion.annotation.store.store import Action, Actor
+from ssl_diffusion.curation.label_issues import judge_labels
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.errors import DataError
+
+ME = {"annotator": "ann", "holder": "tab"}
+
+
+@pytest.fixture
+def job(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> Job:
+    """Fifty labels by eve, of which one is wrong; the others of a sample are flagged, skipped, and said something of."""
+    made = make_job(tmp_path, digits_pool, tiny, "--n", 10, "--audit", 20)
+    pool = made.store.ids[made.store.of_role("pool")].tolist()
+    eve = Actor("eve", "page", seconds=2.0)
+    made.store.apply([Action("label", id_, eve, truth(digits_pool, id_)) for id_ in pool[:50]])
+    made.store.apply([Action("flag", pool[0], eve), Action("skip", pool[60], eve)])
+    made.store.apply([Action("comment", pool[1], Actor("bob"), text="a seven?")])
+    return made
+
+
+@pytest.fixture
+def client(job: Job, request: pytest.FixtureRequest) -> Iterator[TestClient]:
+    with TestClient(make_app(job, blind=getattr(request, "param", False)), base_url="http://127.0.0.1:8700") as client:
+        client.headers["X-CSRF-Token"] = client.get("/api/session").json()["csrf"]
+        assert client.app.state.page.bench.idle(60)  # type: ignore[attr-defined]
+        yield client
+
+
+def post(client: TestClient, path: str, **body: Any) -> dict[str, Any]:
+    answer = client.post(path, json={**ME, **body})
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def found(client: TestClient, q: str) -> list[str]:
+    answer = client.get("/api/search", params={"q": q, "n": 500})
+    assert answer.status_code == 200, answer.text
+    ids = [each["id"] for each in answer.json()["samples"]]
+    assert answer.json()["total"] == len(ids)
+    return ids
+
+
+def test_search(client: TestClient, job: Job, digits_pool: Pool) -> None:
+    pool = job.store.ids[job.store.of_role("pool")].tolist()
+    assert found(client, "") == job.store.ids.tolist()
+    assert found(client, "001") == [id_ for id_ in job.store.ids if "001" in id_]
+    assert found(client, "is:flagged") == [pool[0]]
+    assert found(client, "is:skipped by:eve") == [pool[60]]
+    assert found(client, "is:commented") == [pool[1]]
+    assert found(client, "class:7 by:eve") == [id_ for id_ in pool[:50] if truth(digits_pool, id_) == "7"]
+    assert len(found(client, "is:labeled by:nobody")) == 0
+    predicted, p = client.app.state.page.bench.pool.predictions()  # type: ignore[attr-defined]
+    own = job.store.of_role("pool")
+    unsure = found(client, "p<0.6 is:open")
+    assert set(unsure) <= {job.store.ids[i] for i in own[p[own] < 0.6]}  # nothing of the audit
+    assert np.all(np.diff(p[job.store.positions(unsure)]) >= 0)
+    assert set(found(client, "predicted:3 p>=60%")) == {job.store.ids[i] for i in own[(predicted[own] == 3) & (p[own] >= 0.6)]}
+    assert found(client, f"like:{pool[5]} is:labeled")[0] == pool[5]
+    page = client.get("/api/search", params={"q": "", "n": 5, "start": 10}).json()
+    assert [each["id"] for each in page["samples"]] == job.store.ids[10:15].tolist()
+
+
+@pytest.mark.parametrize("q", ["class:emu", "colour:red", "p<x", "p<1.2.3", "is:gone", "round:x", "like:nothing", 'class:"3'])
+def test_what_cannot_be_searched_is_said(client: TestClient, q: str) -> None:
+    answer = client.get("/api/search", params={"q": q})
+    assert (answer.status_code, answer.json()["error"].count("\n")) == (400, 0) if q != "p<x" else (200, 0)
+
+
+@pytest.mark.parametrize("client", [True], indirect=True)
+def test_a_blind_page_does_not_search_by_predictions(client: TestClient) -> None:
+    for q in ("p<0.5", "predicted:3", "is:wrong"):
+        assert "blind" in client.get("/api/search", params={"q": q}).json()["error"]
+    assert found(client, "is:flagged")
+
+
+def test_wrong_labels_are_found_and_decided(client: TestClient, job: Job, digits_pool: Pool) -> None:
+    pool = job.store.ids[job.store.of_role("pool")].tolist()
+    items = [
+        ReviewItem(pool[3], "label issue", "perhaps not", "8", 0.9),
+        ReviewItem(pool[4], "outlier", "", None, 0.5),
+        ReviewItem(pool[5], "duplicate", "", None, 0.4),
+    ]
+    assert add_items(job.store, items) == 3
+    assert add_items(job.store, items) == 0
+    assert client.get("/api/state").json()["suspicious"] == 3
+    assert found(client, "issue:outlier") == [pool[4]]
+    rows = client.get("/api/review", params={"kind": "suspicious"}).json()["samples"]
+    assert [(row["id"], row["kind"], row["suggested"]) for row in rows[:2]] == [
+        (pool[3], "label issue", "8"),
+        (pool[4], "outlier", None),
+    ]
+    change = {"id": pool[3], "decision": "change", "label": "8", "token": "1"}
+    assert client.post("/api/decide", json={**ME, **change, "digest": "0"}).status_code == 409  # another image was seen
+    assert post(client, "/api/decide", **change, digest=rows[0]["digest"])["status"] == "labeled"
+    assert post(client, "/api/decide", id=pool[4], decision="drop", token="2")["status"] == "skipped"
+    assert post(client, "/api/decide", id=pool[5], decision="keep", token="3")["status"] == "labeled"
+    now = {row["id"]: (row["status"], row["label"]) for row in queries.listing(job.store)}
+    assert (now[pool[3]], now[pool[4]]) == (("labeled", "8"), ("skipped", None))
+    assert now[pool[5]] == ("labeled", truth(digits_pool, pool[5]))
+    assert open_items(job.store) == []
+    assert add_items(job.store, items, replaces=["label issue"]) == 0  # what was decided is not asked again
+    post(client, "/api/undo", token="2")
+    assert {row["id"]: row["label"] for row in queries.listing(job.store)}[pool[4]] == truth(digits_pool, pool[4])
+    queries.check(job.store)
+    with pytest.raises(DataError, match="no class"):
+        add_items(job.store, [ReviewItem(pool[3], "x", suggested="emu")])
+
+
+def test_the_page_looks_for_wrong_labels_itself(client: TestClient, job: Job, digits_pool: Pool) -> None:
+    pool = job.store.ids[job.store.of_role("pool")].tolist()
+    job.store.apply([Action("label", id_, Actor("eve"), "6") for id_ in pool[:4] if truth(digits_pool, id_) != "6"])
+    post(client, "/api/suspicious")
+    assert client.app.state.page.bench.idle(60)  # type: ignore[attr-defined]
+    assert client.get("/api/state").json()["problem"] == ""
+    model = client.app.state.page.bench._model  # type: ignore[attr-defined]
+    positions, labels = queries.labels(job.store, "pool")
+    judged = judge_labels(model.frozen.representation[positions], labels, 10, seed=job.settings.seed)
+    expected = {job.store.ids[positions[k]] for k in np.flatnonzero(judged.wrong > 0.5)}
+    assert expected
+    assert {item.id for item in open_items(job.store)} == expected
+
+
+def test_history_comments_and_people(client: TestClient, job: Job) -> None:
+    pool = job.store.ids[job.store.of_role("pool")].tolist()
+    job.store.apply([Action("label", pool[0], Actor("bob", seconds=1.0), "9"), Action("label", pool[1], Actor("bob"), "9")])
+    post(client, "/api/comment", id=pool[1], text=" yes ", token="t")
+    post(client, "/api/class", verb="rename", name="9", to="nine")
+    history = client.get("/api/history", params={"id": pool[1]}).json()["events"]
+    assert [(row["kind"], row["annotator"], row["text"]) for row in history] == [
+        ("commented", "ann", "yes"),
+        ("labeled", "bob", None),
+        ("commented", "bob", "a seven?"),
+        ("labeled", "eve", None),
+    ]
+    whole = client.get("/api/history").json()
+    assert (whole["events"][0]["kind"], whole["events"][0]["text"]) == ("renamed", "nine")
+    assert {row["annotator"] for row in client.get("/api/history", params={"annotator": "bob"}).json()["events"]} == {"bob"}
+    older = client.get("/api/history", params={"before": 70}).json()["events"]
+    assert max(row["number"] for row in older) < 70
+    by_name = {each.name: each for each in annotators(job.store)}
+    assert (by_name["eve"].votes, by_name["eve"].skips, by_name["eve"].seconds, by_name["eve"].compared) == (50, 1, 2.0, 2)
+    labels = [row["votes"] for row in queries.listing(job.store) if len(row["votes"]) == 2]
+    assert by_name["bob"].agreed == sum(votes["eve"] == votes["bob"] for votes in labels) / 2
+    assert client.post("/api/comment", json={**ME, "id": pool[1], "text": " ", "token": "u"}).status_code == 400
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian package chromium)")
+@pytest.mark.timeout(120)
+def test_reviewed_by_keyboard_and_the_views_are_accessible(job: Job) -> None:
+    pool = job.store.ids[job.store.of_role("pool")].tolist()
+    names = ["label issue"] * 4
+    add_items(job.store, [ReviewItem(pool[k], name, "perhaps not", "8", 1 - k / 10) for k, name in enumerate(names)])
+    complaints: list[str] = []
+
+    async def scenario(context: Any, url: str) -> None:
+        page = await open_page(context, url, complaints)
+        await shown(page)
+        free = "() => !ssld.now.busy"
+        await page.click("[data-view=suspicious]")
+        await page.wait_for_selector("#review li.current")
+        assert await axe(page) == []
+        for key in ("k", "Enter", "d", "5"):  # keeps 0, changes 1 to the suggestion, drops 2, changes 3 to a five
+            n = await page.locator("#review li").count()
+            await page.keyboard.press(key)
+            await page.wait_for_function("n => document.querySelectorAll('#review li').length < n && !ssld.now.busy", arg=n)
+        now = {row["id"]: (row["status"], row["label"]) for row in queries.listing(job.store)}
+        assert [now[pool[k]] for k in (1, 2, 3)] == [("labeled", "8"), ("skipped", None), ("labeled", "5")]
+        assert open_items(job.store) == []
+        await page.click("[data-view=history]")
+        await page.wait_for_selector("#events tbody tr")
+        assert await axe(page) == []
+        await page.fill("#search", "is:labeled by:ann")
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector("#found li")
+        assert await page.text_content("#search-title") == "2 images for is:labeled by:ann"
+        assert await axe(page) == []
+        await page.locator("#found button").first.click()
+        assert await shown(page) == pool[1]
+        await page.wait_for_function(free)
+        await page.keyboard.press("c")
+        await page.keyboard.type("looked at")
+        await page.keyboard.press("Enter")
+        await page.wait_for_function("() => document.getElementById('message').textContent.includes('comment kept')")
+        assert queries.history(job.store)[-1]["text"] == "looked at"
+        await page.click("#edit-classes")
+        assert await axe(page) == []
+        await page.click("[aria-label='Rename 3']")
+        await page.fill("#answer", "three")
+        await page.click("#ok")
+        await page.wait_for_selector("[aria-label='Rename three']")
+        assert job.store.classes[3] == "three"
+
+    browse(job, scenario)
+    assert complaints == []
