@@ -27,6 +27,13 @@ def query(
             help="Exponent: sample in proportion to utility^power instead of taking the largest (scoring strategies only).",
         ),
     ] = None,
+    pool: Annotated[
+        Path | None, typer.Option(help="Folder that `ssld embed` wrote of shards. Default: the images of the run.")
+    ] = None,
+    candidates: Annotated[
+        int | None,
+        number(AtLeastOne, help="With --pool: samples that a cheap score leaves for the strategy. Default: 50,000."),
+    ] = None,
     labeled: Annotated[
         Path | None, typer.Option(help="CSV file with a column id: samples labeled since the fit, besides the run's own.")
     ] = None,
@@ -46,6 +53,7 @@ def query(
     """Choose the unlabeled samples that are most worth labeling next."""
     from ssl_diffusion.acquisition import query as choose_batch
     from ssl_diffusion.acquisition.batch_files import batch_figure, check_place, write_batch
+    from ssl_diffusion.acquisition.funnel import CANDIDATES, batch_pool, query_features
     from ssl_diffusion.acquisition.pool_map import overview_figure
     from ssl_diffusion.data.tables import read_table
     from ssl_diffusion.errors import SSLDError
@@ -53,6 +61,12 @@ def query(
     from ssl_diffusion.training.data_changes import load_run_pool
     from ssl_diffusion.training.run_folder import RunFolder, run_inputs
 
+    if pool is not None:
+        for flag, given in (("--picture", picture), ("--dedupe", dedupe), ("--no-scores", not keep_scores)):
+            if given:
+                raise SSLDError(f"{flag} is for the images of the run, not for --pool: leave it out")
+    elif candidates is not None:
+        raise SSLDError("--candidates has no effect without --pool: leave it out")
     if map_by != "pca" and not picture:
         raise SSLDError("--map has no effect without --picture: leave it out, or add --picture")
     run, output = context.run, context.output
@@ -61,14 +75,34 @@ def query(
     check_place(out, form, overwrite, inputs)
     for path in pictures:
         check_output_file(path, overwrite=overwrite, inputs=inputs)
-    pool = load_run_pool(run, progress=output.bars)
+    if pool is not None:
+        since = read_table(labeled).column("id") if labeled is not None else None
+        wanted = candidates or CANDIDATES
+        batch = query_features(
+            run,
+            pool,
+            n,
+            strategy,
+            labeled=since,
+            power=power,
+            candidates=wanted,
+            random_state=seed,
+            progress=output.bars,
+        )
+        chosen = batch_pool(run, pool, batch.ids) if form in ("folder", "label-studio") else None
+        write_batch(batch, chosen, out, form, overwrite, inputs)
+        text = f"{batch.reason}\n{len(batch)} samples in {out}"
+        values = {"out": str(out), "strategy": batch.strategy, "reason": batch.reason, "ids": batch.ids.tolist()}
+        output.result(values, text)
+        return
+    images = load_run_pool(run, progress=output.bars)
     known = None
     if labeled is not None:
-        own = RunFolder(run.path).labeled(pool)
+        own = RunFolder(run.path).labeled(images)
         known = [*read_table(labeled).column("id"), *(own.train + own.val if own is not None else ())]
     batch = choose_batch(
         run,
-        pool,
+        images,
         n,
         strategy,
         labeled=known,
@@ -79,12 +113,12 @@ def query(
         map_by=map_by if picture else None,
         progress=output.bars,
     )
-    write_batch(batch, pool, out, form, overwrite, inputs)
+    write_batch(batch, images, out, form, overwrite, inputs)
     text = f"{batch.reason}\n{len(batch)} samples in {out}"
     values = {"out": str(out), "strategy": batch.strategy, "reason": batch.reason, "ids": batch.ids.tolist()}
     if picture:
         assert batch.overview is not None
-        figures = [batch_figure(batch, pool, run), overview_figure(batch.overview, batch.reason)]
+        figures = [batch_figure(batch, images, run), overview_figure(batch.overview, batch.reason)]
         for path, figure in zip(pictures, figures, strict=True):
             with output_file(path, overwrite=overwrite, inputs=inputs) as temporary:
                 figure.savefig(temporary, dpi=110)

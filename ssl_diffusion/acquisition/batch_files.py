@@ -31,13 +31,13 @@ _COLUMN, _ROW, _TITLE, _SIDE, _NARROWEST = 1.15, 1.48, 0.3, 1.08, 3.0  # inches 
 
 
 def write_batch(
-    batch: QueryBatch, pool: Pool, out: Path, form: str = "csv", overwrite: bool = False, inputs: Sequence[Path] = ()
+    batch: QueryBatch, pool: Pool | None, out: Path, form: str = "csv", overwrite: bool = False, inputs: Sequence[Path] = ()
 ) -> None:
     """Write a batch in one of :data:`FORMATS`, complete or not at all.
 
     Args:
         batch: Batch to write.
-        pool: Pool that holds its images.
+        pool: Pool that holds its images; None will do for "csv" and "json".
         out: File, or for "folder" a folder.
         form: "csv" or "json": the rows of :meth:`QueryBatch.to_frame`; "folder": a PNG each and batch.csv with a column
             `file` and an empty column `label` to fill in; "label-studio": tasks to import, with the image inside, ordered by
@@ -50,6 +50,7 @@ def write_batch(
     """
     check_place(out, form, overwrite, inputs)
     if form == "folder":
+        assert pool is not None
         with output_folder(out, overwrite=overwrite, inputs=inputs) as folder:
             _fill_folder(batch, pool, folder)
     else:
@@ -64,11 +65,11 @@ def check_place(out: Path, form: str, overwrite: bool, inputs: Sequence[Path] = 
     check(out, overwrite=overwrite, inputs=inputs)
 
 
-def _csv(batch: QueryBatch, pool: Pool) -> str:
+def _csv(batch: QueryBatch, pool: Pool | None) -> str:
     return batch.to_frame().to_csv(index=False)
 
 
-def _json(batch: QueryBatch, pool: Pool) -> str:
+def _json(batch: QueryBatch, pool: Pool | None) -> str:
     rows = json.loads(batch.to_frame().to_json(orient="records"))
     facts = {"strategy": batch.strategy, "reason": batch.reason, "seed": batch.seed, "samples": rows}
     return json.dumps(facts, indent=2) + "\n"
@@ -84,11 +85,12 @@ def _fill_folder(batch: QueryBatch, pool: Pool, folder: Path) -> None:
     frame.to_csv(folder / "batch.csv", index=False)
 
 
-def _label_studio(batch: QueryBatch, pool: Pool) -> str:
+def _label_studio(batch: QueryBatch, pool: Pool | None) -> str:
+    assert pool is not None
     return json.dumps(label_studio_tasks(batch, pool)) + "\n"
 
 
-FORMATS: dict[str, Callable[[QueryBatch, Pool], str]] = {"csv": _csv, "json": _json, "label-studio": _label_studio}
+FORMATS: dict[str, Callable[[QueryBatch, Pool | None], str]] = {"csv": _csv, "json": _json, "label-studio": _label_studio}
 """Formats of one file; "folder" is the other one."""
 
 

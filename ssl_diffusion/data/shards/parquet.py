@@ -40,6 +40,7 @@ def need_pyarrow(what: str) -> Any:
     """
     try:
         import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
     except ImportError as error:
         raise DataError(f"{what} needs pyarrow: pip install 'ssld[parquet]'") from error
