@@ -170,7 +170,13 @@ def import_(
 @command(JOB)
 def export(
     context: JobContext,
-    form: Annotated[str, typer.Option("--format", help="csv, jsonl, coco, folder, label-studio or prodigy.")] = "csv",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="csv, jsonl, coco, label-studio, prodigy; folders: folder, yolo, huggingface, fiftyone, verdicts.",
+        ),
+    ] = "csv",
     out: Annotated[Path | None, typer.Option(help="File or folder to write. Default: labels.FORMAT.")] = None,
     status: Annotated[
         str,

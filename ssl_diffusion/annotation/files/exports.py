@@ -1,7 +1,6 @@
-"""Export of labels: CSV, JSON lines, COCO, a folder per class, Label Studio, Prodigy."""
+"""Export of labels: CSV, JSON lines, COCO, Label Studio, Prodigy, and folders of images for other programs."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from urllib.parse import quote
 import pandas as pd
 from PIL import Image
 
-from ssl_diffusion.annotation.files.names import flat_name, folder_name, unique_names
+from ssl_diffusion.annotation.files.folders import FOLDERS, VERDICTS, fill_verdicts
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
+from ssl_diffusion.annotation.store.verdicts import verdicts
 from ssl_diffusion.data.decoding import open_image
 from ssl_diffusion.errors import DataError, SSLDError, nearest_names, shown
 from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output
@@ -27,8 +27,8 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
 
     Args:
         job: Job to export.
-        out: Output file, or for "folder" a folder.
-        form: "folder", or one of :data:`EXPORTS`.
+        out: Output file, or folder for "verdicts" and the formats of :data:`~ssl_diffusion.annotation.files.folders.FOLDERS`.
+        form: One of :data:`EXPORTS` or of these.
         status: Samples to write: "labeled", "disputed", "skipped", "partial", "flagged" or "all". Only "csv" and "jsonl" can
             hold samples without a label.
         overwrite: Whether to replace an existing file or folder.
@@ -40,15 +40,20 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
         >>> export_labels(open_job(Path("job")), Path("labels.csv"))  # doctest: +SKIP
         120
     """
-    if form not in (*EXPORTS, "folder"):
-        raise SSLDError(f"no format {shown(form)}; {nearest_names(form, [*EXPORTS, 'folder'])}")
+    if form not in (known := [*EXPORTS, *FOLDERS, VERDICTS]):
+        raise SSLDError(f"no format {shown(form)}; {nearest_names(form, known)}")
     states = ("labeled", "disputed", "skipped", "partial", "flagged", "all")
     if status not in states:
         raise SSLDError(f"no status {shown(status)}; {nearest_names(status, states)}")
     if form not in ("csv", "jsonl") and status not in ("labeled", "flagged"):
         raise SSLDError(f"{form} can hold labeled samples only: export samples that are {status} as csv or jsonl")
-    check = check_output_folder if form == "folder" else check_output_file
+    check = check_output_file if form in EXPORTS else check_output_folder
     check(out, overwrite=overwrite, inputs=job.inputs)
+    if form == VERDICTS:
+        if not verdicts(job.store):
+            raise DataError(f"{job.path} has no verdicts on counterfactuals: nothing was written")
+        with output_folder(out, overwrite=overwrite, inputs=job.inputs) as folder:
+            return fill_verdicts(job, folder)
     if status == "flagged":
         rows = queries.listing(job.store, flagged=True)
     else:
@@ -57,10 +62,10 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
         rows = [row for row in rows if row["label"] is not None]
     if not rows:
         raise DataError(f"{job.path} has no samples that are {status}: nothing was written")
-    if form == "folder":
+    if form in FOLDERS:
         files = _files(job, rows)
         with output_folder(out, overwrite=overwrite, inputs=job.inputs) as folder:
-            _fill_folder(rows, files, folder)
+            FOLDERS[form](job, rows, files, folder)
     else:
         write_output(out, EXPORTS[form](job, rows), overwrite=overwrite, inputs=job.inputs)
     return len(rows)
@@ -68,7 +73,9 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
 
 def default_output(form: str) -> Path:
     """Name of the output of a format, see :func:`export_labels`, where the user gives none."""
-    endings = {"coco": ".json", "label-studio": ".json", "prodigy": ".jsonl", "folder": ""}
+    if form == VERDICTS:
+        return Path(form)
+    endings = {"coco": ".json", "label-studio": ".json", "prodigy": ".jsonl"} | dict.fromkeys(FOLDERS, "")
     return Path(f"labels{endings.get(form, f'.{form}')}")
 
 
@@ -109,20 +116,6 @@ def _size(path: Path) -> tuple[int, int]:
             return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not an image that can be read ({error}): put back a copy of it, or export as csv") from None
-
-
-def _fill_folder(rows: Rows, files: list[Path], folder: Path) -> None:
-    """A folder per class, as `ssld fit --data` and torchvision's ImageFolder read it, and labels.csv with ids and files."""
-    # A class may have a name that no folder can have; those that can keep it, also if another would become the same.
-    classes = sorted({row["label"] for row in rows}, key=lambda name: (folder_name(name) != name, name))
-    folders = dict(zip(classes, unique_names(map(folder_name, classes)), strict=True))
-    places = unique_names([f"{folders[row['label']]}/{flat_name(row['id'])}" for row in rows])
-    for place, source in zip(places, files, strict=True):
-        target = folder / place
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(source, target)
-    written = {"id": [row["id"] for row in rows], "file": places, "label": [row["label"] for row in rows]}
-    pd.DataFrame(written).to_csv(folder / "labels.csv", index=False)
 
 
 def _label_studio(job: Job, rows: Rows) -> str:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -32,6 +32,7 @@ from ssl_diffusion.annotation.loop.job_images import open_images, save_images
 from ssl_diffusion.annotation.loop.settings import JobSettings
 from ssl_diffusion.annotation.store.faults import store_name
 from ssl_diffusion.annotation.store.store import Action, Actor, Store
+from ssl_diffusion.annotation.store.votes import Status
 from ssl_diffusion.data.loading import check_used, input_paths, is_table, load_pool, with_size_of
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
@@ -41,6 +42,10 @@ from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.settings import State, read_state
 from ssl_diffusion.storage import atomic_folder, atomic_write_text, cannot_write
 from ssl_diffusion.training.backbones import fit_backbone, with_backbone_of
+
+if TYPE_CHECKING:
+    from ssl_diffusion.annotation.loop.rounds import Round
+    from ssl_diffusion.annotation.loop.status import JobStatus
 
 __all__ = ["Job", "create_job", "move_images", "open_job"]
 
@@ -158,6 +163,46 @@ class Job:
             return _whom(note) if note.exists() else None  # without a note another process only checks the lock
         except OSError:  # a job that may only be read: nobody works on it
             return None
+
+    # -- from a notebook ----------------------------------------------------------------------------------------------
+
+    def next(self, n: int | None = None, strategy: str | None = None) -> "Round":
+        """Choose samples to label, see :func:`ssl_diffusion.annotation.loop.rounds.next_round`.
+
+        Args:
+            n: Samples to choose; None takes the job's setting.
+            strategy: Strategy name, or "auto"; None takes the job's setting.
+        """
+        from ssl_diffusion.annotation.loop.rounds import next_round
+
+        return next_round(self, n, strategy)
+
+    def label(self, id_: str, label: str, annotator: str = "api", *, final: bool = False) -> Status:
+        """Label a sample, or correct it; returns its status.
+
+        Args:
+            id_: Sample id.
+            label: Class name.
+            annotator: Name of the annotator.
+            final: Whether the label overrides the votes of others.
+
+        Raises:
+            DataError: If there is no such sample or class.
+        """
+        return self.store.label(id_, label, Actor(annotator), final=final)
+
+    def fit(self) -> str:
+        """Fit a model to the labels so far, see :func:`ssl_diffusion.annotation.loop.fits.fit_job`; returns its name."""
+        from ssl_diffusion.annotation.loop.fits import fit_job
+
+        return fit_job(self)
+
+    def status(self) -> "JobStatus":
+        """Labels, model, accuracy, speed and advice, see :func:`ssl_diffusion.annotation.loop.status.job_status`."""
+        from ssl_diffusion.annotation.loop.snapshot import take_snapshot
+        from ssl_diffusion.annotation.loop.status import job_status
+
+        return job_status(take_snapshot(self))
 
     def save_settings(self, settings: JobSettings) -> None:
         """Replace the settings."""

@@ -54,7 +54,7 @@ def make_app(
         yield
         page.bench.stop()
 
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="ssld labeling page", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.state.page = page
     app.middleware("http")(page.guard)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

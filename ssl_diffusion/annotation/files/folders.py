@@ -1,0 +1,126 @@
+"""Exports that are folders: one folder per class, YOLO classification, Hugging Face datasets, FiftyOne, verdicts."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ssl_diffusion.annotation.files.names import flat_name, folder_name, unique_names
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store.verdicts import verdicts
+from ssl_diffusion.errors import SSLDError
+
+__all__ = ["FOLDERS", "VERDICTS", "fill_verdicts"]
+
+Rows = list[dict[str, Any]]
+VERDICTS = "verdicts"
+
+# Of the roles of samples: the audit only measures models, as a validation split does.
+_SPLITS = {"pool": "train", "audit": "val", "test": "test"}
+_HUGGING_FACE = {"train": "train", "val": "validation", "test": "test"}
+_ROWS = 1000  # of a group of rows in a Parquet file
+
+
+def _per_class(_job: Job, rows: Rows, files: list[Path], folder: Path) -> None:
+    """A folder per class, as `ssld fit --data` and torchvision's ImageFolder read it, and labels.csv with ids and files."""
+    folders = _folders(rows)
+    places = unique_names([f"{folders[row['label']]}/{flat_name(row['id'])}" for row in rows])
+    _copy(files, folder, places)
+    written = {"id": [row["id"] for row in rows], "file": places, "label": [row["label"] for row in rows]}
+    pd.DataFrame(written).to_csv(folder / "labels.csv", index=False)
+
+
+def _yolo(_job: Job, rows: Rows, files: list[Path], folder: Path) -> None:
+    """Folders train, val (the audit) and test, each with a folder per class, as Ultralytics' classifiers read them."""
+    folders = _folders(rows)
+    places = [f"{_SPLITS[row['role']]}/{folders[row['label']]}/{flat_name(row['id'])}" for row in rows]
+    _copy(files, folder, unique_names(places))
+
+
+def _hugging_face(job: Job, rows: Rows, files: list[Path], folder: Path) -> None:
+    """Parquet files with the images inside, which `datasets.load_dataset` reads with classes and splits."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise SSLDError("datasets of Hugging Face need pyarrow: pip install 'ssld[parquet]'") from None
+    names = list(job.store.classes_in_use)
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"names": names, "_type": "ClassLabel"},
+        "id": {"dtype": "string", "_type": "Value"},
+    }
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    facts = {"huggingface": json.dumps({"info": {"features": features}})}
+    schema = pa.schema([("image", image), ("label", pa.int64()), ("id", pa.string())], metadata=facts)
+    (folder / "data").mkdir()
+    for role, split in _SPLITS.items():
+        own = [(row, file) for row, file in zip(rows, files, strict=True) if row["role"] == role]
+        if not own:
+            continue
+        with pq.ParquetWriter(folder / "data" / f"{_HUGGING_FACE[split]}-00000-of-00001.parquet", schema) as writer:
+            for start in range(0, len(own), _ROWS):
+                part = own[start : start + _ROWS]
+                columns = {
+                    "image": [{"bytes": file.read_bytes(), "path": row["id"]} for row, file in part],
+                    "label": [names.index(row["label"]) for row, _ in part],
+                    "id": [row["id"] for row, _ in part],
+                }
+                writer.write_table(pa.table(columns, schema=schema))
+
+
+def _fiftyone(job: Job, rows: Rows, files: list[Path], folder: Path) -> None:
+    """A FiftyOneImageClassificationDataset: the files in `data`, and labels.json with the class of each by its stem."""
+    names = list(job.store.classes_in_use)
+    stems = unique_names([Path(flat_name(row["id"])).stem for row in rows])
+    _copy(files, folder, [f"data/{stem}{file.suffix}" for stem, file in zip(stems, files, strict=True)])
+    labels = {stem: names.index(row["label"]) for stem, row in zip(stems, rows, strict=True)}
+    text = json.dumps({"classes": names, "labels": labels}, ensure_ascii=False)
+    (folder / "labels.json").write_text(text + "\n", encoding="utf-8")
+
+
+FOLDERS: dict[str, Callable[[Job, Rows, list[Path], Path], None]] = {
+    "folder": _per_class,
+    "yolo": _yolo,
+    "huggingface": _hugging_face,
+    "fiftyone": _fiftyone,
+}
+
+
+def fill_verdicts(job: Job, folder: Path) -> int:
+    """Write the pictures that people have judged, and verdicts.csv; returns the number of verdicts.
+
+    Args:
+        job: Job with the verdicts.
+        folder: Folder to write into.
+
+    Example:
+        >>> fill_verdicts(job, Path("verdicts"))  # doctest: +SKIP
+        120
+    """
+    rows = []
+    for verdict in verdicts(job.store):
+        name = f"{verdict.digest}.png"
+        (folder / name).write_bytes(verdict.picture)
+        facts = {"id": verdict.id, "file": name, "verdict": verdict.verdict, "source": verdict.source, "target": verdict.target}
+        label = {"true": verdict.target, "false": verdict.source}.get(verdict.verdict, "")
+        rows.append(facts | {"label": label, "annotator": verdict.annotator, "model": verdict.model, "at": verdict.at})
+    pd.DataFrame(rows).to_csv(folder / "verdicts.csv", index=False)
+    return len(rows)
+
+
+def _folders(rows: Rows) -> dict[str, str]:
+    """Folder name of each class."""
+    # A class may have a name that no folder can have; those that can keep it, also if another would become the same.
+    classes = sorted({row["label"] for row in rows}, key=lambda name: (folder_name(name) != name, name))
+    return dict(zip(classes, unique_names(map(folder_name, classes)), strict=True))
+
+
+def _copy(files: list[Path], folder: Path, places: list[str]) -> None:
+    for place, source in zip(places, files, strict=True):
+        target = folder / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
