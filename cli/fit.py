@@ -41,14 +41,24 @@ class DataOptions:
     panel: ClassVar[str] = "Data"
 
     dataset: Annotated[str | None, DATASET] = None
-    data: Annotated[Path | None, typer.Option(help="Folder with one folder per class, or a CSV file that lists images.")] = None
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder with one folder per class, CSV file that lists images, or Parquet or tar shards: folder, pattern, URL."
+        ),
+    ] = None
+    labels_file: Annotated[
+        Path | None,
+        typer.Option("--labels", help="CSV file with the labels of shards by sample id. Default: those in the shards."),
+    ] = None
+    id_column: Annotated[str | None, typer.Option(help="Column of sample ids in shards.")] = None
     unlabeled: Annotated[
         Path | None,
         typer.Option(help="Folder of further images without labels, also of another domain; its test/ is tested on."),
     ] = None
     image_root: Annotated[Path | None, IMAGE_ROOT] = None
-    image_column: Annotated[str | None, typer.Option(help="CSV column with image paths.")] = None
-    label_column: Annotated[str | None, typer.Option(help="CSV column with labels.")] = None
+    image_column: Annotated[str | None, typer.Option(help="CSV column with image paths; of shards, with images.")] = None
+    label_column: Annotated[str | None, typer.Option(help="Column with labels.")] = None
     label_columns: Annotated[str | None, typer.Option(help="CSV columns with 0/1 labels, comma-separated (multi-label).")] = (
         None
     )
@@ -78,9 +88,12 @@ class DataOptions:
 
     def settings(self) -> Settings:
         """The settings of the recipe that these options change."""
+        from ssl_diffusion.data.shards.places import located
+
         changed: Settings = {
             "data.dataset": self.dataset,
             "data.image_column": self.image_column,
+            "data.id_column": self.id_column,
             "data.label_column": self.label_column,
             "data.label_columns": self.label_columns,
             "data.separator": self.separator,
@@ -92,9 +105,11 @@ class DataOptions:
             "data.data_dir": self.data_dir,
         }
         if self.data is not None:
-            changed |= {"data.path": str(self.data.resolve()), "data.dataset": ""}
+            changed |= {"data.path": located(self.data), "data.dataset": ""}
         elif self.dataset is not None:
             changed["data.path"] = ""
+        if self.labels_file is not None:
+            changed["data.labels"] = str(self.labels_file.resolve())
         if self.unlabeled is not None:
             changed["data.unlabeled"] = str(self.unlabeled.resolve())
         if self.image_root is not None:
@@ -237,6 +252,8 @@ def fit(
       ssld fit --labeled 4000                           (Fashion-MNIST)
 
       ssld fit --data photos/ --labeled 200 --test-fraction 0.2
+
+      ssld fit --data 's3://bucket/pool/*.parquet' --labels labels.csv --labeled 4000
 
       ssld fit --data photos/ --labeled 100 --objective probe --backbone efficientnet-lite0
 

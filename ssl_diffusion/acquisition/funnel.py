@@ -112,7 +112,8 @@ def query_features(
         )
     most = max(candidates if chosen.name.partition(":")[0] not in _READ_ALL else min(candidates, _LOOKED_AT), _SHORTLIST * n)
     way = _way(chosen.name)
-    kept, seen = _narrow(features, [*classes, *(labeled or ())], way, most, random_state, progress)
+    without = {*classes, *(labeled or ()), *_labels_of_shards(run)}
+    kept, seen = _narrow(features, sorted(without), way, most, random_state, progress)
     order = np.argsort(kept.ids, kind="stable")
     ids = kept.ids[order]
     z, p = features.rows(kept.part[order], kept.row[order])
@@ -221,6 +222,12 @@ def _labels_of(run: Run) -> dict[str, str]:
         return {}
     table = read_table(path)
     return dict(zip(table.column("id"), table.column("label"), strict=True))
+
+
+def _labels_of_shards(run: Run) -> list[str]:
+    """Samples that the file of labels of the run's shards names, its test split and what is held out among them."""
+    path = RunFolder(run.path).recipe().data.labels
+    return read_table(Path(path)).column("id") if path else []
 
 
 def _numbers(run: Run, labels: Sequence[str], p: NDArray[np.float32] | None) -> NDArray[np.int64]:

@@ -8,6 +8,8 @@ from ssl_diffusion.data.label_choice import hold_out_test
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.data.settings import LARGEST_SIDE, DataSettings
+from ssl_diffusion.data.shards.loading import load_shards
+from ssl_diffusion.data.shards.places import is_sharded
 from ssl_diffusion.data.unlabeled import with_unlabeled
 from ssl_diffusion.errors import DataError, RecipeError
 from ssl_diffusion.outputs import shown_path
@@ -17,6 +19,8 @@ __all__ = ["check_used", "image_folder", "input_paths", "is_table", "load_pool",
 
 _OF_TABLES: tuple[str, ...] = ("image_root", "image_column", "label_column", "label_columns", "multilabel", "separator")
 _OF_FILES: tuple[str, ...] = ("size", "aspect", "color", "skip_bad")
+_OF_SHARDS: tuple[str, ...] = ("labels", "id_column")
+_NOT_OF_SHARDS: tuple[str, ...] = ("image_root", "label_columns", "multilabel", "separator", "unlabeled")
 _OF_DATASETS: tuple[str, ...] = ("data_dir",)
 
 
@@ -60,13 +64,15 @@ def check_used(data: DataSettings) -> None:
     if not data.separator:
         raise RecipeError("--separator (data.separator) must not be empty: name the text between labels, such as |")
     if data.dataset:
-        what, unused = f"the data set {data.dataset!r}", _OF_TABLES + _OF_FILES
+        what, unused = f"the data set {data.dataset!r}", _OF_TABLES + _OF_FILES + _OF_SHARDS
+    elif is_sharded(data.path):
+        what, unused = f"the shards {shown_path(data.path)}", _OF_DATASETS + _NOT_OF_SHARDS
     elif is_table(Path(data.path)):
-        what, unused = f"the CSV file {shown_path(data.path)}", _OF_DATASETS
+        what, unused = f"the CSV file {shown_path(data.path)}", _OF_DATASETS + _OF_SHARDS
         if not data.multilabel or data.label_columns:
             unused += ("separator",)
     else:
-        what, unused = f"the folder {shown_path(data.path)}", _OF_TABLES + _OF_DATASETS
+        what, unused = f"the folder {shown_path(data.path)}", _OF_TABLES + _OF_DATASETS + _OF_SHARDS
     # What runs on data sets have is 0, and recipes for files are used for some of them.
     chosen: dict[str, Any] = {name: value for name in ("aspect", "color") if (value := getattr(data, name)) == "auto"}
     default = DataSettings(size=min(data.size, 0), **chosen)
@@ -86,7 +92,8 @@ def load_pool(
     """Read the images that a recipe names.
 
     Args:
-        data: Section [data] of a recipe: a data set by name, or the path of a folder or a CSV file, and how to read it.
+        data: Section [data] of a recipe: a data set by name, or the path of a folder, a CSV file or shards, and how to
+            read it.
         cache_dir: Folder of named data sets, read from and downloaded to; None takes the user's cache.
         max_memory: Bytes of images beyond which the pool is memory-mapped; None keeps it in memory.
         progress: Callback for the number of images read.
@@ -110,6 +117,8 @@ def load_pool(
     if data.dataset:
         data_dir = Path(data.data_dir) if data.data_dir else None
         pool = load_dataset(data.dataset, data_dir=data_dir, cache_dir=cache_dir, max_memory=max_memory)
+    elif is_sharded(data.path):
+        pool = load_shards(data, max_memory=max_memory, progress=reading)
     elif is_table(Path(data.path)):
         pool = load_csv(
             Path(data.path),

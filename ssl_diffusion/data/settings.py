@@ -18,7 +18,11 @@ class DataSettings(Settings):
     dataset: str = ""
     """Name of a published data set."""
     path: str = ""
-    """Folder of images, or CSV file that lists them."""
+    """Folder of images, CSV file that lists them, or Parquet or tar shards: a folder, a pattern or a URL of fsspec."""
+    labels: str = ""
+    """CSV file with the labels of shards by sample id; "" takes those in the shards."""
+    id_column: str = ""
+    """Column of the sample ids in shards; "" finds it by its usual name."""
     unlabeled: str = ""
     """Folder of further images without labels, also of another domain; those in its `test/` are the test split."""
     image_root: str = ""
@@ -52,7 +56,7 @@ class DataSettings(Settings):
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The settings; those that came later only where they are not what was done before, so that runs stay the same runs."""
         values: dict[str, Any] = handler(self)
-        later = {"aspect": "squeeze", "color": "files", "unlabeled": ""}
+        later = {"aspect": "squeeze", "color": "files", "unlabeled": "", "labels": "", "id_column": ""}
         return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
 from ssl_diffusion.data.loading import check_used, input_paths, load_pool, with_size_of
 from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.shards.places import located
 from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
 from ssl_diffusion.machine import memory_bytes, resolve_accelerator
 from ssl_diffusion.progress import log_to
@@ -369,7 +370,7 @@ def _resolve(recipe: Recipe, pool: Pool) -> Recipe:
         _log.info("gray images are not mirrored in training (--flip on mirrors them)")
     flip: Literal["on", "off"] = "on" if flips else "off"
     data = with_size_of(pool, recipe.data)
-    places = {name: str(Path(place).resolve()) for name in ("path", "unlabeled") if (place := getattr(data, name))}
+    places = {name: located(place) for name in ("path", "unlabeled", "labels") if (place := getattr(data, name))}
     data = data.replace(**places)
     return recipe.replace(data=data, augmentation=a.replace(policy=kind, flip=flip))
 

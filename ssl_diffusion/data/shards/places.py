@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from ssl_diffusion.data.images import ENDINGS as IMAGE_ENDINGS
 from ssl_diffusion.errors import DataError, first_line
 from ssl_diffusion.outputs import shown_path
 
@@ -76,7 +77,7 @@ class Place:
 
 
 def is_sharded(given: str | os.PathLike[str]) -> bool:
-    """Whether a path, pattern or URL names shards: by its ending, or because it is a folder that holds some.
+    """Whether a path, pattern or URL names shards: by its ending, or because it is a folder that holds some, and no images.
 
     Example:
         >>> is_sharded("pool/*.parquet"), is_sharded("s3://bucket/{000..127}.tar"), is_sharded("labels.csv")
@@ -91,7 +92,10 @@ def is_sharded(given: str | os.PathLike[str]) -> bool:
         return False
     try:
         with os.scandir(text) as entries:
-            return any(entry.name.lower().endswith(ENDINGS) and not entry.name.startswith(".") for entry in entries)
+            there = [entry for entry in entries if not entry.name.startswith(".")]
+        if any(entry.is_dir() or entry.name.lower().endswith(IMAGE_ENDINGS) for entry in there):
+            return False  # a folder of images, in which a tar file was left
+        return any(entry.name.lower().endswith(ENDINGS) for entry in there)
     except OSError:
         return False
 
@@ -153,7 +157,7 @@ def located(given: str | os.PathLike[str]) -> str:
         's3://bucket/*.parquet'
     """
     text = os.fspath(given)
-    return text if "://" in text else os.path.abspath(text)
+    return text if "://" in text else str(Path(text).resolve())
 
 
 @contextmanager
