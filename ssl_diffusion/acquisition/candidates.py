@@ -37,6 +37,7 @@ class Candidates:
         labeled_images: Images of the labeled samples, uint8 (m, C, H, W); None likewise.
         model: Joint diffusion model; None if there is none to ask.
         precision: Precision of the model, "fp32" or "bf16".
+        none: Number of the class that means none of the others (:mod:`ssl_diffusion.acquisition.open_pool`); None without one.
     """
 
     representation: NDArray[np.float32] | ProjectedRows
@@ -49,6 +50,7 @@ class Candidates:
     labeled_images: NDArray[np.uint8] | None = None
     model: JointDiffusion | None = None
     precision: str = "fp32"
+    none: int | None = None
 
     @classmethod
     def of(
@@ -61,6 +63,7 @@ class Candidates:
         rng: np.random.Generator,
         probabilities: NDArray[np.float32] | None = None,
         model: JointDiffusion | None = None,
+        none: int | None = None,
     ) -> "Candidates":
         """What strategies see of a pool whose representation is known.
 
@@ -75,6 +78,7 @@ class Candidates:
                 there is a label it has none.
             model: Model that strategies may ask about images; None if there is none with these probabilities. A model whose
                 backbone does not read these images is left out.
+            none: Number of the class that means none of the others; None without one.
         """
         if probabilities is None and pool.probabilities is not None:
             probabilities = pool.probabilities[open_]
@@ -89,6 +93,7 @@ class Candidates:
             labeled_images=pool.images[known],
             model=None if model is None or gradient_fault(model) else model,
             precision=pool.precision,
+            none=none,
         )
 
     def __len__(self) -> int:

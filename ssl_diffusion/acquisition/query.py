@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ssl_diffusion.acquisition.batch_selection import best, in_proportion
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.names import get_variant, strategy_for
+from ssl_diffusion.acquisition.open_pool import measures, none_to_avoid, purest
 from ssl_diffusion.acquisition.pool_map import Overview, overview
 from ssl_diffusion.acquisition.registry import Choice, Strategy
 from ssl_diffusion.data.pool import Pool
@@ -194,6 +195,7 @@ def query(
     )
     at, rng = np.arange(len(embedded.images)), np.random.default_rng(random_state)
     candidates = Candidates.of(embedded, at[: len(open_)], at[len(open_) :], classes, k, rng, model=run.model)
+    candidates = replace(candidates, none=none_to_avoid(run.classes, classes) if k else None)
     choice = choose(chosen, candidates, n, power=power)
     batch = QueryBatch.from_choice(choice, candidates, pool.ids[open_], run.classes, chosen.name, reason, random_state)
     return replace(batch, overview=overview(candidates, choice, map_by)) if map_by is not None else batch
@@ -215,6 +217,8 @@ def choose(strategy: Strategy | str, candidates: Candidates, n: int, *, power: f
         >>> chosen = choose("margin", candidates, 10)  # doctest: +SKIP
     """
     strategy = get_variant(strategy) if isinstance(strategy, str) else strategy
+    if candidates.none is not None and not measures(strategy.name):
+        return _choose_of_classes(strategy, candidates, n, power)
     if not np.isfinite(candidates.representation[: 2**12]).all():
         raise DataError("representations are not finite: the model or an image is damaged")
     if n > len(candidates):
@@ -240,6 +244,17 @@ def choose(strategy: Strategy | str, candidates: Candidates, n: int, *, power: f
     if broken:
         raise SSLDError(f"the strategy {strategy.name} broke its contract: {n} distinct picks with finite utilities")
     return choice
+
+
+def _choose_of_classes(strategy: Strategy, candidates: Candidates, n: int, power: float | None) -> Choice:
+    """The choice of a strategy among the candidates that most probably are of a class; the others have the lowest utility."""
+    if n > len(candidates):
+        _log.warning("only %d samples are left, %d were asked for", len(candidates), n)
+    inner, rows = purest(candidates, min(n, len(candidates)))
+    choice = choose(strategy, inner, min(n, len(candidates)), power=power)
+    utilities = np.full(len(candidates), float(choice.utilities.min()))
+    utilities[rows] = choice.utilities
+    return replace(choice, picks=rows[choice.picks], utilities=utilities)
 
 
 def _named(

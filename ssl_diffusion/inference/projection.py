@@ -54,6 +54,14 @@ class ProjectedRows:
         rows = project(np.asarray(self._base[np.atleast_1d(at)]))
         return rows if np.ndim(at) else rows[0]
 
+    def take(self, rows: NDArray[np.int64]) -> "ProjectedRows":
+        """Some of the rows, still to be projected.
+
+        Args:
+            rows: Row numbers, int64 (m,).
+        """
+        return ProjectedRows(self._base, self._at[rows])
+
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.float32]:
         values = allocate(self.shape, np.float32, IN_MEMORY)
         for start in range(0, len(self), BLOCK):

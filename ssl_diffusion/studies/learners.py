@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
+from ssl_diffusion.acquisition.open_pool import none_of, none_to_avoid
 from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.inference.embedded_pool import EmbeddedPool
@@ -25,6 +26,7 @@ from ssl_diffusion.inference.predict import predict_logits, probabilities
 from ssl_diffusion.inference.run_rows import model_rows
 from ssl_diffusion.machine import Device
 from ssl_diffusion.settings import LARGEST_SEED
+from ssl_diffusion.studies.scenario import tested
 from ssl_diffusion.studies.settings import StudySettings
 from ssl_diffusion.training.fit import FitOptions, fit_model
 from ssl_diffusion.training.recipe import Recipe
@@ -106,7 +108,9 @@ class _Probe:
         p = probabilities(self.frozen.logits(self.probe, open_), multilabel=False)
         assert self.frozen.model is not None
         model = self.frozen.model.with_linear_head(self.probe.weight, self.probe.bias)
-        return Candidates.of(self.frozen, open_, known, classes, k, rng, p, model)
+        return Candidates.of(
+            self.frozen, open_, known, classes, k, rng, p, model, none=none_to_avoid(self.pool.classes, classes)
+        )
 
 
 class _Joint:
@@ -186,7 +190,7 @@ class _SelfTraining:
 
     def candidates(self, open_: NDArray[np.int64], known: NDArray[np.int64], rng: np.random.Generator) -> Candidates:
         k, p = len(self.pool.classes), self._probabilities(open_)
-        return Candidates.of(self.frozen, open_, known, self.pool.labels[known], k, rng, p)
+        return Candidates.of(self.frozen, open_, known, self.pool.labels[known], k, rng, p, none=none_of(self.pool.classes))
 
 
 def blind_candidates(
@@ -194,7 +198,8 @@ def blind_candidates(
 ) -> Candidates:
     """What strategies see before there is a classifier."""
     labels = shared.pool.labels[known]
-    return Candidates.of(shared.frozen, open_, known, labels, 0, rng, model=shared.frozen.model)
+    none = none_to_avoid(shared.pool.classes, labels)
+    return Candidates.of(shared.frozen, open_, known, labels, 0, rng, model=shared.frozen.model, none=none)
 
 
 class ProbeRefits:
@@ -217,10 +222,10 @@ class ProbeRefits:
         return self._learner.candidates(open_, self._known, rng)
 
     def test_logits(self, known: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Class logits of the test split, (n, K), after a refit with the labels at these positions."""
+        """Class logits of the test images of these classes, (n, K), after a refit with the labels at these positions."""
         probe = _Probe(self._shared, self._seed)
         probe.fit(known)
-        return probe.logits()
+        return probe.logits()[tested(self._shared.pool), : none_of(self._shared.pool.classes)]
 
 
 def learner_of(refit: str, shared: Shared, settings: StudySettings, seed: int) -> Learner:

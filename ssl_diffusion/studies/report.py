@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def write_report(path: Path, cache_dir: Path | None = None, highlight: Sequence[
         page.render(
             title=f"Label efficiency on {pool.name}",
             subtitle=f"{len(settings.strategies)} strategies, {settings.budgets[0]:,} to {settings.budgets[-1]:,} labels,"
-            f" {seeds} paired seeds, {len(pool.test):,} test images",
+            f" {seeds} paired seeds, {len(pool.test):,} test images{_scenario(settings)}",
             missing=[(trial.name, folder.failure(trial) or "not run yet") for trial in missing],
             total=len(trials_of(settings)),
             baseline=settings.baseline,
@@ -96,6 +96,18 @@ def write_report(path: Path, cache_dir: Path | None = None, highlight: Sequence[
         ),
     )
     return path / "report.html"
+
+
+def _scenario(settings: StudySettings) -> str:
+    """What is harder than in the data, in words."""
+    said = []
+    if settings.foreign:
+        said.append(f"images of {', '.join(settings.foreign)} are none of the classes")
+    if settings.long_tail > 1:
+        said.append(f"the largest class has {settings.long_tail:g} times the images of the smallest")
+    if settings.label_noise:
+        said.append(f"{100 * settings.label_noise:g} % of the labels are wrong")
+    return "".join(f"; {text}" for text in said)
 
 
 def _part(
@@ -215,7 +227,7 @@ def _power(areas: pd.DataFrame, baseline: str) -> dict[str, Any]:
 
 
 def _costs(rounds: pd.DataFrame) -> dict[str, Any]:
-    rows = []
+    rows, more = [], _extra(rounds)
     for strategy in dict.fromkeys(rounds["strategy"]):
         part = rounds[rounds["strategy"] == strategy]
         seeds = part["seed"].nunique()
@@ -231,10 +243,36 @@ def _costs(rounds: pd.DataFrame) -> dict[str, Any]:
                 f"{part['query_seconds'].sum() / seeds:.1f}",
                 f"{part['train_seconds'].sum() / seeds:.1f}",
                 f"{100 * last['ece'].mean():.1f}",
+                *(text(part) for text in more.values()),
             ]
         )
     columns = ["strategy", "chose by", "classes missing at first", "balance in the end", "choosing, s", "training, s", "ECE, %"]
-    return {"columns": columns, "rows": rows}
+    return {"columns": [*columns, *more], "rows": rows}
+
+
+def _extra(rounds: pd.DataFrame) -> dict[str, Callable[[pd.DataFrame], str]]:
+    """Columns of studies with foreign images or a long tail, and what they say of the rounds of a strategy."""
+    budgets = sorted(set(rounds["n_labeled"]))
+    found: dict[str, Callable[[pd.DataFrame], str]] = {}
+    if "foreign" in rounds:
+        third = budgets[min(2, len(budgets) - 1)]
+
+        def wasted(part: pd.DataFrame) -> str:
+            mean = part.groupby("n_labeled")["foreign"].mean()
+            later = budgets[-1] - third
+            return f"{100 * (mean[budgets[-1]] - mean[third]) / later:.1f}" if later else ""
+
+        found["none of these, %"] = lambda part: f"{100 * _last(part)['foreign'].mean() / budgets[-1]:.1f}"
+        found["after round 3, %"] = wasted
+    if "macro_accuracy" in rounds:
+        found["mean over classes, %"] = lambda part: f"{100 * _last(part)['macro_accuracy'].mean():.1f}"
+        found["labels of rare classes"] = lambda part: f"{_last(part)['rare_labels'].mean():.1f}"
+    return found
+
+
+def _last(part: pd.DataFrame) -> pd.DataFrame:
+    last: pd.DataFrame = part[part["n_labeled"] == part["n_labeled"].max()]
+    return last
 
 
 def _chosen(picks: pd.DataFrame, pool: Pool, baseline: str, areas: pd.DataFrame) -> list[dict[str, Any]]:

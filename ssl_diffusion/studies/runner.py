@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ssl_diffusion.data.loading import input_paths, load_pool, settled_as, with_size_of
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, Interrupted, RunError
 from ssl_diffusion.machine import package_versions, source_commit
@@ -23,6 +24,7 @@ from ssl_diffusion.studies.attempts import Outcome, StudyFolder, attempt
 from ssl_diffusion.studies.engines.local import local_outcomes
 from ssl_diffusion.studies.engines.ray import ray_outcomes
 from ssl_diffusion.studies.learners import Shared, prepare
+from ssl_diffusion.studies.scenario import trial_pool
 from ssl_diffusion.studies.settings import StudySettings
 from ssl_diffusion.studies.trial import Trial, eligible_positions, save_failure, trials_of
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
@@ -92,7 +94,7 @@ def run_study(
     options = replace(options, cache=options.cache or DenoiserCache(default_cache_dir()))
     pool = load_pool(settings.recipe.data, cache_dir=options.cache_dir, progress=options.progress)
     settings = _with_data(settings, with_size_of(pool, settings.recipe.data))
-    if settings.budgets[-1] > (n := len(eligible_positions(pool))):
+    if settings.budgets[-1] > (n := _smallest_pool(pool, settings)):
         raise DataError(
             f"a budget of {settings.budgets[-1]} labels is larger than the {n} labeled training images of {pool.name!r}"
         )
@@ -126,6 +128,13 @@ def run_study(
         for place in (out, out / "trials"):
             remove_temporary(place)
     return folder
+
+
+def _smallest_pool(pool: Pool, settings: StudySettings) -> int:
+    """Number of images that can be asked about, in the trial that has the fewest."""
+    eligible_positions(pool)
+    seeds = range(settings.first_seed, settings.first_seed + (settings.seeds if settings.long_tail > 1 else 1))
+    return min(len(eligible_positions(trial_pool(pool, settings, seed))) for seed in seeds)
 
 
 def _with_data(settings: StudySettings, data: DataSettings) -> StudySettings:

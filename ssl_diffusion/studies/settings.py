@@ -59,10 +59,18 @@ class StudySettings(SettingsWithRecipe):
     start from a random set of the seed, as all do without it."""
     warm_steps: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Training steps of a warm refit, as a fraction of the recipe's."""
+    foreign: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
+    """Classes whose images stay in the pool, but are none of the classes: the annotator says "none of these", and they are not
+    tested. For probe and self-training refits."""
+    long_tail: Annotated[float, Field(ge=1, le=100_000)] = 1.0
+    """Ratio of the largest class of the pool to the smallest, with those between on an exponential curve; which are rare is
+    drawn with the seed of the trial. 1 leaves the pool as it is. For probe and self-training refits."""
+    label_noise: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    """Probability that the annotator takes an image for one of the other classes."""
     baseline: str = "random"
     """Strategy that the others are compared with."""
 
-    @field_validator("strategies", "refits")
+    @field_validator("strategies", "refits", "foreign")
     @classmethod
     def _check_distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if double := [name for name in names if names.count(name) > 1]:
@@ -97,7 +105,13 @@ class StudySettings(SettingsWithRecipe):
             raise ValueError(
                 f"the oracle refits a hundred times a round, which only a probe allows: leave it or refit {others[0]!r} out"
             )
-        if self.recipe.backbone.name not in ("none", "auto") and (trained := sorted({"scratch", "warm"} & {*self.refits})):
+        trained = sorted({"scratch", "warm"} & {*self.refits})
+        if trained and (self.foreign or self.long_tail > 1):
+            changed = "foreign" if self.foreign else "long_tail"
+            raise ValueError(
+                f"refit {trained[0]!r} trains on all images of the pool, which {changed} changes: leave out one of the two"
+            )
+        if self.recipe.backbone.name not in ("none", "auto") and trained:
             raise ValueError(f"refit {trained[0]!r} trains its own head, which reads no backbone yet: leave out one of the two")
         if self.first_seed + self.seeds - 1 > LARGEST_SEED:
             raise ValueError(f"first_seed is too large for {self.seeds} seeds; the last one may be {LARGEST_SEED}")

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.adapters.from_activeml import foreign_strategy, is_foreign
 from ssl_diffusion.acquisition.names import strategy_for
+from ssl_diffusion.acquisition.open_pool import none_of
 from ssl_diffusion.acquisition.query import choose
 from ssl_diffusion.acquisition.registry import Choice, Strategy
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RunError, StateError
-from ssl_diffusion.inference.metrics import classification_metrics
 from ssl_diffusion.storage import atomic_folder, atomic_write_text, read_regular, verify_checksums, write_checksums
 from ssl_diffusion.studies.learners import Learner, ProbeRefits, Shared, blind_candidates, learner_of
 from ssl_diffusion.studies.oracle import ORACLE, oracle_choice
+from ssl_diffusion.studies.scenario import metrics_of, round_facts, tested, trial_pool
 from ssl_diffusion.studies.settings import StudySettings
 
 __all__ = ["Trial", "TrialResult", "run_trial", "trials_of"]
@@ -59,7 +60,8 @@ class TrialResult:
     Attributes:
         rounds: one row a budget: refit, strategy, seed, n_labeled, accuracy, nll, ece, missing_classes, balance (entropy of
             the classes of all labels so far over that of equal shares, in [0, 1]), train_seconds, query_seconds, used (the
-            strategy that chose the labels added in this round).
+            strategy that chose the labels added in this round); with foreign classes also foreign (labels so far that say "none
+            of these"), with a long tail macro_accuracy and rare_labels (of the rarest third of the classes).
         picks: one row a label in order of choice: refit, strategy, seed, n_labeled, rank, id, label, utility,
             selection_probability.
     """
@@ -127,10 +129,11 @@ def trials_of(settings: StudySettings) -> list[Trial]:
 
 def run_trial(trial: Trial, settings: StudySettings, shared: Shared) -> TrialResult:
     """Run a trial; the same trial gives the same result, whatever ran before it."""
-    pool = shared.pool
+    pool = trial_pool(shared.pool, settings, trial.seed)
+    shared = replace(shared, pool=pool)
+    none = none_of(pool.classes)
     eligible = eligible_positions(pool)
     eligible = eligible[np.argsort(pool.ids[eligible], kind="stable")]
-    test_labels = pool.labels[pool.test]
     learner: Learner | None = None
     known = np.zeros(0, dtype=np.int64)
     rounds: list[dict[str, Any]] = []
@@ -152,17 +155,18 @@ def run_trial(trial: Trial, settings: StudySettings, shared: Shared) -> TrialRes
         began = time.perf_counter()
         learner.fit(known)
         train_seconds = time.perf_counter() - began
-        counts = np.bincount(pool.labels[known], minlength=len(pool.classes))
+        counts = np.delete(np.bincount(pool.labels[known], minlength=len(pool.classes)), [] if none is None else none)
         rounds.append(
             {
                 **key,
                 "n_labeled": budget,
-                **classification_metrics(learner.logits(), test_labels),
+                **metrics_of(learner.logits(), pool, tail=settings.long_tail > 1),
                 "missing_classes": int((counts == 0).sum()),
                 "balance": balance(counts),
                 "train_seconds": round(train_seconds, 3),
                 "query_seconds": round(query_seconds, 3),
                 "used": used,
+                **round_facts(pool, known, settings),
             }
         )
     return TrialResult(pd.DataFrame(rounds), pd.DataFrame(picks))
@@ -199,10 +203,12 @@ def _choose(
 ) -> tuple[Choice, str]:
     """The next labels, and the strategy that chose them."""
     if trial.strategy == ORACLE:
-        test_labels = shared.pool.labels[shared.pool.test]
+        test_labels = shared.pool.labels[shared.pool.test][tested(shared.pool)]
         return oracle_choice(ProbeRefits(shared, learner, known, trial.seed), open_, known, test_labels, n, rng)
     if learner is not None:
-        strategy = _strategy(trial.strategy, len(known), len(shared.pool.classes))
+        none = none_of(shared.pool.classes)
+        of_classes = int((shared.pool.labels[known] != none).sum()) if none is not None else len(known)
+        strategy = _strategy(trial.strategy, of_classes, len(shared.pool.classes) - (none is not None))
         return choose(strategy, learner.candidates(open_, known, rng), n), strategy.name
     strategy = _strategy(trial.strategy, 0, 0)
     if strategy.needs != "images" or not settings.cold_start:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.names import strategy_for
+from ssl_diffusion.acquisition.open_pool import none_of, none_to_avoid
 from ssl_diffusion.acquisition.query import QueryBatch, choose
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.snapshot import Snapshot, take_snapshot
@@ -112,9 +113,10 @@ def choose_round(snapshot: Snapshot, n: int | None = None, strategy: str | None 
     seed = job.settings.seed + number if seed is None else seed
     known, classes = state.training
     # Pixels say little about classes: without a model "auto" covers them.
-    k = len(state.in_use) if classifier is not None and model.knows_classes else 0
+    none = none_of(names)
+    k = len(state.in_use) - (none is not None) if classifier is not None and model.knows_classes else 0
     name = job.settings.strategy if strategy is None else strategy
-    chosen, reason = strategy_for(name, len(known), k)
+    chosen, reason = strategy_for(name, int((classes != none).sum()) if none is not None else len(known), k)
     ids, touched, carried = job.store.ids, queries.touched(job.store), _carried(snapshot)
     audit = _audit(job, n, touched)
     open_ = np.setdiff1d(job.store.of_role("pool"), touched, assume_unique=True)
@@ -127,8 +129,9 @@ def choose_round(snapshot: Snapshot, n: int | None = None, strategy: str | None 
         open_ = job.store.by_id(open_)
         p = classifier.probabilities(open_) if classifier is not None else None
         rng = np.random.default_rng(seed)
+        avoided = none_to_avoid(names, classes, state.in_use)
         with_head = classifier.model if classifier is not None else None
-        candidates = Candidates.of(model.frozen, open_, known, classes, len(names), rng, p, with_head)
+        candidates = Candidates.of(model.frozen, open_, known, classes, len(names), rng, p, with_head, avoided)
         choice = choose(chosen, candidates, max(1, min(len(open_), n - len(audit))))
         batch = QueryBatch.from_choice(choice, candidates, ids[open_], names, chosen.name, reason, seed)
     entries = [leases.QueueEntry(int(i), _CARRIED) for i in carried]
