@@ -38,6 +38,7 @@ class Candidates:
         model: Joint diffusion model; None if there is none to ask.
         precision: Precision of the model, "fp32" or "bf16".
         none: Number of the class that means none of the others (:mod:`ssl_diffusion.acquisition.open_pool`); None without one.
+        asked_again: Whether each labeled sample was asked for twice already, bool (m,); None where one cannot ask again.
     """
 
     representation: NDArray[np.float32] | ProjectedRows
@@ -51,6 +52,7 @@ class Candidates:
     model: JointDiffusion | None = None
     precision: str = "fp32"
     none: int | None = None
+    asked_again: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(

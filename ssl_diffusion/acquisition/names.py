@@ -1,4 +1,4 @@
-"""Strategies with another way from utilities to a batch: `NAME:top`, `NAME:diverse`, `NAME:power` and `NAME:sampled`.
+"""Strategies with another way from utilities to a batch, as `NAME:top` or `NAME:diverse`: see :data:`VARIANTS`.
 
 A strategy is a measure of usefulness and a way to choose by it. What the measure itself is worth, and what the choice adds, is
 seen when one is changed and the other kept.
@@ -11,10 +11,14 @@ import numpy as np
 
 from ssl_diffusion.acquisition.batch_selection import best, diverse, finite, in_proportion, shortlist, with_chance
 from ssl_diffusion.acquisition.candidates import Candidates
+from ssl_diffusion.acquisition.label_doubts import suspicious_labels
 from ssl_diffusion.acquisition.registry import Choice, Strategy, get_strategy
 from ssl_diffusion.errors import SSLDError, nearest_names, shown
 
 __all__ = ["AUTO_RULE", "VARIANTS", "get_variant", "strategy_for"]
+
+
+_AGAIN = 0.2  # of a batch
 
 
 def _top(c: Candidates, found: Choice, n: int) -> Choice:
@@ -25,6 +29,23 @@ def _diverse(c: Candidates, found: Choice, n: int) -> Choice:
     rows = shortlist(found.utilities, n, c.rng)
     u = found.utilities - min(0.0, float(found.utilities.min()))
     return diverse(c.representation[rows], u, n, c.rng, rows)
+
+
+def _balanced(c: Candidates, found: Choice, n: int) -> Choice:
+    if c.probabilities is None:
+        return found if len(found.picks) == n else best(found.utilities, n, c.rng)
+    k = c.probabilities.shape[1]
+    rare = 1 / (1 + np.bincount(c.labeled_classes, minlength=k)[:k])
+    u = (found.utilities - min(0.0, float(found.utilities.min()))) * (c.probabilities @ rare)
+    rows = shortlist(u, n, c.rng)
+    return diverse(c.representation[rows], u, n, c.rng, rows)
+
+
+def _relabel(c: Candidates, found: Choice, n: int) -> Choice:
+    again = suspicious_labels(c)[: int(_AGAIN * n)]
+    picks = found.picks[: n - len(again)] if len(found.picks) else best(found.utilities, n - len(again), c.rng).picks
+    probabilities = found.probabilities[: len(picks)] if len(found.picks) else np.ones(len(picks))
+    return Choice(picks, found.utilities, probabilities, again=again)
 
 
 def _power(c: Candidates, found: Choice, n: int) -> Choice:
@@ -43,6 +64,14 @@ VARIANTS: dict[str, tuple[str, Callable[[Candidates, Choice, int], Choice]]] = {
     "sampled": (
         "drawn in proportion to utility, one in five uniformly at random, so that the labels can measure the model",
         _sampled,
+    ),
+    "balanced": (
+        "as diverse, utilities times how rare the labels of the predicted classes are so far: for long tails",
+        _balanced,
+    ),
+    "relabel": (
+        "up to a fifth of the batch asks again for labels that the others contradict, where one can ask again",
+        _relabel,
     ),
     "power": ("drawn in proportion to utility (Kirsch et al. 2021, arXiv 2106.12059)", _power),
 }
@@ -90,8 +119,12 @@ def strategy_for(name: str, n_labeled: int, n_classes: int) -> tuple[Strategy, s
     Raises:
         SSLDError: if there is no such strategy; names the nearest.
     """
-    if name != "auto":
+    base, colon, variant = name.partition(":")
+    if base != "auto":
         return get_variant(name), f"{name}, as asked for"
+    if colon:
+        chosen, reason = strategy_for(base, n_labeled, n_classes)
+        return get_variant(f"{chosen.name}:{variant}"), reason
     if not n_classes:
         return get_variant("typiclust"), "typiclust: there is no classifier yet, so cover the pool"
     labels = f"{n_labeled} labels for {n_classes} classes"

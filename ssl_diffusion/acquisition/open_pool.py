@@ -128,4 +128,5 @@ def _without(c: Candidates, rows: NDArray[np.int64]) -> Candidates:
         images=None if c.images is None else SelectedRows(c.images, rows),
         labeled_images=None if c.labeled_images is None else c.labeled_images[kept],
         none=None,
+        asked_again=None if c.asked_again is None else c.asked_again[kept],
     )

@@ -233,12 +233,14 @@ def choose(strategy: Strategy | str, candidates: Candidates, n: int, *, power: f
     else:
         assert strategy.batch is not None
         choice = strategy.batch(candidates, n)
+    new = n - (len(choice.again) if candidates.asked_again is not None else 0)
     broken = (
-        choice.picks.shape != (n,)
-        or len(np.unique(choice.picks)) != n
+        choice.picks.shape != (new,)
+        or len(np.unique(choice.picks)) != new
+        or len(np.unique(choice.again)) != n - new
         or choice.utilities.shape != (len(candidates),)
         or not np.isfinite(choice.utilities).all()
-        or len(choice.notes) not in (0, n)
+        or len(choice.notes) not in (0, new)
         or not ((choice.probabilities > 0) & (choice.probabilities <= 1 + 1e-9)).all()
     )
     if broken:
@@ -254,7 +256,8 @@ def _choose_of_classes(strategy: Strategy, candidates: Candidates, n: int, power
     choice = choose(strategy, inner, min(n, len(candidates)), power=power)
     utilities = np.full(len(candidates), float(choice.utilities.min()))
     utilities[rows] = choice.utilities
-    return replace(choice, picks=rows[choice.picks], utilities=utilities)
+    again = np.flatnonzero(candidates.labeled_classes != candidates.none)[choice.again]
+    return replace(choice, picks=rows[choice.picks], utilities=utilities, again=again)
 
 
 def _named(

@@ -8,7 +8,7 @@ not known or all names are listed. The tests of :class:`ssl_diffusion.testing.St
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,12 +43,15 @@ class Choice:
         probabilities: Probability of each pick, given the picks before it, float64 (n,); 1 where nothing was left to
             chance.
         notes: a few words about each pick, what the strategy saw in it, (n,); empty if it has nothing to say.
+        again: Positions among the labeled samples of those to ask for again instead of for new ones, int64 (k,); the batch has
+            k samples less then. For candidates with `asked_again` only.
     """
 
     picks: NDArray[np.int64]
     utilities: NDArray[np.float64]
     probabilities: NDArray[np.float64]
     notes: tuple[str, ...] = ()
+    again: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 Score = Callable[[Candidates], NDArray[np.floating[Any]]]

@@ -14,7 +14,7 @@ from ssl_diffusion.errors import DataError, nearest_names, shown
 from ssl_diffusion.inference.metrics import classification_metrics
 from ssl_diffusion.studies.settings import StudySettings
 
-__all__ = ["metrics_of", "round_facts", "tested", "trial_pool"]
+__all__ = ["answers_again", "metrics_of", "round_facts", "tested", "trial_pool"]
 
 _RARE = 1 / 3  # of the classes
 
@@ -79,6 +79,19 @@ def _with_errors(
     given = labels.copy()
     given[wrong] = (given[wrong] + rng.integers(1, n_classes, len(wrong))) % n_classes
     return given
+
+
+def answers_again(truth: NDArray[np.int64], n_classes: int, rate: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Second answers of the annotator, which err as often as the first, int64 (m,).
+
+    Args:
+        truth: Classes of the samples, int64 (m,).
+        n_classes: Number of classes, K.
+        rate: Probability of an error.
+        rng: Random generator.
+    """
+    wrong = rng.random(len(truth)) < rate
+    return np.where(wrong, (truth + rng.integers(1, n_classes, len(truth))) % n_classes, truth)
 
 
 def tested(pool: Pool) -> NDArray[np.bool_]:

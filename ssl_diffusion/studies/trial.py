@@ -27,7 +27,7 @@ from ssl_diffusion.errors import DataError, RunError, StateError
 from ssl_diffusion.storage import atomic_folder, atomic_write_text, read_regular, verify_checksums, write_checksums
 from ssl_diffusion.studies.learners import Learner, ProbeRefits, Shared, blind_candidates, learner_of
 from ssl_diffusion.studies.oracle import ORACLE, oracle_choice
-from ssl_diffusion.studies.scenario import metrics_of, round_facts, tested, trial_pool
+from ssl_diffusion.studies.scenario import answers_again, metrics_of, round_facts, tested, trial_pool
 from ssl_diffusion.studies.settings import StudySettings
 
 __all__ = ["Trial", "TrialResult", "run_trial", "trials_of"]
@@ -61,7 +61,8 @@ class TrialResult:
         rounds: one row a budget: refit, strategy, seed, n_labeled, accuracy, nll, ece, missing_classes, balance (entropy of
             the classes of all labels so far over that of equal shares, in [0, 1]), train_seconds, query_seconds, used (the
             strategy that chose the labels added in this round); with foreign classes also foreign (labels so far that say "none
-            of these"), with a long tail macro_accuracy and rare_labels (of the rarest third of the classes).
+            of these"), with a long tail macro_accuracy and rare_labels (of the rarest third of the classes), with errors
+            asked_again (labels so far that were asked for twice).
         picks: one row a label in order of choice: refit, strategy, seed, n_labeled, rank, id, label, utility,
             selection_probability.
     """
@@ -93,7 +94,7 @@ class TrialResult:
                     raise ValueError(f"it has no column {absent[0]!r}")
             whole = (
                 rounds["n_labeled"].tolist() == list(budgets)
-                and len(picks) == budgets[-1]
+                and len(picks) == budgets[-1] - (int(rounds["asked_again"].iloc[-1]) if "asked_again" in rounds else 0)
                 and not picks["id"].duplicated().any()
                 and set(zip(rounds["refit"], rounds["strategy"], rounds["seed"], strict=True))
                 == {(trial.refit, trial.strategy, trial.seed)}
@@ -129,7 +130,8 @@ def trials_of(settings: StudySettings) -> list[Trial]:
 
 def run_trial(trial: Trial, settings: StudySettings, shared: Shared) -> TrialResult:
     """Run a trial; the same trial gives the same result, whatever ran before it."""
-    pool = trial_pool(shared.pool, settings, trial.seed)
+    study_pool = shared.pool
+    pool = trial_pool(study_pool, settings, trial.seed)
     shared = replace(shared, pool=pool)
     none = none_of(pool.classes)
     eligible = eligible_positions(pool)
@@ -139,16 +141,22 @@ def run_trial(trial: Trial, settings: StudySettings, shared: Shared) -> TrialRes
     rounds: list[dict[str, Any]] = []
     picks: list[dict[str, Any]] = []
     key = {"refit": trial.refit, "strategy": trial.strategy, "seed": trial.seed}
+    truth = trial_pool(study_pool, settings.replace(label_noise=0.0), trial.seed).labels
+    asked_again = np.zeros(len(pool), dtype=np.bool_)
     for number, budget in enumerate(settings.budgets):
         open_ = np.setdiff1d(eligible, known)
         open_ = open_[np.argsort(pool.ids[open_], kind="stable")]
         # All strategies of a seed draw from the same stream, so that those without labels start alike.
         rng = np.random.default_rng([trial.seed, number])
         began = time.perf_counter()
-        choice, used = _choose(trial, settings, shared, learner, open_, known, budget - len(known), rng)
+        choice, used = _choose(trial, settings, shared, learner, open_, known, asked_again, budget, rng)
         query_seconds = time.perf_counter() - began
         chosen = open_[choice.picks]
         picks += _pick_rows(pool, chosen, choice, key | {"n_labeled": budget})
+        twice = known[choice.again]
+        if len(twice):
+            pool.labels[twice] = answers_again(truth[twice], len(pool.classes), settings.label_noise, rng)
+            asked_again[twice] = True
         known = np.concatenate([known, chosen])
         if learner is None:
             learner = learner_of(trial.refit, shared, settings, trial.seed)
@@ -167,6 +175,7 @@ def run_trial(trial: Trial, settings: StudySettings, shared: Shared) -> TrialRes
                 "query_seconds": round(query_seconds, 3),
                 "used": used,
                 **round_facts(pool, known, settings),
+                **({"asked_again": int(asked_again.sum())} if settings.label_noise else {}),
             }
         )
     return TrialResult(pd.DataFrame(rounds), pd.DataFrame(picks))
@@ -198,10 +207,12 @@ def _choose(
     learner: Learner | None,
     open_: NDArray[np.int64],
     known: NDArray[np.int64],
-    n: int,
+    asked_again: NDArray[np.bool_],
+    budget: int,
     rng: np.random.Generator,
 ) -> tuple[Choice, str]:
     """The next labels, and the strategy that chose them."""
+    n = budget - len(known) - int(asked_again.sum())
     if trial.strategy == ORACLE:
         test_labels = shared.pool.labels[shared.pool.test][tested(shared.pool)]
         return oracle_choice(ProbeRefits(shared, learner, known, trial.seed), open_, known, test_labels, n, rng)
@@ -209,7 +220,10 @@ def _choose(
         none = none_of(shared.pool.classes)
         of_classes = int((shared.pool.labels[known] != none).sum()) if none is not None else len(known)
         strategy = _strategy(trial.strategy, of_classes, len(shared.pool.classes) - (none is not None))
-        return choose(strategy, learner.candidates(open_, known, rng), n), strategy.name
+        candidates = learner.candidates(open_, known, rng)
+        if settings.label_noise:
+            candidates = replace(candidates, asked_again=asked_again[known])
+        return choose(strategy, candidates, n), strategy.name
     strategy = _strategy(trial.strategy, 0, 0)
     if strategy.needs != "images" or not settings.cold_start:
         strategy = _strategy("random", 0, 0)

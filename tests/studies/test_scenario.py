@@ -8,7 +8,7 @@ import pytest
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RecipeError, SSLDError
 from ssl_diffusion.studies import StudySettings, run_study, write_report
-from ssl_diffusion.studies.scenario import metrics_of, round_facts, trial_pool
+from ssl_diffusion.studies.scenario import answers_again, metrics_of, round_facts, trial_pool
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.fit import FitOptions
 from ssl_diffusion.training.recipe import Recipe
@@ -120,3 +120,19 @@ def test_classes_that_are_not_there(settings: StudySettings, digits_pool: Pool, 
         trial_pool(digits_pool, settings.replace(foreign=tuple("012345678")), 0)
     with pytest.raises(SSLDError, match=r"larger than the \d+ labeled training images"):
         run_study(settings.replace(long_tail=1000.0, budgets=(10, 1000)), tmp_path / "study")
+
+
+def test_asking_again_costs_a_label_and_mends_what_is_wrong(settings: StudySettings, tmp_path: Path, digits_pool: Pool) -> None:
+    noisy = settings.replace(label_noise=0.4, strategies=("random", "margin:relabel"), budgets=(20, 40, 60), seeds=1)
+    study = run_study(noisy, tmp_path / "study", options=FitOptions(cache=DenoiserCache(tmp_path / "denoisers")))
+    rounds, picks, missing = study.results()
+    assert not missing
+    twice = rounds.set_index(["strategy", "n_labeled"])["asked_again"]
+    assert twice["random"].tolist() == [0, 0, 0]
+    assert 0 < twice["margin:relabel", 40] <= 4  # a fifth of a batch of 20
+    assert len(picks[picks["strategy"] == "margin:relabel"]) == 60 - twice["margin:relabel", 60]
+    rng = np.random.default_rng(0)
+    truth = np.arange(2000) % 10
+    again = answers_again(truth, 10, 0.1, rng)
+    assert 0.08 < (again != truth).mean() < 0.12
+    assert set(again.tolist()) == set(range(10))
