@@ -89,7 +89,11 @@ class DataOptions:
     def settings(self) -> Settings:
         """The settings of the recipe that these options change."""
         from ssl_diffusion.data.shards.places import located
+        from ssl_diffusion.errors import DataError
+        from ssl_diffusion.outputs import path_fault
 
+        if self.data is not None and "://" not in self.data and (fault := path_fault(Path(self.data))) is not None:
+            raise DataError(fault)
         changed: Settings = {
             "data.dataset": self.dataset,
             "data.image_column": self.image_column,

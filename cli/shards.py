@@ -18,13 +18,17 @@ def images_or_shards(given: Sequence[str]) -> tuple[list[Path], list[str]]:
     """
     from ssl_diffusion.data.shards.places import is_sharded
     from ssl_diffusion.errors import DataError
-    from ssl_diffusion.outputs import shown_path
+    from ssl_diffusion.outputs import path_fault, shown_path
 
     shards = [text for text in given if is_sharded(text)]
     files = [text for text in given if text not in shards]
     if shards and files:
         raise DataError(f"{shown_path(shards[0])} names shards and {shown_path(files[0])} image files: read one kind at a time")
-    return [Path(text) for text in files], shards
+    paths = [Path(text) for text in files]
+    for path in (*paths, *(Path(text) for text in shards if "://" not in text)):
+        if (fault := path_fault(path)) is not None:
+            raise DataError(fault)
+    return paths, shards
 
 
 def read_shards(

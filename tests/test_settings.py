@@ -23,7 +23,17 @@ from ssl_diffusion.training.settings import ObjectiveName, PolicyName, TrainingS
 
 KINDS: list[type[Settings]] = [Recipe, StudySettings, JobSettings]
 FREE_TEXT = {
-    *("name", "description", "data.dataset", "data.path", "data.image_root", "data.image_column", "data.label_column"),
+    *(
+        "name",
+        "description",
+        "data.dataset",
+        "data.path",
+        "data.image_root",
+        "data.id_column",
+        "data.image_column",
+        "data.labels",
+        "data.label_column",
+    ),
     *("data.label_columns", "data.separator", "data.data_dir", "data.unlabeled"),
     *("backbone.name", "backbone.weights"),  # names of backbones are checked by their registry
     *("study.strategies", "study.baseline", "job.store", "job.strategy"),  # names of strategies are checked by their registry

@@ -19,6 +19,8 @@ SETTINGS: list[tuple[str, list[str], str, Any]] = [
     ("--dataset", ["mnist"], "data.dataset", "mnist"),
     ("--data", ["photos"], "data.path", str(Path("photos").resolve())),
     ("--image-root", ["photos"], "data.image_root", str(Path("photos").resolve())),
+    ("--labels", ["labels.csv"], "data.labels", str(Path("labels.csv").resolve())),
+    ("--id-column", ["nr"], "data.id_column", "nr"),
     ("--image-column", ["file"], "data.image_column", "file"),
     ("--label-column", ["species"], "data.label_column", "species"),
     ("--label-columns", ["cat,dog"], "data.label_columns", ["cat", "dog"]),

@@ -21,6 +21,7 @@ from ssl_diffusion.settings import Seed, bounds
 # Arguments that each command refuses, apart from those that take none.
 REFUSED = {
     "fit": ["--dataset", "nothing"],
+    "pack": ["nowhere"],
     "predict": ["nowhere", "nowhere"],
     "evaluate": ["nowhere"],
     "sample": ["nowhere"],

@@ -124,3 +124,9 @@ def test_a_run_is_fitted_to_shards_and_reads_them_again(
     assert "labels for 1 samples that no shard has" in refused(
         "fit", "--data", tmp_path / "s", "--labels", labels(tmp_path / "l.csv", "id,label\nx,a\n"), "--out", tmp_path / "x"
     )
+
+
+def test_jobs_need_image_files(tmp_path: Path) -> None:
+    folder = write_parquet(tmp_path / "s")
+    assert "names shards: choose samples with ssld query --pool" in refused("loop", "init", tmp_path / "job", "--data", folder)
+    assert not (tmp_path / "job").exists()

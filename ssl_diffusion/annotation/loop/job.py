@@ -36,6 +36,7 @@ from ssl_diffusion.annotation.store.votes import Status
 from ssl_diffusion.data.loading import check_used, input_paths, is_table, load_pool, with_size_of
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
+from ssl_diffusion.data.shards.places import is_sharded
 from ssl_diffusion.errors import DataError, RecipeError, RunError, StateError
 from ssl_diffusion.outputs import refuse_inputs, remove_left
 from ssl_diffusion.progress import ProgressCallback
@@ -237,6 +238,11 @@ def create_job(
     data = settings.recipe.data
     if not data.path:
         raise RecipeError("a job needs image files: name their folder, or a CSV file that lists them, with --data")
+    if is_sharded(data.path):
+        raise RecipeError(
+            f"a job needs image files, and {data.path} names shards: choose samples with ssld query --pool FEATURES "
+            "--format folder, and fit to the labels with ssld fit --labels"
+        )
     if data.multilabel or data.label_columns:
         raise RecipeError("annotation jobs allow one label per image, not several")
     if data.unlabeled:
