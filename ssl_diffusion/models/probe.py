@@ -31,6 +31,7 @@ WITHOUT_VALIDATION = 30.0
 _FOLDS = 5
 _REFERENCE = 2000
 _LARGEST_FOR_VALIDATION = 1000
+_ROWS, _AT_ONCE = 256, 2048  # samples, or features of all samples, that are float64 at once
 _LARGEST_SPAN = 1000  # from here on finding a basis takes longer than it saves
 
 
@@ -102,7 +103,7 @@ def fit_probe(
         >>> accuracy = (probe.logits(z).argmax(axis=1) == y).mean()
     """
     mean, scale = standardisation(reference) if reference is not None else (np.zeros(z.shape[1]), np.ones(z.shape[1]))
-    x: NDArray[Any] = ((z - mean) / scale).astype(np.float32)
+    x: NDArray[Any] = _standardised(z, mean, scale)
     basis = None
     if len(x) <= min(_LARGEST_SPAN, x.shape[1] - 1):
         x, basis = _span(x)
@@ -130,10 +131,21 @@ def standardisation(reference: NDArray[np.float32]) -> tuple[NDArray[np.float64]
         >>> mean, scale = standardisation(z)
         >>> length = np.square((z - mean) / scale).sum(axis=1).mean()
     """
-    mean, scale = reference.mean(axis=0, dtype=np.float64), reference.std(axis=0, dtype=np.float64)
+    # In parts, for a copy of all in float64 would be the largest array of a fit.
+    parts = [reference[:, i : i + _AT_ONCE] for i in range(0, reference.shape[1], _AT_ONCE)]
+    mean = np.concatenate([part.mean(axis=0, dtype=np.float64) for part in parts])
+    scale = np.concatenate([part.std(axis=0, dtype=np.float64) for part in parts])
     # A feature that hardly varies must not be inflated by division by its standard deviation.
     scale = np.maximum(scale, 1e-2 * max(float(np.median(scale)), 1e-12)) * np.sqrt(reference.shape[1])
     return mean, scale
+
+
+def _standardised(z: NDArray[np.float32], mean: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Standardised representations, (n, F); of a few samples at a time, since every part is float64 before it is rounded."""
+    x = np.empty(z.shape, dtype=np.float32)
+    for rows in (slice(i, i + _ROWS) for i in range(0, len(z), _ROWS)):
+        x[rows] = (z[rows] - mean) / scale
+    return x
 
 
 class Validation:
