@@ -2,7 +2,7 @@
 
 import typer
 
-from . import backbones, embed, evaluate, explain, fit, info, label_studio, loop, pack, predict, query, sample, study
+from . import backbones, check, embed, evaluate, explain, fit, info, label_studio, loop, pack, predict, query, sample, study
 from .program import Program
 
 __all__ = ["app", "run"]
@@ -26,6 +26,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("sample")(sample.sample)
 app.command("explain")(explain.explain)
 app.command("embed")(embed.embed)
+app.command("check")(check.check)
 app.command("query")(query.query)
 app.command("strategies")(query.strategies)
 app.command("study")(study.study)

@@ -28,6 +28,7 @@ REFUSED = {
     "explain": ["nowhere", "--id", "a"],
     "query": ["nowhere"],
     "embed": ["nowhere"],
+    "check": ["nowhere"],
     "study": ["--dataset", "digits"],
     "loop init": ["job", "--data", "nowhere"],
     "loop next": ["nowhere"],

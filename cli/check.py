@@ -1,0 +1,127 @@
+"""`ssld check`: what is wrong with images and labels."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ssl_diffusion.settings import Count
+
+from .command import NOTHING, Context, command
+from .options import (
+    ACCELERATOR,
+    BACKBONE,
+    CACHE_DIR,
+    FEATURES,
+    IMAGE_ROOT,
+    PRECISION,
+    OverwriteOption,
+    SeedOption,
+    backbone_name,
+    number,
+)
+
+__all__ = ["check"]
+
+
+@command(NOTHING, threads=0)
+def check(
+    context: Context,
+    data: Annotated[Path, typer.Argument(help="Run folder, job folder, folder of images, or CSV file that lists them.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV file with the columns id and label, instead of the labels that are there.")
+    ] = None,
+    backbone: Annotated[str | None, BACKBONE] = None,
+    features: Annotated[Path | None, FEATURES] = None,
+    image_root: Annotated[Path | None, IMAGE_ROOT] = None,
+    noise_levels: Annotated[
+        int, number(Count, help="Noise levels, up to 4, at which the denoiser of a run is asked for foreign images.")
+    ] = 1,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(help="Also write labels.csv without these findings: labels, duplicates or outliers. May be repeated."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("check"),
+    overwrite: OverwriteOption = False,
+    seed: SeedOption = 0,
+    cache_dir: Annotated[Path | None, CACHE_DIR] = None,
+    accelerator: Annotated[str, ACCELERATOR] = "auto",
+    precision: Annotated[str, PRECISION] = "auto",
+) -> None:
+    """Find wrong labels, copies, leaks into the test split, foreign images and image faults, and write a page about them."""
+    from ssl_diffusion.curation.check import FIXES, check_collection, fixed_labels
+    from ssl_diffusion.curation.collection import collect_photos, collect_run
+    from ssl_diffusion.curation.page import write_check
+    from ssl_diffusion.errors import SSLDError, nearest_names
+    from ssl_diffusion.inference.run import load_run
+    from ssl_diffusion.outputs import check_output_folder
+    from ssl_diffusion.storage import default_cache_dir
+    from ssl_diffusion.training.run_folder import run_inputs
+
+    for name in fix or ():
+        if name not in FIXES:
+            raise SSLDError(f"--fix mends {', '.join(FIXES)}; {nearest_names(name, FIXES)}")
+    if noise_levels > 4:
+        raise SSLDError(f"a denoiser is asked at no more than 4 noise levels, not {noise_levels}")
+    network = backbone_name(backbone, features)
+    output, is_run, is_job = context.output, (data / "recipe.toml").exists(), (data / "job.toml").exists()
+    if (is_run or is_job) and (network is not None or image_root is not None):
+        what = "run" if is_run else "job"
+        raise SSLDError(f"a {what} has its own representation and images: leave out --backbone, --features and --image-root")
+    inputs = [] if is_run or is_job else [data]
+    inputs += [path for path in (labels, image_root) if path is not None]
+    if is_job:
+        from ssl_diffusion.annotation.loop.job import open_job
+        from ssl_diffusion.annotation.loop.job_check import collect_job
+
+        if labels is not None:
+            raise SSLDError("a job has labels of its own: leave out --labels, or import them with: ssld loop import")
+        job = open_job(data)
+        inputs += job.inputs
+        check_output_folder(out, overwrite=overwrite, inputs=inputs)
+        collection = collect_job(job, levels=noise_levels, progress=output.bars)
+    elif is_run:
+        run = load_run(data, accelerator, precision)
+        inputs += run_inputs(run)
+        check_output_folder(out, overwrite=overwrite, inputs=inputs)
+        collection = collect_run(run, labels, levels=noise_levels, progress=output.bars)
+    else:
+        check_output_folder(out, overwrite=overwrite, inputs=inputs)
+        collection = collect_photos(
+            data,
+            labels,
+            backbone=network,
+            image_root=image_root,
+            cache_dir=cache_dir or default_cache_dir(),
+            progress=output.bars,
+        )
+    result = check_collection(collection, seed=seed)
+    fixed, changes = fixed_labels(result, fix) if fix else (None, {})
+    findings = None
+    if is_job:
+        from ssl_diffusion.annotation.loop.job_check import findings_of
+
+        findings = findings_of(result)
+    files = write_check(result, out, fixed=fixed, findings=findings, overwrite=overwrite, inputs=inputs)
+    lines = result.sentences
+    if result.not_judged:
+        lines.append(f"Labels were not judged: {result.not_judged}.")
+    lines += [f"--fix {name}: {n} changes" for name, n in changes.items()]
+    if fixed is not None:
+        lines.append(f"{len(fixed)} samples in {out / 'labels.csv'}")
+    lines.append(f"page: {out / 'index.html'}")
+    values = {
+        "out": str(out),
+        "files": files,
+        "images": len(collection.pool),
+        "labels": len(result.labeled),
+        "label_issues": len(result.wrong_labels) if result.issues is not None else None,
+        "not_judged": result.not_judged or None,
+        "duplicate_groups": len(result.duplicates.groups),
+        "leaks": len(result.leaks),
+        "outliers": len(result.foreign),
+        "image_faults": len({i for _, i, _, _ in result.faults}),
+        "unreadable": len(collection.pool.skipped),
+        "changes": changes,
+    }
+    output.result(values, "\n".join(lines))

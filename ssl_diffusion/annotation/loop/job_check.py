@@ -1,0 +1,90 @@
+"""What is wrong with the labels and images of a job, as findings that its people can review."""
+
+import numpy as np
+import pandas as pd
+
+from ssl_diffusion.annotation.loop.current_model import present_model
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store.state import read_state
+from ssl_diffusion.curation.check import CheckResult, check_collection
+from ssl_diffusion.curation.collection import Collection, denoised
+from ssl_diffusion.curation.image_faults import survey
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.progress import ProgressCallback
+
+__all__ = ["check_job", "collect_job", "findings_of"]
+
+
+def collect_job(job: Job, *, levels: int = 1, progress: ProgressCallback | None = None) -> Collection:
+    """The images of a job as its current model sees them, with the labels that people gave.
+
+    Args:
+        job: Job to read; nothing in it is changed but caches.
+        levels: Number of noise levels, 0 to 4, at which the denoiser is asked, once there is a model.
+        progress: Callback for the number of images read.
+
+    Raises:
+        DataError: If an image file is missing.
+
+    Example:
+        >>> collection = collect_job(open_job(Path("job")))  # doctest: +SKIP
+    """
+    job.check_files()
+    model, state = present_model(job, progress), read_state(job.store)
+    number = {k: i for i, k in enumerate(state.in_use)}
+    labels = np.full(len(job.store.ids), -1, dtype=np.int64)
+    for position, k in zip(*state.labels, strict=True):
+        labels[position] = number.get(int(k), -1)
+    files = [job.image_file(i) for i in range(len(labels))]
+    pool = Pool(job.path.name, job.images, job.store.ids, labels, state.names, state.roles == "test", files=files)
+    z = np.asarray(model.frozen.representation)
+    errors = denoised(model.run, model.frozen.images, levels) if model.run is not None else None
+    return Collection(str(job.path), pool, survey(pool.images, files, progress=progress), z, model.description, errors)
+
+
+def check_job(job: Job, *, levels: int = 1, seed: int = 0, progress: ProgressCallback | None = None) -> pd.DataFrame:
+    """Check a job.
+
+    Args:
+        job: Job to check.
+        levels: Number of noise levels, 0 to 4, at which the denoiser is asked.
+        seed: Random seed of the folds by which labels are judged.
+        progress: Callback for the number of images read.
+
+    Returns:
+        Findings, see :func:`findings_of`.
+
+    Example:
+        >>> check_job(open_job(Path("job"))).head()  # doctest: +SKIP
+    """
+    return findings_of(check_collection(collect_job(job, levels=levels, progress=progress), seed=seed))
+
+
+def findings_of(result: CheckResult) -> pd.DataFrame:
+    """What people should look at, a row each, the most urgent of each kind first.
+
+    Args:
+        result: Result of a check.
+
+    Returns:
+        Table with the columns id, kind ("label", "duplicate", "outlier" or "fault"), score (the larger, the more urgent), label
+        (the present one), suggested (a class, for kind "label"), of (id of the copy that is kept, for kind "duplicate") and
+        what (a phrase).
+    """
+    pool, rows = result.collection.pool, []
+    if (issues := result.issues) is not None:
+        for i in issues.ranked[issues.flagged[issues.ranked]]:
+            position, suggested = int(result.labeled[i]), pool.classes[issues.suggested[i]]
+            label = result.label_of(position)
+            what = f"labeled {label}, and probably {suggested}"
+            rows.append((pool.ids[position], "label", round(float(issues.wrong[i]), 4), label, suggested, "", what))
+    for group in result.duplicates.groups:
+        for position in group[1:].tolist():
+            first = str(pool.ids[group[0]])
+            rows.append((pool.ids[position], "duplicate", 1.0, result.label_of(position), "", first, f"a copy of {first}"))
+    for position in result.foreign.tolist():
+        score = round(float(result.outliers.score[position]), 2)
+        rows.append((pool.ids[position], "outlier", score, result.label_of(position), "", "", "unlike all other images"))
+    for name, position, score, what in result.faults:
+        rows.append((pool.ids[position], "fault", round(score, 3), result.label_of(position), "", "", f"{name}: {what}"))
+    return pd.DataFrame(rows, columns=["id", "kind", "score", "label", "suggested", "of", "what"])

@@ -1,0 +1,115 @@
+"""Whether one picture shows the same as another: how well they agree where one is laid over the other, cropped or mirrored."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["agreement"]
+
+# Sides of the smaller picture at 16 pixels, and those tried then at 32: a crop keeps 72 % of a side or more.
+_SIDES = {16: (32, 31, 30), 14: (29, 28, 27, 26), 12: (25, 24, 23)}
+_WORTH_A_LOOK = 0.85  # of the coarse correlation
+_BLUR = 9  # pixels; what is coarser is left out of the second correlation
+_BATCH = 256
+_LEAST = 1e-3
+_WAYS = [
+    (swapped, mirrored, side)
+    for mirrored in (False, True)
+    for side in _SIDES
+    for swapped in (False, True)
+    if side < 16 or not swapped
+]
+
+
+def agreement(
+    small: NDArray[np.uint8], first: NDArray[np.int64], second: NDArray[np.int64], *, look_at_all: bool = False
+) -> NDArray[np.float32]:
+    """How well the pixels of pairs of pictures agree, at best over crops of either one and the mirror image.
+
+    It is the mean of two correlations at the same place: that of all colors, which knows a red shirt from a blue one, and that
+    of their details, which knows one ship on a gray sea from another. Both outlive a change of brightness or contrast.
+
+    Args:
+        small: Small pictures, uint8 (n, C, 32, 32).
+        first: Number of the first picture of each pair, int64 (m,).
+        second: Number of the second one, int64 (m,).
+        look_at_all: Whether pairs are looked at closely that are not alike in coarse gray pictures.
+
+    Returns:
+        Agreement, float32 (m,), from -1 to 1; below 0.85, unless all are looked at, that of the coarse pictures.
+
+    Example:
+        >>> same = np.array([0])
+        >>> agreement(pool.images[:1].repeat(4, axis=2).repeat(4, axis=3), same, same).round(2).tolist()
+        [1.0]
+    """
+    if not len(first):
+        return np.zeros(0, dtype=np.float32)
+    best, way = _coarse(small, first, second)
+    alike = np.ones(len(first), dtype=bool) if look_at_all else best >= _WORTH_A_LOOK
+    with torch.inference_mode():
+        for i, (swapped, mirrored, side) in enumerate(_WAYS):
+            for rows in _batches(np.flatnonzero(alike & (way == i))):
+                a, b = (torch.from_numpy(small[which[rows]]).float() / 255 for which in (first, second))
+                b = b.flip(-1) if mirrored else b
+                large, inner = (b, a) if swapped else (a, b)
+                tried = [
+                    (_laid_over(large, inner, s) + _laid_over(_details(large), _details(inner), s)) / 2 for s in _SIDES[side]
+                ]
+                best[rows] = torch.cat(tried, dim=1).amax(dim=1).numpy()
+    return best
+
+
+def _coarse(
+    small: NDArray[np.uint8], first: NDArray[np.int64], second: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Correlations of gray pictures of 6 to 8 pixels, and the number of the best way of laying one over the other."""
+    used, at = np.unique(np.concatenate([first, second]), return_inverse=True)
+    a, b = np.split(at, 2)
+    gray = small[used].reshape(len(used), -1, 16, 2, 16, 2).mean(axis=(1, 3, 5), dtype=np.float32)
+    best, way = np.full(len(first), -1, dtype=np.float32), np.zeros(len(first), dtype=np.int64)
+    for side in _SIDES:
+        windows = np.lib.stride_tricks.sliding_window_view(gray, (side, side), axis=(1, 2)).reshape(len(used), -1, side, side)
+        windows = _unit(windows.reshape(*windows.shape[:2], side // 2, 2, side // 2, 2).mean(axis=(3, 5)))
+        whole = functional.interpolate(torch.from_numpy(gray)[:, None], (side // 2, side // 2), mode="area").numpy()
+        for mirrored in (False, True):
+            template = _unit(whole)[:, 0]
+            flipped = _unit(whole[..., ::-1])[:, 0]
+            for swapped in (False, True) if side < 16 else (False,):
+                # The mirror image of the second picture; of its windows, laid over by the first one, that of the first.
+                inner = (flipped if mirrored else template)[a if swapped else b]
+                for rows in _batches(np.arange(len(first)), 8192):
+                    found = np.einsum("pwk,pk->pw", windows[(b if swapped else a)[rows]], inner[rows]).max(axis=1)
+                    better = found > best[rows]
+                    best[rows[better]], way[rows[better]] = found[better], _WAYS.index((swapped, mirrored, side))
+    return best, way
+
+
+def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pictures (..., s, s) without their means, as long as each other, (..., s * s)."""
+    flat = x.reshape(*x.shape[:-2], -1)
+    flat = flat - flat.mean(axis=-1, keepdims=True)
+    return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=-1, keepdims=True), 1.0))
+
+
+def _batches(rows: NDArray[np.int64], size: int = _BATCH) -> list[NDArray[np.int64]]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def _details(x: Tensor) -> Tensor:
+    margin = _BLUR // 2
+    return x - functional.avg_pool2d(functional.pad(x, (margin,) * 4, mode="reflect"), _BLUR, 1)
+
+
+def _laid_over(large: Tensor, inner: Tensor, side: int) -> Tensor:
+    """Correlations of `inner`, made smaller, with what it covers of `large`, at every place, (m, places)."""
+    m, c, h, _ = large.shape
+    template = functional.interpolate(inner, (side, side), mode="bilinear", antialias=True) if side < h else inner
+    template = template - template.mean(dim=(1, 2, 3), keepdim=True)
+    energy = template.square().sum(dim=(1, 2, 3))
+    windows = large.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 1, 4, 5).reshape(m, -1, c * side * side)
+    products = torch.bmm(windows, template.reshape(m, -1, 1))[..., 0]
+    variance = windows.var(dim=2, correction=0) * windows.shape[2]
+    return products / (variance.clamp_min(_LEAST) * energy.clamp_min(_LEAST)[:, None]).sqrt()

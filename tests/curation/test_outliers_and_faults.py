@@ -1,0 +1,74 @@
+"""Foreign images stand out, copies do not hide them, and each fault of an image file is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from ssl_diffusion.curation import find_outliers
+from ssl_diffusion.curation.image_faults import image_faults, survey
+from ssl_diffusion.errors import DataError
+
+
+def test_images_far_from_all_others_are_foreign() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((500, 12)).astype(np.float32)
+    z[[3, 90]] += 40 * rng.standard_normal((2, 12)).astype(np.float32)
+    found = find_outliers(z)
+    assert set(np.argsort(-found.score)[:2]) == {3, 90}
+    assert found.flagged[[3, 90]].all()
+    assert found.flagged.mean() < 0.02
+    assert not found.denoising.any()
+
+
+def test_copies_of_a_foreign_image_do_not_hide_it() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((300, 12)).astype(np.float32)
+    z[:8] = 30  # the same foreign image eight times
+    group = np.concatenate([np.zeros(8, dtype=np.int64), np.arange(8, 300)])
+    assert not find_outliers(z).flagged[:8].any()
+    assert find_outliers(z, group=group).flagged[:8].all()
+
+
+def test_what_the_denoiser_restores_badly_is_foreign() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((300, 12)).astype(np.float32)
+    errors = np.exp(0.1 * rng.standard_normal((2, 300))).astype(np.float32)
+    errors[:, 5] *= 4
+    found = find_outliers(z, errors=errors)
+    assert (int(found.score.argmax()), bool(found.flagged[5])) == (5, True)
+    assert found.denoising[5] == found.score[5] > found.distance[5]
+
+
+def test_faults_of_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = {
+        f"{i}.png": Image.fromarray(np.clip(rng.normal(rng.uniform(90, 150), 50, (40, 40)), 0, 255).astype(np.uint8)).convert(
+            "RGB"
+        )
+        for i in range(20)
+    }
+    first = images["0.png"]
+    images |= {
+        "dark": Image.fromarray((np.asarray(first) // 6).astype(np.uint8)),
+        "bright": Image.fromarray((np.asarray(first) // 6 + 210).astype(np.uint8)),
+        "low information": Image.new("RGB", (40, 40), (90, 120, 30)),
+        "blurred": images["1.png"].filter(ImageFilter.GaussianBlur(5)).point(lambda v: max(0, min(255, (v - 120) * 6 + 120))),
+        "odd size": images["2.png"].resize((200, 200), Image.Resampling.NEAREST),
+        "odd aspect": images["3.png"].resize((120, 40), Image.Resampling.NEAREST),
+    }
+    files = []
+    for name, image in images.items():
+        files.append(tmp_path / f"{name}.png")
+        image.save(files[-1])
+    found = image_faults(survey(np.zeros((len(files), 3, 8, 8), np.uint8), files))
+    named = {(fault, files[i].stem) for fault, i, _, _ in found}
+    assert named >= {(fault, fault) for fault in list(images)[20:]}
+    assert not {stem for _, stem in named} & {f"{i}.png" for i in range(20)}
+    assert all(score > 0 and text for _, _, score, text in found)
+
+
+def test_a_file_that_has_vanished_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.png cannot be read: file not found"):
+        survey(np.zeros((1, 3, 8, 8), np.uint8), [tmp_path / "gone.png"])
