@@ -129,6 +129,7 @@ def test_verdict_blink_zoom_and_contrast_by_keyboard(job: Job) -> None:
         assert where["a"] > 1.5
         assert (20 - where["e"]) / where["a"] == pytest.approx(20, abs=0.5)  # what lay under the pointer lies there still
         await page.keyboard.press("i")
+        await page.click("#tone summary")
         await page.locator("#contrast").fill("200")
         assert (
             await page.evaluate("() => document.getElementById('stage').style.filter")

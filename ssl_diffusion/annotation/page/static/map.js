@@ -225,7 +225,7 @@ export function startMap() {
 export async function followMap(status) {
   if (!points) return;
   const changed = status.model !== seen.model || Math.abs(status.counts.labeled - seen.labels) >= (data ? 5 : 1) || !data;
-  if (!changed || performance.now() - seen.at < 3000) return;
+  if (!changed || performance.now() - seen.at < (now.mode === "sheet" && data ? 15000 : 3000)) return;
   seen = { labels: status.counts.labeled, model: status.model, at: performance.now() };
   await loadMap().catch(() => undefined);
   now.mapped = true;

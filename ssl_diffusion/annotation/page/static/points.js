@@ -62,7 +62,7 @@ export function makePoints(canvas) {
         pixels.fill(0);
       }
       const n = colors.length;
-      const size = ratio * (n > 20000 ? 1.5 : n > 3000 ? 2.5 : 4) * Math.min(4, view.scale ** 0.4);
+      const size = ratio * (n > 20000 ? 1.5 : n > 3000 ? 2.5 : 5) * Math.min(4, view.scale ** 0.4);
       paint(back, dot(size, width), view, width, height);
       paint(front, dot(1.6 * size, width), view, width, height);
       context.putImageData(image, 0, 0);
