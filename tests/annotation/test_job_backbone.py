@@ -203,7 +203,7 @@ def test_the_page_shows_the_photo_changed_at_its_own_size(job: Job, one_search: 
     assert found.counterfactuals
     run = load_run(job.path / "models" / "001")
     for each in found.counterfactuals:
-        assert set(each.found.pictures) - {"sure"} == {"boundary", "difference"}
+        assert set(each.found.pictures) - {"sure"} == {"original", "boundary", "difference"}
         assert ("sure" in each.found.pictures) == (each.found.kind == "sure")
         for kind, image in each.found.pictures.items():
             if kind == "difference":

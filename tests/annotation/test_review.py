@@ -163,7 +163,7 @@ def test_history_comments_and_people(client: TestClient, job: Job) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian package chromium)")
 @pytest.mark.timeout(120)
-def test_reviewed_by_keyboard_and_the_views_are_accessible(job: Job) -> None:
+def test_reviewed_by_keyboard_and_the_views_are_accessible(job: Job, digits_pool: Pool) -> None:
     pool = job.store.ids[job.store.of_role("pool")].tolist()
     names = ["label issue"] * 4
     add_items(job.store, [ReviewItem(pool[k], name, "perhaps not", "8", 1 - k / 10) for k, name in enumerate(names)])
@@ -183,13 +183,17 @@ def test_reviewed_by_keyboard_and_the_views_are_accessible(job: Job) -> None:
         now = {row["id"]: (row["status"], row["label"]) for row in queries.listing(job.store)}
         assert [now[pool[k]] for k in (1, 2, 3)] == [("labeled", "8"), ("skipped", None), ("labeled", "5")]
         assert open_items(job.store) == []
+        await page.keyboard.press("u")
+        await page.wait_for_function(f"() => document.getElementById('message').textContent === 'withdrawn: {pool[3]}'")
+        assert {row["id"]: row["label"] for row in queries.listing(job.store)}[pool[3]] == truth(digits_pool, pool[3])
+        await page.wait_for_function(free)
         await page.click("[data-view=history]")
         await page.wait_for_selector("#events tbody tr")
         assert await axe(page) == []
         await page.fill("#search", "is:labeled by:ann")
         await page.keyboard.press("Enter")
         await page.wait_for_selector("#found li")
-        assert await page.text_content("#search-title") == "2 images for is:labeled by:ann"
+        assert await page.text_content("#search-title") == "1 image for is:labeled by:ann"
         assert await axe(page) == []
         await page.locator("#found button").first.click()
         assert await shown(page) == pool[1]

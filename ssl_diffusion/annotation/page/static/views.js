@@ -2,7 +2,7 @@
 
 import { $, ask, button, element, notify, percent, randomId } from "./elements.js";
 import { call, once, send } from "./requests.js";
-import { me, now, session } from "./session.js";
+import { done, me, now, session } from "./session.js";
 import { setMode, sheetOf } from "./sheet.js";
 import { take } from "./single.js";
 import { state } from "./state.js";
@@ -15,6 +15,7 @@ export const view = () => now.view || "label";
 
 export async function open(name, more) {
   now.view = name;
+  if (name === "label" && !more && now.sample === null && now.mode === "single" && now.started) await setMode("single");
   for (const id of new Set(Object.values(SECTIONS))) $(id).hidden = id !== SECTIONS[name];
   for (const tab of document.querySelectorAll("nav > button")) {
     if (tab.dataset.view === name) tab.setAttribute("aria-current", "page");
@@ -25,7 +26,7 @@ export async function open(name, more) {
 }
 
 async function toLabel(task) {
-  await open("label");
+  await open("label", "task");
   await once(task);
 }
 
@@ -85,11 +86,23 @@ const decide = (k, decision, label = null) => once(async () => {
   if (!item) return;
   const token = randomId();
   await send({ ...me(), id: item.row.id, decision, label, digest: item.row.digest, token }, "/api/decide");
+  if (decision !== "keep") done.push(token);
   item.card.remove();
   items.splice(k, 1);
   select(Math.min(k, items.length - 1));
   $("review-empty").hidden = items.length > 0;
   notify(`${item.row.id}: ${decision === "keep" ? "kept" : decision === "drop" ? "dropped" : label}`);
+  state();
+});
+
+// Takes the last action back, whatever it was; what was said before stands again.
+const undoHere = () => once(async () => {
+  if (done.last() === undefined) { notify("this tab has nothing to undo"); return; }
+  const { sample, ids } = await call("/api/undo", { ...me(), token: done.last() });
+  done.pop();
+  notify(sample || ids.length ? `withdrawn: ${sample ? sample.id : `${ids.length} images`}` : "that does not stand any more");
+  if (now.mode === "single") now.sample = null; // the sample that the tab had went back to the queue
+  await review();
   state();
 });
 
@@ -100,6 +113,7 @@ export function pressInView(event) {
   else if (event.key === "ArrowUp") select(at - 1);
   else if (event.key === "k" && items[at]?.row.label) decide(at, "keep");
   else if (event.key === "d") decide(at, "drop");
+  else if (event.key === "u") undoHere();
   else if (event.key === "Enter" && items[at]?.row.suggested && !event.target.closest("button, select")) decide(at, "change", items[at].row.suggested);
   else return false;
   event.preventDefault();
