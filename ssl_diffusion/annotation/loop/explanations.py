@@ -79,8 +79,8 @@ def judge(job: Job, model: str, id_: str, named: Named, verdict: Judgement, by: 
         model: Name of the model that made it.
         id_: Sample id.
         named: The counterfactual, which shows something.
-        verdict: What is said of it.
-        by: Who says so.
+        verdict: Verdict on it.
+        by: Actor who judges.
 
     Example:
         >>> judge(job, "001", "7.png", found, "true", Actor("ada"))  # doctest: +SKIP

@@ -29,7 +29,7 @@ class Wanted:
             "lasso" (samples inside a polygon of the map), or "ids" (these and no others).
         n: Number of samples, 1 to 96.
         label: Predicted class, for "class"; None takes the one of which most are likely to be right.
-        sure: Where to look among the samples of a class: 1 takes the surest, 0 those that are least sure.
+        sure: Place among the samples of a class: 1 takes the surest, 0 those that are least sure.
         id: Sample id, for "similar"; None takes the next of the queue.
         points: Corners of the polygon, (k, 2) in [0, 1], for "lasso".
         ids: Sample ids, for "ids".
@@ -51,7 +51,7 @@ class Sheet:
     """A sheet.
 
     Attributes:
-        title: What the samples have in common, in words.
+        title: Common feature of the samples, in words.
         label: Suggested class; None without one.
         items: The samples, leased.
         left: Number of further samples of this kind.
@@ -71,7 +71,7 @@ def choose_sheet(
     Args:
         job: Job of the samples.
         view: The pool as the model sees it.
-        wanted: What to show.
+        wanted: Samples that are asked for.
         annotator: Name of the annotator.
         holder: Tab of the annotator.
         queued: Function that gives the positions of the queue.

@@ -351,9 +351,9 @@ class CounterfactualMessage(BaseModel):
 
     Attributes:
         label: Name of the other class.
-        said: What is to be said of it.
+        said: Sentence about it.
         digest: Digest of the changed image, which a verdict has to name; empty where there is nothing to see.
-        verdict: What the annotator has said of it; None if nothing.
+        verdict: Verdict of the annotator; None if there is none.
         pictures: Pictures.
     """
 

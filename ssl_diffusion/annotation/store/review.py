@@ -22,7 +22,7 @@ class ReviewItem:
     Attributes:
         id: Sample id.
         kind: Kind of the doubt, such as "label issue", "duplicate" or "outlier".
-        note: What is doubted, for people.
+        note: Doubt, in words for people.
         suggested: Suggested class name; None without one.
         score: Strength of the doubt, larger first.
     """

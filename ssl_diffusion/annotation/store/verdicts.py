@@ -28,7 +28,7 @@ class Verdict:
 
     Attributes:
         id: Sample id.
-        verdict: What was said of the changed image.
+        verdict: Judgement of the changed image.
         source: Class predicted before the change.
         target: Class predicted after it.
         model: Name of the model that made the change.
@@ -57,7 +57,7 @@ def add_verdict(store: Store, verdict: Verdict, by: Actor) -> None:
     Args:
         store: Store of the job.
         verdict: The verdict; its annotator and times are taken from `by`.
-        by: Who says so.
+        by: Actor who judges.
 
     Raises:
         DataError: If there is no such sample, class or verdict.

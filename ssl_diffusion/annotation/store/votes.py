@@ -81,7 +81,8 @@ def replay(
     Args:
         events: Rows of the table `events`, oldest first.
         wanted: Number of votes required, by position.
-        retired: What became of classes, by number: the class that one was merged into, None for one that was removed.
+        retired: Fate of classes that are no longer in use, by number: the class that one was merged into, None for one that was
+            removed.
 
     Returns:
         Status, flag, and votes by annotator (oldest first) of every sample with an event, by position.
