@@ -104,6 +104,11 @@ def check(
         findings = findings_of(result)
     files = write_check(result, out, fixed=fixed, findings=findings, overwrite=overwrite, inputs=inputs)
     lines = result.sentences
+    if findings is not None:
+        from ssl_diffusion.annotation.loop.suspicious import queue_findings
+
+        queued = queue_findings(job, findings)
+        lines.append(f"{queued} new findings wait on the page, under Suspicious: ssld loop serve {data}")
     if result.not_judged:
         lines.append(f"Labels were not judged: {result.not_judged}.")
     lines += [f"--fix {name}: {n} changes" for name, n in changes.items()]

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
 from support.annotation_jobs import make_job, truth
 from support.browser import CHROMIUM, axe, browse, open_page, shown
 
 from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.suspicious import queue_findings
 from ssl_diffusion.annotation.page.server import make_app
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.annotation.store.people import annotators
@@ -95,7 +97,7 @@ def test_wrong_labels_are_found_and_decided(client: TestClient, job: Job, digits
     items = [
         ReviewItem(pool[3], "label issue", "perhaps not", "8", 0.9),
         ReviewItem(pool[4], "outlier", "", None, 0.5),
-        ReviewItem(pool[5], "duplicate", "", None, 0.4),
+        ReviewItem(pool[5], "duplicate", f"a copy of {pool[6]}", None, 0.4),
     ]
     assert add_items(job.store, items) == 3
     assert add_items(job.store, items) == 0
@@ -106,6 +108,7 @@ def test_wrong_labels_are_found_and_decided(client: TestClient, job: Job, digits
         (pool[3], "label issue", "8"),
         (pool[4], "outlier", None),
     ]
+    assert [row["beside"] for row in rows] == ["", "", f"/image?id={pool[6]}"]
     change = {"id": pool[3], "decision": "change", "label": "8", "token": "1"}
     assert client.post("/api/decide", json={**ME, **change, "digest": "0"}).status_code == 409  # another image was seen
     assert post(client, "/api/decide", **change, digest=rows[0]["digest"])["status"] == "labeled"
@@ -159,6 +162,25 @@ def test_history_comments_and_people(client: TestClient, job: Job) -> None:
     labels = [row["votes"] for row in queries.listing(job.store) if len(row["votes"]) == 2]
     assert by_name["bob"].agreed == sum(votes["eve"] == votes["bob"] for votes in labels) / 2
     assert client.post("/api/comment", json={**ME, "id": pool[1], "text": " ", "token": "u"}).status_code == 400
+
+
+def test_the_findings_of_a_check_wait_for_people(job: Job) -> None:
+    pool = job.store.ids[job.store.of_role("pool")].tolist()
+    rows = [
+        (pool[0], "label", 0.9, "3", "8", "", "labeled 3, and probably 8"),
+        (pool[1], "duplicate", 1.0, "", "", pool[2], f"a copy of {pool[2]}"),
+        (pool[3], "fault", 2.5, "", "", "", "dark: mean 3"),
+    ]
+    findings = pd.DataFrame(rows, columns=["id", "kind", "score", "label", "suggested", "of", "what"])
+    assert queue_findings(job, findings) == 3
+    assert [(item.id, item.kind, item.note, item.suggested) for item in open_items(job.store)] == [
+        (pool[3], "fault", "dark: mean 3", None),
+        (pool[1], "duplicate", f"a copy of {pool[2]}", None),
+        (pool[0], "label issue", "labeled 3, and probably 8", "8"),
+    ]
+    assert queue_findings(job, findings.iloc[:1]) == 1  # a new check takes the place of the one before
+    assert [item.id for item in open_items(job.store)] == [pool[0]]
+    assert queue_findings(job, findings.iloc[:0]) == 0
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian package chromium)")

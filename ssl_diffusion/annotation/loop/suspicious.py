@@ -1,15 +1,19 @@
 """Labels that are probably wrong, by a classifier that has not seen them: they are put before people again."""
 
 import numpy as np
+import pandas as pd
 
 from ssl_diffusion.annotation.loop.current_model import Model, training_labels
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store.review import ReviewItem, add_items
 from ssl_diffusion.curation.label_issues import judge_labels
 
-__all__ = ["KIND", "find_suspicious"]
+__all__ = ["COPY", "KIND", "find_suspicious", "queue_findings"]
 
 KIND = "label issue"
+COPY = "a copy of "
+"""Beginning of the note of a duplicate, before the id of the image that is kept."""
+
 _MOST = 500
 
 
@@ -42,3 +46,22 @@ def find_suspicious(job: Job, model: Model) -> int:
         for k in chosen
     ]
     return add_items(job.store, items, replaces=[KIND])
+
+
+def queue_findings(job: Job, findings: pd.DataFrame) -> int:
+    """Put the findings of a check before people, in place of those of the check before; returns how many are new.
+
+    Args:
+        job: Job that was checked.
+        findings: Table of findings, see :func:`ssl_diffusion.annotation.loop.job_check.findings_of`.
+
+    Example:
+        >>> queue_findings(job, check_job(job))  # doctest: +SKIP
+        12
+    """
+    items = []
+    for row in findings.to_dict("records"):
+        kind = KIND if row["kind"] == "label" else str(row["kind"])
+        note = f"{COPY}{row['of']}" if row["of"] else str(row["what"])
+        items.append(ReviewItem(str(row["id"]), kind, note, row["suggested"] or None, float(row["score"])))
+    return add_items(job.store, items, replaces=[KIND, "duplicate", "outlier", "fault"])

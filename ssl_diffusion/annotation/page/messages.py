@@ -271,7 +271,7 @@ class FitResponse(BaseModel):
 
 
 class ReviewedSample(BaseModel):
-    """A sample to look at again, and why; votes are labels by annotator, None for a skip."""
+    """A sample to look at again, and why; votes by annotator, None for a skip; `beside` is the image that it is a copy of."""
 
     id: str
     role: str
@@ -284,6 +284,7 @@ class ReviewedSample(BaseModel):
     kind: str = ""
     note: str = ""
     suggested: str | None = None
+    beside: str = ""
 
 
 class ReviewResponse(BaseModel):

@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse
 
 from ssl_diffusion.annotation.loop.pool_map import map_points
 from ssl_diffusion.annotation.loop.search import search
+from ssl_diffusion.annotation.loop.suspicious import COPY
 from ssl_diffusion.annotation.page.messages import (
     CommentRequest,
     DecisionRequest,
@@ -89,7 +90,10 @@ def get_review(page: Served, kind: Literal["disputed", "suspicious"] = "disputed
     found: dict[str, ReviewedSample] = {}
     for item in items:
         facts = {"kind": item.kind, "note": item.note, "suggested": None if page.blind else item.suggested}
-        found.setdefault(item.id, _reviewed(page, {"id": item.id, **known.get(item.id, untouched), **facts}))
+        row = {"id": item.id, **known.get(item.id, untouched), **facts}
+        if item.kind == "duplicate" and item.note.startswith(COPY):
+            row["beside"] = image_url(item.note.removeprefix(COPY))
+        found.setdefault(item.id, _reviewed(page, row))
     return ReviewResponse(samples=list(found.values()))
 
 

@@ -65,7 +65,16 @@ function card(row) {
   others.addEventListener("change", () => { if (others.selectedIndex > 0) decide(number(), "change", session.classes[others.selectedIndex - 1]); });
   decisions.append(others, withKey("d", "Drop", () => decide(number(), "drop")), button("Look closely", () => toLabel(async () => { await setMode("single", row); await take(row); })));
   what.append(decisions);
-  made.append(image, what);
+  const pictures = element("div", undefined, "side");
+  pictures.append(image);
+  if (row.beside) {
+    const other = element("img");
+    other.src = `${row.beside}&size=small`;
+    other.alt = row.note;
+    other.addEventListener("load", () => other.classList.toggle("small", other.naturalWidth < 64));
+    pictures.append(other);
+  }
+  made.append(pictures, what);
   return made;
 }
 
