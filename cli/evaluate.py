@@ -1,7 +1,7 @@
 """`ssld evaluate`: how good a run's classifier is, class by class, or how good its generated images are."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,9 +29,12 @@ def evaluate(
         typer.Option(help="Run whose classifier gives the features. Default: a labels-only fit on the same labels, cached."),
     ] = None,
     inception: Annotated[Path | None, typer.Option(help="Weights of Inception V3 for FID (needs torch-fidelity).")] = None,
+    ordinal: Annotated[
+        bool, typer.Option("--ordinal", help="Show errors of classes in an order: that of their names.")
+    ] = False,
     seed: SeedOption = 0,
 ) -> None:
-    """Evaluate a run: accuracy with its 95 % interval, NLL, calibration, precision and recall of every class."""
+    """Evaluate a run: accuracy, figures in which every class counts the same, 95 % intervals, NLL, calibration, each class."""
     from ssl_diffusion.errors import SSLDError
 
     if generation and data is not None:
@@ -41,17 +44,31 @@ def evaluate(
     elif extractor is not None or inception is not None:
         raise SSLDError("--extractor and --inception are used only with --generation")
     else:
-        _classification(context, data, out)
+        _classification(context, data, out, ordinal)
 
 
-def _classification(context: RunContext, data: Path | None, out: Path | None) -> None:
+def _classification(context: RunContext, data: Path | None, out: Path | None, ordinal: bool) -> None:
     """Report on the classifier of a run."""
     from ssl_diffusion.training.evaluate import evaluate_run
 
     report = evaluate_run(context.run, data, out, progress=context.output.bars)
     low, high = report.accuracy_interval
+    majority = report.balanced["majority_accuracy"]
+    words = (
+        ("balanced_accuracy", "balanced accuracy"),
+        ("macro_f1", "macro F1"),
+        ("auroc", "AUROC"),
+        ("average_precision", "average precision"),
+    )
+    balanced = []
+    for name, word in words:
+        least, most = report.intervals[name]
+        balanced.append(f"{word:17}  {report.balanced[name]:.4f}  (95 % interval {least:.4f} to {most:.4f})")
     lines = [
         f"accuracy   {report.metrics['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%}, {report.n} images)",
+        f"           {majority:.2%}  by always saying the most frequent class",
+        *balanced,
+        *(f"{name.replace('_', ' '):19}  {value:.4f}" for name, value in report.ordinal.items() if ordinal),
         f"NLL        {report.metrics['nll']:.4f}",
         f"ECE        {report.metrics['ece']:.4f}",
         "",
@@ -64,9 +81,17 @@ def _classification(context: RunContext, data: Path | None, out: Path | None) ->
         "n": report.n,
         **report.metrics,
         "accuracy_interval": [low, high],
-        "per_class": report.per_class.to_dict(orient="records"),
+        **{name: _known(value) for name, value in report.balanced.items()},
+        "intervals": {name: [_known(bound) for bound in bounds] for name, bounds in report.intervals.items()},
+        **({name: _known(value) for name, value in report.ordinal.items()} if ordinal else {}),
+        "per_class": [{name: _known(v) for name, v in row.items()} for row in report.per_class.to_dict(orient="records")],
     }
     context.output.result(values, "\n".join(lines))
+
+
+def _known(value: Any) -> Any:
+    """The value; None for NaN, which JSON does not have."""
+    return None if value != value else value
 
 
 def _generation(

@@ -17,6 +17,7 @@ from ssl_diffusion.data.loading import image_folder, load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, RunError
+from ssl_diffusion.inference.class_metrics import bootstrap_intervals, class_metrics, one_versus_rest, ordinal_metrics
 from ssl_diffusion.inference.denoising import denoiser_quality
 from ssl_diffusion.inference.metrics import classification_metrics
 from ssl_diffusion.inference.predict import predict_logits, probabilities
@@ -49,13 +50,20 @@ class ClassificationReport:
         n: Number of images.
         metrics: Values of accuracy, nll and ece (:func:`ssl_diffusion.inference.classification_metrics`).
         accuracy_interval: Wilson interval of the accuracy, at 95 %.
-        per_class: Table with one row per class: class, precision, recall, f1, n.
+        per_class: Table with one row per class: class, precision, recall, f1, auroc, average_precision, n.
+        balanced: Figures in which every class counts the same (:func:`ssl_diffusion.inference.class_metrics.class_metrics`).
+        intervals: Bootstrap intervals of these figures, at 95 %.
+        ordinal: Figures of classes in an order (:func:`ssl_diffusion.inference.class_metrics.ordinal_metrics`), in that of the
+            model's class names; empty for multi-label data.
     """
 
     n: int
     metrics: dict[str, float]
     accuracy_interval: tuple[float, float]
     per_class: pd.DataFrame
+    balanced: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    ordinal: dict[str, float]
 
 
 def evaluate_run(
@@ -94,8 +102,18 @@ def evaluate_run(
     precision, recall, f1, n = precision_recall_fscore_support(
         labels, predicted, labels=range(len(run.classes)), zero_division=0.0
     )
-    per_class = pd.DataFrame({"class": run.classes, "precision": precision, "recall": recall, "f1": f1, "n": n})
-    report = ClassificationReport(len(images), metrics, wilson_interval(metrics["accuracy"], labels.size), per_class)
+    auroc, average = one_versus_rest(p, labels)
+    figures_of = {"precision": precision, "recall": recall, "f1": f1, "auroc": auroc, "average_precision": average, "n": n}
+    per_class = pd.DataFrame({"class": run.classes, **figures_of})
+    report = ClassificationReport(
+        len(images),
+        metrics,
+        wilson_interval(metrics["accuracy"], labels.size),
+        per_class,
+        class_metrics(p, labels),
+        bootstrap_intervals(p, labels),
+        {} if run.multilabel else ordinal_metrics(predicted, labels),
+    )
     if out is not None:
         with output_folder(out, overwrite=True, inputs=inputs) as folder:
             per_class.to_csv(folder / "per_class.csv", index=False)

@@ -114,7 +114,7 @@ def test_commands_on_a_run_choose_their_device() -> None:
 
 def test_threads_are_bound_before_torch_is_imported() -> None:
     names = [name for name, each in COMMANDS.items() if any("--threads" in p.opts for p in each.params)]
-    assert len(names) == 11
+    assert len(names) == 12
     lines = [[*name.split(), *REFUSED[name], "--threads", "3"] for name in names]
     code = f"""
 import sys

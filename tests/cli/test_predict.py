@@ -68,6 +68,8 @@ def test_evaluate_on_other_images_matches_classes_by_name(run: Path, photos: Pat
     (photos / "2").rename(photos / "9")  # classes 0, 1, 9: their positions are not those of the model
     printed = json.loads(ok("evaluate", run, "--data", photos, *CPU, "--json").stdout)
     assert printed["n"] == 24
+    assert printed["per_class"][3]["auroc"] is None  # no image has it
+    assert printed["intervals"]["macro_f1"][0] <= printed["macro_f1"] <= printed["intervals"]["macro_f1"][1]
     assert {row["class"]: row["n"] for row in printed["per_class"] if row["n"]} == {"0": 8, "1": 8, "9": 8}
     (photos / "9").rename(photos / "ten")
     assert "'ten'" in refused("evaluate", run, "--data", photos, *CPU)

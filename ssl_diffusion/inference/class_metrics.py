@@ -1,0 +1,115 @@
+"""Figures of merit that a common class cannot make look good: of every class alike, and of classes in an order."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from sklearn.metrics import cohen_kappa_score
+
+__all__ = ["bootstrap_intervals", "class_metrics", "one_versus_rest", "ordinal_metrics"]
+
+_DRAWS = 200
+
+
+def class_metrics(p: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, float]:
+    """Figures in which every class that occurs counts the same, beside the accuracy of always saying the most frequent class.
+
+    Args:
+        p: Class probabilities, (n, K).
+        labels: Classes, int64 (n,), or 0/1 for every class, (n, K), for multi-label data.
+
+    Returns:
+        `balanced_accuracy` (mean recall; of multi-label data the mean of recalls of "yes" and "no"), `macro_f1`, `auroc` and
+        `average_precision` (means of one class versus the rest), `majority_accuracy`. NaN where no class allows it.
+
+    Example:
+        >>> p = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
+        >>> class_metrics(p, np.array([0, 0, 1]))["balanced_accuracy"]
+        1.0
+    """
+    truth = _columns(labels, p.shape[1])
+    said = p > 0.5 if labels.ndim == 2 else _columns(p.argmax(axis=1), p.shape[1])
+    hits, positives, called = (truth & said).sum(axis=0), truth.sum(axis=0), said.sum(axis=0)
+    occurs, n = positives > 0, len(truth)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall, f1 = hits / positives, 2 * hits / (positives + called)
+        specificity = (~truth & ~said).sum(axis=0) / (n - positives)
+    auroc, precision = one_versus_rest(p, labels)
+    rates = np.nanmean([recall, specificity], axis=0) if labels.ndim == 2 else recall[occurs]
+    shares = positives / n
+    majority = np.maximum(shares, 1 - shares).mean() if labels.ndim == 2 else shares.max()
+    return {
+        "balanced_accuracy": float(rates.mean()),
+        "macro_f1": float(f1[positives + called > 0].mean()),
+        "auroc": _mean(auroc),
+        "average_precision": _mean(precision),
+        "majority_accuracy": float(majority),
+    }
+
+
+def one_versus_rest(p: NDArray[np.floating], labels: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Area under the ROC curve and average precision of every class versus the rest, float64 (K,) each.
+
+    Args:
+        p: Class probabilities, (n, K).
+        labels: Classes as :func:`class_metrics` takes them.
+
+    Returns:
+        Both figures; NaN of classes that no sample has, or every one.
+    """
+    truth = _columns(labels, p.shape[1])
+    n, positives = len(truth), truth.sum(axis=0)
+    ranks = rankdata(p, axis=0)
+    auroc, precision = np.full(p.shape[1], np.nan), np.full(p.shape[1], np.nan)
+    for k in np.flatnonzero((positives > 0) & (positives < n)):
+        m = int(positives[k])
+        auroc[k] = (ranks[truth[:, k], k].sum() - m * (m + 1) / 2) / (m * (n - m))
+        order = np.argsort(-p[:, k], kind="stable")
+        right, value = truth[order, k], p[order, k]
+        last = np.flatnonzero(np.diff(value, append=-np.inf))  # of equal probabilities all are called, or none
+        found = np.cumsum(right)[last]
+        precision[k] = (np.diff(found, prepend=0) * found / (last + 1)).sum() / m
+    return auroc, precision
+
+
+def bootstrap_intervals(p: NDArray[np.floating], labels: NDArray[np.int64], seed: int = 0) -> dict[str, tuple[float, float]]:
+    """Percentile bootstrap intervals of the figures of :func:`class_metrics`, at 95 %, from 200 draws of the samples.
+
+    Args:
+        p: Class probabilities, (n, K).
+        labels: Classes as :func:`class_metrics` takes them.
+        seed: Random seed of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = [class_metrics(p[rows], labels[rows]) for rows in (rng.integers(0, len(p), len(p)) for _ in range(_DRAWS))]
+    bounds = {}
+    for name in ("balanced_accuracy", "macro_f1", "auroc", "average_precision"):
+        values = np.array([each[name] for each in drawn])
+        values = values[np.isfinite(values)]
+        low, high = np.quantile(values, (0.025, 0.975)) if len(values) else (np.nan, np.nan)
+        bounds[name] = (float(low), float(high))
+    return bounds
+
+
+def ordinal_metrics(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, float]:
+    """Figures of classes in an order: `mean_absolute_error` in steps, and `quadratic_kappa` (Cohen 1968).
+
+    Args:
+        predicted: Predicted classes, int64 (n,).
+        labels: Classes, int64 (n,).
+
+    Example:
+        >>> ordinal_metrics(np.array([0, 1, 2]), np.array([0, 1, 2]))["quadratic_kappa"]
+        1.0
+    """
+    same = len(np.union1d(predicted, labels)) < 2  # where chance is right, too, kappa is not defined
+    kappa = float("nan") if same else float(cohen_kappa_score(labels, predicted, weights="quadratic"))
+    return {"mean_absolute_error": float(np.abs(predicted - labels).mean()), "quadratic_kappa": kappa}
+
+
+def _columns(labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
+    return np.asarray(labels > 0) if labels.ndim == 2 else labels[:, None] == np.arange(k)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
