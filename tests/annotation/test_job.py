@@ -358,6 +358,10 @@ def test_speed_leaves_pauses_out(job: Job) -> None:
         rows = [{"number": i + 1, "at": float(at), **common} for i, at in enumerate(times)]
         connection.execute(schema.events.insert(), rows)
     assert labels_per_hour(job) == pytest.approx(360)
+    with job.store.writing() as connection:  # what a program gives says nothing about people
+        rows = [{"number": 10 + i, "at": 5020 + i / 1000, **common} for i in range(900)]
+        connection.execute(schema.events.insert(), rows)
+    assert labels_per_hour(job) is None
 
 
 def test_what_cannot_be_made_or_chosen_leaves_nothing(job: Job, tmp_path: Path, tiny: list[str], digits_pool: Pool) -> None:

@@ -25,6 +25,7 @@ __all__ = ["JobStatus", "audit_estimate", "drawn_estimate", "fitted_labels", "jo
 _HOUR = 3600.0
 _PAUSE = 300.0  # seconds without a label that are not counted as work
 _LATEST = 5000  # events
+_FASTEST = 40_000.0  # labels per hour; faster ones were given by a program
 _FEWEST = 10  # labels from which accuracy is estimated
 
 
@@ -170,7 +171,9 @@ def drawn_estimate(snapshot: Snapshot) -> Estimate | None:
 
 
 def labels_per_hour(job: Job, now: float | None = None) -> float | None:
-    """Votes per hour, over the last hour of work; imports and pauses over five minutes do not count. None with fewer than two.
+    """Votes per hour, over the last hour of work; imports and pauses over five minutes do not count.
+
+    None with fewer than two, and for a rate that no person keeps up.
 
     Args:
         job: Job of the votes.
@@ -190,4 +193,5 @@ def labels_per_hour(job: Job, now: float | None = None) -> float | None:
     work = work[np.cumsum(work) <= _HOUR]
     if not len(work) or work.sum() <= 0:
         return None
-    return float(_HOUR * len(work) / work.sum())
+    rate = float(_HOUR * len(work) / work.sum())
+    return rate if rate <= _FASTEST else None

@@ -37,8 +37,7 @@ export async function state() {
   const s = found.status;
   useClasses(found);
   showCounts(s.labels);
-  // A rate that no person keeps up (an import, a program) is not shown as one.
-  const speed = s.labels_per_hour === null || s.labels_per_hour > 20000 ? "" : ` · ${Math.round(s.labels_per_hour).toLocaleString("en")} an hour`;
+  const speed = s.labels_per_hour === null ? "" : ` · ${Math.round(s.labels_per_hour).toLocaleString("en")} an hour`;
   const fitting = s.fit.state === "running" ? ` · ${fitLine(s.fit).replace(/\.$/, "").toLowerCase()}` : "";
   $("progress").textContent = `${s.counts.labeled} labeled · ${s.waiting} waiting${speed}${fitting}`;
   const settled = s.counts.labeled + s.counts.skipped;
