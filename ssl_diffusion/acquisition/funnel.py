@@ -62,7 +62,6 @@ class _Kept(NamedTuple):
     part: NDArray[np.int64]
     row: NDArray[np.int64]
     score: NDArray[np.float64]
-    ids: NDArray[np.str_]
 
 
 def query_features(
@@ -114,12 +113,15 @@ def query_features(
     way = _way(chosen.name)
     without = {*classes, *(labeled or ()), *_labels_of_shards(run)}
     kept, seen = _narrow(features, sorted(without), way, most, random_state, progress)
-    order = np.argsort(kept.ids, kind="stable")
-    ids = kept.ids[order]
-    z, p = features.rows(kept.part[order], kept.row[order])
+    # Scores that are their own cheap score read nothing but probabilities.
+    ids, z, p = features.rows(kept.part, kept.row, representation=chosen.score is None or way.score is not chosen.score)
+    order = np.argsort(ids, kind="stable")
+    ids, z, p = ids[order], z[order], None if p is None else p[order]
     own = sorted(known)
     at = np.array([known[sample] for sample in own], dtype=np.int64).reshape(-1, 2)
-    labeled_z, labeled_p = features.rows(at[:, 0], at[:, 1]) if own else (np.zeros((0, z.shape[1]), np.float32), None)
+    _, labeled_z, labeled_p = features.rows(at[:, 0], at[:, 1])
+    if not own:
+        labeled_z = np.zeros((0, z.shape[1]), np.float32)
     found = Candidates(
         representation=z,
         probabilities=p if k else None,
@@ -185,9 +187,8 @@ def _narrow(
         seen += len(portion.rows)
         u = _scores(portion, way, salt)
         best = np.argsort(-u, kind="stable")[:most]
-        ids = np.array(portion.ids.take(best).to_pylist(), dtype=np.str_)
-        kept.append(_Kept(np.full(len(best), portion.part), portion.rows[best], u[best], ids))
-        if sum(len(each.ids) for each in kept) > 2 * most:
+        kept.append(_Kept(np.full(len(best), portion.part), portion.rows[best], u[best]))
+        if sum(len(each.row) for each in kept) > 2 * most:
             kept = [_best(kept, most)]
         if progress is not None:
             progress(ProgressUpdate("reading features", seen, len(features)))
@@ -198,9 +199,9 @@ def _narrow(
 
 def _best(kept: Sequence[_Kept], most: int) -> _Kept:
     """The best of what several portions kept."""
-    part, row, score, ids = (np.concatenate(values) for values in zip(*kept, strict=True))
+    part, row, score = (np.concatenate(values) for values in zip(*kept, strict=True))
     at = np.argsort(-score, kind="stable")[:most]
-    return _Kept(part[at], row[at], score[at], ids[at])
+    return _Kept(part[at], row[at], score[at])
 
 
 def _scores(portion: Portion, way: _Way, salt: np.uint64) -> NDArray[np.float64]:

@@ -107,34 +107,35 @@ class StoredFeatures:
                 found |= {batch["id"][int(i)].as_py(): (part, start + int(i)) for i in hit}
         return found
 
-    def rows(self, part: NDArray[np.int64], row: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Representations and class probabilities of some rows, float32 (n, F) and (n, K).
+    def rows(
+        self, part: NDArray[np.int64], row: NDArray[np.int64], *, representation: bool = True
+    ) -> tuple[NDArray[np.str_], NDArray[np.float32], NDArray[np.float32] | None]:
+        """Ids, representations and class probabilities of some rows: (n,), float32 (n, F) and (n, K).
 
         Args:
             part: Numbers of the parts, int64 (n,).
             row: Numbers of the rows in their parts, int64 (n,).
+            representation: Whether representations are wanted; without, F is 0.
         """
         pyarrow = need_pyarrow("reading features")
-        names = ["embedding"] + ["probabilities"] * self.classified
-        z = np.zeros((len(row), 0), dtype=np.float32)
-        p: NDArray[np.float32] | None = None
+        names = ["id"] + ["probabilities"] * self.classified + ["embedding"] * representation
+        ids = np.empty(len(row), dtype=object)
+        found: dict[str, NDArray[np.float32]] = {}
         for k in np.unique(part).tolist():
             mine = np.flatnonzero(part == k)
             order = mine[np.argsort(row[mine], kind="stable")]
             wanted = row[order]
             for start, batch in self._batches(k, names, wanted):
                 low, high = np.searchsorted(wanted, [start, start + len(batch)])
-                if low == high:
-                    continue
                 at = pyarrow.array(wanted[low:high] - start)
-                values = [_matrix(batch[name].take(at)) for name in names]
-                if not z.size:
-                    z = np.empty((len(row), values[0].shape[1]), dtype=np.float32)
-                    p = np.empty((len(row), values[1].shape[1]), dtype=np.float32) if self.classified else None
-                z[order[low:high]] = values[0]
-                if p is not None:
-                    p[order[low:high]] = values[1]
-        return z, p
+                ids[order[low:high]] = batch["id"].take(at).to_pylist()
+                for name in names[1:]:
+                    values = _matrix(batch[name].take(at))
+                    if name not in found:
+                        found[name] = np.empty((len(row), values.shape[1]), dtype=np.float32)
+                    found[name][order[low:high]] = values
+        z = found.get("embedding", np.zeros((len(row), 0), dtype=np.float32))
+        return ids.astype(np.str_), z, found.get("probabilities")
 
     def _batches(self, part: int, columns: list[str], wanted: NDArray[np.int64] | None = None) -> Iterator[tuple[int, Any]]:
         """Row groups of a part with their first rows; `wanted`, ascending, leaves out those without any of these rows."""
