@@ -8,8 +8,10 @@ from torch.nn import functional
 
 __all__ = ["agreement"]
 
-# Sides of the smaller picture at 16 pixels, and those tried then at 32: a crop keeps 72 % of a side or more.
-_SIDES = {16: (32, 31, 30), 14: (29, 28, 27, 26), 12: (25, 24, 23)}
+# Sides of the smaller picture at 16 pixels, and those tried then at 32, the others only if the first one is promising: a crop
+# keeps 72 % of a side or more.
+_SIDES = {16: (32, 31, 30), 14: (28, 27, 29, 26), 12: (24, 25, 23)}
+_PROMISING = 0.7
 _WORTH_A_LOOK = 0.85  # of the coarse correlation
 _BLUR = 9  # pixels; what is coarser is left out of the second correlation
 _BATCH = 256
@@ -55,10 +57,11 @@ def agreement(
                 a, b = (torch.from_numpy(small[which[rows]]).float() / 255 for which in (first, second))
                 b = b.flip(-1) if mirrored else b
                 large, inner = (b, a) if swapped else (a, b)
-                tried = [
-                    (_laid_over(large, inner, s) + _laid_over(_details(large), _details(inner), s)) / 2 for s in _SIDES[side]
-                ]
-                best[rows] = torch.cat(tried, dim=1).amax(dim=1).numpy()
+                found = _closely(large, inner, _SIDES[side][0])
+                promising = found >= _PROMISING
+                for other in _SIDES[side][1:] if promising.any() else ():
+                    found[promising] = torch.maximum(found[promising], _closely(large[promising], inner[promising], other))
+                best[rows] = found.numpy()
     return best
 
 
@@ -96,6 +99,12 @@ def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _batches(rows: NDArray[np.int64], size: int = _BATCH) -> list[NDArray[np.int64]]:
     return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def _closely(large: Tensor, inner: Tensor, side: int) -> Tensor:
+    """The mean of both correlations at the best place, (m,)."""
+    both = (_laid_over(large, inner, side) + _laid_over(_details(large), _details(inner), side)) / 2
+    return both.amax(dim=1)
 
 
 def _details(x: Tensor) -> Tensor:
