@@ -19,7 +19,7 @@ def contradiction(x: NDArray[np.float32], classes: NDArray[np.int64]) -> NDArray
 
     Args:
         x: Representations of the labeled samples, float32 (m, F).
-        classes: Their classes, int64 (m,).
+        classes: Classes of the labeled samples, int64 (m,).
     """
     present, y = np.unique(classes, return_inverse=True)
     if len(present) < 2:
