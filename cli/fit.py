@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from ssl_diffusion.settings import Budget, Devices, GiB, HeldOut, ImageSide, Seconds, Seed, Steps
 
 from .command import NOTHING, Context, command
+from .fit_words import start_words
 from .options import (
     ACCELERATOR,
     BACKBONE,
@@ -348,30 +349,6 @@ def _as_typed(message: str, settings: Settings) -> str:
     return message
 
 
-def _start(start: dict[str, Any]) -> str:
-    """How the trained model compares with the probe that it could start from, in one line."""
-    kept = {
-        "trained": "trained model kept",
-        "probe": "probe kept, the trained model is worse",
-        "backbone": "backbone alone kept, the trained model is worse",
-    }[start["kept"]]
-    nll = start.get("score") == "nll"
-
-    def shown(model: str, on: str) -> str:
-        value = start[model][on]
-        return "not finite" if value is None else f"NLL {value:.3f}" if nll else f"{value:.1%}"
-
-    if start["reason"] == "validation":
-        alone = f", backbone alone {shown('backbone', 'validation')}" if "backbone" in start else ""
-        both = f"{shown('trained', 'validation')} of the validation labels, probe {shown('probe', 'validation')}"
-        return f"{kept}: {both}{alone}"
-    parts = [f"trained {shown('trained', 'own_labels')} of its own labels"]
-    parts += [f"probe {shown('probe', 'folds')} of labels held out for it"] if start["probe"]["folds"] is not None else []
-    if start["probe"]["neighbors"] is not None:
-        parts.append(f"by neighbors {shown('trained', 'neighbors')} and {shown('probe', 'neighbors')}")
-    return f"{kept}: {', '.join(parts)}"
-
-
 def _print_result(path: Path, output: Output, *, cached: bool) -> None:
     from ssl_diffusion.generation.readiness import LARGEST_RATIO
     from ssl_diffusion.training.run_folder import RunFolder, load_metrics
@@ -399,7 +376,7 @@ def _print_result(path: Path, output: Output, *, cached: bool) -> None:
         learned = "" if denoiser["ratio"] <= LARGEST_RATIO else ": what it draws is still noise"
         lines.append(f"denoiser        {denoiser['ratio']:.2f} of the error of a linear filter{learned}")
     if (start := m.get("start")) is not None:
-        lines.append(f"start           {_start(start)}")
+        lines.append(f"start           {start_words(start)}")
     rate = f", {m['images_per_second']:,.0f} images/s" if m["images_per_second"] else ""
     if (backbone := m.get("backbone")) is not None:
         lines.append(f"weights         {backbone['choice']}")

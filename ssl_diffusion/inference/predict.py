@@ -127,7 +127,7 @@ def map_stream(
     Args:
         model: Network; as it was in between.
         function: Function of the model, a batch and the numbers of its rows within the batch.
-        batches: What the caller knows of a batch, and its images, uint8 (B, C, H, W), at least one.
+        batches: Batches: whatever the caller knows of one, and its images, uint8 (B, C, H, W), at least one.
         precision: "fp32", or "bf16" for autocast.
 
     Yields:

@@ -50,11 +50,11 @@ class PartFacts:
     """What the footer of a part says.
 
     Attributes:
-        kind: What it holds.
+        kind: Kind of its columns.
         model: Digest of the weights, and the precision.
         shard: Digest of the shard.
         images: Number of rows.
-        skipped: What was left out, as (place, reason).
+        skipped: Images that were left out, as (place, reason).
     """
 
     kind: Kind
@@ -100,7 +100,7 @@ def check_parts_folder(out: Path, kind: Kind) -> None:
 
     Args:
         out: Folder to write; it may be missing, empty, or hold parts of the same kind.
-        kind: What is to be written.
+        kind: Kind of the parts to write.
     """
     if (fault := place_fault(out)) is not None:
         raise RunError(f"{fault}; choose another --out")
@@ -135,7 +135,7 @@ def write_part(
         source: Shards of the shape that the model was made for.
         i: Number of the shard.
         path: Part to write.
-        kind: What to write.
+        kind: Kind of part.
         model: Digest of the weights and the precision, for the footer.
         batch_size: Images in a batch.
         report: Function that is called with the number of images of every batch.

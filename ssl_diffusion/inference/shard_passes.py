@@ -34,7 +34,7 @@ class Pass:
         images: Number of images in all parts.
         parts: Parts, in the order of the shards.
         kept: Number of parts that were there already.
-        skipped: What was left out, as (place, reason).
+        skipped: Images that were left out, as (place, reason).
     """
 
     images: int = 0
@@ -48,7 +48,7 @@ class PartsIndex:
     """What the index of a folder of parts says.
 
     Attributes:
-        kind: What the parts hold.
+        kind: Kind of the parts.
         model: Digest of the weights and the precision.
         classes: Names of the classes in the order of the probabilities.
         shards: Folders, patterns or URLs that the shards were named by.
@@ -95,7 +95,7 @@ def pass_over_shards(
     Args:
         run: Fitted model.
         source: Shards, see :func:`shards_for`.
-        shards: What they were named by, for the index.
+        shards: Names that they were given by, for the index.
         out: Folder of the parts.
         kind: "embed" for representations, projected to 512 features where there are more, and class probabilities; "predict"
             for predicted classes and probabilities.
@@ -167,7 +167,7 @@ def read_index(folder: Path, kind: Kind) -> PartsIndex:
 
     Args:
         folder: Folder that :func:`pass_over_shards` wrote.
-        kind: What its parts should hold.
+        kind: Kind that its parts should have.
 
     Raises:
         RunError: If there is none, it is damaged, or it belongs to parts of another kind.

@@ -55,7 +55,7 @@ class ParquetShard:
         columns: Names of the columns, where the user gives them.
 
     Attributes:
-        facts: What the program that packed the shard wrote into its footer; empty for other files.
+        facts: Facts that `ssld pack` wrote into the footer; empty for other files.
 
     Raises:
         DataError: If it is no Parquet file, is damaged, or has no column of ids or of images.

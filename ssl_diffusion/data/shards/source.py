@@ -42,7 +42,7 @@ class ShardBatch(NamedTuple):
         rows: Numbers of the rows, from 0, int64 (n,).
         ids: Sample ids, (n,).
         images: Images, uint8 (n, C, H, W).
-        skipped: What was left out, as (place, reason).
+        skipped: Images that were left out, as (place, reason).
     """
 
     rows: NDArray[np.int64]
