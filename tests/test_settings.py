@@ -30,6 +30,7 @@ FREE_TEXT = {
         "data.path",
         "data.image_root",
         "data.id_column",
+        "study.foreign",
         "data.image_column",
         "data.labels",
         "data.label_column",

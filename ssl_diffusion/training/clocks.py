@@ -77,7 +77,7 @@ class StepClock:
     """Progress callback that reads the clocks whenever it is called, which the loop does after every step.
 
     Attributes:
-        readings: What the clocks showed.
+        readings: Readings of the clocks, in order.
     """
 
     readings: list[Clocks] = field(default_factory=list)
