@@ -30,6 +30,8 @@ NEEDS = {
     "fit --label-column": "--data table.csv",
     "fit --separator": "--data table.csv --multilabel",
     "fit": "--data photos",
+    "pack": "photos",
+    "check": "photos",
     "predict": "run photos",
     "evaluate": "run",
     "sample": "run",
