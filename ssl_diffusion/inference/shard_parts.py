@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_diffusion.data.label_choice import label_name
-from ssl_diffusion.data.shards.parquet import FACTS, need_pyarrow
+from ssl_diffusion.data.shards.parquet import FACTS, need_pyarrow, parquet_writer
 from ssl_diffusion.data.shards.source import ShardBatch, ShardSource
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.inference.backbone_features import pool_features
@@ -30,7 +30,6 @@ from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.fused import FusedDiffusion
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.outputs import place_fault, remove_left
-from ssl_diffusion.storage import atomic_file
 
 __all__ = ["INDEX", "Kind", "PartFacts", "check_parts_folder", "part_facts", "part_name", "shard_rows", "write_part"]
 
@@ -156,18 +155,7 @@ def write_part(
                 function.rows = rows
                 yield batch, batch.images
 
-    with (
-        atomic_file(path) as temporary,
-        temporary.open("wb") as file,
-        pyarrow.parquet.ParquetWriter(
-            file,
-            schema,
-            compression="zstd",
-            use_dictionary=["label", "split"],
-            write_statistics=["id"],
-            write_page_checksum=True,
-        ) as writer,
-    ):
+    with parquet_writer(path, schema, statistics=("id",)) as writer:
         splits = source.shards[i].texts("split") if kind == "embed" else []
         for batch, values in map_stream(run.model, function, batches(), precision=run.precision):
             waiting.append(pyarrow.table(_columns(run, kind, batch, splits, values), schema=schema))

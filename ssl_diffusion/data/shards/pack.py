@@ -21,11 +21,10 @@ from ssl_diffusion.data.decoding import Aspect, Header, read_header
 from ssl_diffusion.data.images import iter_image_batches
 from ssl_diffusion.data.listings import Listing, Sample
 from ssl_diffusion.data.shapes import chosen_aspect, common_shape, common_size
-from ssl_diffusion.data.shards.parquet import FACTS, need_pyarrow
+from ssl_diffusion.data.shards.parquet import FACTS, need_pyarrow, parquet_writer
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.outputs import place_fault, refuse_inputs, remove_left
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
-from ssl_diffusion.storage import atomic_file
 
 __all__ = ["Packed", "check_pack_folder", "pack", "pack_shape"]
 
@@ -193,18 +192,7 @@ def _write(
     schema = pyarrow.schema(fields)
     known = dict(zip(part.ids, part.samples, strict=True))
     digest, skipped, n = hashlib.sha256(repr(image_shape).encode()), list[tuple[str, str]](), 0
-    with (
-        atomic_file(path) as temporary,
-        temporary.open("wb") as file,
-        pyarrow.parquet.ParquetWriter(
-            file,
-            schema,
-            compression="zstd",
-            use_dictionary=["label", "split"],
-            write_statistics=["id", "label", "split"],  # the smallest and the largest image say nothing, and take place twice
-            write_page_checksum=True,
-        ) as writer,
-    ):
+    with parquet_writer(path, schema, statistics=("id", "label", "split")) as writer:
         for batch in iter_image_batches(part.paths, image_shape, rows, skip_bad, ids=part.ids, aspect=aspect):
             skipped += batch.skipped
             if not batch.ids:

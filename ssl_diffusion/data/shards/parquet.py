@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from ssl_diffusion.data.shards.base import Columns, Content, Damaged
 from ssl_diffusion.data.shards.places import Place, reading
 from ssl_diffusion.errors import DataError, first_line, nearest_names
 from ssl_diffusion.settings import shown
+from ssl_diffusion.storage import atomic_file
 
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["FACTS", "ParquetShard", "need_pyarrow"]
+__all__ = ["FACTS", "ParquetShard", "need_pyarrow", "parquet_writer"]
 
 FACTS = b"ssld"
 """Key of the footer under which :mod:`ssl_diffusion.data.shards.pack` keeps its facts, as JSON."""
@@ -45,6 +47,31 @@ def need_pyarrow(what: str) -> Any:
     except ImportError as error:
         raise DataError(f"{what} needs pyarrow: pip install 'ssld[parquet]'") from error
     return pyarrow
+
+
+@contextmanager
+def parquet_writer(path: Path, schema: "pyarrow.Schema", statistics: Sequence[str]) -> Iterator[Any]:
+    """Writer of a Parquet file that is there whole, with checksums of its pages, or not at all.
+
+    Args:
+        path: File.
+        schema: Columns; `label` and `split` are written as dictionaries.
+        statistics: Columns whose smallest and largest value the footer has; those of images say nothing, and take place twice.
+    """
+    pyarrow = need_pyarrow("writing Parquet")
+    with (
+        atomic_file(path) as temporary,
+        temporary.open("wb") as file,
+        pyarrow.parquet.ParquetWriter(
+            file,
+            schema,
+            compression="zstd",
+            use_dictionary=["label", "split"],
+            write_statistics=list(statistics),
+            write_page_checksum=True,
+        ) as writer,
+    ):
+        yield writer
 
 
 class ParquetShard:
