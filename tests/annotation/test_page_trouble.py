@@ -54,7 +54,7 @@ def test_a_team_over_plain_http_logs_in_gives_names_and_keys_keep_what_was_typed
         await page.keyboard.press("n")
         await page.keyboard.type("eleven")
         await page.keyboard.press("Enter")
-        await page.get_by_role("button", name="eleven").click()
+        await page.locator("[data-name=eleven]").click()  # its name is also in the list of sheets
         await shown(page, id_)
         await page.reload()
         await shown(page)  # the name is not asked again
