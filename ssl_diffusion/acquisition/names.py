@@ -75,6 +75,7 @@ VARIANTS: dict[str, tuple[str, Callable[[Candidates, Choice, int], Choice]]] = {
     ),
     "power": ("drawn in proportion to utility (Kirsch et al. 2021, arXiv 2106.12059)", _power),
 }
+_READ_LABELS = ("balanced", "relabel")
 
 
 def get_variant(name: str) -> Strategy:
@@ -99,7 +100,8 @@ def get_variant(name: str) -> Strategy:
             found = strategy.batch(c, n)
         return replace(choose(c, found, n), notes=())
 
-    return replace(strategy, name=name, score=None, batch=batch, when=words)
+    reads = strategy.reads_labeled or variant in _READ_LABELS
+    return replace(strategy, name=name, score=None, batch=batch, when=words, reads_labeled=reads)
 
 
 # Fewer labels a class than this, and covering the pool beats asking the classifier.

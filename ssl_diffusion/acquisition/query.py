@@ -183,6 +183,9 @@ def query(
     k = len(run.classes) if not run.multilabel else 0
     classes = pool.labels[known] if not pool.multilabel else np.zeros(len(known), dtype=np.int64)
     chosen, reason = strategy_for(strategy, len(known), k)
+    none = none_to_avoid(run.classes, classes) if k else None
+    if not chosen.reads_labeled and none is None and map_by is None:
+        known, classes = known[:0], classes[:0]
     rows = pool_rows(run, pool, np.concatenate([open_, known]), progress=progress)
     embedded = EmbeddedPool.read(
         run.model,
@@ -195,7 +198,7 @@ def query(
     )
     at, rng = np.arange(len(embedded.images)), np.random.default_rng(random_state)
     candidates = Candidates.of(embedded, at[: len(open_)], at[len(open_) :], classes, k, rng, model=run.model)
-    candidates = replace(candidates, none=none_to_avoid(run.classes, classes) if k else None)
+    candidates = replace(candidates, none=none)
     choice = choose(chosen, candidates, n, power=power)
     batch = QueryBatch.from_choice(choice, candidates, pool.ids[open_], run.classes, chosen.name, reason, random_state)
     return replace(batch, overview=overview(candidates, choice, map_by)) if map_by is not None else batch

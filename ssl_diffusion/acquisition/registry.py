@@ -70,6 +70,8 @@ class Strategy:
         reference: Source of the method.
         score: gives every candidate a utility; None for batch strategies.
         batch: chooses a batch; None for scores.
+        reads_labeled: Whether it looks at images, representations or classes of labeled samples; a query by one that
+            does not leaves them unread.
     """
 
     name: str
@@ -79,12 +81,15 @@ class Strategy:
     reference: str
     score: Score | None = None
     batch: BatchStrategy | None = None
+    reads_labeled: bool = True
 
 
 STRATEGIES: dict[str, Strategy] = {}
 
 
-def register_score(name: str, *, needs: str, cost: str, when: str, reference: str) -> Callable[[Score], Score]:
+def register_score(
+    name: str, *, needs: str, cost: str, when: str, reference: str, reads_labeled: bool = True
+) -> Callable[[Score], Score]:
     """Register a function as a score under a name; see :class:`Strategy` for the arguments.
 
     Raises:
@@ -97,13 +102,15 @@ def register_score(name: str, *, needs: str, cost: str, when: str, reference: st
     """
 
     def register(function: Score) -> Score:
-        _add(Strategy(name, needs, cost, when, reference, score=function))
+        _add(Strategy(name, needs, cost, when, reference, score=function, reads_labeled=reads_labeled))
         return function
 
     return register
 
 
-def register_batch(name: str, *, needs: str, cost: str, when: str, reference: str) -> Callable[[BatchStrategy], BatchStrategy]:
+def register_batch(
+    name: str, *, needs: str, cost: str, when: str, reference: str, reads_labeled: bool = True
+) -> Callable[[BatchStrategy], BatchStrategy]:
     """Register a function as a batch strategy under a name; arguments and errors as :func:`register_score`.
 
     Example:
@@ -113,7 +120,7 @@ def register_batch(name: str, *, needs: str, cost: str, when: str, reference: st
     """
 
     def register(function: BatchStrategy) -> BatchStrategy:
-        _add(Strategy(name, needs, cost, when, reference, batch=function))
+        _add(Strategy(name, needs, cost, when, reference, batch=function, reads_labeled=reads_labeled))
         return function
 
     return register

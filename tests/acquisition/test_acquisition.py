@@ -20,6 +20,7 @@ from ssl_diffusion.inference import projection as scanning
 from ssl_diffusion.inference.embedding import embed
 from ssl_diffusion.inference.rows import SelectedRows
 from ssl_diffusion.inference.run import load_run
+from ssl_diffusion.progress import ProgressUpdate
 from ssl_diffusion.testing.strategies import known_distances
 from ssl_diffusion.testing.strategies import noise_candidates as candidates
 
@@ -226,6 +227,30 @@ def test_a_query_returns_ids_and_does_not_depend_on_the_order_of_the_pool(tiny_r
     assert frame["rank"].tolist() == list(range(1, 8))
     assert frame["prediction"].isin(digits_pool.classes).all()
     assert len(set(one.reasons)) == 7
+
+
+@pytest.mark.parametrize("name", sorted(name for name, strategy in STRATEGIES.items() if not strategy.reads_labeled))
+def test_who_does_not_ask_for_labeled_images_does_not_need_them(name: str) -> None:
+    c = candidates(60)
+    without = replace(c, labeled_representation=c.labeled_representation[:0], labeled_classes=c.labeled_classes[:0])
+    for variant in (name, f"{name}:diverse", f"{name}:power"):
+        picks = [choose(variant, replace(x, rng=np.random.default_rng(1)), 5).picks for x in (c, without)]
+        assert (picks[0] == picks[1]).all()
+
+
+@pytest.mark.parametrize(("strategy", "reads_labeled"), [("margin", False), ("margin:balanced", True), ("badge", True)])
+def test_a_query_reads_the_images_that_its_strategy_needs(
+    tiny_run: Path, digits_pool: Pool, strategy: str, reads_labeled: bool
+) -> None:
+    labeled, read = digits_pool.ids[digits_pool.train][:200], 0
+
+    def count(update: ProgressUpdate) -> None:
+        nonlocal read
+        read = max(read, update.total)
+
+    run = load_run(tiny_run, "cpu", "fp32")
+    query(run, digits_pool, 3, strategy, labeled=labeled, keep_scores=False, progress=count)
+    assert read == len(digits_pool.train) - (0 if reads_labeled else 200)
 
 
 @pytest.mark.parametrize("strategy", ["auto", "margin", "badge", "counterfactual"])

@@ -24,6 +24,7 @@ _DRAWS = 5
     cost="none",
     when="as a baseline, and for an unbiased estimate of the accuracy",
     reference="simple random sampling",
+    reads_labeled=False,
 )
 def random(c: Candidates, n: int) -> Choice:
     """Every candidate with the same probability."""
@@ -36,6 +37,7 @@ def random(c: Candidates, n: int) -> Choice:
     cost=_ONE_PASS,
     when="many labels already, small batches",
     reference="Lewis and Gale 1994, arXiv cmp-lg/9407020",
+    reads_labeled=False,
 )
 def least_confidence(c: Candidates) -> NDArray[np.float64]:
     """1 - p of the most probable class, scaled by K / (K - 1)."""
@@ -50,6 +52,7 @@ def least_confidence(c: Candidates) -> NDArray[np.float64]:
     cost=_ONE_PASS,
     when="many labels already, small batches; the strongest of the simple ones",
     reference="Scheffer et al. 2001, doi 10.1007/3-540-44816-0_31",
+    reads_labeled=False,
 )
 def margin(c: Candidates) -> NDArray[np.float64]:
     """1 - (p of the most probable class - p of the runner-up)."""
@@ -66,6 +69,7 @@ def margin(c: Candidates) -> NDArray[np.float64]:
     cost=_ONE_PASS,
     when="many labels already, few classes, small batches",
     reference="Settles 2009, Computer Sciences Technical Report 1648, University of Wisconsin-Madison, sec. 3.1",
+    reads_labeled=False,
 )
 def entropy(c: Candidates) -> NDArray[np.float64]:
     """Entropy of the class probabilities, divided by ln K."""
