@@ -173,7 +173,7 @@ def by_batches(
         >>> by_batches(model, lambda model, x, rows: model.representation(x), images).shape == (8, model.n_features)
         True
     """
-    parts, done = [np.zeros(empty, dtype=np.float32)] if not len(data) else [], 0
+    found, done = np.zeros(empty, dtype=np.float32), 0
     for rows, (values,) in map_batches(
         model,
         lambda model, x, rows: (function(model, x, rows),),
@@ -183,11 +183,13 @@ def by_batches(
         gradients=gradients,
         tensor=tensor,
     ):
-        parts.append(values)
+        if not done:  # one array from the start: parts and what they are joined to would be twice as much
+            found = np.empty((len(data), *values.shape[1:]), dtype=values.dtype)
+        found[rows] = values
         done += len(rows)
         if progress is not None:
             progress(ProgressUpdate(task, done, len(data)))
-    return np.concatenate(parts)
+    return found
 
 
 class ReadingOptions(TypedDict, total=False):

@@ -162,10 +162,10 @@ def compare_with_start(
     z, y, k = represent(model, pool.images[first], precision=device.precision), pool.labels[positions], len(pool.classes)
     z, reference = z[: len(positions)], z[len(positions) :]
     probe = fit_probe(z, y, reference, k, seed=seed)
-    start = probe.logits(represent(model, pool.images[rows], precision=device.precision))
     folds = fold_logits(z, y, reference, k, probe.inverse_penalty, seed)
-    comparison = compared(pool, labeled, unlabeled, start, logits, folds)
     made = model.with_linear_head(probe.weight, probe.bias)
+    others = predict_logits(made, pool.images[rows[len(positions) :]], precision=device.precision)
+    comparison = compared(pool, labeled, unlabeled, np.concatenate([probe.logits(z), others]), logits, folds)
     weights = {name: tensor.cpu() for name, tensor in made.state_dict().items()}
     return Start(made.config, weights, comparison)
 
