@@ -27,7 +27,9 @@ __all__ = ["check"]
 @command(NOTHING, threads=0)
 def check(
     context: Context,
-    data: Annotated[Path, typer.Argument(help="Run folder, job folder, folder of images, or CSV file that lists them.")],
+    data: Annotated[
+        Path, typer.Argument(help="Run folder, job folder, folder of images, CSV file that lists them, or shards.")
+    ],
     labels: Annotated[
         Path | None, typer.Option(help="CSV file with the columns id and label, instead of the labels that are there.")
     ] = None,
@@ -48,10 +50,16 @@ def check(
     accelerator: Annotated[str, ACCELERATOR] = "auto",
     precision: Annotated[str, PRECISION] = "auto",
 ) -> None:
-    """Find wrong labels, copies, leaks into the test split, foreign images and image faults, and write a page about them."""
+    """Find wrong labels, copies, leaks into the test split, foreign images and image faults, and write a page about them.
+
+    Shards are read from end to end, and compared with the digests in their footers.
+    """
     from ssl_diffusion.curation.check import FIXES, check_collection, fixed_labels
     from ssl_diffusion.curation.collection import collect_photos, collect_run
     from ssl_diffusion.curation.page import write_check
+    from ssl_diffusion.data.shards.places import is_sharded
+    from ssl_diffusion.data.shards.source import ShardSource
+    from ssl_diffusion.data.shards.verifying import verify_shards
     from ssl_diffusion.errors import SSLDError, nearest_names
     from ssl_diffusion.inference.run import load_run
     from ssl_diffusion.outputs import check_output_folder
@@ -63,7 +71,7 @@ def check(
             raise SSLDError(f"--fix mends {', '.join(FIXES)}; {nearest_names(name, FIXES)}")
     if noise_levels > 4:
         raise SSLDError(f"a denoiser is asked at no more than 4 noise levels, not {noise_levels}")
-    network = backbone_name(backbone, features)
+    network, verified = backbone_name(backbone, features), ""
     output, is_run, is_job = context.output, (data / "recipe.toml").exists(), (data / "job.toml").exists()
     if (is_run or is_job) and (network is not None or image_root is not None):
         what = "run" if is_run else "job"
@@ -95,6 +103,10 @@ def check(
             cache_dir=cache_dir or default_cache_dir(),
             progress=output.bars,
         )
+        if is_sharded(data):
+            source = ShardSource(data, skip_bad=True)
+            n = verify_shards(source, progress=output.bars)
+            verified = f"{n} of {len(source.shards)} shards hold what their footers say."
     result = check_collection(collection, seed=seed)
     fixed, changes = fixed_labels(result, fix) if fix else (None, {})
     findings = None
@@ -103,7 +115,7 @@ def check(
 
         findings = findings_of(result)
     files = write_check(result, out, fixed=fixed, findings=findings, overwrite=overwrite, inputs=inputs)
-    lines = result.sentences
+    lines = result.sentences + ([verified] if verified else [])
     if findings is not None:
         from ssl_diffusion.annotation.loop.suspicious import queue_findings
 

@@ -27,13 +27,14 @@ from ssl_diffusion.acquisition.stored_features import FetchedImages, Portion, St
 from ssl_diffusion.acquisition.strategies.gradient import gradient_norms
 from ssl_diffusion.acquisition.strategies.uncertainty import entropy, least_confidence, margin
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.data.shards.source import hash_ids
+from ssl_diffusion.data.shards.ids import hash_ids
 from ssl_diffusion.data.tables import read_table
 from ssl_diffusion.errors import DataError, SSLDError
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.models.fused import gradient_fault
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.training.run_folder import RunFolder
+from ssl_diffusion.training.shard_record import held_out_ids
 
 __all__ = ["CANDIDATES", "batch_pool", "query_features"]
 
@@ -111,7 +112,7 @@ def query_features(
         )
     most = max(candidates if chosen.name.partition(":")[0] not in _READ_ALL else min(candidates, _LOOKED_AT), _SHORTLIST * n)
     way = _way(chosen.name)
-    without = {*classes, *(labeled or ()), *_labels_of_shards(run)}
+    without = {*classes, *(labeled or ()), *_labels_of_shards(run), *held_out_ids(run.path)}
     kept, seen = _narrow(features, sorted(without), way, most, random_state, progress)
     # Scores that are their own cheap score read nothing but probabilities.
     ids, z, p = features.rows(kept.part, kept.row, representation=chosen.score is None or way.score is not chosen.score)

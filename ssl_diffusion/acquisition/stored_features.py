@@ -12,6 +12,7 @@ from ssl_diffusion.data.shards.parquet import need_pyarrow
 from ssl_diffusion.data.shards.source import ShardSource
 from ssl_diffusion.errors import DataError, RunError, first_line
 from ssl_diffusion.inference.run import Run
+from ssl_diffusion.inference.shard_parts import part_name
 from ssl_diffusion.inference.shard_passes import read_index
 
 __all__ = ["FetchedImages", "Portion", "StoredFeatures"]
@@ -65,10 +66,14 @@ class StoredFeatures:
         """The shards that the features were made of.
 
         Raises:
-            DataError: If they cannot be read.
+            DataError: If they cannot be read, or one is not what the features were made of.
         """
         columns = Columns(*self._index.columns)
-        return ShardSource(self._index.shards, self._run.image_shape, columns=columns, aspect=self._run.aspect)
+        source = ShardSource(self._index.shards, self._run.image_shape, columns=columns, aspect=self._run.aspect)
+        for shard in source.shards:
+            if part_name(shard.place.stem, shard.digest) not in self._index.parts:
+                raise DataError(f"{shard.place.name} has changed since ssld embed read it, or is new: run ssld embed again")
+        return source
 
     def portions(self, without: Iterable[str], *, probabilities: bool, representation: bool) -> Iterator[Portion]:
         """All candidates, some thousands at once.

@@ -87,6 +87,7 @@ def load_pool(
     *,
     cache_dir: Path | None = None,
     max_memory: int | None = None,
+    lazy: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Pool:
     """Read the images that a recipe names.
@@ -96,6 +97,7 @@ def load_pool(
             read it.
         cache_dir: Folder of named data sets, read from and downloaded to; None takes the user's cache.
         max_memory: Bytes of images beyond which the pool is memory-mapped; None keeps it in memory.
+        lazy: Whether images of shards stay there, and are read when they are asked for, see :class:`~.shards.rows.ShardImages`.
         progress: Callback for the number of images read.
 
     Raises:
@@ -118,7 +120,7 @@ def load_pool(
         data_dir = Path(data.data_dir) if data.data_dir else None
         pool = load_dataset(data.dataset, data_dir=data_dir, cache_dir=cache_dir, max_memory=max_memory)
     elif is_sharded(data.path):
-        pool = load_shards(data, max_memory=max_memory, progress=reading)
+        pool = load_shards(data, max_memory=max_memory, lazy=lazy, progress=reading)
     elif is_table(Path(data.path)):
         pool = load_csv(
             Path(data.path),

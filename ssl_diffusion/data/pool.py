@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_diffusion.data.decoding import Aspect
+from ssl_diffusion.data.shards.base import ShardMark
 from ssl_diffusion.data.source import check_batch_size
 from ssl_diffusion.errors import DataError
 
@@ -41,6 +42,7 @@ class Pool:
         files: the files that the images were decoded from, n of them; None if they come from elsewhere.
         file_size: most common (height, width) of these files.
         aspect: treatment of files with another aspect ratio: "crop", "pad" or "squeeze".
+        shards: marks of the shards that the images were read from, in their order; empty if they come from elsewhere.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Pool:
     files: Sequence[Path] | None = None
     file_size: tuple[int, int] | None = None
     aspect: Aspect = "squeeze"
+    shards: tuple[ShardMark, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -149,11 +152,17 @@ class Pool:
         return ((self.ids[part], np.array(self.images[part])) for part in parts)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the training images and their ids (labels left out), hex; equal pools share cached denoisers."""
+        """SHA-256 over the training images and their ids (labels left out), hex; equal pools share cached denoisers.
+
+        For images of shards the digests of the shards stand for the pixels, so that none is read.
+        """
         digest = hashlib.sha256()
         train = self.train
         digest.update(repr((self.images.shape[1:], len(train))).encode())
         digest.update("\n".join(self.ids[train]).encode())
+        if self.shards:
+            digest.update(f"\0{self.aspect}\n{' '.join(shard.digest for shard in self.shards)}".encode())
+            return digest.hexdigest()
         for start in range(0, len(train), 4096):
             digest.update(np.ascontiguousarray(self.images[train[start : start + 4096]]).tobytes())
         return digest.hexdigest()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_diffusion.data.label_choice import label_name
+from ssl_diffusion.data.shards.digests import splits_digest
 from ssl_diffusion.data.shards.parquet import FACTS, need_pyarrow, parquet_writer
 from ssl_diffusion.data.shards.source import ShardBatch, ShardSource
 from ssl_diffusion.errors import DataError, RunError
@@ -52,6 +53,7 @@ class PartFacts:
         kind: Kind of its columns.
         model: Digest of the weights, and the precision.
         shard: Digest of the shard.
+        splits: Digest of the splits in the shard, which the columns repeat; "" without any.
         images: Number of rows.
         skipped: Images that were left out, as (place, reason).
     """
@@ -59,6 +61,7 @@ class PartFacts:
     kind: Kind
     model: str
     shard: str
+    splits: str = ""
     images: int = 0
     skipped: tuple[tuple[str, str], ...] = ()
 
@@ -89,7 +92,7 @@ def part_facts(path: Path) -> PartFacts | None:
     try:
         said = json.loads((pyarrow.parquet.read_metadata(path).metadata or {}).get(FACTS, b"{}"))
         skipped = tuple((str(place), str(reason)) for place, reason in said["skipped"])
-        return PartFacts(said["kind"], said["model"], said["shard"], said["images"], skipped)
+        return PartFacts(said["kind"], said["model"], said["shard"], said.get("splits", ""), said["images"], skipped)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -167,7 +170,7 @@ def write_part(
                 report(len(batch.ids))
         if waiting:
             writer.write_table(pyarrow.concat_tables(waiting))
-        facts = PartFacts(kind, model, source.shards[i].digest, n, tuple(skipped))
+        facts = PartFacts(kind, model, source.shards[i].digest, splits_digest(splits), n, tuple(skipped))
         writer.add_key_value_metadata({FACTS.decode(): json.dumps(vars(facts))})
     return facts
 

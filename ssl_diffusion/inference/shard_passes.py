@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ssl_diffusion.data.shards.digests import splits_digest
 from ssl_diffusion.data.shards.places import located
 from ssl_diffusion.data.shards.source import ShardSource
 from ssl_diffusion.errors import DataError, RunError, StateError
@@ -120,10 +121,13 @@ def pass_over_shards(
     found: dict[int, PartFacts] = {}
     for i, name in enumerate(names):
         facts = part_facts(out / name)
-        if facts is not None and (facts.model, facts.shard) == (model, source.shards[i].digest):
-            if facts.skipped and not source.skip_bad:
-                continue  # is an error this time
-            found[i] = facts
+        if facts is None or (facts.model, facts.shard) != (model, source.shards[i].digest):
+            continue
+        if facts.skipped and not source.skip_bad:
+            continue  # is an error this time
+        if kind == "embed" and facts.splits != splits_digest(source.shards[i].texts("split")):
+            continue  # images are the same, and others of them are in the test split
+        found[i] = facts
     done.kept = len(found)
     todo = [i for i in range(len(names)) if i not in found]
     if todo:

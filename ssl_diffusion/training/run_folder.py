@@ -10,6 +10,7 @@ metrics.json         the metrics; written last, so a folder with it is a finishe
 model.safetensors    EMA and raw weights, with the configuration in the header
 last/                the state to resume from, while training
 history.png  confusion.png  reconstructions.png  skipped.csv  log.txt
+shards.json  held_out.csv   of runs on shards, see :mod:`ssl_diffusion.training.shard_record`
 scores/              cached outputs of the encoder for the pool, by :mod:`ssl_diffusion.inference.embedding_store`
 .ssld-run            marks the folder as a run, so that it can be overwritten
 """
@@ -44,6 +45,7 @@ from ssl_diffusion.storage import TEMPORARY, atomic_write_text, cannot_write, re
 from ssl_diffusion.training.conditions import RunConditions
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.settings import TrainingSettings
+from ssl_diffusion.training.shard_record import HELD_OUT, SHARDS, record_shards, shard_changes
 
 __all__ = ["RunFolder", "default_run_name", "load_metrics", "model_metadata", "run_inputs"]
 
@@ -52,17 +54,8 @@ _LOCK, _HOLDER = ".ssld-lock", ".ssld-lock-holder"
 _OURS = frozenset(
     (
         *(_MARKER, _LOCK, _HOLDER, "recipe.toml", "pool.json", "labeled.csv", "skipped.csv", "history.csv", "metrics.json"),
-        *(
-            "scores",
-            "log.txt",
-            "conditions.json",
-            "plan.json",
-            "model.safetensors",
-            "history.png",
-            "confusion.png",
-            "reconstructions.png",
-            "last",
-        ),
+        *("scores", "log.txt", "conditions.json", "plan.json", "model.safetensors", "history.png", "confusion.png"),
+        *("reconstructions.png", "last", SHARDS, HELD_OUT),
     )
 )
 
@@ -229,6 +222,7 @@ class RunFolder:
                 atomic_write_text(self.path / "skipped.csv", skipped.to_csv(index=False))
             if conditions is not None:
                 atomic_write_text(self.conditions, conditions.model_dump_json(indent=2) + "\n")
+            record_shards(self.path, pool, recipe.data.test_fraction)
             facts = _PoolFacts.of(pool, fingerprint, _digest(labeled)).model_dump(mode="json")
             atomic_write_text(self.path / "pool.json", json.dumps(facts, indent=2) + "\n")
         except OSError as error:
@@ -278,6 +272,7 @@ class RunFolder:
         pairs = [(key, getattr(kept, key), value) for key, value in now if key != "labeled"]
         differences = [f"{key}: {before!r} -> {value!r}" for key, before, value in pairs if before != value]
         if differences:
+            differences += shard_changes(self.path, pool)
             raise RunError(f"the pool is not the one that {self.path} was started with: {'; '.join(differences)}")
 
     def changes(self, pool: Pool) -> list[str]:
@@ -287,7 +282,7 @@ class RunFolder:
         pairs = [(what, getattr(kept, key), getattr(now, key)) for key, what in names.items()]
         found = [f"{what}: {_listed(before)} -> {_listed(value)}" for what, before, value in pairs if before != value]
         if not found and kept.fingerprint != pool.fingerprint():
-            found = ["other training images or ids"]
+            found = shard_changes(self.path, pool) or ["other training images or ids"]
         return found
 
     def used_ids(self) -> list[str]:

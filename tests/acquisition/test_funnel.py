@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from ssl_diffusion.errors import DataError, RunError, SSLDError
 from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.inference.shard_passes import pass_over_shards, shards_for
 from ssl_diffusion.training.run_folder import RunFolder
+from ssl_diffusion.training.shard_record import record_shards
 
 N = 300
 
@@ -96,6 +98,26 @@ def test_labels_and_the_test_split_are_not_chosen(run: Run, folder: Path, part_o
     assert set(query_features(run, folder / "features", 3, "margin", labeled=since).ids) == set(everything.ids[-3:])
     with pytest.raises(DataError, match="nothing is left to choose"):
         query_features(run, folder / "features", 3, "margin", labeled=everything.ids.tolist())
+
+
+def test_what_the_run_held_out_of_labels_in_shards_is_not_chosen(
+    run: Run, folder: Path, part_of_pool: Pool, tmp_path: Path
+) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run.path, copied)
+    candidates = query_features(run, folder / "features", 10_000, "random").ids
+    held_out = np.isin(part_of_pool.ids, candidates[:7])
+    record_shards(copied, replace(part_of_pool, is_test=held_out, shards=ShardSource(folder / "shards").marks), 0.1)
+    found = query_features(load_run(copied, "cpu", "fp32"), folder / "features", 10_000, "random").ids
+    assert set(found) == set(candidates[7:])
+
+
+def test_a_shard_that_changed_since_it_was_embedded_is_named(run: Run, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "shards", tmp_path / "shards")
+    out = features(run, tmp_path / "shards", tmp_path / "f")
+    shutil.copy(folder / "shards" / "shard-00000.parquet", tmp_path / "shards" / "shard-00002.parquet")
+    with pytest.raises(DataError, match=r"shard-00002.parquet has changed since ssld embed read it"):
+        query_features(run, out, 4, "linear")
 
 
 def test_only_the_images_of_the_shortlist_are_read(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_packed_shards_are_the_folder_that_they_were_packed_of(tmp_path: Path) -
     assert one.classes == other.classes
     for name in ("images", "labels", "is_test"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-    assert one.fingerprint() == other.fingerprint()
+    assert one.fingerprint() != other.fingerprint()  # which comes from the digests of the shards
 
 
 def test_labels_may_come_from_a_file(tmp_path: Path) -> None:
@@ -124,9 +124,3 @@ def test_a_run_is_fitted_to_shards_and_reads_them_again(
     assert "labels for 1 samples that no shard has" in refused(
         "fit", "--data", tmp_path / "s", "--labels", labels(tmp_path / "l.csv", "id,label\nx,a\n"), "--out", tmp_path / "x"
     )
-
-
-def test_jobs_need_image_files(tmp_path: Path) -> None:
-    folder = write_parquet(tmp_path / "s")
-    assert "names shards: choose samples with ssld query --pool" in refused("loop", "init", tmp_path / "job", "--data", folder)
-    assert not (tmp_path / "job").exists()

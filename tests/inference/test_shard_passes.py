@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.commands import ok, refused, write_digits
@@ -12,6 +13,7 @@ from support.commands import ok, refused, write_digits
 from ssl_diffusion.data.listings import list_folder
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.shards.pack import pack
+from ssl_diffusion.data.shards.source import ShardSource
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.inference.embedding import embed
 from ssl_diffusion.inference.run import Run, load_run
@@ -101,6 +103,22 @@ def test_parts_of_another_model_are_made_again(run: Run, shards: Path, tmp_path:
     changed = load_run(other, "cpu", "fp32")
     changed.precision = "bf16"
     assert passed(changed, shards, tmp_path / "f").kept == 0
+
+
+def test_parts_of_a_shard_whose_split_changed_are_made_again(run: Run, shards: Path, tmp_path: Path) -> None:
+    copies = tmp_path / "s"
+    shutil.copytree(shards, copies)
+    assert passed(run, copies, tmp_path / "f").kept == 0
+    path = copies / "shard-00001.parquet"
+    table, digest = pq.read_table(path), ShardSource(copies).fingerprint
+    split = table.schema.get_field_index("split")
+    facts = {b"ssld": pq.read_metadata(path).metadata[b"ssld"]}
+    others = table.set_column(split, "split", pa.array(["test"] * len(table)))
+    pq.write_table(others.replace_schema_metadata(facts), path)
+    assert ShardSource(copies).fingerprint == digest  # the images are the same
+    done = passed(run, copies, tmp_path / "f")
+    assert done.kept == 2
+    assert set(pq.read_table(done.parts[1])["split"].to_pylist()) == {"test"}
 
 
 def test_the_commands(shards: Path, tiny_run: Path, tmp_path: Path) -> None:

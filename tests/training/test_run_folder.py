@@ -11,6 +11,7 @@ from support.jobs import FINISHED_RUN
 
 from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
 from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.shards.base import ShardMark
 from ssl_diffusion.errors import CheckpointError, DataError, Interrupted, RunError
 from ssl_diffusion.inference.run import load_run
 from ssl_diffusion.models.weights import load_tensors, save_tensors
@@ -57,6 +58,21 @@ def test_pool_differences_are_named(tmp_path: Path, tiny_recipe: Recipe, small_p
     other = replace(small_pool, classes=("ant", "bee", "dog"), is_test=np.arange(60) >= 47)
     with pytest.raises(RunError, match=r"n_train: 48 -> 47; n_test: 12 -> 13; classes: .*'dog'.*fingerprint: "):
         folder.check_pool(other, other.fingerprint())
+
+
+def test_a_shard_that_has_changed_is_named(tmp_path: Path, tiny_recipe: Recipe, small_pool: Pool) -> None:
+    marks = tuple(ShardMark(f"s/{name}.parquet", name, 20) for name in "abc")
+    folder, pool = RunFolder(tmp_path), replace(small_pool, shards=marks)
+    recipe = tiny_recipe.replace(data=tiny_recipe.data.replace(test_fraction=0.2))
+    create(folder, recipe, pool)
+    assert (tmp_path / "held_out.csv").read_text().split() == ["id", *pool.ids[pool.is_test]]
+    folder.check_pool(pool, pool.fingerprint())
+    assert folder.changes(pool) == []
+    other = replace(pool, shards=(*marks[:2], marks[2]._replace(digest="x")))
+    assert folder.changes(other) == ["1 of 3 shards has another content: s/c.parquet"]
+    with pytest.raises(RunError, match=r"fingerprint: .*; 1 of 3 shards has another content: s/c.parquet"):
+        folder.check_pool(other, other.fingerprint())
+    folder.check_free(overwrite=True)
 
 
 @pytest.mark.parametrize("content", [None, "{"])

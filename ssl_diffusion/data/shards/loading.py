@@ -13,6 +13,7 @@ from ssl_diffusion.data.listings import LABEL_COLUMNS, Sample, check_test_classe
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import LARGEST_SIDE, DataSettings
 from ssl_diffusion.data.shards.base import Columns
+from ssl_diffusion.data.shards.rows import ShardImages, as_array
 from ssl_diffusion.data.shards.source import ShardSource
 from ssl_diffusion.data.tables import read_table
 from ssl_diffusion.errors import DataError, nearest_names
@@ -20,18 +21,22 @@ from ssl_diffusion.outputs import shown_path
 from ssl_diffusion.settings import shown
 from ssl_diffusion.storage import allocate
 
-__all__ = ["load_shards"]
+__all__ = ["load_shards", "pool_name", "shard_source"]
 
 _AT_ONCE = 1024
 _SPLITS = ("train", "test", "unlabeled")
 
 
-def load_shards(data: DataSettings, *, max_memory: int | None = None, progress: Progress | None = None) -> Pool:
+def load_shards(
+    data: DataSettings, *, max_memory: int | None = None, lazy: bool = False, progress: Progress | None = None
+) -> Pool:
     """Read Parquet or tar shards into a pool.
 
     Args:
         data: Section [data] of a recipe, whose path names shards.
         max_memory: Bytes of images beyond which the pool is memory-mapped; None keeps it in memory.
+        lazy: Whether images stay in the shards, and are read when they are asked for; with `skip_bad` each is read once, to
+            find out which can be.
         progress: Callback for (images done, images in all).
 
     Raises:
@@ -40,48 +45,51 @@ def load_shards(data: DataSettings, *, max_memory: int | None = None, progress: 
     Example:
         >>> pool = load_shards(DataSettings(path="shards/*.parquet", labels="labels.csv"))  # doctest: +SKIP
     """
-    size = data.size if data.size > 0 else None
-    source = ShardSource(
-        data.path,
-        columns=Columns(data.id_column, data.image_column, "" if data.labels else data.label_column),
-        aspect=data.aspect,
-        size=size,
-        largest=LARGEST_SIDE if data.size < 0 else None,
-        channels={"gray": 1, "rgb": 3}.get(data.color),
-        skip_bad=data.skip_bad,
-    )
+    source = shard_source(data)
     samples = _from_table(Path(data.labels), data.label_column, source.ids) if data.labels else _from_shards(source)
     check_test_classes(Path(data.labels or data.path), samples)
-    images = allocate((len(source), *source.image_shape), max_memory=max_memory)
-    kept: list[NDArray[np.int64]] = []
     skipped = list(source.skipped)
-    n = 0
-    for i, start in enumerate(source.starts[:-1].tolist()):
-        for batch in source.shard_batches(i, _AT_ONCE):
-            images[n : n + len(batch.rows)] = batch.images
-            n += len(batch.rows)
-            kept.append(start + batch.rows)
-            skipped += batch.skipped
-            if progress is not None:
-                progress(n, len(source))
-    if not n:
-        raise DataError(f"none of the {len(source):,} images can be read: {skipped[0][0]}: {skipped[0][1]}, for one")
-    rows = np.concatenate(kept)
+    images, rows = _read(source, skipped, max_memory, lazy, progress)
     samples = [samples[row] for row in rows.tolist()]
     classes = tuple(sorted(set().union(*(sample.labels or () for sample in samples))))
     index = {name: k for k, name in enumerate(classes)}
     labels = np.array([index[next(iter(sample.labels))] if sample.labels else -1 for sample in samples], dtype=np.int64)
     return Pool(
-        name=_name(data.path),
-        images=images[:n],
+        name=pool_name(data.path),
+        images=images,
         ids=source.ids[rows],
         labels=labels,
         classes=classes,
         is_test=np.array([sample.is_test for sample in samples], dtype=np.bool_),
         augmentation="photo",
-        notes=[f"{n:,} images of {len(source.shards)} shards"],
+        notes=[f"{len(rows):,} images of {len(source.shards)} shards"],
         skipped=skipped,
         aspect=source.aspect,
+        shards=source.marks,
+    )
+
+
+def shard_source(data: DataSettings) -> ShardSource:
+    """The shards that a recipe names, at the size that it says.
+
+    Args:
+        data: Section [data] of a recipe, whose path names shards.
+
+    Raises:
+        DataError: As :class:`ShardSource`.
+
+    Example:
+        >>> len(shard_source(DataSettings(path="shards/*.parquet")))  # doctest: +SKIP
+        2000000
+    """
+    return ShardSource(
+        data.path,
+        columns=Columns(data.id_column, data.image_column, "" if data.labels else data.label_column),
+        aspect=data.aspect,
+        size=data.size if data.size > 0 else None,
+        largest=LARGEST_SIDE if data.size < 0 else None,
+        channels={"gray": 1, "rgb": 3}.get(data.color),
+        skip_bad=data.skip_bad,
     )
 
 
@@ -122,7 +130,39 @@ def _from_table(path: Path, column: str, ids: NDArray[np.str_]) -> list[Sample]:
     return [found.get(sample, nothing) for sample in ids.tolist()]
 
 
-def _name(path: str) -> str:
-    """A name for runs: that of the last folder without patterns."""
+def _read(
+    source: ShardSource, skipped: list[tuple[str, str]], max_memory: int | None, lazy: bool, progress: Progress | None
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images that can be read, and their positions; adds the others to what was skipped."""
+    if lazy and not source.skip_bad:
+        return as_array(ShardImages(source)), np.arange(len(source))
+    images = allocate((0 if lazy else len(source), *source.image_shape), max_memory=max_memory)
+    kept: list[NDArray[np.int64]] = []
+    n = 0
+    for i, start in enumerate(source.starts[:-1].tolist()):
+        for batch in source.shard_batches(i, _AT_ONCE):
+            if not lazy:
+                images[n : n + len(batch.rows)] = batch.images
+            n += len(batch.rows)
+            kept.append(start + batch.rows)
+            skipped += batch.skipped
+            if progress is not None:
+                progress(n, len(source))
+    if not n:
+        raise DataError(f"none of the {len(source):,} images can be read: {skipped[0][0]}: {skipped[0][1]}, for one")
+    rows = np.concatenate(kept)
+    return as_array(ShardImages(source, rows)) if lazy else images[:n], rows
+
+
+def pool_name(path: str) -> str:
+    """A name for pools and runs: that of the last folder without patterns.
+
+    Args:
+        path: Folder, pattern or URL of shards.
+
+    Example:
+        >>> pool_name("s3://bucket/pool/*.parquet")
+        'pool'
+    """
     parts: Sequence[str] = [part for part in re.split(r"[/\\]", path) if part and not re.search(r"[*?\[{:]", part)]
     return (parts[-1] if parts else "shards").removesuffix(".parquet").removesuffix(".tar")

@@ -21,6 +21,7 @@ from ssl_diffusion.data.decoding import Aspect, Header, read_header
 from ssl_diffusion.data.images import iter_image_batches
 from ssl_diffusion.data.listings import Listing, Sample
 from ssl_diffusion.data.shapes import chosen_aspect, common_shape, common_size
+from ssl_diffusion.data.shards.digests import ContentDigest
 from ssl_diffusion.data.shards.parquet import FACTS, need_pyarrow, parquet_writer
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.outputs import place_fault, refuse_inputs, remove_left
@@ -191,15 +192,13 @@ def _write(
     ]
     schema = pyarrow.schema(fields)
     known = dict(zip(part.ids, part.samples, strict=True))
-    digest, skipped, n = hashlib.sha256(repr(image_shape).encode()), list[tuple[str, str]](), 0
+    digest, skipped, n = ContentDigest(image_shape), list[tuple[str, str]](), 0
     with parquet_writer(path, schema, statistics=("id", "label", "split")) as writer:
         for batch in iter_image_batches(part.paths, image_shape, rows, skip_bad, ids=part.ids, aspect=aspect):
             skipped += batch.skipped
             if not batch.ids:
                 continue
-            for sample, image in zip(batch.ids, batch.images, strict=True):
-                digest.update(f"{len(sample)} {sample}".encode())
-                digest.update(image)
+            digest.update(batch.ids, batch.images)
             buffers = [None, pyarrow.py_buffer(np.ascontiguousarray(batch.images))]
             columns = [
                 pyarrow.array(batch.ids, pyarrow.string()),

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_diffusion.data.shards.base import Columns, Content, Damaged
+from ssl_diffusion.data.shards.digests import sampled_digest
 from ssl_diffusion.data.shards.places import Place, reading
 from ssl_diffusion.errors import DataError, first_line, nearest_names
 from ssl_diffusion.settings import shown
@@ -95,7 +97,7 @@ class ParquetShard:
             self._n: int = footer.num_rows
             self._groups = np.cumsum([0, *(footer.row_group(i).num_rows for i in range(footer.num_row_groups))])
             self.facts = _facts(footer.metadata or {}, place)
-            self.digest: str = self.facts.get("digest") or _footer_digest(footer, schema)
+            self._footer = "" if self.facts.get("digest") else _footer_digest(footer, schema)
         names = schema.names
         self._id = _column(place, names, columns.ids, _IDS, "sample ids", "--id-column")
         self._image = _column(place, names, columns.images, _IMAGES, "images", "--image-column")
@@ -112,6 +114,11 @@ class ParquetShard:
         self.schema = f"ids in {self._id!r}, images in {self._image!r} as {kind}{shape}" + (
             f", labels in {label!r}" if label else ""
         )
+
+    @cached_property
+    def digest(self) -> str:
+        """See :attr:`Shard.digest <ssl_diffusion.data.shards.base.Shard.digest>`."""
+        return str(self.facts.get("digest") or sampled_digest(self.place, self._footer))
 
     def __len__(self) -> int:
         return self._n
@@ -287,6 +294,6 @@ def _facts(metadata: dict[bytes, bytes], place: Place) -> dict[str, Any]:
 
 
 def _footer_digest(footer: Any, schema: Any) -> str:
-    """What stands for the content where nobody wrote a digest of it: sizes, places and statistics of all columns."""
+    """Digest of what a footer says: sizes, places and statistics of all columns."""
     said = json.dumps(footer.to_dict(), default=str, sort_keys=True)
     return hashlib.sha256(f"{said}\n{schema}".encode()).hexdigest()

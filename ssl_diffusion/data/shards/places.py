@@ -53,6 +53,11 @@ class Place:
         return self.path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
 
     @property
+    def is_local(self) -> bool:
+        """Whether it lies on a disk of this machine, or one that is mounted."""
+        return isinstance(self.system, LocalFileSystem)
+
+    @property
     def is_tar(self) -> bool:
         """Whether it is a tar file, else Parquet."""
         return self.path.lower().endswith(".tar")

@@ -5,20 +5,20 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from copy import copy
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ssl_diffusion.data.decoding import Aspect, Header, read_header
 from ssl_diffusion.data.images import decode_images, listing
 from ssl_diffusion.data.shapes import chosen_aspect, common_shape
-from ssl_diffusion.data.shards.base import Columns, Content, Damaged, Shard, ShardReader
+from ssl_diffusion.data.shards.base import Columns, Content, Damaged, Shard, ShardMark, ShardReader
+from ssl_diffusion.data.shards.ids import check_distinct, hash_ids
 from ssl_diffusion.data.shards.parquet import ParquetShard
 from ssl_diffusion.data.shards.places import Place, find_shards
 from ssl_diffusion.data.shards.tar import TarShard
@@ -32,7 +32,6 @@ _log = logging.getLogger(__name__)
 
 _OPEN = 8  # shards that stay open for images by id
 _ASKED, _LOOKED_AT = 8, 32  # shards, and images of each, that say which shape all have
-_HASH_KEY = "ssld-ids-by-hash"  # of pandas, which wants 16 characters
 
 
 class ShardBatch(NamedTuple):
@@ -152,17 +151,22 @@ class ShardSource:
             DataError: If an id occurs twice; names both places.
         """
         ids = [shard.ids() for shard in self.shards]
-        _check_distinct(self.shards, ids.__getitem__)
+        check_distinct(self.shards, ids.__getitem__)
         return np.concatenate(ids)
 
     def check_distinct(self) -> None:
         """Raise :class:`DataError` if an id occurs twice, naming both places; holds eight bytes an image, and no id."""
         if "ids" not in self.__dict__:
-            _check_distinct(self.shards, lambda i: self.shards[i].ids())
+            check_distinct(self.shards, lambda i: self.shards[i].ids())
+
+    @property
+    def marks(self) -> tuple[ShardMark, ...]:
+        """What is remembered of each shard, to know it again."""
+        return tuple(ShardMark(shard.place.name, shard.digest, len(shard)) for shard in self.shards)
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the content of all shards, hex, from their footers: no image is read."""
+        """Digest of the content of all shards, hex, by their digests: no image is read."""
         return hashlib.sha256("\n".join(sorted(shard.digest for shard in self.shards)).encode()).hexdigest()
 
     def texts(self, what: Literal["label", "split"]) -> list[str | None]:
@@ -212,6 +216,29 @@ class ShardSource:
                 raise DataError(f"{self.where(i, int(rows[at]))}: {bad[at]}")
             images[mine] = found
         return images
+
+    def content(self, position: int) -> bytes | NDArray[np.uint8]:
+        """One image as it lies in its shard: bytes of an image file, or packed pixels, uint8 (C, H, W).
+
+        Args:
+            position: Position among the ids.
+
+        Raises:
+            DataError: If it cannot be read, or the shard has changed.
+        """
+        i, row = self.locate(position)
+        self.shards[i].place.check()  # one that is kept open would go on giving what was there
+        with self._lock:
+            return self._reader(i).read(np.array([row]))[0]
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """Number of the shard of an image, and of the row in it.
+
+        Args:
+            position: Position among the ids.
+        """
+        i = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return i, position - int(self._starts[i])
 
     def batches(self, size: int) -> Iterator[tuple[NDArray[np.str_], NDArray[np.uint8]]]:
         """See :meth:`ImageSource.batches`; a batch does not reach over the end of a shard, and what `skip_bad` leaves out is
@@ -334,34 +361,6 @@ class ShardSource:
         if not headers:
             raise DataError(f"no image of {self.shards[0].place.name} can be read: {reason}; see --image-column")
         return headers
-
-
-def hash_ids(ids: NDArray[np.str_]) -> NDArray[np.uint64]:
-    """Hashes of sample ids, uint64 (n,), the same on every machine.
-
-    Example:
-        >>> len(hash_ids(np.array(["a", "b"])))
-        2
-    """
-    hashes: NDArray[np.uint64] = pd.util.hash_array(ids.astype(object), hash_key=_HASH_KEY, categorize=False)
-    return hashes
-
-
-def _check_distinct(shards: Sequence[Shard], ids_of: Callable[[int], NDArray[np.str_]]) -> None:
-    hashes = np.concatenate([hash_ids(ids_of(i)) for i in range(len(shards))])
-    order = np.argsort(hashes, kind="stable")
-    alike = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
-    starts = np.cumsum([0, *map(len, shards)])
-
-    def at(position: int) -> tuple[str, str]:
-        i = int(np.searchsorted(starts, position, side="right")) - 1
-        row = position - int(starts[i])
-        return str(ids_of(i)[row]), f"{shards[i].place.name}, row {row}"
-
-    for k in alike.tolist():
-        (one, place), (other, second) = at(int(order[k])), at(int(order[k + 1]))
-        if one == other:
-            raise DataError(f"sample ids must be distinct over all shards; {one!r} is at {place} and at {second}: rename one")
 
 
 def _opened(place: Place, columns: Columns) -> Shard:

@@ -9,6 +9,7 @@ import hashlib
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.data.images import ENDINGS
 from ssl_diffusion.data.shards.base import Columns, Content, Damaged
+from ssl_diffusion.data.shards.digests import sampled_digest
 from ssl_diffusion.data.shards.places import Place, reading
 from ssl_diffusion.errors import DataError, first_line
 
@@ -71,8 +73,13 @@ class TarShard:
             raise DataError(f"{place.name} holds no images: their names must end in {', '.join(images)}")
         self._keys = np.array(keys, dtype=np.str_)
         self._spans = np.array(spans, dtype=np.int64).reshape(-1, 2)
-        self.digest = digest.hexdigest()
+        self._headers = digest.hexdigest()
         self.schema = "samples of files that share a key"
+
+    @cached_property
+    def digest(self) -> str:
+        """See :attr:`Shard.digest <ssl_diffusion.data.shards.base.Shard.digest>`."""
+        return sampled_digest(self.place, self._headers)
 
     def __len__(self) -> int:
         return len(self._keys)
