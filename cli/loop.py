@@ -36,7 +36,9 @@ __all__ = ["export", "fit", "import_", "init", "move", "next_", "serve", "status
 def init(
     context: Context,
     job: JobArgument,
-    data: Annotated[Path, typer.Option(help="Folder of images, or a CSV file that lists them.")],
+    data: Annotated[
+        str, typer.Option(help="Folder of images, CSV file that lists them, or Parquet or tar shards: folder, pattern or URL.")
+    ],
     classes: Annotated[str | None, typer.Option(help="Class names, comma-separated, besides those in the data.")] = None,
     image_root: Annotated[Path | None, IMAGE_ROOT] = None,
     size: Annotated[
@@ -68,7 +70,7 @@ def init(
     seed: SeedOption = 0,
     pretrain: Annotated[bool, typer.Option("--pretrain", help="Start pretraining without labels in the background.")] = False,
 ) -> None:
-    """Create an annotation job for a folder of images.
+    """Create an annotation job for images; those in shards are not copied.
 
     Examples:
 
@@ -77,15 +79,22 @@ def init(
       ssld loop init job/ --data photos/ --classes cat,dog --audit 100 --pretrain
 
       ssld loop init job/ --data photos/ --classes cat,dog --backbone efficientnet-lite0
+
+      ssld loop init job/ --data 'shards/*.parquet' --classes cat,dog
     """
     from ssl_diffusion.annotation.loop.job import create_job
     from ssl_diffusion.annotation.loop.settings import JobSettings
+    from ssl_diffusion.data.shards.places import located
+    from ssl_diffusion.errors import DataError
+    from ssl_diffusion.outputs import path_fault
     from ssl_diffusion.training.recipe import load_recipe
 
+    if "://" not in data and (fault := path_fault(Path(data))) is not None:
+        raise DataError(fault)
     base = load_recipe(recipe)
     described = base.data.replace(
         dataset="",
-        path=str(data.resolve()),
+        path=located(data),
         image_root=str(image_root.resolve()) if image_root is not None else "",
         size=base.data.size if size is None else size,
         skip_bad=skip_bad,
@@ -243,7 +252,7 @@ def serve(
 @command(JOB)
 def move(
     context: JobContext,
-    data: Annotated[Path, typer.Option(help="New place of the images, or of the CSV file that lists them.")],
+    data: Annotated[str, typer.Option(help="New place of the images, of the CSV file that lists them, or of the shards.")],
     image_root: Annotated[Path | None, IMAGE_ROOT] = None,
 ) -> None:
     """Tell a job that its images have moved; ids and labels stay."""
@@ -251,7 +260,8 @@ def move(
 
     job = context.job
     move_images(job, data, image_root)
-    context.output.result({"images": str(job.image_root)}, f"images are read from {job.image_root}")
+    place = job.settings.recipe.data.path if job.shards is not None else str(job.image_root)
+    context.output.result({"images": place}, f"images are read from {place}")
 
 
 def _fits_of(recipe: "Recipe", objective: str | None, backbone: str | None, overrides: list[str], name: str) -> "Recipe":

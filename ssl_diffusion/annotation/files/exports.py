@@ -1,6 +1,8 @@
 """Export of labels: CSV, JSON lines, COCO, Label Studio, Prodigy, and folders of images for other programs."""
 
+import base64
 import json
+import mimetypes
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.annotation.store.verdicts import verdicts
 from ssl_diffusion.data.decoding import open_image
+from ssl_diffusion.data.shards.rows import ImageInShard
 from ssl_diffusion.errors import DataError, SSLDError, nearest_names, shown
 from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output
 
@@ -95,7 +98,7 @@ def _coco(job: Job, rows: Rows) -> str:
     for k, (row, position) in enumerate(
         zip(rows, job.store.positions(row["id"] for row in rows).tolist(), strict=True), start=1
     ):
-        width, height = _size(job.image_file(position))
+        width, height = _size(job.image_content(position))
         images.append({"id": k, "file_name": row["id"], "width": width, "height": height})
         whole = {"bbox": [0, 0, width, height], "area": width * height, "iscrowd": 0}
         annotations.append({"id": k, "image_id": k, "category_id": numbers[row["label"]], **whole})
@@ -109,21 +112,27 @@ def _coco(job: Job, rows: Rows) -> str:
     return json.dumps(facts) + "\n"
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height of an image file."""
+def _size(path: Path | ImageInShard) -> tuple[int, int]:
+    """Width and height of an image."""
     try:
-        with open_image(path) as image:
+        with open_image(path if isinstance(path, Path) else path.read_bytes()) as image:
             return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not an image that can be read ({error}): put back a copy of it, or export as csv") from None
 
 
 def _label_studio(job: Job, rows: Rows) -> str:
-    """Tasks with annotations to import; images by their path below the document root (see docs/how-to/annotate.md)."""
+    """Tasks with annotations to import; images by their path below the document root (see docs/how-to/annotate.md).
+
+    Images of shards lie in the tasks.
+    """
     tasks = []
     for row in rows:
+        address = f"/data/local-files/?d={quote(row['id'])}"
+        if job.shards is not None:
+            address = _inside(*_files(job, [row]))
         choice = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [row["label"]]}}
-        data = {"image": f"/data/local-files/?d={quote(row['id'])}", "ssld_id": row["id"]}
+        data = {"image": address, "ssld_id": row["id"]}
         tasks.append({"data": data, "annotations": [{"result": [{"id": "label", **choice}]}]})
     return json.dumps(tasks) + "\n"
 
@@ -134,7 +143,7 @@ def _prodigy(job: Job, rows: Rows) -> str:
     lines = []
     for row, file in zip(rows, _files(job, rows), strict=True):
         answer = {"accept": [row["label"]], "answer": "accept", "options": options, "meta": {"id": row["id"]}}
-        lines.append(json.dumps({"image": str(file), **answer}) + "\n")
+        lines.append(json.dumps({"image": _inside(file) if job.shards is not None else str(file), **answer}) + "\n")
     return "".join(lines)
 
 
@@ -147,6 +156,12 @@ EXPORTS: dict[str, Callable[[Job, Rows], str]] = {
 }
 
 
-def _files(job: Job, rows: Rows) -> list[Path]:
-    """Files of samples, all of which exist."""
-    return [job.image_file(position) for position in job.store.positions(row["id"] for row in rows).tolist()]
+def _inside(image: Path | ImageInShard) -> str:
+    """An address that holds the image itself."""
+    kind = mimetypes.guess_type(f"image{image.suffix}")[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode(image.read_bytes()).decode()}"
+
+
+def _files(job: Job, rows: Rows) -> list[Path | ImageInShard]:
+    """Images of samples: files, all of which exist, or what lies in shards."""
+    return [job.image_content(position) for position in job.store.positions(row["id"] for row in rows).tolist()]

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import pandas as pd
 from ssl_diffusion.annotation.files.names import flat_name, folder_name, unique_names
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store.verdicts import verdicts
+from ssl_diffusion.data.shards.rows import ImageInShard
 from ssl_diffusion.errors import SSLDError
 
 __all__ = ["FOLDERS", "VERDICTS", "fill_verdicts"]
 
 Rows = list[dict[str, Any]]
+Images = Sequence[Path | ImageInShard]
 VERDICTS = "verdicts"
 
 # Of the roles of samples: the audit only measures models, as a validation split does.
@@ -24,23 +26,25 @@ _HUGGING_FACE = {"train": "train", "val": "validation", "test": "test"}
 _ROWS = 1000  # of a group of rows in a Parquet file
 
 
-def _per_class(_job: Job, rows: Rows, files: list[Path], folder: Path) -> None:
+def _per_class(_job: Job, rows: Rows, files: Images, folder: Path) -> None:
     """A folder per class, as `ssld fit --data` and torchvision's ImageFolder read it, and labels.csv with ids and files."""
     folders = _folders(rows)
-    places = unique_names([f"{folders[row['label']]}/{flat_name(row['id'])}" for row in rows])
+    names = _names(rows, files)
+    places = unique_names([f"{folders[row['label']]}/{name}" for row, name in zip(rows, names, strict=True)])
     _copy(files, folder, places)
     written = {"id": [row["id"] for row in rows], "file": places, "label": [row["label"] for row in rows]}
     pd.DataFrame(written).to_csv(folder / "labels.csv", index=False)
 
 
-def _yolo(_job: Job, rows: Rows, files: list[Path], folder: Path) -> None:
+def _yolo(_job: Job, rows: Rows, files: Images, folder: Path) -> None:
     """Folders train, val (the audit) and test, each with a folder per class, as Ultralytics' classifiers read them."""
     folders = _folders(rows)
-    places = [f"{_SPLITS[row['role']]}/{folders[row['label']]}/{flat_name(row['id'])}" for row in rows]
+    names = _names(rows, files)
+    places = [f"{_SPLITS[row['role']]}/{folders[row['label']]}/{name}" for row, name in zip(rows, names, strict=True)]
     _copy(files, folder, unique_names(places))
 
 
-def _hugging_face(job: Job, rows: Rows, files: list[Path], folder: Path) -> None:
+def _hugging_face(job: Job, rows: Rows, files: Images, folder: Path) -> None:
     """Parquet files with the images inside, which `datasets.load_dataset` reads with classes and splits."""
     try:
         import pyarrow as pa
@@ -72,7 +76,7 @@ def _hugging_face(job: Job, rows: Rows, files: list[Path], folder: Path) -> None
                 writer.write_table(pa.table(columns, schema=schema))
 
 
-def _fiftyone(job: Job, rows: Rows, files: list[Path], folder: Path) -> None:
+def _fiftyone(job: Job, rows: Rows, files: Images, folder: Path) -> None:
     """A FiftyOneImageClassificationDataset: the files in `data`, and labels.json with the class of each by its stem."""
     names = list(job.store.classes_in_use)
     stems = unique_names([Path(flat_name(row["id"])).stem for row in rows])
@@ -82,7 +86,7 @@ def _fiftyone(job: Job, rows: Rows, files: list[Path], folder: Path) -> None:
     (folder / "labels.json").write_text(text + "\n", encoding="utf-8")
 
 
-FOLDERS: dict[str, Callable[[Job, Rows, list[Path], Path], None]] = {
+FOLDERS: dict[str, Callable[[Job, Rows, Images, Path], None]] = {
     "folder": _per_class,
     "yolo": _yolo,
     "huggingface": _hugging_face,
@@ -119,8 +123,20 @@ def _folders(rows: Rows) -> dict[str, str]:
     return dict(zip(classes, unique_names(map(folder_name, classes)), strict=True))
 
 
-def _copy(files: list[Path], folder: Path, places: list[str]) -> None:
+def _names(rows: Rows, files: Images) -> list[str]:
+    """File names of samples; ids of shards have any ending, or none, so that of the image is added where it is another one."""
+    names = []
+    for row, file in zip(rows, files, strict=True):
+        name, ending = flat_name(row["id"]), "" if isinstance(file, Path) else file.suffix
+        names.append(name if name.lower().replace(".jpeg", ".jpg").endswith(ending) else name + ending)
+    return names
+
+
+def _copy(files: Images, folder: Path, places: list[str]) -> None:
     for place, source in zip(places, files, strict=True):
         target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        if isinstance(source, Path):
+            shutil.copyfile(source, target)
+        else:
+            target.write_bytes(source.read_bytes())

@@ -21,7 +21,8 @@ from ssl_diffusion.annotation.label_studio.client import Interface, LabelStudio,
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import leases, queries
 from ssl_diffusion.annotation.store.store import Action, Actor
-from ssl_diffusion.data.thumbnails import shown_image
+from ssl_diffusion.data.shards.rows import ImageInShard
+from ssl_diffusion.data.thumbnails import shown_bytes, shown_image
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.settings import State, read_state
 from ssl_diffusion.storage import atomic_write_text
@@ -222,5 +223,9 @@ def _address(job: Job, id_: str, prefix: str | None) -> str:
     if prefix is not None:
         return prefix + urllib.parse.quote(id_)
     (position,) = job.store.positions([id_]).tolist()
-    content, kind = shown_image(job.image_file(position), side=_SIDE)
+    image = job.image_content(position)
+    if isinstance(image, ImageInShard):
+        content, kind = shown_bytes(image.read_bytes(), f"{id_}{image.suffix}", side=_SIDE)
+    else:
+        content, kind = shown_image(image, side=_SIDE)
     return f"data:{kind};base64," + base64.b64encode(content).decode()

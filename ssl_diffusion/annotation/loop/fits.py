@@ -1,6 +1,7 @@
 """Fits of a job: an ordinary run on the labels so far, which then becomes the current model.
 
 A fit trains on the pixels in `images.npy`, so no image file is decoded again, except for a backbone that reads larger images.
+Images in shards are read out of them, into memory or a temporary file.
 What it is fitted to is first written to `models/NNN.csv`, which the recipe of the run names: `ssld fit`, `ssld evaluate` and
 `ssld query` use that file and the image files. An interrupted fit is resumed by the next one if the labels are still the same.
 """
@@ -13,6 +14,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +34,7 @@ from ssl_diffusion.annotation.loop.job_backbone import check_fit, with_files
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.data.label_choice import label_name
 from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.shards.loading import pool_name
 from ssl_diffusion.errors import DataError, StateError
 from ssl_diffusion.settings import read_state
 from ssl_diffusion.storage import atomic_write_text, default_cache_dir
@@ -87,7 +90,7 @@ def fit_job(job: Job, *, pretrain: bool = False, options: FitOptions | None = No
                 resume_run(folder.path, pool=pool, options=options)
             else:
                 table = job.folder("models") / f"{name}.csv"
-                _write_table(pool, table)
+                _write_table(pool, table, sharded=job.shards is not None)
                 n = 0 if pretrain else len(known)
                 atomic_write_text(table.with_suffix(".json"), FittedTo(labels=digest, n=n).model_dump_json() + "\n")
                 recipe = _recipe(job, table, pretrain)
@@ -206,11 +209,25 @@ def _pool(job: Job, name: str, known: NDArray[np.int64], classes: NDArray[np.int
     labels, is_test = np.full(len(images), -1, dtype=np.int64), np.zeros(len(images), dtype=np.bool_)
     labels[known], labels[tested] = number[classes], number[tested_classes]
     is_test[store.of_role("test")] = True
-    return with_files(job, Pool(name, images, store.ids, labels, tuple(names[k] for k in used), is_test))
+    used_names = tuple(names[k] for k in used)
+    if job.shards is not None:
+        pool = job.shards.pool(pool_name(job.settings.recipe.data.path), images, store.ids)
+        return replace(pool, labels=labels, classes=used_names, is_test=is_test)
+    return with_files(job, Pool(name, images, store.ids, labels, used_names, is_test))
 
 
-def _write_table(pool: Pool, path: Path) -> None:
-    """Write the samples of a pool as a table that `ssld fit` reads."""
+def _write_table(pool: Pool, path: Path, *, sharded: bool) -> None:
+    """Write the samples of a pool as a table that `ssld fit` reads; of shards only those of which something is to be said."""
+    if sharded:
+        said = pool.has_label | pool.is_test
+        said[0] = True  # a table has a row
+        rows = {
+            "id": pool.ids[said],
+            "label": [label_name(label, pool.classes) for label in pool.labels[said]],
+            "split": np.where(pool.is_test[said], "test", "train"),
+        }
+        atomic_write_text(path, pd.DataFrame(rows).to_csv(index=False))
+        return
     rows = {
         "path": pool.ids,
         "label": [label_name(label, pool.classes) for label in pool.labels],
@@ -221,13 +238,12 @@ def _write_table(pool: Pool, path: Path) -> None:
 
 def _recipe(job: Job, table: Path, pretrain: bool) -> Recipe:
     recipe, settings = job.settings.recipe, job.settings
-    data = recipe.data.replace(
-        path=str(table.resolve()),
-        image_root=str(job.image_root.resolve()),
-        image_column="path",
-        label_column="label",
-        test_fraction=0.0,
-    )
+    place: dict[str, Any]
+    if job.shards is None:
+        place = {"path": str(table.resolve()), "image_root": str(job.image_root.resolve()), "image_column": "path"}
+    else:
+        place = {"labels": str(table.resolve())}
+    data = recipe.data.replace(label_column="label", test_fraction=0.0, **place)
     labeled = recipe.labels.replace(budget=-1, allow_missing_classes=True)
     recipe = recipe.replace(data=data, labels=labeled).with_setting("training.seed", settings.seed)
     if not pretrain:

@@ -3,6 +3,7 @@
 job.toml             settings: a recipe for the fits, and the section [job]
 job.db               the store, unless it is on a server
 images.npy           the images as models see them, uint8 (N, C, H, W), by position; images.json says which they are
+shards.json          in their place for images in shards, which are not copied: the digests of the shards
 pixels.npy           principal components of the pixels, on which the first samples are chosen; with a backbone
 backbone.npy         its features of all images
 model.json           name of the run that is the current model; replaced when a fit has finished
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from sqlalchemy import URL
 
 from ssl_diffusion.annotation.loop.job_images import open_images, save_images
+from ssl_diffusion.annotation.loop.job_shards import JobShards, save_shards
 from ssl_diffusion.annotation.loop.settings import JobSettings
 from ssl_diffusion.annotation.store.faults import store_name
 from ssl_diffusion.annotation.store.store import Action, Actor, Store
@@ -36,7 +38,8 @@ from ssl_diffusion.annotation.store.votes import Status
 from ssl_diffusion.data.loading import check_used, input_paths, is_table, load_pool, with_size_of
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
-from ssl_diffusion.data.shards.places import is_sharded
+from ssl_diffusion.data.shards.places import located
+from ssl_diffusion.data.shards.rows import ImageInShard, as_array
 from ssl_diffusion.errors import DataError, RecipeError, RunError, StateError
 from ssl_diffusion.outputs import refuse_inputs, remove_left
 from ssl_diffusion.progress import ProgressCallback
@@ -81,17 +84,30 @@ class Job:
 
     @cached_property
     def images(self) -> NDArray[np.uint8]:
-        """All images by position, uint8 (N, C, H, W), memory-mapped; see :func:`~.job_images.open_images`."""
-        return self.open_images("r")
+        """All images by position, uint8 (N, C, H, W), memory-mapped; see :func:`~.job_images.open_images`.
+
+        Those in shards are read when they are asked for, see :class:`~ssl_diffusion.data.shards.rows.ShardImages`.
+        """
+        return self.open_images("r") if self.shards is None else as_array(self.shards.images)
+
+    @cached_property
+    def shards(self) -> JobShards | None:
+        """The shards in which the images lie; None for image files."""
+        there = JobShards.known(self.path)
+        return JobShards(self.path, self.settings.recipe.data, self.store.ids) if there else None
 
     def open_images(self, mode: Literal["r", "c"]) -> NDArray[np.uint8]:
-        """Map the images, for reading ("r") or as a copy on write ("c")."""
+        """Map the images, for reading ("r") or as a copy on write ("c"); those in shards are read into an array."""
+        if self.shards is not None:
+            return self.shards.read()
         data = self.settings.recipe.data
         return open_images(self.path, data, self.store.ids.tolist(), mode, store=store_name(self.store.engine.url))
 
     @property
     def inputs(self) -> list[Path]:
         """Folders and files that the images are read from, which no output may replace."""
+        if self.shards is not None:
+            return list(self.shards.folders)
         return [self.image_root, *input_paths(self.settings.recipe.data)]
 
     @property
@@ -103,6 +119,14 @@ class Job:
     def trained(self) -> NDArray[np.int64]:
         """Positions of the samples whose images training may see, ascending."""
         return np.sort(np.concatenate([self.store.of_role("pool"), self.store.of_role("audit")]))
+
+    def image_content(self, position: int) -> Path | ImageInShard:
+        """The image of a sample: its file, or what is read out of a shard as the content of one.
+
+        Raises:
+            DataError: If the file is missing, as :meth:`image_file`.
+        """
+        return self.image_file(position) if self.shards is None else self.shards.image(position)
 
     def image_file(self, position: int) -> Path:
         """File of a sample.
@@ -119,6 +143,8 @@ class Job:
 
     def check_files(self) -> None:
         """Raise :class:`DataError` if image files are missing; it says how to tell the job where they are."""
+        if self.shards is not None:  # which are looked at when they are opened
+            return
         if fault := _missing(self, self.image_root):
             raise DataError(
                 f"{fault}; {self.settings.recipe.backbone.name} reads the files themselves: if they were moved, name their "
@@ -221,7 +247,7 @@ def create_job(
 
     Args:
         path: Job folder; it must not exist, or be empty.
-        settings: Settings of the job; the recipe names a folder or a CSV file of images.
+        settings: Settings of the job; the recipe names a folder or CSV file of images, or shards, whose images are not copied.
         classes: Class names besides those of the data.
         progress: Callback for the number of images read.
 
@@ -237,12 +263,7 @@ def create_job(
         raise RunError(f"{path} {what}: choose another folder")
     data = settings.recipe.data
     if not data.path:
-        raise RecipeError("a job needs image files: name their folder, or a CSV file that lists them, with --data")
-    if is_sharded(data.path):
-        raise RecipeError(
-            f"a job needs image files, and {data.path} names shards: choose samples with ssld query --pool FEATURES "
-            "--format folder, and fit to the labels with ssld fit --labels"
-        )
+        raise RecipeError("a job needs images: name their folder, a CSV file that lists them, or shards, with --data")
     if data.multilabel or data.label_columns:
         raise RecipeError("annotation jobs allow one label per image, not several")
     if data.unlabeled:
@@ -254,7 +275,7 @@ def create_job(
     refuse_inputs(path, input_paths(data))
     remove_left(path.parent)
     backbone = fit_backbone(settings.recipe)  # one that is not to be had is an error before images are read
-    pool = load_pool(data, progress=progress)
+    pool = load_pool(data, lazy=True, progress=progress)
     for note in pool.notes:
         _log.info("%s", note)
     if backbone is not None and backbone.by_id:
@@ -263,7 +284,10 @@ def create_job(
     if settings.audit >= len(pool.train):
         raise DataError(f"an audit of {settings.audit} samples leaves none of {len(pool.train)} for training")
     with atomic_folder(path) as temporary:
-        save_images(temporary, pool.images, pool.file_size)
+        if pool.shards:
+            save_shards(temporary, pool)
+        else:
+            save_images(temporary, pool.images, pool.file_size)
         job = Job(temporary, settings, is_new=True)
         job.save_settings(settings)
         try:
@@ -286,16 +310,16 @@ def _fill(store: Store, pool: Pool, settings: JobSettings, classes: Sequence[str
     store.apply([Action("label", str(pool.ids[i]), by, pool.classes[int(pool.labels[i])]) for i in known])
 
 
-def move_images(job: Job, data: Path, image_root: Path | None = None) -> None:
+def move_images(job: Job, data: str | Path, image_root: Path | None = None) -> None:
     """Tell a job where its images are now.
 
     Args:
         job: Job whose images were moved.
-        data: Folder, or CSV file that lists the images.
+        data: Folder, or CSV file that lists the images; or shards: folder, pattern or URL.
         image_root: Folder that the paths of a CSV file are relative to; None is the folder of the file.
 
     Raises:
-        DataError: If images of the job are missing there; names some. Nothing is changed then.
+        DataError: If images of the job are missing there, or shards have another content; names some. Nothing is changed then.
 
     Example:
         >>> move_images(open_job(Path("job")), Path("elsewhere/photos"))  # doctest: +SKIP
@@ -303,10 +327,14 @@ def move_images(job: Job, data: Path, image_root: Path | None = None) -> None:
     recipe = job.settings.recipe
     _check_root(recipe.data.replace(path=str(data), image_root=str(image_root or "")))
     root = str(image_root.resolve()) if image_root is not None else ""
-    settings = job.settings.replace(recipe=recipe.replace(data=recipe.data.replace(path=str(data.resolve()), image_root=root)))
-    if fault := _missing(job, root_of(settings)):
+    settings = job.settings.replace(recipe=recipe.replace(data=recipe.data.replace(path=located(data), image_root=root)))
+    if JobShards.known(job.path):
+        JobShards(job.path, settings.recipe.data, job.store.ids)
+    elif fault := _missing(job, root_of(settings)):
         raise DataError(fault)
     job.save_settings(settings)
+    job.__dict__.pop("shards", None)
+    job.__dict__.pop("images", None)
 
 
 def _missing(job: Job, folder: Path) -> str:
@@ -343,7 +371,7 @@ def open_job(path: Path) -> Job:
 
 def _check_root(data: DataSettings) -> None:
     if data.image_root and not is_table(Path(data.path)):
-        raise RecipeError(f"--image-root is for a CSV file that lists images; {data.path} is a folder, so leave it out")
+        raise RecipeError(f"--image-root is for a CSV file that lists images; {data.path} is none, so leave it out")
 
 
 def _whom(note: Path) -> str:

@@ -59,8 +59,8 @@ def with_files(job: Job, pool: Pool) -> Pool:
         pool: Images of the job, by position.
     """
     data = job.settings.recipe.data
-    if job.settings.recipe.backbone.name in ("none", "auto"):
-        return pool
+    if job.settings.recipe.backbone.name in ("none", "auto") or job.shards is not None:
+        return pool  # of shards the backbone reads the images that the models read
     root = job.image_root.resolve()
     files = [root / sample for sample in pool.ids.tolist()]
     return replace(

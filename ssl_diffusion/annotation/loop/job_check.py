@@ -35,8 +35,10 @@ def collect_job(job: Job, *, levels: int = 1, progress: ProgressCallback | None 
     labels = np.full(len(job.store.ids), -1, dtype=np.int64)
     for position, k in zip(*state.labels, strict=True):
         labels[position] = number.get(int(k), -1)
-    files = [job.image_file(i) for i in range(len(labels))]
-    pool = Pool(job.path.name, job.images, job.store.ids, labels, state.names, state.roles == "test", files=files)
+    images, files = (
+        (job.images, [job.image_file(i) for i in range(len(labels))]) if job.shards is None else (job.shards.read(), None)
+    )
+    pool = Pool(job.path.name, images, job.store.ids, labels, state.names, state.roles == "test", files=files)
     z = np.asarray(model.frozen.representation)
     errors = denoised(model.run, model.frozen.images, levels) if model.run is not None else None
     return Collection(str(job.path), pool, survey(pool.images, files, progress=progress), z, model.description, errors)

@@ -1,4 +1,4 @@
-"""Image files of a job as the page shows them, each with a digest, so that a label is given to the image that was seen."""
+"""Images of a job as the page shows them, each with a digest, so that a label is given to the image that was seen."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ class ImageChangedError(DataError):
 
 
 class Pictures:
-    """Reads the image files of a job.
+    """Reads the image files of a job, or its images out of their shards.
 
     Args:
         job: Job with the samples.
@@ -34,17 +34,19 @@ class Pictures:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._known: dict[int, tuple[tuple[int, ...], str]] = {}  # state of a file, and its digest
+        self._known: dict[int, tuple[tuple[int | str, ...], str]] = {}  # state of a file or shard, and the digest of the image
 
     def digest(self, position: int) -> str:
         """Digest of a sample's image file, 32 hexadecimal digits.
 
         Raises:
-            DataError: If the file cannot be read, or is a link to another image than the job was made of.
+            DataError: If the file cannot be read, or is a link to another image than the job was made of; or if its shard has
+                changed.
         """
-        path = self.job.image_file(position)
+        shards = self.job.shards
+        state = _state(self.job.image_file(position).stat()) if shards is None else shards.state(position)
         known = self._known.get(position)
-        if known is not None and known[0] == _state(path.stat()):
+        if known is not None and known[0] == state:
             return known[1]
         return self._read(position)[1]
 
@@ -64,7 +66,10 @@ class Pictures:
         content, found = self._read(position)
         if digest and digest != found:
             raise self._changed(position)
-        return shown_bytes(content, str(self.job.store.ids[position]), {"whole": _WHOLE, "page": None, "small": _SMALL}[size])
+        name = str(self.job.store.ids[position])
+        if self.job.shards is not None:  # where ids have any ending, or none
+            name += self.job.shards.image(position).suffix
+        return shown_bytes(content, name, {"whole": _WHOLE, "page": None, "small": _SMALL}[size])
 
     def check(self, position: int, digest: str) -> None:
         """Check that a digest is that of a sample's image file.
@@ -80,7 +85,11 @@ class Pictures:
         return ImageChangedError(f"the image of {self.job.store.ids[position]} is not the one that was shown: look at it again")
 
     def _read(self, position: int) -> tuple[bytes, str]:
-        """Content and digest of a sample's image file."""
+        """Content and digest of a sample's image file, or of what stands for it in a shard."""
+        if self.job.shards is not None:
+            state = self.job.shards.state(position)
+            content = self.job.shards.image(position).read_bytes()
+            return content, self._remembered(position, content, state)
         path = self.job.image_file(position)
         linked = path.is_symlink() or not path.resolve().is_relative_to(self.job.image_root.resolve())
         try:
@@ -96,11 +105,15 @@ class Pictures:
             raise DataError(f"{path} cannot be read ({error.strerror or error})") from None
         if linked:
             self._check_link(position, path, content)
+        return content, self._remembered(position, content, _state(facts))
+
+    def _remembered(self, position: int, content: bytes, state: tuple[int | str, ...]) -> str:
+        """Digest of an image, which is remembered while the file is in this state."""
         digest = hashlib.sha256(content).hexdigest()[:32]
         if len(self._known) >= _KEPT:
             self._known.clear()
-        self._known[position] = (_state(facts), digest)
-        return content, digest
+        self._known[position] = (state, digest)
+        return digest
 
     def _check_link(self, position: int, path: Path, content: bytes) -> None:
         """Check that a link leads to the image that the job has: one that was put there later may lead to any file."""
