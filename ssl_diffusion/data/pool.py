@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_diffusion.data.decoding import Aspect
-from ssl_diffusion.data.shards.base import ShardMark
+from ssl_diffusion.data.shards.marks import ShardMark
 from ssl_diffusion.data.source import check_batch_size
 from ssl_diffusion.errors import DataError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.data.shards.base import ShardMark, changed_shards
+from ssl_diffusion.data.shards.marks import ShardMark, changed_shards
 from ssl_diffusion.data.tables import read_table
 from ssl_diffusion.settings import State, read_state
 from ssl_diffusion.storage import atomic_write_text

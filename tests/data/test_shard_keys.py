@@ -14,7 +14,7 @@ from support.shards import write_packed, write_parquet, write_tar
 from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.data.shards import digests
-from ssl_diffusion.data.shards.base import ShardMark, changed_shards
+from ssl_diffusion.data.shards.marks import ShardMark, changed_shards
 from ssl_diffusion.data.shards.source import ShardSource
 from ssl_diffusion.data.shards.verifying import verify_shards
 from ssl_diffusion.errors import DataError

@@ -11,7 +11,7 @@ from support.jobs import FINISHED_RUN
 
 from ssl_diffusion.data.label_choice import LabeledSet, choose_labeled
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.data.shards.base import ShardMark
+from ssl_diffusion.data.shards.marks import ShardMark
 from ssl_diffusion.errors import CheckpointError, DataError, Interrupted, RunError
 from ssl_diffusion.inference.run import load_run
 from ssl_diffusion.models.weights import load_tensors, save_tensors

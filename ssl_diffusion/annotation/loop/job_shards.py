@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
-from ssl_diffusion.data.shards.base import ShardMark, changed_shards
 from ssl_diffusion.data.shards.loading import shard_source
+from ssl_diffusion.data.shards.marks import ShardMark, changed_shards
 from ssl_diffusion.data.shards.rows import ImageInShard, ShardImages
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.settings import State, read_state

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from ssl_diffusion.data.decoding import Aspect, Header, read_header
 from ssl_diffusion.data.images import decode_images, listing
 from ssl_diffusion.data.shapes import chosen_aspect, common_shape
-from ssl_diffusion.data.shards.base import Columns, Content, Damaged, Shard, ShardMark, ShardReader
+from ssl_diffusion.data.shards.base import Columns, Content, Damaged, Shard, ShardReader
 from ssl_diffusion.data.shards.ids import check_distinct, hash_ids
+from ssl_diffusion.data.shards.marks import ShardMark
 from ssl_diffusion.data.shards.parquet import ParquetShard
 from ssl_diffusion.data.shards.places import Place, find_shards
 from ssl_diffusion.data.shards.tar import TarShard
