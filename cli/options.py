@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, get_args
 
 import typer
 
-from ssl_diffusion.settings import Count, Seed, Threads, bounds
+from ssl_diffusion.settings import AtLeastOne, Count, Seed, Threads, bounds
 
 from .output import Output, needing
 
@@ -117,13 +117,22 @@ class ShardOptions:
     image_column: Annotated[
         str, typer.Option(help="Column of images; in tar files their ending. Default: image, or another usual name.")
     ] = ""
+    engine: Annotated[str, typer.Option(help="Where shards are read: local, or ray (extra: ray).")] = "local"
+    address: Annotated[
+        str | None, typer.Option(help="Address of a running Ray cluster, or auto. Default: Ray is started here.")
+    ] = None
+    workers: Annotated[int | None, number(AtLeastOne, help="Actors of Ray. Default: one a core, or one an accelerator.")] = None
 
     def check(self, shards: bool) -> None:
-        """Refuse options that have no effect."""
-        from ssl_diffusion.errors import RecipeError
+        """Refuse options that have no effect, and engines that there are not."""
+        from ssl_diffusion.errors import RecipeError, nearest_names, shown
 
+        if self.engine not in ("local", "ray"):
+            raise RecipeError(f"--engine cannot be {shown(self.engine)}; {nearest_names(self.engine, ('local', 'ray'))}")
         if not shards and (given := given_options(self)):
             raise RecipeError(f"{given[0]} is for Parquet or tar shards: leave it out")
+        if self.engine == "local" and (given := [flag for flag in given_options(self) if flag in ("--address", "--workers")]):
+            raise RecipeError(f"{given[0]} has no effect without --engine ray: leave it out")
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,18 @@ def read_shards(
     refuse_inputs(out, [Path(text) for text in shards if "://" not in text and Path(text).is_dir()])
     columns = Columns(options.id_column, options.image_column)
     source = shards_for(run, shards, columns=columns, skip_bad=skip_bad)
-    done = pass_over_shards(run, source, shards, out, kind, batch_size=batch_size, progress=output.bars)
+    done = pass_over_shards(
+        run,
+        source,
+        shards,
+        out,
+        kind,
+        batch_size=batch_size,
+        engine="ray" if options.engine == "ray" else "local",
+        address=options.address,
+        workers=options.workers,
+        progress=output.bars,
+    )
     what = "representations" if kind == "embed" else "predictions"
     text = f"{done.images:,} {what} in {len(done.parts)} parts in {out}"
     if done.kept:

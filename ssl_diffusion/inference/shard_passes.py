@@ -1,16 +1,17 @@
-"""A model reads all shards of a pool, each into a part of its own."""
+"""A model reads all shards of a pool, each into a part of its own: here, or on Ray."""
 
 import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ssl_diffusion.data.shards.digests import splits_digest
 from ssl_diffusion.data.shards.places import located
 from ssl_diffusion.data.shards.source import ShardSource
 from ssl_diffusion.errors import DataError, RunError, StateError
+from ssl_diffusion.inference.engines.ray import parts_on_ray
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.inference.shard_parts import (
     INDEX,
@@ -89,6 +90,9 @@ def pass_over_shards(
     kind: Kind,
     *,
     batch_size: int = 256,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Pass:
     """Write a part for each shard into a folder; parts that are there already, by this model, are kept.
@@ -101,11 +105,15 @@ def pass_over_shards(
         kind: "embed" for representations, projected to 512 features where there are more, and class probabilities; "predict"
             for predicted classes and probabilities.
         batch_size: Images in a batch.
+        engine: "local" reads one shard after the other here; "ray" many at once, on this machine or a cluster.
+        address: Address of a Ray cluster; None starts Ray here.
+        workers: Number of Ray's actors; None for one a processor core or accelerator, as Ray finds them.
         progress: Callback for the number of images read.
 
     Raises:
         DataError: If an image cannot be read and the source does not skip it, or an id occurs twice.
-        RunError: If the model has no classes and is to predict, or a part cannot be written.
+        RunError: If the model has no classes and is to predict, a part cannot be written, or Ray gives up.
+        SSLDError: If the engine is Ray and it is not installed.
 
     Example:
         >>> source = shards_for(run, ["shards/*.parquet"])  # doctest: +SKIP
@@ -141,8 +149,14 @@ def pass_over_shards(
         if progress is not None:
             progress(ProgressUpdate("reading shards", min(read, len(source)), len(source)))
 
-    for i in todo:
-        found[i] = write_part(run, source, i, out / names[i], kind, model, batch_size=batch_size, report=report)
+    if engine == "ray" and todo:
+        cluster: dict[str, Any] = {"address": address, "workers": workers}
+        for i, facts in parts_on_ray(run, source, todo, out, kind, model, batch_size=batch_size, **cluster):
+            found[i] = facts
+            report(facts.images)
+    else:
+        for i in todo:
+            found[i] = write_part(run, source, i, out / names[i], kind, model, batch_size=batch_size, report=report)
     for i in range(len(names)):
         done.skipped += found[i].skipped
         done.images += found[i].images

@@ -1,1 +1,1 @@
-"""Where a model reads many images: in this process, so far (:mod:`ssl_diffusion.inference.engines.local`)."""
+"""Where a model reads many images: in this process (:mod:`~.local`) or, of a pool in shards, on Ray (:mod:`~.ray`)."""

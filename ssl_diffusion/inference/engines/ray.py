@@ -1,0 +1,146 @@
+"""The engine on Ray Data: shards are read by a pool of actors, on this machine or a cluster. Needs `pip install 'ssld[ray]'`.
+
+A unit of work is a shard, and its result the part that the actor has written, whole or not at all. Shards and parts must be on
+file systems that all machines see. An actor that dies is replaced, and its shard is read again; a job that dies goes on behind
+its parts. Ray Data starts actors as there is work and room (autoscaling), and hands out no more shards than they can take
+(backpressure).
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ssl_diffusion.data.shards.source import ShardSource
+from ssl_diffusion.errors import DataError, RunError, SSLDError, first_line
+from ssl_diffusion.inference.run import Run, load_run
+from ssl_diffusion.inference.shard_parts import Kind, PartFacts, part_facts, part_name, write_part
+
+__all__ = ["parts_on_ray"]
+
+_RETRIES = 3
+_OBJECTS = 256 * 2**20  # bytes of Ray's object store, which holds numbers of shards only
+_CORES = 0.5  # of an actor; the tasks that list the shards need some, too
+
+
+def parts_on_ray(
+    run: Run,
+    source: ShardSource,
+    todo: Sequence[int],
+    out: Path,
+    kind: Kind,
+    model: str,
+    *,
+    batch_size: int,
+    address: str | None,
+    workers: int | None,
+) -> Iterator[tuple[int, PartFacts]]:
+    """Write parts on Ray, and give each with what its footer says, in the order in which they end.
+
+    Args:
+        run: Fitted model; actors open it by its folder.
+        source: Shards.
+        todo: Numbers of the shards to read.
+        out: Folder of the parts.
+        kind: Kind of the parts.
+        model: Digest of the weights and the precision.
+        batch_size: Images in a batch.
+        address: Address of a running cluster, or "auto"; None starts Ray here and stops it in the end.
+        workers: Number of actors; None for one a processor core or accelerator, as Ray finds them.
+
+    Raises:
+        SSLDError: If ray is not installed.
+        RunError: If there is no cluster at the address, or a shard could not be read in several attempts.
+        DataError: If an image cannot be read and the source does not skip it.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise SSLDError("--engine ray needs Ray Data: pip install 'ssld[ray]'") from error
+    own = not ray.is_initialized()
+    if own:
+        # By its default Ray starts workers at niceness 15, at which on a busy machine they wait for minutes to be started.
+        os.environ.setdefault("RAY_worker_niceness", "0")
+        here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _OBJECTS}
+        if workers is not None:
+            here["num_cpus"] = workers
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **(here if address is None else {"address": address}))
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            hint = "is it running there? One that asks for a token needs RAY_AUTH_MODE=token here"
+            raise RunError(f"no Ray cluster at {address!r} ({first_line(error)}): {hint}") from None
+    try:
+        yield from _parts(run, source, todo, out, kind, model, batch_size, workers)
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _parts(
+    run: Run,
+    source: ShardSource,
+    todo: Sequence[int],
+    out: Path,
+    kind: Kind,
+    model: str,
+    batch_size: int,
+    workers: int | None,
+) -> Iterator[tuple[int, PartFacts]]:
+    import ray
+
+    with suppress(AttributeError):
+        ray.data.DataContext.get_current().enable_progress_bars = False
+    device = next(run.model.parameters()).device.type
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    room = int(resources.get("GPU" if device == "cuda" else "CPU", 1))
+    most = max(1, min(workers or room, len(todo)))
+    arguments = (str(run.path.resolve()), device, run.precision, source, str(out.resolve()), kind, model, batch_size)
+    listed = ray.data.from_items([{"shard": int(i)} for i in todo], override_num_blocks=len(todo))
+    done = listed.map_batches(
+        _Reader,
+        fn_constructor_args=arguments,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+        num_cpus=_CORES,
+        num_gpus=1 if device == "cuda" else 0,
+        max_restarts=_RETRIES,
+        max_task_retries=_RETRIES,
+    )
+    try:
+        for row in done.iter_rows():
+            i = int(row["shard"])
+            if row["error"]:
+                raise DataError(row["error"])
+            facts = part_facts(out / part_name(source.shards[i].place.stem, source.shards[i].digest))
+            if facts is None:
+                raise RunError(f"a part of {out} is not there after it was written: is the folder the same on all machines?")
+            yield i, facts
+    except ray.exceptions.RayError as error:
+        raise RunError(
+            f"Ray could not read all shards ({first_line(error)}): run the command again, which keeps what is done"
+        ) from error
+
+
+class _Reader:
+    """An actor: opens the run once, and writes the parts of the shards that it is given."""
+
+    def __init__(
+        self, run: str, device: str, precision: str, source: ShardSource, out: str, kind: Kind, model: str, batch_size: int
+    ) -> None:
+        self._run = load_run(run, device, precision)
+        self._source, self._out, self._kind, self._model, self._batch_size = source, Path(out), kind, model, batch_size
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        errors = []
+        for i in batch["shard"].tolist():
+            shard = self._source.shards[i]
+            path = self._out / part_name(shard.place.stem, shard.digest)
+            try:
+                write_part(self._run, self._source, i, path, self._kind, self._model, batch_size=self._batch_size)
+                errors.append("")
+            except SSLDError as error:
+                errors.append(str(error))
+        return {"shard": batch["shard"], "error": errors}

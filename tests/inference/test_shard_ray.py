@@ -1,0 +1,90 @@
+"""Shards read on Ray: the same parts as here, also when an actor dies."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from support.commands import refused, write_digits
+
+from ssl_diffusion.data.listings import list_folder
+from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.shards.pack import pack
+from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.inference.engines.ray import _Reader
+from ssl_diffusion.inference.run import Run, load_run
+from ssl_diffusion.inference.shard_passes import Pass, pass_over_shards, shards_for
+from ssl_diffusion.progress import ProgressUpdate
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory, digits_pool: Pool) -> Path:
+    """Forty digits in eight shards; not to be changed."""
+    folder = tmp_path_factory.mktemp("digits")
+    pack(list_folder(write_digits(folder / "images", digits_pool, range(40))), folder / "shards", (1, 8, 8), per_shard=5)
+    return folder / "shards"
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run: Path) -> Run:
+    return load_run(tiny_run, "cpu", "fp32")
+
+
+def passed(run: Run, shards: Path, out: Path, **options: object) -> Pass:
+    return pass_over_shards(run, shards_for(run, [str(shards)]), [str(shards)], out, "embed", **options)
+
+
+def test_an_actor_writes_the_parts_that_a_pass_writes(run: Run, shards: Path, tmp_path: Path) -> None:
+    copies = tmp_path / "s"
+    shutil.copytree(shards, copies)
+    here = passed(run, copies, tmp_path / "here")
+    source = shards_for(run, [str(copies)])
+    actor = _Reader(str(run.path), "cpu", "fp32", source, str(tmp_path / "there"), "embed", f"{run.digest()} fp32", 256)
+    (copies / "shard-00002.parquet").unlink()
+    said = actor({"shard": np.array([0, 2])})
+    assert said["error"][0] == ""
+    assert "shard-00002.parquet does not exist" in said["error"][1]
+    (part,) = (tmp_path / "there").glob("*.parquet")
+    assert pq.read_table(part).equals(pq.read_table(here.parts[0]))
+    assert pq.read_metadata(part).metadata[b"ssld"] == pq.read_metadata(here.parts[0]).metadata[b"ssld"]
+
+
+def test_without_ray_it_says_what_to_install(
+    run: Run, shards: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SSLDError, match=r"--engine ray needs Ray Data: pip install 'ssld\[ray\]'"):
+        passed(run, shards, tmp_path / "f", engine="ray")
+    for options, message in (
+        (("--engine", "rya"), "--engine cannot be 'rya'; did you mean ray"),
+        (("--workers", "2"), "--workers has no effect without --engine ray"),
+        (("--address", "auto"), "--address has no effect without --engine ray"),
+    ):
+        assert message in refused("embed", tiny_run, shards, "--out", tmp_path / "f", *options)
+    assert "--engine is for Parquet or tar shards" in refused("embed", tiny_run, "--engine", "ray", "--out", tmp_path / "f.npz")
+
+
+@pytest.mark.slow  # Ray starts a dozen processes
+def test_ray_finds_the_same_when_an_actor_is_killed(run: Run, shards: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs ray: pip install 'ssld[ray]'")
+    import psutil
+
+    killed: list[int] = []
+
+    def kill_one(update: ProgressUpdate) -> None:
+        actors = [p for p in psutil.Process().children(recursive=True) if "MapWorker" in p.name() or "_Reader" in p.name()]
+        if actors and not killed:
+            killed.append(actors[0].pid)
+            actors[0].kill()
+
+    here = passed(run, shards, tmp_path / "here")
+    there = passed(run, shards, tmp_path / "there", engine="ray", workers=2, progress=kill_one)
+    assert killed
+    assert [part.name for part in there.parts] == [part.name for part in here.parts]
+    for one, other in zip(here.parts, there.parts, strict=True):
+        a, b = pq.read_table(one), pq.read_table(other)
+        assert a["id"].equals(b["id"])
+        np.testing.assert_allclose(a["embedding"].to_pylist(), b["embedding"].to_pylist(), atol=1e-6)
+    assert passed(run, shards, tmp_path / "there").kept == 8
