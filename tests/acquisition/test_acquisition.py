@@ -230,15 +230,25 @@ def test_a_query_returns_ids_and_does_not_depend_on_the_order_of_the_pool(tiny_r
 
 
 @pytest.mark.parametrize("name", sorted(name for name, strategy in STRATEGIES.items() if not strategy.reads_labeled))
-def test_who_does_not_ask_for_labeled_images_does_not_need_them(name: str) -> None:
-    c = candidates(60)
-    without = replace(c, labeled_representation=c.labeled_representation[:0], labeled_classes=c.labeled_classes[:0])
-    for variant in (name, f"{name}:diverse", f"{name}:power"):
-        picks = [choose(variant, replace(x, rng=np.random.default_rng(1)), 5).picks for x in (c, without)]
-        assert (picks[0] == picks[1]).all()
+def test_who_does_not_ask_for_labeled_images_does_not_need_them(
+    name: str, tiny_run: Path, digits_pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, pool = load_run(tiny_run, "cpu", "fp32"), digits_pool.select(digits_pool.train[:40])
+    labeled = pool.ids[:20]
+
+    def chosen() -> list[str]:
+        variants = ("", ":diverse", ":power")
+        batches = [query(run, pool, 4, name + variant, labeled=labeled, keep_scores=False) for variant in variants]
+        return [sample for batch in batches for sample in batch.ids.tolist()]
+
+    without = chosen()
+    monkeypatch.setitem(STRATEGIES, name, replace(STRATEGIES[name], reads_labeled=True))
+    assert chosen() == without
 
 
-@pytest.mark.parametrize(("strategy", "reads_labeled"), [("margin", False), ("margin:balanced", True), ("badge", True)])
+@pytest.mark.parametrize(
+    ("strategy", "reads_labeled"), [("margin", False), ("margin:balanced", True), ("badge", False), ("coreset", True)]
+)
 def test_a_query_reads_the_images_that_its_strategy_needs(
     tiny_run: Path, digits_pool: Pool, strategy: str, reads_labeled: bool
 ) -> None:

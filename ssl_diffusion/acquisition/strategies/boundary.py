@@ -27,6 +27,7 @@ __all__ = ["counterfactual", "deepfool", "linear"]
     cost="one encoder pass over a shortlist of five batches",
     when="two or more labels a class; nearly as good as counterfactual, and much cheaper",
     reference="first-order boundary distance (as DeepFool, arXiv 1511.04599) in the representation, k-means++ for diversity",
+    reads_labeled=False,
 )
 def linear(c: Candidates, n: int) -> Choice:
     """Distance to the first-order boundary in the representation, on a shortlist by margin; then k-means++."""
@@ -39,6 +40,7 @@ def linear(c: Candidates, n: int) -> Choice:
     cost="several forward and backward passes over a shortlist of five batches",
     when="for comparison: distances in pixels follow adversarial directions",
     reference="Ducoffe and Precioso 2018, arXiv 1802.09841; k-means++ for diversity",
+    reads_labeled=False,
 )
 def deepfool(c: Candidates, n: int) -> Choice:
     """DeepFool distance in pixels, on a shortlist by margin; then k-means++."""
@@ -51,6 +53,7 @@ def deepfool(c: Candidates, n: int) -> Choice:
     cost="about 70 passes over a shortlist of five batches",
     when="two or more labels a class; the choice comes with an explanation",
     reference="counterfactual distance of this package (ssl_diffusion.generation.counterfactual), k-means++ for diversity",
+    reads_labeled=False,
 )
 def counterfactual(c: Candidates, n: int) -> Choice:
     """Counterfactual distance to the runner-up, on a shortlist by margin; then k-means++."""

@@ -20,6 +20,7 @@ _BLOCK = 4096
     cost="one encoder pass over the pool, k-means on the representations that change",
     when="few labels on a representation that is good already",
     reference="Gupte et al. 2024, arXiv 2401.14555, algorithm 1",
+    reads_labeled=False,
 )
 def dropquery(c: Candidates, n: int) -> Choice:
     """Candidates whose predicted class changes in most of three draws of dropout on the representation; of these, those nearest

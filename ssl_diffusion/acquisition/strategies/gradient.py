@@ -22,6 +22,7 @@ _FRACTIONS = tuple(0.025 * 2**i for i in range(8))
     cost="one encoder pass over the pool, n passes over the representations",
     when="two or more labels a class, large batches",
     reference="Ash et al. 2020, arXiv 1906.03671",
+    reads_labeled=False,
 )
 def badge(c: Candidates, n: int) -> Choice:
     """k-means++ on gradient embeddings: those of the loss with the predicted class as label, by the head's last layer.

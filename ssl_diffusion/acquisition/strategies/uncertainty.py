@@ -85,6 +85,7 @@ def entropy(c: Candidates) -> NDArray[np.float64]:
     cost="five encoder passes over the pool",
     when="many labels already; where the images are noisy, so that part of the uncertainty cannot be labeled away",
     reference="Houlsby et al. 2011, arXiv 1112.5745; the ensemble is one model under several draws of light noise",
+    reads_labeled=False,
 )
 def bald(c: Candidates) -> NDArray[np.float64]:
     """Entropy of the mean prediction minus mean entropy of the predictions, divided by ln K, over draws of noise.
