@@ -2,9 +2,11 @@
 
     python benchmarks/schedule.py --data cifar10/ --name cifar10 --schedules 50+50 100+100
     python benchmarks/schedule.py --data elpv/ --name elpv --test-fraction 0.3 --schedules 50+50 100+100
+    python benchmarks/schedule.py --data digits --name digits --size 8 --recipe digits --schedules 150+40 300+80 600+160
+    python benchmarks/schedule.py --doubled         # from the rows: what twice the steps of both phases bring
 
 One row a schedule, objective and seed in `results/schedule.csv`; rows that are there are not run again. A schedule is the
-number of pretraining steps and of training steps, both of the recipe `images`; its probe is a row with no training step. Images
+number of pretraining steps and of training steps, both of one recipe; its probe is a row with no training step. Images
 of the folder's training split are drawn until the pool is full, and the test split, or 1,000 images of it, measures. The
 accuracy is that of the model itself: what :mod:`ssl_diffusion.training.starting_point` would keep instead is not asked.
 Processor time does not count what other programs take, but caches that are shared with them make a step slower.
@@ -19,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from common import RESULTS, append_row, find_row, provenance
+from common import RESULTS, append_row, find_row, markdown_table, provenance
 from sklearn.metrics import balanced_accuracy_score
 
 from ssl_diffusion.data.label_choice import choose_labeled
@@ -59,9 +62,9 @@ def measure(recipe: Recipe, pool: Pool, n_labeled: int, cache: DenoiserCache) ->
     }
 
 
-def recipes(schedules: list[tuple[int, int]], seed: int, overrides: list[str]) -> Iterator[Recipe]:
+def recipes(name: str, schedules: list[tuple[int, int]], seed: int, overrides: list[str]) -> Iterator[Recipe]:
     """The probe of every pretraining and the joint training of every schedule, in the order in which they are run."""
-    base = load_recipe("images").with_setting("training.seed", seed).with_overrides(overrides)
+    base = load_recipe(name).with_setting("training.seed", seed).with_overrides(overrides)
     known = set()
     for pretraining, training in schedules:
         recipe = base.with_setting("pretraining.steps", pretraining)
@@ -71,10 +74,27 @@ def recipes(schedules: list[tuple[int, int]], seed: int, overrides: list[str]) -
         yield recipe.with_setting("training.steps", training)
 
 
+def doubled(rows: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of rows of which one has twice the steps of the other, and the ratio of their errors."""
+    pairs = []
+    for keys, group in rows.groupby(["data", "px", "pool", "labels", "objective", "seed"]):
+        by_steps = group.set_index(["pretraining_steps", "training_steps"])["accuracy"]
+        for (pretraining, training), accuracy in by_steps.items():
+            twice = by_steps.get((2 * pretraining, 2 * training))
+            if twice is not None:
+                facts = dict(zip(["data", "px", "pool", "labels", "objective", "seed"], keys, strict=True))
+                facts |= {"pretraining_steps": pretraining, "training_steps": training, "accuracy": 100 * accuracy}
+                pairs.append(facts | {"twice": 100 * twice, "error_ratio": (1 - twice) / (1 - accuracy)})
+    return pd.DataFrame(pairs)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="Folder with one folder per class")
-    parser.add_argument("--name", required=True)
+    parser.add_argument("--data", help="Folder with one folder per class, or the name of a data set")
+    parser.add_argument("--name")
+    parser.add_argument("--recipe", default="images")
+    parser.add_argument("--doubled", action="store_true", help="Only print what twice the steps bring")
+    parser.add_argument("--image-root", default="", help="Folder that the paths of a table are relative to")
     parser.add_argument("--test-fraction", type=float, default=0.0)
     parser.add_argument("--size", type=int, default=24)
     parser.add_argument("--images", type=int, default=2000)
@@ -84,8 +104,17 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="Folder that keeps the denoisers")
     parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="Settings of the recipe, for trying out")
     args = parser.parse_args()
+    if args.doubled:
+        print(markdown_table(doubled(pd.read_csv(CSV)).to_dict("records")))
+        return
+    if not args.data or not args.name:
+        parser.error("--data and --name are needed to measure")
     schedules = [(int(a), int(b)) for a, _, b in (text.partition("+") for text in args.schedules)]
-    settings = DataSettings(path=args.data, size=args.size, test_fraction=args.test_fraction)
+    if Path(args.data).exists():
+        where = {"path": args.data, "image_root": args.image_root}
+        settings = DataSettings(size=args.size, test_fraction=args.test_fraction, **where)
+    else:
+        settings = DataSettings(dataset=args.data)
     pool, facts = subset(load_pool(settings), args.images), provenance()
     if torch.cuda.is_available():  # which is what fits then take; the seconds are still those of the processor
         facts["processor"] = torch.cuda.get_device_name()
@@ -93,7 +122,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache = DenoiserCache(args.cache or Path(folder))
         for seed in args.seeds:
-            for recipe in recipes(schedules, seed, args.overrides):
+            for recipe in recipes(args.recipe, schedules, seed, args.overrides):
                 steps = {"pretraining_steps": recipe.pretraining.steps, "training_steps": recipe.training.steps}
                 key = data | {"seed": seed, **steps, "objective": recipe.training.objective}
                 if find_row(CSV, key) is not None:
