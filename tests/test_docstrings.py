@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_diffusion.acquisition.registry import STRATEGIES
+from ssl_diffusion.acquisition import STRATEGIES
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.inference.run import load_run
 from ssl_diffusion.models.backbones.registry import BACKBONES

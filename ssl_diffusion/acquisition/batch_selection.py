@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import MiniBatchKMeans
 
 from ssl_diffusion.acquisition.registry import Choice
 
@@ -138,6 +137,8 @@ def central(x: NDArray[np.float32], n: int, rng: np.random.Generator) -> NDArray
         n: Number of centers.
         rng: Random generator.
     """
+    from sklearn.cluster import MiniBatchKMeans
+
     kmeans = MiniBatchKMeans(n, random_state=int(rng.integers(2**31)), n_init=3, batch_size=4096).fit(x)
     open_, picks = np.ones(len(x), dtype=bool), []
     for center in kmeans.cluster_centers_:

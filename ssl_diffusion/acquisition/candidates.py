@@ -5,17 +5,18 @@ so that a batch depends on the pool as a set.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssl_diffusion.errors import SSLDError
-from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.inference.projection import ProjectedRows
 from ssl_diffusion.inference.rows import Rows, SelectedRows
-from ssl_diffusion.models.fused import gradient_fault
-from ssl_diffusion.models.joint import JointDiffusion
+
+if TYPE_CHECKING:
+    from ssl_diffusion.inference.embedded_pool import EmbeddedPool
+    from ssl_diffusion.models.joint import JointDiffusion
 
 __all__ = ["Candidates"]
 
@@ -49,7 +50,7 @@ class Candidates:
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     images: Rows | None = None
     labeled_images: NDArray[np.uint8] | None = None
-    model: JointDiffusion | None = None
+    model: "JointDiffusion | None" = None
     precision: str = "fp32"
     none: int | None = None
     asked_again: NDArray[np.bool_] | None = None
@@ -57,14 +58,14 @@ class Candidates:
     @classmethod
     def of(
         cls,
-        pool: EmbeddedPool,
+        pool: "EmbeddedPool",
         open_: NDArray[np.int64],
         known: NDArray[np.int64],
         classes: NDArray[np.int64],
         n_classes: int,
         rng: np.random.Generator,
         probabilities: NDArray[np.float32] | None = None,
-        model: JointDiffusion | None = None,
+        model: "JointDiffusion | None" = None,
         none: int | None = None,
     ) -> "Candidates":
         """What strategies see of a pool whose representation is known.
@@ -82,6 +83,8 @@ class Candidates:
                 backbone does not read these images is left out.
             none: Number of the class that means none of the others; None without one.
         """
+        from ssl_diffusion.models.fused import gradient_fault
+
         if probabilities is None and pool.probabilities is not None:
             probabilities = pool.probabilities[open_]
         return cls(
@@ -113,7 +116,7 @@ class Candidates:
             raise SSLDError("this strategy needs a classifier, and the model was trained without labels; use typiclust")
         return self.probabilities
 
-    def all_images(self) -> tuple[JointDiffusion, Rows]:
+    def all_images(self) -> "tuple[JointDiffusion, Rows]":
         """The model and the images of all candidates, to be read batch by batch.
 
         Raises:
@@ -123,7 +126,7 @@ class Candidates:
             raise SSLDError("this strategy looks at images with the model, and here are only representations")
         return self.model, self.images
 
-    def images_of(self, picks: NDArray[Any]) -> tuple[JointDiffusion, NDArray[np.uint8]]:
+    def images_of(self, picks: NDArray[Any]) -> "tuple[JointDiffusion, NDArray[np.uint8]]":
         """The model and the images of some candidates, uint8 (k, C, H, W); errors as :meth:`all_images`."""
         model, images = self.all_images()
         return model, images[np.asarray(picks, dtype=np.int64)]

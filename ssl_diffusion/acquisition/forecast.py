@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from ssl_diffusion.errors import DataError
 
@@ -101,6 +100,8 @@ def forecast(
         >>> print(forecast([10, 20, 40], [0.61, 0.73, 0.86]))
         with 40 more labels 91 % (88 to 93)
     """
+    from scipy import stats
+
     n, a = np.asarray(n_labeled, dtype=np.float64), np.asarray(accuracy, dtype=np.float64)
     if n.ndim != 1 or n.shape != a.shape:
         raise DataError(f"a forecast needs one accuracy for every number of labels, not {a.size} for {n.size}")

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve
-from scipy.special import softmax
 
 from ssl_diffusion.acquisition.batch_selection import some_rows
 from ssl_diffusion.acquisition.candidates import Candidates
@@ -35,6 +33,8 @@ class LinearHead:
 
     def probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """Class probabilities of representations (n, F), float64 (n, K)."""
+        from scipy.special import softmax
+
         p: NDArray[np.float64] = softmax(x @ self.weight + self.bias, axis=1)
         return p
 
@@ -53,6 +53,8 @@ def linear_head(c: Candidates) -> LinearHead:
         >>> head.probabilities(candidates.labeled_representation).shape  # doctest: +SKIP
         (40, 10)
     """
+    from scipy.linalg import solve
+
     logits = np.log(c.p.astype(np.float64).clip(_SMALLEST))
     rows = some_rows(len(c), _FITTED, 0, c.rng)
     x, y = np.asarray(c.representation[rows], dtype=np.float64), logits[rows]

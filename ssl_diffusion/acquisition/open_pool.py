@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.inference.projection import ProjectedRows
@@ -71,6 +70,8 @@ def purity(c: Candidates) -> NDArray[np.float64]:
     Args:
         c: Candidates whose class `none` means none of the others.
     """
+    from sklearn.linear_model import LogisticRegression
+
     foreign = c.labeled_classes == c.none
     if c.none is None or not foreign.any() or foreign.all():
         return np.ones(len(c))

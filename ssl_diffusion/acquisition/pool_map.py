@@ -1,15 +1,17 @@
 """A look at a query as a whole: where in the pool the chosen samples lie, and how utility is spread."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice
 from ssl_diffusion.errors import SSLDError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["MAPS", "Overview", "overview", "overview_figure", "places_of"]
 
@@ -83,6 +85,8 @@ def _check_method(method: str) -> None:
 
 
 def _pca(sample: NDArray[np.float32], parts: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    from sklearn.decomposition import PCA
+
     if len(sample) < 2:  # one candidate alone has its place, too
         return [np.zeros((len(part), 2), dtype=np.float32) for part in parts]
     dimensions = min(2, *sample.shape)
@@ -103,8 +107,10 @@ def _umap(parts: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
     return np.split(places, np.cumsum([len(part) for part in parts])[:-1])
 
 
-def overview_figure(seen: Overview, title: str = "") -> Figure:
+def overview_figure(seen: Overview, title: str = "") -> "Figure":
     """The map, with labeled, chosen and other samples, and the histogram of utilities."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9.2, 4.3), layout="constrained")
     plane, histogram = figure.subplots(1, 2, width_ratios=(1.35, 1))
     plane.scatter(*seen.rest.T, s=4, color="0.8", linewidths=0, label="rest of the pool")

@@ -7,9 +7,9 @@ and higher means sooner; the same seed gives the same batch, whatever the order 
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.batch_selection import best, in_proportion
@@ -20,12 +20,12 @@ from ssl_diffusion.acquisition.pool_map import Overview, overview
 from ssl_diffusion.acquisition.registry import Choice, Strategy
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, SSLDError
-from ssl_diffusion.inference.embedded_pool import EmbeddedPool
-from ssl_diffusion.inference.embedding_store import digests, store_of
-from ssl_diffusion.inference.run import Run
-from ssl_diffusion.inference.run_rows import pool_rows
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ssl_diffusion.inference.run import Run
 
 __all__ = ["QueryBatch", "choose", "query"]
 
@@ -110,8 +110,10 @@ class QueryBatch:
             lines.append(line)
         return lines
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "pd.DataFrame":
         """One row per sample: id, rank (from 1), utility, selection_probability, prediction, probability, strategy, reason."""
+        import pandas as pd
+
         names, p = zip(*self.predictions, strict=True) if self.predictions else ([""] * len(self), [np.nan] * len(self))
         return pd.DataFrame(
             {
@@ -128,7 +130,7 @@ class QueryBatch:
 
 
 def query(
-    run: Run,
+    run: "Run",
     pool: Pool,
     n: int = 100,
     strategy: str = "auto",
@@ -168,6 +170,10 @@ def query(
     Example:
         >>> batch = query(load_run("runs/R"), load_dataset("digits"), n=100)  # doctest: +SKIP
     """
+    from ssl_diffusion.inference.embedded_pool import EmbeddedPool
+    from ssl_diffusion.inference.embedding_store import store_of
+    from ssl_diffusion.inference.run_rows import pool_rows
+
     if n < 1:
         raise DataError(f"a query is for one sample or more, not {n}")
     if pool.image_shape != run.image_shape:
@@ -276,6 +282,8 @@ def _named(
 
 def _without_copies(pool: Pool, open_: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:
     """The first of all equal images, and none that equals a labeled one."""
+    from ssl_diffusion.inference.embedding_store import digests
+
     keys = digests(pool.images[i] for i in open_)
     first = np.zeros(len(open_), dtype=bool)
     first[np.unique(keys, return_index=True)[1]] = True
@@ -285,7 +293,9 @@ def _without_copies(pool: Pool, open_: NDArray[np.int64], known: NDArray[np.int6
     return kept
 
 
-def _labeled_positions(run: Run, pool: Pool, labeled: Iterable[str] | None) -> NDArray[np.int64]:
+def _labeled_positions(run: "Run", pool: Pool, labeled: Iterable[str] | None) -> NDArray[np.int64]:
+    from ssl_diffusion.training.run_folder import RunFolder
+
     if labeled is not None:
         return pool.positions(labeled)
     own = RunFolder(run.path).labeled(pool)

@@ -9,15 +9,18 @@ not known or all names are listed. The tests of :class:`ssl_diffusion.testing.St
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.errors import SSLDError, nearest_names, shown
 from ssl_diffusion.machine import load_plugins
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "PLUGINS",
@@ -31,6 +34,7 @@ __all__ = [
 ]
 
 PLUGINS = "ssld.strategies"
+_OWN = "ssl_diffusion.acquisition.strategies"
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,8 @@ def register_batch(
 
 def _add(strategy: Strategy) -> None:
     name = strategy.name
+    if not _home(strategy).startswith(f"{_OWN}."):
+        import_module(_OWN)  # a name that this package uses is refused to others
     if name == "auto" or not name or any(c in ":," or c.isspace() for c in name):
         raise SSLDError(f"a strategy cannot be called {name!r}: choose a word without colon, comma or space, other than auto")
     if strategy.needs not in ("images", "labels"):
@@ -153,6 +159,7 @@ def get_strategy(name: str) -> Strategy:
         >>> get_strategy("margin").needs
         'labels'
     """
+    import_module(_OWN)
     if name not in STRATEGIES:
         broken = load_plugins(PLUGINS)
         if name not in STRATEGIES:
@@ -161,13 +168,16 @@ def get_strategy(name: str) -> Strategy:
     return STRATEGIES[name]
 
 
-def strategies_frame() -> pd.DataFrame:
+def strategies_frame() -> "pd.DataFrame":
     """One row a strategy, those of plug-ins included: name, needs, cost, when, reference.
 
     Example:
         >>> "margin" in set(strategies_frame()["name"])
         True
     """
+    import pandas as pd
+
+    import_module(_OWN)
     load_plugins(PLUGINS)
     columns = ("name", "needs", "cost", "when", "reference")
     return pd.DataFrame([{c: getattr(s, c) for c in columns} for s in STRATEGIES.values()])

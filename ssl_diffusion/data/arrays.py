@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.multiclass import check_classification_targets
 
 __all__ = ["encode_labels", "find_image_shape", "find_value_range", "to_images"]
 
@@ -115,6 +114,8 @@ def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         >>> positions.tolist()
         [1, 0, 1]
     """
+    from sklearn.utils.multiclass import check_classification_targets
+
     as_text = np.array([isinstance(value, str) for value in y])
     if any(value == "-1" for value in y[as_text]):
         raise ValueError("y has the text '-1': mark samples without label by the number -1, in an array of dtype object")

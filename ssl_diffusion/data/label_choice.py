@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ssl_diffusion.data.pool import Pool
@@ -42,6 +41,8 @@ class LabeledSet:
         Raises:
             RunError: If the file cannot be written.
         """
+        import pandas as pd
+
         ids = [*self.train, *self.val]
         labels = [_label_name(pool, i) for i in pool.positions(ids)]
         roles = ["train"] * len(self.train) + ["val"] * len(self.val)
@@ -53,6 +54,8 @@ class LabeledSet:
     @classmethod
     def load(cls, path: Path, pool: Pool) -> "LabeledSet":
         """Read `labeled.csv` and check it against the pool; raises :class:`DataError` on the first difference."""
+        import pandas as pd
+
         try:
             frame = pd.read_csv(io.BytesIO(read_regular(path, largest=2**32)), dtype=str, keep_default_na=False)
         except StateError as error:

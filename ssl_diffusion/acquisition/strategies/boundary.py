@@ -5,6 +5,7 @@ Utility is 1 / (1 + distance / median), in (0, 1], with the median of the distan
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,10 @@ from ssl_diffusion.acquisition.batch_selection import diverse, shortlist
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, register_batch
 from ssl_diffusion.acquisition.strategies.uncertainty import margin
-from ssl_diffusion.generation.boundary_distance import deepfool_distance, linear_distance
-from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
-from ssl_diffusion.generation.counterfactual.search import explain
-from ssl_diffusion.models.joint import JointDiffusion
+
+if TYPE_CHECKING:
+    from ssl_diffusion.generation.counterfactual.result import CounterfactualResult
+    from ssl_diffusion.models.joint import JointDiffusion
 
 __all__ = ["counterfactual", "deepfool", "linear"]
 
@@ -31,6 +32,8 @@ __all__ = ["counterfactual", "deepfool", "linear"]
 )
 def linear(c: Candidates, n: int) -> Choice:
     """Distance to the first-order boundary in the representation, on a shortlist by margin; then k-means++."""
+    from ssl_diffusion.generation.boundary_distance import linear_distance
+
     return _funnel(c, n, lambda model, images: linear_distance(model, images, "nearest").distance_representation)
 
 
@@ -44,6 +47,8 @@ def linear(c: Candidates, n: int) -> Choice:
 )
 def deepfool(c: Candidates, n: int) -> Choice:
     """DeepFool distance in pixels, on a shortlist by margin; then k-means++."""
+    from ssl_diffusion.generation.boundary_distance import deepfool_distance
+
     return _funnel(c, n, lambda model, images: _censored(deepfool_distance(model, images, "runner-up")))
 
 
@@ -57,8 +62,9 @@ def deepfool(c: Candidates, n: int) -> Choice:
 )
 def counterfactual(c: Candidates, n: int) -> Choice:
     """Counterfactual distance to the runner-up, on a shortlist by margin; then k-means++."""
+    from ssl_diffusion.generation.counterfactual.search import explain
 
-    def distance(model: JointDiffusion, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def distance(model: "JointDiffusion", images: NDArray[np.uint8]) -> NDArray[np.float64]:
         # Reverting, which pictures need, takes a quarter more passes and hardly changes the order (0.97 by Spearman).
         seed = int(c.rng.integers(2**31))
         return _censored(explain(model, images, "runner-up", revert=False, seed=seed, precision=c.precision))
@@ -66,7 +72,7 @@ def counterfactual(c: Candidates, n: int) -> Choice:
     return _funnel(c, n, distance)
 
 
-Distance = Callable[[JointDiffusion, NDArray[np.uint8]], NDArray[np.float64]]
+Distance = Callable[["JointDiffusion", NDArray[np.uint8]], NDArray[np.float64]]
 
 
 def _funnel(c: Candidates, n: int, distance: Distance) -> Choice:
@@ -82,7 +88,7 @@ def _funnel(c: Candidates, n: int, distance: Distance) -> Choice:
     return replace(choice, notes=tuple(f"distance {d:.3g}, nearer than {s:.0%} of the shortlist" for d, s in pairs))
 
 
-def _censored(result: CounterfactualResult) -> NDArray[np.float64]:
+def _censored(result: "CounterfactualResult") -> NDArray[np.float64]:
     """Pixel distances; failures, whose distances are lower bounds, are not nearer than any success."""
     distance = result.distance_pixel.copy()
     if result.success.any():

@@ -6,7 +6,6 @@ competence.
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import pairwise_distances, pairwise_distances_chunked
 
 from ssl_diffusion.acquisition.batch_selection import some_rows
 from ssl_diffusion.acquisition.candidates import Candidates
@@ -37,6 +36,8 @@ def dcom(c: Candidates, n: int) -> Choice:
     Labels cover balls of their own size, up to where fewer than 95 % of the samples inside are predicted to be of their class;
     new ones cover a ball of the mean size.
     """
+    from sklearn.metrics import pairwise_distances, pairwise_distances_chunked
+
     rows = some_rows(len(c), _COVERED, n, c.rng)
     x = np.asarray(c.representation[rows])
     unsure: Floats = margin(c)[rows].astype(np.float64)

@@ -6,9 +6,6 @@ one of at most 10,000 candidates, drawn at random where there are more.
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import MiniBatchKMeans
-from sklearn.metrics import pairwise_distances_argmin_min, pairwise_distances_chunked
-from sklearn.neighbors import NearestNeighbors
 
 from ssl_diffusion.acquisition.batch_selection import some_rows, squared_distances
 from ssl_diffusion.acquisition.candidates import Candidates
@@ -64,6 +61,8 @@ def typiclust(c: Candidates, n: int) -> Choice:
     Clusters are as many as labels after this batch, at most 500; where all have labels, those with the fewest come first.
     Typicality, the utility, is 1 / mean distance to the 20 nearest of the cluster.
     """
+    from sklearn.cluster import MiniBatchKMeans
+
     x, m = c.x, len(c.labeled_representation)
     k = min(m + n, _MOST_CLUSTERS, len(c))
     seed = int(c.rng.integers(2**31))
@@ -105,6 +104,8 @@ def probcover(c: Candidates, n: int) -> Choice:
 
     The radius is the largest at which 95 % of the balls around samples hold one k-means cluster only.
     """
+    from sklearn.metrics import pairwise_distances_chunked
+
     rows = some_rows(len(c), _COVERED, n, c.rng)
     x = c.representation[rows]
     k = max(c.n_classes, n, 2)
@@ -132,6 +133,8 @@ def probcover(c: Candidates, n: int) -> Choice:
 
 def pure_radius(x: NDArray[np.float32], k: int, seed: int) -> float:
     """Largest radius at which 95 % of the balls around samples, of at most 2,000 of them, hold one cluster of k-means."""
+    from sklearn.cluster import MiniBatchKMeans
+
     sample = x[:: -(-len(x) // _PROBED)]
     k = min(k, len(sample))
     cluster = MiniBatchKMeans(k, random_state=seed, n_init=3, batch_size=4096).fit_predict(sample)
@@ -144,6 +147,8 @@ def pure_radius(x: NDArray[np.float32], k: int, seed: int) -> float:
 
 def _typicality(x: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float64]:
     """1 / mean distance to the nearest neighbours, (k,); copies, at distance 0, do not make a sample infinitely typical."""
+    from sklearn.neighbors import NearestNeighbors
+
     if len(x) < 2:
         return np.zeros(len(x))
     some = x if len(x) <= _REFERENCES else x[rng.choice(len(x), _REFERENCES, replace=False)]
@@ -155,6 +160,8 @@ def _typicality(x: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.
 
 def _nearest_squared(x: NDArray[np.float32], to: NDArray[np.float32]) -> NDArray[np.float64]:
     """Squared distance of each row to the nearest of some points, (k,)."""
+    from sklearn.metrics import pairwise_distances_argmin_min
+
     nearest, _ = pairwise_distances_argmin_min(x, to)
     distances = np.empty(len(x))
     for i in range(0, len(x), _PROBED):

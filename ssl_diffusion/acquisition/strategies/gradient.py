@@ -1,15 +1,18 @@
 """Uncertainty and diversity at once."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ssl_diffusion.acquisition.batch_selection import central, spread_out, squared_distances
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, register_batch
-from ssl_diffusion.inference.predict import by_batches, represent
-from ssl_diffusion.models.joint import JointDiffusion
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ssl_diffusion.models.joint import JointDiffusion
 
 __all__ = ["badge", "gradient_norms", "latent_mix"]
 
@@ -69,11 +72,15 @@ def latent_mix(c: Candidates, n: int) -> Choice:
     The fraction that is mixed in grows until n candidates have changed; utility is 1 / (1 + number of the fraction that did
     it), 0 for those that none changed.
     """
+    import torch
+
+    from ssl_diffusion.inference.predict import by_batches
+
     predicted = c.p.argmax(axis=1)
     model, images = c.all_images()
     anchors = _class_means(model, c)
 
-    def first_change(model: JointDiffusion, x: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    def first_change(model: "JointDiffusion", x: "Tensor", rows: NDArray[np.int64]) -> "Tensor":
         z, y = model.representation(x), torch.from_numpy(predicted[rows]).to(x.device)
         with torch.enable_grad():
             at = z.clone().requires_grad_()
@@ -95,8 +102,12 @@ def latent_mix(c: Candidates, n: int) -> Choice:
     return Choice(picks[np.argsort(-utilities[picks], kind="stable")], utilities, np.ones(n))
 
 
-def _class_means(model: JointDiffusion, c: Candidates) -> list[Tensor]:
+def _class_means(model: "JointDiffusion", c: Candidates) -> "list[Tensor]":
     """Mean representation of the labeled samples of each class that has any, (F,), on the device of the model."""
+    import torch
+
+    from ssl_diffusion.inference.predict import represent
+
     if c.labeled_images is None or not len(c.labeled_images):
         return []
     device = next(model.parameters()).device

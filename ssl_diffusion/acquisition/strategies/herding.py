@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import pairwise_distances_argmin_min
 
 from ssl_diffusion.acquisition.batch_selection import some_rows
 from ssl_diffusion.acquisition.candidates import Candidates
@@ -54,6 +53,8 @@ def uherding(c: Candidates, n: int) -> Choice:
 
 
 def _herd(c: Candidates, n: int, weight: NDArray[np.floating[Any]], spacing: float | None) -> Choice:
+    from sklearn.metrics import pairwise_distances_argmin_min
+
     rows, covered = (some_rows(len(c), most, n, c.rng) for most in (_CHOSEN, _COVERED))
     x, of = np.asarray(c.representation[rows]), np.asarray(c.representation[covered])
     squared = _mean_squared_distance(of)

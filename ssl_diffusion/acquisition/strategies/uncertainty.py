@@ -1,16 +1,18 @@
 """Chance, and what the classifier is unsure of: of its probabilities for an image, or of those for the image under noise."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ssl_diffusion.acquisition.batch_selection import in_proportion
 from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.registry import Choice, register_batch, register_score
-from ssl_diffusion.generation.sampling import NoiseStream
-from ssl_diffusion.inference.predict import by_batches
-from ssl_diffusion.models.joint import JointDiffusion
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ssl_diffusion.models.joint import JointDiffusion
 
 __all__ = ["bald", "entropy", "least_confidence", "margin", "random"]
 
@@ -92,11 +94,16 @@ def bald(c: Candidates) -> NDArray[np.float64]:
 
     Noise levels are spread evenly up to the one that the head was trained with.
     """
+    import torch
+
+    from ssl_diffusion.generation.sampling import NoiseStream
+    from ssl_diffusion.inference.predict import by_batches
+
     k = c.p.shape[1]
     model, images = c.all_images()
     seeds = c.rng.integers(2**62, size=len(c)).tolist()
 
-    def information(model: JointDiffusion, x: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    def information(model: "JointDiffusion", x: "Tensor", rows: NDArray[np.int64]) -> "Tensor":
         noise = NoiseStream([seeds[i] for i in rows], tuple(x.shape[1:]))
         draws = []
         for i in range(1, _DRAWS + 1):
@@ -109,6 +116,8 @@ def bald(c: Candidates) -> NDArray[np.float64]:
     return utilities
 
 
-def _entropy(p: Tensor) -> Tensor:
+def _entropy(p: "Tensor") -> "Tensor":
+    import torch
+
     entropies: Tensor = torch.special.entr(p).sum(dim=-1)
     return entropies

@@ -12,8 +12,6 @@ batch grows greedily, and every sample taken lowers the covariance of what it te
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import softmax
 
 from ssl_diffusion.acquisition.batch_selection import some_rows
 from ssl_diffusion.acquisition.candidates import Candidates
@@ -92,6 +90,8 @@ def expected_fall(change: Floats, p: Floats, pool: Floats) -> Floats:
         p: Class probabilities of the samples, (m, K).
         pool: Class probabilities of the pool, (M, K).
     """
+    from scipy.special import softmax
+
     logits = np.log(pool.clip(1e-12))
     fall = np.full(len(p), _entropy(pool).mean())
     for i, (of_pool, mine) in enumerate(zip(change, p, strict=True)):
@@ -128,6 +128,8 @@ def _weights(top: Floats) -> Floats:
 
 
 def _warmed(p: NDArray[np.float32], temperature: float) -> Floats:
+    from scipy.special import softmax
+
     warmed: Floats = softmax(np.log(p.astype(np.float64).clip(1e-12)) / temperature, axis=1)
     return warmed
 
@@ -138,6 +140,9 @@ def _temperature(c: Candidates, known: Floats) -> float:
     The regression's scores, 1 for the class and 0 for the others where it fits, are as far apart as the head's logits of
     labeled samples are.
     """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import softmax
+
     y, k = c.labeled_classes, c.p.shape[1]
     if len(np.unique(y)) < 2:
         return 1.0

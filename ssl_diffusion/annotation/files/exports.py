@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import pandas as pd
-from PIL import Image
-
 from ssl_diffusion.annotation.files.folders import FOLDERS, VERDICTS, fill_verdicts
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
@@ -83,6 +80,8 @@ def default_output(form: str) -> Path:
 
 
 def _csv(job: Job, rows: Rows) -> str:
+    import pandas as pd
+
     table = [row | {"votes": "; ".join(f"{who}: {label or 'skipped'}" for who, label in row["votes"].items())} for row in rows]
     return pd.DataFrame(table).to_csv(index=False)
 
@@ -114,6 +113,8 @@ def _coco(job: Job, rows: Rows) -> str:
 
 def _size(path: Path | ImageInShard) -> tuple[int, int]:
     """Width and height of an image."""
+    from PIL import Image
+
     try:
         with open_image(path if isinstance(path, Path) else path.read_bytes()) as image:
             return image.size

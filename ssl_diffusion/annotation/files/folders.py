@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ssl_diffusion.annotation.files.names import flat_name, folder_name, unique_names
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store.verdicts import verdicts
@@ -28,6 +26,8 @@ _ROWS = 1000  # of a group of rows in a Parquet file
 
 def _per_class(_job: Job, rows: Rows, files: Images, folder: Path) -> None:
     """A folder per class, as `ssld fit --data` and torchvision's ImageFolder read it, and labels.csv with ids and files."""
+    import pandas as pd
+
     folders = _folders(rows)
     names = _names(rows, files)
     places = unique_names([f"{folders[row['label']]}/{name}" for row, name in zip(rows, names, strict=True)])
@@ -105,6 +105,8 @@ def fill_verdicts(job: Job, folder: Path) -> int:
         >>> fill_verdicts(job, Path("verdicts"))  # doctest: +SKIP
         120
     """
+    import pandas as pd
+
     rows = []
     for verdict in verdicts(job.store):
         name = f"{verdict.digest}.png"

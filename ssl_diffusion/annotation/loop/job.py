@@ -45,7 +45,6 @@ from ssl_diffusion.outputs import refuse_inputs, remove_left
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.settings import State, read_state
 from ssl_diffusion.storage import atomic_folder, atomic_write_text, cannot_write
-from ssl_diffusion.training.backbones import fit_backbone, with_backbone_of
 
 if TYPE_CHECKING:
     from ssl_diffusion.annotation.loop.rounds import Round
@@ -258,6 +257,8 @@ def create_job(
     Example:
         >>> job = create_job(Path("job"), JobSettings(...), ["cat", "dog"])  # doctest: +SKIP
     """
+    from ssl_diffusion.training.backbones import fit_backbone, with_backbone_of
+
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         what = "holds a job" if (path / "job.toml").exists() else "exists"
         raise RunError(f"{path} {what}: choose another folder")

@@ -1,7 +1,8 @@
 """What is wrong with the labels and images of a job, as findings that its people can review."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
 
 from ssl_diffusion.annotation.loop.current_model import present_model
 from ssl_diffusion.annotation.loop.job import Job
@@ -11,6 +12,9 @@ from ssl_diffusion.curation.collection import Collection, denoised
 from ssl_diffusion.curation.image_faults import survey
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.progress import ProgressCallback
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["check_job", "collect_job", "findings_of"]
 
@@ -44,7 +48,7 @@ def collect_job(job: Job, *, levels: int = 1, progress: ProgressCallback | None 
     return Collection(str(job.path), pool, survey(pool.images, files, progress=progress), z, model.description, errors)
 
 
-def check_job(job: Job, *, levels: int = 1, seed: int = 0, progress: ProgressCallback | None = None) -> pd.DataFrame:
+def check_job(job: Job, *, levels: int = 1, seed: int = 0, progress: ProgressCallback | None = None) -> "pd.DataFrame":
     """Check a job.
 
     Args:
@@ -62,7 +66,7 @@ def check_job(job: Job, *, levels: int = 1, seed: int = 0, progress: ProgressCal
     return findings_of(check_collection(collect_job(job, levels=levels, progress=progress), seed=seed))
 
 
-def findings_of(result: CheckResult) -> pd.DataFrame:
+def findings_of(result: CheckResult) -> "pd.DataFrame":
     """What people should look at, a row each, the most urgent of each kind first.
 
     Args:
@@ -73,6 +77,8 @@ def findings_of(result: CheckResult) -> pd.DataFrame:
         (the present one), suggested (a class, for kind "label"), of (id of the copy that is kept, for kind "duplicate") and
         what (a phrase).
     """
+    import pandas as pd
+
     pool, rows = result.collection.pool, []
     if (issues := result.issues) is not None:
         for i in issues.ranked[issues.flagged[issues.ranked]]:

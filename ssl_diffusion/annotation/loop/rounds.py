@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
@@ -21,6 +21,9 @@ from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.settings import LARGEST_SEED, shown
 from ssl_diffusion.storage import atomic_write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Round", "choose_round", "next_round", "rerank", "round_file"]
 
@@ -53,8 +56,10 @@ class Round:
     def __len__(self) -> int:
         return len(self.audit) + len(self.carried) + (len(self.batch) if self.batch is not None else 0)
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "pd.DataFrame":
         """One row per sample, see :meth:`QueryBatch.to_frame`; audit and carried-over samples have no utility."""
+        import pandas as pd
+
         rest = pd.DataFrame(
             {
                 "id": [*self.carried, *self.audit],

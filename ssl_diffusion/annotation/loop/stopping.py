@@ -11,11 +11,10 @@ import os
 import time
 import tokenize
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import cohen_kappa_score
 
 from ssl_diffusion.acquisition.forecast import Forecast, forecast
 from ssl_diffusion.annotation.loop.accuracy import Estimate
@@ -23,6 +22,9 @@ from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.snapshot import Snapshot
 from ssl_diffusion.errors import DataError, StateError
 from ssl_diffusion.storage import atomic_file, atomic_write_text, read_regular
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["advice", "forecast_of", "progress_of", "record"]
 
@@ -37,8 +39,10 @@ _SHARP = 0.15  # wider intervals show no plateau
 _Z95 = 1.96  # standard errors from the middle to the end of a 95 % interval
 
 
-def progress_of(job: Job) -> pd.DataFrame:
+def progress_of(job: Job) -> "pd.DataFrame":
     """Measurements before each round: round, at, model, labels, audit_n, audit_accuracy, audit_low, audit_high, kappa."""
+    import pandas as pd
+
     path = job.path / "progress.csv"
     if not os.path.lexists(path):
         return pd.DataFrame(columns=_COLUMNS)
@@ -61,6 +65,8 @@ def record(snapshot: Snapshot, number: int, audit: Estimate | None) -> None:
         number: Number of the round.
         audit: Accuracy on the audit set, if known.
     """
+    import pandas as pd
+
     job, model = snapshot.job, snapshot.model
     row = {
         "round": number,
@@ -133,6 +139,8 @@ def forecast_of(snapshot: Snapshot) -> Forecast | str:
 
 def _kappa(snapshot: Snapshot) -> float:
     """Agreement of the predictions on the watched samples with those before the last round; NaN the first time."""
+    from sklearn.metrics import cohen_kappa_score
+
     job, classifier = snapshot.job, snapshot.classifier
     if classifier is None:
         return float("nan")

@@ -1,12 +1,16 @@
 """Labels that are probably wrong, by a classifier that has not seen them: they are put before people again."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
 
 from ssl_diffusion.annotation.loop.current_model import Model, training_labels
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store.review import ReviewItem, add_items
 from ssl_diffusion.curation.label_issues import judge_labels
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["COPY", "KIND", "find_suspicious", "queue_findings"]
 
@@ -48,7 +52,7 @@ def find_suspicious(job: Job, model: Model) -> int:
     return add_items(job.store, items, replaces=[KIND])
 
 
-def queue_findings(job: Job, findings: pd.DataFrame) -> int:
+def queue_findings(job: Job, findings: "pd.DataFrame") -> int:
     """Put the findings of a check before people, in place of those of the check before; returns how many are new.
 
     Args:
