@@ -54,6 +54,10 @@ def check(
 
     Shards are read from end to end, and compared with the digests in their footers.
     """
+    from ssl_diffusion.data.loading import check_there
+    from ssl_diffusion.data.settings import DataSettings
+
+    check_there(DataSettings(path=str(data)))  # a wrong path is an error before torch is imported
     from ssl_diffusion.curation.check import FIXES, check_collection, fixed_labels
     from ssl_diffusion.curation.collection import collect_photos, collect_run
     from ssl_diffusion.curation.page import write_check

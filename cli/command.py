@@ -73,6 +73,9 @@ def _with_run(
     accelerator: Annotated[str, ACCELERATOR] = "auto",
     precision: Annotated[str, PRECISION] = "auto",
 ) -> RunContext:
+    from ssl_diffusion.inference.run_path import model_file_of
+
+    model_file_of(run)  # a wrong folder is an error before torch is imported
     from ssl_diffusion.inference.run import load_run
 
     return RunContext(output, load_run(run, accelerator, precision), accelerator, precision)

@@ -266,9 +266,14 @@ def fit(
 
       ssld fit --resume runs/fashion-mnist-4000-s0
     """
+    from ssl_diffusion.errors import RecipeError
+
+    settings = data.settings() | labels.settings() | training.settings() | compute.settings()
+    if training.duration is not None and (training.steps is not None or training.pretrain_steps is not None):
+        raise RecipeError("--time determines the steps: leave out --steps and --pretrain-steps")
+    made = None if folder.resume else _new_recipe(data, training, settings)  # before torch, which takes seconds
     import torch
 
-    from ssl_diffusion.errors import RecipeError
     from ssl_diffusion.storage import default_cache_dir
     from ssl_diffusion.training.denoiser_cache import DenoiserCache
     from ssl_diffusion.training.fit import FitOptions, fit_run, resume_run
@@ -285,8 +290,8 @@ def fit(
         max_memory=int(data.max_memory * 2**30),
         progress=context.output.bars,
     )
-    settings = data.settings() | labels.settings() | training.settings() | compute.settings()
-    if folder.resume is not None:
+    if made is None:
+        assert folder.resume is not None
         if folder.out or folder.overwrite:
             raise RecipeError("--resume continues a run in its own folder: leave out --out and --overwrite")
         if training.duration is not None or training.preset is not None:
@@ -300,16 +305,22 @@ def fit(
         path = resume_run(folder.resume, recipe, options=options)
     else:
         seconds = parse_duration(training.duration) if training.duration is not None else None
-        if seconds is not None and (training.steps is not None or training.pretrain_steps is not None):
-            raise RecipeError("--time determines the steps: leave out --steps and --pretrain-steps")
-        recipe = _changed(_base_recipe(data, training), settings, training)
         may_probe = training.leaves_objective()
-        path = fit_run(recipe, folder.out, overwrite=folder.overwrite, seconds=seconds, may_probe=may_probe, options=options)
+        path = fit_run(made, folder.out, overwrite=folder.overwrite, seconds=seconds, may_probe=may_probe, options=options)
     _print_result(path, context.output, cached=not compute.no_cache)
 
 
+def _new_recipe(data: DataOptions, training: TrainingOptions, settings: Settings) -> "Recipe":
+    from ssl_diffusion.data.loading import check_there, check_used
+
+    recipe = _changed(_base_recipe(data, training), settings, training)
+    check_used(recipe.data)
+    check_there(recipe.data)
+    return recipe
+
+
 def _base_recipe(data: DataOptions, training: TrainingOptions) -> "Recipe":
-    """The named recipe; else that of the named data set, or the one for users' own images."""
+    """The named recipe; else that of the data set, or the one for users' own images."""
     from ssl_diffusion.errors import RecipeError
     from ssl_diffusion.training.recipe import load_recipe, recipe_for
 

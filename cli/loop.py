@@ -283,10 +283,9 @@ def _fits_of(recipe: "Recipe", objective: str | None, backbone: str | None, over
 
 
 def _print_status(job: "Job", output: Output, first: list[str] | None = None) -> None:
-    from ssl_diffusion.annotation.loop.snapshot import take_snapshot
-    from ssl_diffusion.annotation.loop.status import job_status
+    from ssl_diffusion.annotation.loop.status import status_of
 
-    found = job_status(take_snapshot(job, progress=output.bars))
+    found = status_of(job, progress=output.bars)
     output.result(found.to_dict(), "\n".join([*(first or []), *_status_lines(found)]))
 
 

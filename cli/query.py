@@ -130,12 +130,11 @@ def query(
 @command(NOTHING)
 def strategies(context: Context) -> None:
     """List the acquisition strategies: what they need and cost, when to use them, and their sources."""
-    from ssl_diffusion.acquisition import strategies_frame
     from ssl_diffusion.acquisition.names import AUTO_RULE, VARIANTS
-    from ssl_diffusion.acquisition.registry import PLUGINS
+    from ssl_diffusion.acquisition.registry import PLUGINS, strategy_rows
     from ssl_diffusion.machine import load_plugins
 
-    rows = strategies_frame().to_dict(orient="records")
+    rows = strategy_rows()
     lines = [f"auto: {AUTO_RULE}", ""]
     for row in rows:
         needs = "needs no labels" if row["needs"] == "images" else "needs a classifier"

@@ -122,11 +122,7 @@ def study(
 ) -> None:
     """Measure how many labels an acquisition strategy saves: learning curves of paired trials."""
     from ssl_diffusion.errors import RecipeError
-    from ssl_diffusion.studies import StudyFolder, run_study
-    from ssl_diffusion.studies.figures import check_highlight
-    from ssl_diffusion.studies.report import write_report
-    from ssl_diffusion.training.denoiser_cache import DenoiserCache
-    from ssl_diffusion.training.fit import FitOptions
+    from ssl_diffusion.studies import StudyFolder
 
     cache_dir = execution.cache_dir
     only_report, place = _place(words or [], execution.out, execution.resume)
@@ -134,13 +130,22 @@ def study(
     if only_report:
         if idle := [flag for flag in given_options(design) + given_options(execution) if flag not in _OF_REPORTS]:
             raise RecipeError(f"{idle[0]} has no effect on the report of a study that has been run: leave it out")
+        StudyFolder(place).settings()  # a wrong folder is an error before figures and statistics are imported
+        from ssl_diffusion.studies.report import write_report
+
         written = write_report(place, cache_dir, highlight, execution.others)
         context.output.result({"out": str(place), "report": str(written)}, f"report in {written}")
         return
     if execution.others is not None:
         raise RecipeError("--with is for the report of a study that has been run: ssld study report FOLDER --with FILE")
     settings = design.settings(resume=execution.resume)
+    from ssl_diffusion.studies import run_study
+    from ssl_diffusion.training.denoiser_cache import DenoiserCache
+    from ssl_diffusion.training.fit import FitOptions
+
     if highlight:  # a misspelled name is refused before the study runs, not after
+        from ssl_diffusion.studies.figures import check_highlight
+
         planned = settings or StudyFolder(place).settings()
         check_highlight(highlight, planned.strategies, planned.baseline)
     cache = DenoiserCache(cache_dir) if cache_dir is not None else None

@@ -55,7 +55,7 @@ def test_every_file_is_under_400_lines(folder: str) -> None:
     assert not long
 
 
-@pytest.mark.parametrize("room", sorted((ROOMS | {TESTING}) - {"acquisition"}))
+@pytest.mark.parametrize("room", sorted(ROOMS | {TESTING}))
 def test_a_room_is_entered_without_torch(room: str) -> None:
     code = f"import ssl_diffusion.{room}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

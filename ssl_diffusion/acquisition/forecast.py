@@ -100,7 +100,7 @@ def forecast(
         >>> print(forecast([10, 20, 40], [0.61, 0.73, 0.86]))
         with 40 more labels 91 % (88 to 93)
     """
-    from scipy import stats
+    from scipy.special import stdtrit
 
     n, a = np.asarray(n_labeled, dtype=np.float64), np.asarray(accuracy, dtype=np.float64)
     if n.ndim != 1 or n.shape != a.shape:
@@ -121,7 +121,7 @@ def forecast(
     # A measurement error of the accuracy, at the forecast's own height.
     p = float(_expit(mean))
     variance += (deviation / max(a[-1] * (1 - a[-1]), p * (1 - p), 1e-4)) ** 2
-    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * np.sqrt(variance)
+    half = float(stdtrit(freedom, 0.5 + level / 2)) * np.sqrt(variance)
     return Forecast(more, p, float(_expit(mean - half)), float(_expit(mean + half)))
 
 

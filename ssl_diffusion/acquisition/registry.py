@@ -31,6 +31,7 @@ __all__ = [
     "register_batch",
     "register_score",
     "strategies_frame",
+    "strategy_rows",
 ]
 
 PLUGINS = "ssld.strategies"
@@ -177,7 +178,12 @@ def strategies_frame() -> "pd.DataFrame":
     """
     import pandas as pd
 
+    return pd.DataFrame(strategy_rows())
+
+
+def strategy_rows() -> list[dict[str, str]]:
+    """The rows of :func:`strategies_frame`, in the order of registration."""
     import_module(_OWN)
     load_plugins(PLUGINS)
     columns = ("name", "needs", "cost", "when", "reference")
-    return pd.DataFrame([{c: getattr(s, c) for c in columns} for s in STRATEGIES.values()])
+    return [{c: getattr(s, c) for c in columns} for s in STRATEGIES.values()]

@@ -17,6 +17,7 @@ __all__ = [
     "UNLABELED",
     "Listing",
     "Sample",
+    "check_folder",
     "check_test_classes",
     "image_column_of",
     "image_paths",
@@ -51,6 +52,20 @@ class Listing(NamedTuple):
     samples: list[Sample]
 
 
+def check_folder(root: Path) -> None:
+    """Raise :class:`DataError` if a folder of images is missing, or is no folder.
+
+    Args:
+        root: Folder of images.
+    """
+    if (fault := path_fault(root)) is not None:
+        raise DataError(f"{fault}: give a folder of images, or a CSV file that lists them")
+    if not root.exists():
+        raise DataError(f"the folder {root} does not exist: give a folder of images, or a CSV file that lists them")
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder: give a folder of images")
+
+
 def list_folder(root: Path) -> Listing:
     """Image files of a folder with their labels, by the layout that the module docstring describes; none is opened.
 
@@ -64,12 +79,7 @@ def list_folder(root: Path) -> Listing:
         >>> list_folder(Path("photos")).ids[:1]  # doctest: +SKIP
         ['cat/1.jpg']
     """
-    if (fault := path_fault(root)) is not None:
-        raise DataError(f"{fault}: give a folder of images, or a CSV file that lists them")
-    if not root.exists():
-        raise DataError(f"the folder {root} does not exist: give a folder of images, or a CSV file that lists them")
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder: give a folder of images")
+    check_folder(root)
     paths = list_images(root)
     if not paths:
         raise DataError(f"there are no images under {root}: files must end in {', '.join(ENDINGS)}")

@@ -5,17 +5,19 @@ from typing import Any
 
 from ssl_diffusion.data.folders import load_csv, load_folder
 from ssl_diffusion.data.label_choice import hold_out_test
+from ssl_diffusion.data.listings import check_folder
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.data.settings import LARGEST_SIDE, DataSettings
 from ssl_diffusion.data.shards.loading import load_shards
 from ssl_diffusion.data.shards.places import is_sharded
+from ssl_diffusion.data.tables import read_table
 from ssl_diffusion.data.unlabeled import with_unlabeled
 from ssl_diffusion.errors import DataError, RecipeError
 from ssl_diffusion.outputs import shown_path
 from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 
-__all__ = ["check_used", "image_folder", "input_paths", "is_table", "load_pool", "settled_as", "with_size_of"]
+__all__ = ["check_there", "check_used", "image_folder", "input_paths", "is_table", "load_pool", "settled_as", "with_size_of"]
 
 _OF_TABLES: tuple[str, ...] = ("image_root", "image_column", "label_column", "label_columns", "multilabel", "separator")
 _OF_FILES: tuple[str, ...] = ("size", "aspect", "color", "skip_bad")
@@ -80,6 +82,23 @@ def check_used(data: DataSettings) -> None:
         if getattr(data, name) != getattr(default, name):
             option = f"--{name.replace('_', '-')}"
             raise RecipeError(f"{option} (data.{name}) has no effect on {what}: leave it out")
+
+
+def check_there(data: DataSettings) -> None:
+    """Raise :class:`DataError` if the folder or CSV file of images that a recipe names cannot be opened.
+
+    Nothing else is read, so that a mistyped path is told at once. Data sets and shards, which may lie elsewhere, pass.
+
+    Args:
+        data: Section [data] of a recipe.
+    """
+    if data.dataset or not data.path or is_sharded(data.path):
+        return
+    path = Path(data.path)
+    if not is_table(path):
+        check_folder(path)
+    elif not path.is_file():
+        read_table(path)
 
 
 def load_pool(

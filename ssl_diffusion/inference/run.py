@@ -14,6 +14,7 @@ from ssl_diffusion.data.decoding import Aspect
 from ssl_diffusion.errors import CheckpointError, DataError, RecipeError, RunError, StateError
 from ssl_diffusion.inference.predict import predict_logits, probabilities, represent
 from ssl_diffusion.inference.rows import Rows
+from ssl_diffusion.inference.run_path import MODEL_FILE, model_file_of
 from ssl_diffusion.machine import Device
 from ssl_diffusion.models.build import build_model, read_config, weights_fault
 from ssl_diffusion.models.joint import JointDiffusion
@@ -23,8 +24,6 @@ from ssl_diffusion.settings import State, parse_state
 from ssl_diffusion.storage import default_cache_dir
 
 __all__ = ["Run", "load_run"]
-
-_MODEL_FILE = "model.safetensors"
 
 
 class ModelHeader(State):
@@ -76,7 +75,7 @@ class Run:
     @property
     def model_file(self) -> Path:
         """File of the weights."""
-        return self.path / _MODEL_FILE
+        return self.path / MODEL_FILE
 
     def digest(self) -> str:
         """SHA-256 of the file of the weights, hex."""
@@ -129,13 +128,7 @@ def load_run(path: str | Path, accelerator: str = "auto", precision: str = "auto
         ('0', '1', '2')
     """
     path = Path(path)
-    if not path.is_dir():
-        raise RunError(f"no run folder {path}")
-    file = path / _MODEL_FILE
-    if not file.exists():
-        if not (path / "recipe.toml").is_file():
-            raise RunError(f"{path} is not a run folder (it has no recipe.toml)")
-        raise RunError(f"{path} has no model yet; continue it with: ssld fit --resume {path}")
+    file = model_file_of(path)
     remedy = f"copy it again from where it is whole, or fit again with --overwrite --out {path}"
     tensors, metadata = load_tensors(file, remedy)
     try:

@@ -9,15 +9,15 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from ssl_diffusion.errors import CheckpointError, RunError, first_line
 from ssl_diffusion.storage import atomic_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["load_tensors", "prefixed", "read_metadata", "save_tensors", "with_prefix"]
 
@@ -28,7 +28,7 @@ _DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeE
 _KEY = "ssld-1"  # one key only: safetensors writes several in random order, and equal weights should be equal bytes
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+def save_tensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, Any]) -> None:
     """Write tensors and metadata to one safetensors file, atomically; equal arguments give equal bytes.
 
     Args:
@@ -43,6 +43,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         >>> save_tensors(Path("model.safetensors"), model.state_dict(), {"classes": ["cat", "dog"]})
         >>> weights, metadata = load_tensors(Path("model.safetensors"))
     """
+    from safetensors.torch import save_file
+
     on_cpu = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     header = {_KEY: json.dumps({**metadata, _CHECKSUM: _checksum(on_cpu, metadata)})}
     try:
@@ -55,7 +57,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         ) from error
 
 
-def load_tensors(path: Path, remedy: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: Path, remedy: str = "") -> "tuple[dict[str, Tensor], dict[str, Any]]":
     """Read a file of :func:`save_tensors`.
 
     Args:
@@ -82,7 +84,7 @@ def load_tensors(path: Path, remedy: str = "") -> tuple[dict[str, Tensor], dict[
     return _load(path, remedy)
 
 
-def _load(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _load(path: Path, remedy: str) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     advice = f"; {remedy}" if remedy else ""
     if not _is_file(path):
         raise CheckpointError(f"no checkpoint {path}{advice}")
@@ -110,7 +112,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     try:
         if not _is_file(path):
             return None
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:
             metadata = _metadata(file.metadata())
     except _DAMAGE:
         return None
@@ -136,8 +138,10 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> int:
+def _checksum(tensors: "Mapping[str, Tensor]", metadata: Mapping[str, Any]) -> int:
     """CRC-32 of the metadata and of names, types, shapes and bytes of the tensors."""
+    import torch
+
     checksum = zlib.crc32(json.dumps(metadata).encode())
     for name, tensor in sorted(tensors.items()):
         checksum = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum)
@@ -154,7 +158,7 @@ def _metadata(header: Mapping[str, str] | None) -> dict[str, Any] | None:
     return metadata if isinstance(metadata, dict) else None
 
 
-def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def prefixed(prefix: str, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """The tensors with "prefix." added in front of their names.
 
     Example:
@@ -164,7 +168,7 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": t for name, t in tensors.items()}
 
 
-def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_prefix(prefix: str, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """The tensors whose names start with "prefix.", under their names without it.
 
     Example:

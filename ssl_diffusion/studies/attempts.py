@@ -5,17 +5,17 @@ import traceback
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.errors import RunError, StateError
 from ssl_diffusion.settings import State, read_state
-from ssl_diffusion.studies.learners import Shared, prepare
 from ssl_diffusion.studies.settings import StudySettings
-from ssl_diffusion.studies.trial import Trial, TrialResult, run_trial, trials_of
-from ssl_diffusion.training.denoiser_cache import DenoiserCache
-from ssl_diffusion.training.fit import FitOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ssl_diffusion.studies.learners import Shared
+    from ssl_diffusion.studies.trial import Trial, TrialResult
 
 __all__ = ["Outcome", "StudyFolder", "attempt", "attempt_elsewhere"]
 
@@ -26,7 +26,7 @@ class _Failure(State):
     traceback: str
 
 
-Outcome = tuple[Trial, str | None]  # a trial, and the traceback if it failed
+Outcome = tuple["Trial", str | None]  # a trial, and the traceback if it failed
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,22 @@ class StudyFolder:
             raise RunError(f"{self.path} is no study folder: it has no study.toml")
         return read_state(self.settings_file, StudySettings, remedy="put it back as it was, or give another --out")
 
-    def trial(self, trial: Trial) -> Path:
+    def trial(self, trial: "Trial") -> Path:
         """Folder of a trial."""
         return self.path / "trials" / trial.name
 
-    def result(self, trial: Trial, settings: StudySettings) -> TrialResult | None:
+    def result(self, trial: "Trial", settings: StudySettings) -> "TrialResult | None":
         """What a trial found, or None if it is not complete."""
+        from ssl_diffusion.studies.trial import TrialResult
+
         return TrialResult.load(self.trial(trial), trial, settings.budgets)
 
-    def results(self) -> tuple[pd.DataFrame, pd.DataFrame, list[Trial]]:
+    def results(self) -> "tuple[pd.DataFrame, pd.DataFrame, list[Trial]]":
         """Rounds and picks of all complete trials, and the trials that are missing."""
+        import pandas as pd
+
+        from ssl_diffusion.studies.trial import trials_of
+
         settings = self.settings()
         found = {trial: self.result(trial, settings) for trial in trials_of(settings)}
         whole = [result for result in found.values() if result is not None]
@@ -65,7 +71,7 @@ class StudyFolder:
         both = [pd.concat([getattr(r, name) for r in whole], ignore_index=True) for name in ("rounds", "picks")]
         return both[0], both[1], missing
 
-    def failure(self, trial: Trial) -> str | None:
+    def failure(self, trial: "Trial") -> str | None:
         """The last line of the traceback of a trial that failed."""
         path = self.trial(trial) / "error.json"
         if not os.path.lexists(path):
@@ -77,13 +83,15 @@ class StudyFolder:
         return (traceback.strip().splitlines() or ["failed"])[-1]
 
 
-def attempt(folder: StudyFolder, settings: StudySettings, shared: Shared, trial: Trial) -> str | None:
+def attempt(folder: StudyFolder, settings: StudySettings, shared: "Shared", trial: "Trial") -> str | None:
     """Run and keep a trial; the traceback if it failed.
 
     Example:
         >>> attempt(folder, settings, shared, Trial("margin", "probe", 0)) is None  # doctest: +SKIP
         True
     """
+    from ssl_diffusion.studies.trial import run_trial
+
     try:
         run_trial(trial, settings, shared).save(folder.trial(trial))
     except Exception:  # whatever it is belongs to this trial: it is kept and reported, and the others go on
@@ -91,7 +99,7 @@ def attempt(folder: StudyFolder, settings: StudySettings, shared: Shared, trial:
     return None
 
 
-def attempt_elsewhere(path: Path, trial: Trial, cache: Path, cache_dir: Path | None, threads: int) -> str | None:
+def attempt_elsewhere(path: Path, trial: "Trial", cache: Path, cache_dir: Path | None, threads: int) -> str | None:
     """:func:`attempt` in another process, which reads the study from its folder.
 
     Example:
@@ -104,7 +112,12 @@ def attempt_elsewhere(path: Path, trial: Trial, cache: Path, cache_dir: Path | N
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Path, cache: Path, cache_dir: Path | None) -> tuple[StudySettings, Shared]:
+def _opened(path: Path, cache: Path, cache_dir: Path | None) -> "tuple[StudySettings, Shared]":
+    from ssl_diffusion.data.loading import load_pool
+    from ssl_diffusion.studies.learners import prepare
+    from ssl_diffusion.training.denoiser_cache import DenoiserCache
+    from ssl_diffusion.training.fit import FitOptions
+
     settings = StudyFolder(path).settings()
     options = FitOptions(cache=DenoiserCache(cache), cache_dir=cache_dir)
     pool = load_pool(settings.recipe.data, cache_dir=cache_dir)

@@ -15,7 +15,6 @@ from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.names import get_variant
 from ssl_diffusion.acquisition.query import choose
 from ssl_diffusion.acquisition.registry import Choice
-from ssl_diffusion.inference.metrics import classification_metrics
 
 __all__ = ["ORACLE", "Refitted", "oracle_choice"]
 
@@ -60,6 +59,8 @@ def oracle_choice(
         n: Samples to choose.
         rng: Random generator for every draw.
     """
+    from ssl_diffusion.inference.metrics import classification_metrics
+
     whole = study.candidates(open_, rng)
     names = _WITHOUT_LABELS if whole.probabilities is None else _WITH_LABELS
     best: tuple[float, float] | None = None

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
@@ -332,10 +333,20 @@ def test_migrations_make_the_tables_of_the_program(store: Store) -> None:
         assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
 
 
+def test_the_names_of_migrations_are_their_versions() -> None:
+    script = ScriptDirectory(str(Path(schema.__file__).with_name("migrations")))
+    assert [found.revision for found in script.walk_revisions()][::-1] == schema.versions()
+    assert script.get_current_head() == schema.versions()[-1]
+
+
 def test_stores_that_cannot_be_used_are_named(store: Store, url: str, tmp_path: Path) -> None:
     with store.writing() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(SSLDError, match="version 9999, which is newer"):
+        Store(url)
+    with store.writing() as connection:
+        connection.execute(text("INSERT INTO alembic_version VALUES ('0003')"))
+    with pytest.raises(SSLDError, match="another program"):
         Store(url)
     for bad, message in [
         ("mysql://localhost/x", "SQLite or PostgreSQL"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save_file
 
@@ -85,7 +86,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
         full_disk()
 
     with monkeypatch.context() as patch:
-        target = weights if where == "save_file" else os
+        target = safetensors.torch if where == "save_file" else os
         patch.setattr(target, where.removeprefix("os."), half_written if where == "save_file" and halfway else full_disk)
         with pytest.raises(CheckpointError, match=r"cannot write .*x\.safetensors.*No space left.*untouched.*--resume"):
             save_tensors(path, {"b": torch.zeros(1000)}, {"steps": 4})

@@ -16,7 +16,7 @@ from ssl_diffusion.acquisition.adapters.from_activeml import foreign_strategy
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RecipeError, RunError, SSLDError
 from ssl_diffusion.studies import StudyFolder, StudySettings, load_study, run_study
-from ssl_diffusion.studies import attempts as running
+from ssl_diffusion.studies import trial as running
 from ssl_diffusion.studies.trial import Trial, TrialResult, balance, eligible_positions, trials_of
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.fit import FitOptions

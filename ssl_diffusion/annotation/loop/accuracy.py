@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from ssl_diffusion.errors import DataError
 
@@ -38,7 +37,7 @@ def audit_interval(correct: int, n: int, level: float = 0.95) -> Estimate:
         raise DataError(f"{correct} of {n} labels cannot be correct")
     if not n:
         return Estimate(float("nan"), 0.0, 1.0, 0)
-    low, high = _wilson(correct / n, n, float(stats.norm.ppf(0.5 + level / 2)))
+    low, high = _wilson(correct / n, n, _normal_quantile(0.5 + level / 2))
     return Estimate(correct / n, low, high, n)
 
 
@@ -93,8 +92,21 @@ def lure(correct: NDArray[np.bool_], probabilities: NDArray[np.float64], n_pool:
         draws, degrees = inside * (1 - inside) / variance, variance**2 / np.square(parts).sum()
     else:
         draws, degrees = weights.sum() ** 2 / np.square(weights).sum(), n
-    low, high = _wilson(1 - inside, draws, float(stats.t.ppf(0.5 + level / 2, max(degrees, 1))))
+    low, high = _wilson(1 - inside, draws, _student_quantile(0.5 + level / 2, max(degrees, 1)))
     return Estimate(1 - float(np.clip(risk, 0, 1)), low, high, n)
+
+
+# The functions below are those that scipy.stats asks, which takes over a second to import.
+def _normal_quantile(p: float) -> float:
+    from scipy.special import ndtri
+
+    return float(ndtri(p))
+
+
+def _student_quantile(p: float, degrees: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, p))
 
 
 def _wilson(p: float, n: float, z: float) -> tuple[float, float]:

@@ -5,19 +5,22 @@ of their pixels. Labels newer than the last fit are learned by a probe on the re
 the queue follows the labels as they come.
 """
 
-import hashlib
 import math
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.job_backbone import backbone_of, backbone_representation, job_rows, with_backbone
-from ssl_diffusion.annotation.store import queries
+from ssl_diffusion.annotation.loop.model_file import (
+    CurrentModel,
+    current_model,
+    description_before_fits,
+    description_of,
+    folder_of,
+    label_digest,
+)
 from ssl_diffusion.annotation.store.state import StoreState
 from ssl_diffusion.errors import RunError
 from ssl_diffusion.inference.embedded_pool import EmbeddedPool
@@ -29,21 +32,14 @@ from ssl_diffusion.models.fused import FusedDiffusion
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.probe import WITHOUT_VALIDATION, LinearProbe
 from ssl_diffusion.progress import ProgressCallback
-from ssl_diffusion.settings import PlainName, State, read_state
 from ssl_diffusion.storage import atomic_write_text
 
 __all__ = [
     "Classifier",
-    "CurrentModel",
-    "FittedTo",
     "Model",
     "classifier_of",
-    "current_model",
-    "folder_of",
-    "label_digest",
     "present_model",
     "publish",
-    "training_labels",
 ]
 
 _COMPONENTS = 50
@@ -120,44 +116,17 @@ def present_model(job: Job, progress: ProgressCallback | None = None) -> Model:
     current = current_model(job)
     if current is None and (backbone := backbone_of(job)) is not None:
         frozen = EmbeddedPool(job.images, backbone_representation(job, backbone, progress=progress), job.trained, None)
-        named = job.settings.recipe.backbone.name
-        return Model("backbone", f"features of {named} (no model yet)", None, frozen, None)
+        return Model("backbone", description_before_fits(job.settings.recipe.backbone.name), None, frozen, None)
     if current is None:
         frozen = EmbeddedPool(job.images, _pixels(job), job.trained, None)
-        return Model("pixels", "principal components of the pixels (no model yet)", None, frozen, None)
+        return Model("pixels", description_before_fits(None), None, frozen, None)
     name = current.model
     run = with_backbone(job, name, load_run(folder_of(job, name)), progress)
     if run.image_shape != job.images.shape[1:]:
         raise RunError(f"{run.path} was made for other images than those of {job.path}: fit again: ssld loop fit {job.path}")
     frozen = EmbeddedPool(job.images, _represented(job, name, run, progress), job.trained, run.model, run.precision)
-    beside = f" with {run.model.config.backbone.name}" if isinstance(run.model, FusedDiffusion) else ""
-    return Model(name, f"{run.metadata['objective']} model {name}{beside}", run, frozen, current.labels)
-
-
-class CurrentModel(State):
-    """What `model.json` says: name of the run in `models/`, and digest of the labels it was fitted to."""
-
-    model: PlainName
-    labels: str | None = None
-
-
-class FittedTo(State):
-    """What `models/NNN.json` says: digest and number of the labels that a run is fitted to."""
-
-    labels: str | None
-    n: int = Field(ge=0)
-
-
-def current_model(job: Job) -> CurrentModel | None:
-    """Content of `model.json`; None before the first fit.
-
-    Raises:
-        StateError: If the file is damaged.
-    """
-    path = job.path / "model.json"
-    if not os.path.lexists(path):
-        return None
-    return read_state(path, CurrentModel, remedy=f"fit again: ssld loop fit {job.path}")
+    beside = run.model.config.backbone.name if isinstance(run.model, FusedDiffusion) else None
+    return Model(name, description_of(run.metadata["objective"], name, beside), run, frozen, current.labels)
 
 
 def publish(job: Job, name: str, labels: str | None, progress: ProgressCallback | None = None) -> None:
@@ -186,21 +155,6 @@ def classifier_of(job: Job, model: Model, state: StoreState, *, fast: bool = Fal
     probe = frozen.probe(known, classes, len(names), seed=job.settings.seed, inverse_penalty=penalty)
     asked = frozen.model.with_linear_head(probe.weight, probe.bias) if frozen.model is not None else None
     return Classifier(frozen, asked, np.arange(len(names)), len(names), probe)
-
-
-def folder_of(job: Job, name: str) -> Path:
-    """Run folder of a model."""
-    return job.path / "models" / name
-
-
-def training_labels(job: Job) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the labeled samples that models are trained on, and their class numbers."""
-    return queries.labels(job.store, "pool")
-
-
-def label_digest(positions: NDArray[np.int64], classes: NDArray[np.int64]) -> str:
-    """Digest of labels, to tell whether there are new ones."""
-    return hashlib.sha256(np.stack([positions, classes]).astype("<i8").tobytes()).hexdigest()[:16]
 
 
 def _represented(job: Job, name: str, run: Run, progress: ProgressCallback | None) -> NDArray[np.float32]:

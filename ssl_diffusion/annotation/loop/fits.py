@@ -20,17 +20,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ssl_diffusion.annotation.loop.current_model import (
-    FittedTo,
-    current_model,
-    folder_of,
-    label_digest,
-    publish,
-    training_labels,
-)
+from ssl_diffusion.annotation.loop.current_model import publish
 from ssl_diffusion.annotation.loop.fit_state import FitState, fit_state, reporting
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.job_backbone import check_fit, with_files
+from ssl_diffusion.annotation.loop.model_file import FittedTo, current_model, folder_of, label_digest, training_labels
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.data.label_choice import label_name
 from ssl_diffusion.data.pool import Pool

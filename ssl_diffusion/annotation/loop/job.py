@@ -224,11 +224,10 @@ class Job:
         return fit_job(self)
 
     def status(self) -> "JobStatus":
-        """Labels, model, accuracy, speed and advice, see :func:`ssl_diffusion.annotation.loop.status.job_status`."""
-        from ssl_diffusion.annotation.loop.snapshot import take_snapshot
-        from ssl_diffusion.annotation.loop.status import job_status
+        """Labels, model, accuracy, speed and advice, see :func:`ssl_diffusion.annotation.loop.status.status_of`."""
+        from ssl_diffusion.annotation.loop.status import status_of
 
-        return job_status(take_snapshot(self))
+        return status_of(self)
 
     def save_settings(self, settings: JobSettings) -> None:
         """Replace the settings."""

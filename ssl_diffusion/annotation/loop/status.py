@@ -11,16 +11,17 @@ import numpy as np
 from sqlalchemy import select
 
 from ssl_diffusion.annotation.loop.accuracy import Estimate, audit_interval, lure
-from ssl_diffusion.annotation.loop.current_model import FittedTo
 from ssl_diffusion.annotation.loop.fit_state import FitState
 from ssl_diffusion.annotation.loop.job import Job
-from ssl_diffusion.annotation.loop.snapshot import Snapshot
+from ssl_diffusion.annotation.loop.model_file import FittedTo, described
+from ssl_diffusion.annotation.loop.snapshot import Moment, Snapshot, take_moment, take_snapshot
 from ssl_diffusion.annotation.loop.stopping import advice, forecast_of
 from ssl_diffusion.annotation.store import leases, schema
 from ssl_diffusion.annotation.store.votes import VOTE_KINDS
+from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.settings import read_state
 
-__all__ = ["JobStatus", "audit_estimate", "drawn_estimate", "fitted_labels", "job_status", "labels_per_hour"]
+__all__ = ["JobStatus", "audit_estimate", "drawn_estimate", "fitted_labels", "job_status", "labels_per_hour", "status_of"]
 
 _HOUR = 3600.0
 _PAUSE = 300.0  # seconds without a label that are not counted as work
@@ -83,7 +84,30 @@ def job_status(snapshot: Snapshot) -> JobStatus:
     Example:
         >>> job_status(take_snapshot(job)).next_step  # doctest: +SKIP
     """
-    job, state, model = snapshot.job, snapshot.state, snapshot.model
+    model = snapshot.model
+    named = (model.name, model.description) if model is not None else None
+    return _status(snapshot, named, audit_estimate(snapshot))
+
+
+def status_of(job: Job, progress: ProgressCallback | None = None) -> JobStatus:
+    """Status of a job as it is now; its model is opened only to measure it, which takes labels of the audit set.
+
+    Args:
+        job: Job to read.
+        progress: Callback for the images read by a new model.
+
+    Example:
+        >>> status_of(open_job(Path("job"))).next_step  # doctest: +SKIP
+    """
+    moment = take_moment(job)
+    if len(moment.state.labels_of("audit")[0]) or (named := described(job)) is None:
+        return job_status(take_snapshot(job, progress=progress))
+    return _status(moment, named, None)
+
+
+def _status(moment: Moment, model: tuple[str, str] | None, audit: Estimate | None) -> JobStatus:
+    """Status with what needs the model: its name and description, None while it is being opened, and its accuracy."""
+    job, state = moment.job, moment.state
     by_class = Counter(state.labels[1].tolist())
     waiting = len(state.waiting)
     _, _, height, width = job.images.shape
@@ -93,23 +117,23 @@ def job_status(snapshot: Snapshot) -> JobStatus:
         labels={state.classes[k]: by_class.get(k, 0) for k in state.in_use},
         rounds=state.last_round["number"] if state.last_round is not None else 0,
         waiting=waiting,
-        model=model.description if model is not None else "being opened",
-        new_labels=len(state.training[0]) - fitted_labels(job, model.name) if model is not None else 0,
-        fit=snapshot.fit,
-        no_fit=_no_fit(snapshot),
-        audit=audit_estimate(snapshot),
-        drawn=drawn_estimate(snapshot),
+        model=model[1] if model is not None else "being opened",
+        new_labels=len(state.training[0]) - fitted_labels(job, model[0]) if model is not None else 0,
+        fit=moment.fit,
+        no_fit=_no_fit(moment),
+        audit=audit,
+        drawn=drawn_estimate(moment),
         labels_per_hour=labels_per_hour(job),
         next_step=_next_step(job, waiting),
-        forecast=str(forecast_of(snapshot)),
-        advice=advice(snapshot),
+        forecast=str(forecast_of(moment)),
+        advice=advice(moment),
     )
 
 
-def _no_fit(snapshot: Snapshot) -> str:
-    if snapshot.fit.state == "running":
-        return f"a fit is running (by {snapshot.fit.process})"
-    if len(np.unique(snapshot.state.training[1])) < 2:
+def _no_fit(moment: Moment) -> str:
+    if moment.fit.state == "running":
+        return f"a fit is running (by {moment.fit.process})"
+    if len(np.unique(moment.state.training[1])) < 2:
         return "a fit needs labels of two classes or more"
     return ""
 
@@ -146,19 +170,19 @@ def audit_estimate(snapshot: Snapshot) -> Estimate | None:
     return audit_interval(int(right.sum()), len(right))
 
 
-def drawn_estimate(snapshot: Snapshot) -> Estimate | None:
+def drawn_estimate(moment: Moment) -> Estimate | None:
     """Accuracy of the model that chose the last round, by LURE; None if it did not draw at random, or too few are labeled.
 
     Samples are used in the order of their draws, up to the first that has no label yet; skipped samples are left out, as if
     they were not in the pool.
 
     Example:
-        >>> drawn_estimate(take_snapshot(job)).accuracy  # doctest: +SKIP
+        >>> drawn_estimate(take_moment(job)).accuracy  # doctest: +SKIP
     """
-    last = snapshot.state.last_round
+    last = moment.state.last_round
     if last is None or not (last["strategy"] == "random" or last["strategy"].endswith(":sampled")):
         return None
-    rows = leases.batch_of(snapshot.job.store, last["number"])
+    rows = leases.batch_of(moment.job.store, last["number"])
     drawn = sorted((row for row in rows if row["draw"]), key=lambda row: row["draw"])
     done = list(takewhile(lambda row: row["status"] in ("labeled", "skipped"), drawn))
     labeled = [row for row in done if row["status"] == "labeled" and row["predicted"] is not None]

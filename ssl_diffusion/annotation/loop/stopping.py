@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ssl_diffusion.acquisition.forecast import Forecast, forecast
 from ssl_diffusion.annotation.loop.accuracy import Estimate
 from ssl_diffusion.annotation.loop.job import Job
-from ssl_diffusion.annotation.loop.snapshot import Snapshot
+from ssl_diffusion.annotation.loop.snapshot import Moment, Snapshot
 from ssl_diffusion.errors import DataError, StateError
 from ssl_diffusion.storage import atomic_file, atomic_write_text, read_regular
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["advice", "forecast_of", "progress_of", "record"]
 
 _log = logging.getLogger(__name__)
+_PROGRESS = "progress.csv"
 _COLUMNS = ["round", "at", "model", "labels", "audit_n", "audit_accuracy", "audit_low", "audit_high", "kappa"]
 _WATCHED = 2000  # samples whose predictions are compared
 _ROUNDS = 3
@@ -43,7 +44,7 @@ def progress_of(job: Job) -> "pd.DataFrame":
     """Measurements before each round: round, at, model, labels, audit_n, audit_accuracy, audit_low, audit_high, kappa."""
     import pandas as pd
 
-    path = job.path / "progress.csv"
+    path = job.path / _PROGRESS
     if not os.path.lexists(path):
         return pd.DataFrame(columns=_COLUMNS)
     try:
@@ -80,19 +81,22 @@ def record(snapshot: Snapshot, number: int, audit: Estimate | None) -> None:
     before = progress_of(job)
     kept = before[before["round"] < number]
     table = pd.concat([kept, pd.DataFrame([row])], ignore_index=True) if len(kept) else pd.DataFrame([row])
-    atomic_write_text(job.path / "progress.csv", table.reindex(columns=before.columns).to_csv(index=False))
+    atomic_write_text(job.path / _PROGRESS, table.reindex(columns=before.columns).to_csv(index=False))
 
 
-def advice(snapshot: Snapshot) -> list[str]:
+def advice(moment: Moment) -> list[str]:
     """Sentences on whether more labels are worthwhile; none if nothing speaks against them."""
     sentences = []
-    budget, table = snapshot.job.settings.budget, progress_of(snapshot.job)
+    budget = moment.job.settings.budget
     if budget:
-        left = budget - len(snapshot.state.training[0])
+        left = budget - len(moment.state.training[0])
         sentences.append(
             f"{left} labels of the budget of {budget} are left" if left > 0 else f"the budget of {budget} labels is used up"
         )
-    promised = forecast_of(snapshot)
+    if not os.path.lexists(moment.job.path / _PROGRESS):
+        return sentences
+    table = progress_of(moment.job)
+    promised = forecast_of(moment)
     if isinstance(promised, Forecast) and promised.accuracy - float(table["audit_accuracy"].dropna().iloc[-1]) < _WORTH:
         sentences.append(f"the forecast is {promised}: more labels may gain less than half a point")
     kappas = table["kappa"].dropna().tail(_ROUNDS)
@@ -113,22 +117,23 @@ def advice(snapshot: Snapshot) -> list[str]:
     return sentences
 
 
-def forecast_of(snapshot: Snapshot) -> Forecast | str:
+def forecast_of(moment: Moment) -> Forecast | str:
     """Accuracy on the audit set with twice the labels, or with what is left of the budget if that is less; or, as a sentence,
     why it cannot be foreseen.
 
     Args:
-        snapshot: The job at one moment.
+        moment: The job at one moment.
     """
-    job, table = snapshot.job, progress_of(snapshot.job).dropna(subset=["audit_accuracy", "labels"])
+    job = moment.job
     if not len(job.store.of_role("audit")):
         return "a forecast needs an audit set, which measures the accuracy, and this job has none"
+    table = progress_of(job).dropna(subset=["audit_accuracy", "labels"])
     # Rounds without a new label measure the same again: the last one counts.
     table = table[table["labels"] > 0].drop_duplicates("labels", keep="last")
     table = table[table["labels"] > table["labels"].shift(1, fill_value=0).cummax()]
     n, accuracy = table["labels"].to_numpy(), table["audit_accuracy"].to_numpy()
     more = int(n[-1]) if len(n) else 1
-    if job.settings.budget and (left := job.settings.budget - len(snapshot.state.training[0])) > 0:
+    if job.settings.budget and (left := job.settings.budget - len(moment.state.training[0])) > 0:
         more = min(more, left)
     try:
         wilson = float((table["audit_high"] - table["audit_low"]).iloc[-1]) if len(n) else 0.0

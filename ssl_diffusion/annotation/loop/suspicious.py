@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssl_diffusion.annotation.loop.current_model import Model, training_labels
+from ssl_diffusion.annotation.loop.current_model import Model
 from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.model_file import training_labels
 from ssl_diffusion.annotation.store.review import ReviewItem, add_items
 from ssl_diffusion.curation.label_issues import judge_labels
 

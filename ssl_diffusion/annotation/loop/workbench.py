@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ssl_diffusion.annotation.loop.counterfactuals import Counterfactual, Explainer
-from ssl_diffusion.annotation.loop.current_model import Classifier, Model, present_model, training_labels
+from ssl_diffusion.annotation.loop.current_model import Classifier, Model, present_model
 from ssl_diffusion.annotation.loop.explanations import MEASURES, Explanation, Named
 from ssl_diffusion.annotation.loop.fits import Background
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.job_classes import assign_keys
+from ssl_diffusion.annotation.loop.model_file import training_labels
 from ssl_diffusion.annotation.loop.pool_view import PoolView
 from ssl_diffusion.annotation.loop.rounds import choose_round, rerank
 from ssl_diffusion.annotation.loop.sheets import Sheet, Wanted, choose_sheet
@@ -233,7 +234,7 @@ class Workbench:
 
     def state(self) -> PageState:
         """What the page shows beside a sample."""
-        snapshot = Snapshot(self.job, read_state(self.job.store), self._model, self._classifier, self.fits.state())
+        snapshot = Snapshot(self.job, read_state(self.job.store), self.fits.state(), self._model, self._classifier)
         table = progress_of(self.job).dropna(subset=["audit_accuracy"])
         columns = (table[name].round(4).tolist() for name in ("labels", "audit_accuracy", "audit_low", "audit_high"))
         curve = list(zip(*columns, strict=True))

@@ -16,10 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import (
     URL,
     BigInteger,
@@ -39,6 +35,7 @@ from sqlalchemy import (
     event,
     inspect,
     make_url,
+    text,
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
@@ -73,6 +70,7 @@ __all__ = [
 _BUSY = 30.0  # seconds that a writer waits for another
 _CONNECT = 10  # seconds that a server has to accept a connection
 _LOCK = 7302  # advisory lock of PostgreSQL that every writer takes
+_MIGRATIONS = Path(__file__).parent / "migrations"
 _ADDED = {"class_events", "review", "verdicts"}  # tables that stores of earlier versions lack
 
 metadata = MetaData(
@@ -300,24 +298,32 @@ def upgrade(engine: Engine, *, exists: bool = False) -> None:
     Raises:
         StoreError: If the store was written by a newer version, has tables of another program, or lacks some.
     """
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    script = ScriptDirectory.from_config(config)
     with reading(engine) as connection:  # usually nothing is to be done, also with a store that may only be read
-        if _is_present(connection, script, exists):
+        if _is_present(connection, exists):
             return
+    # Only here: Alembic takes as long to import as the rest of a command that only reads.
+    from alembic import command
+    from alembic.config import Config
+
     with writing(engine) as connection:
-        if not _is_present(connection, script, exists):  # another process may have been faster
+        if not _is_present(connection, exists):  # another process may have been faster
+            config = Config()
+            config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
 
-def _is_present(connection: Connection, script: ScriptDirectory, exists: bool) -> bool:
+def versions() -> list[str]:
+    """Versions that a store may have, the oldest first: `migrations/versions/v0001.py` makes version "0001"."""
+    return sorted(path.stem.removeprefix("v") for path in (_MIGRATIONS / "versions").glob("v*.py"))
+
+
+def _is_present(connection: Connection, exists: bool) -> bool:
     """Whether the tables are those of this version; raises :class:`StoreError` if they cannot be made so."""
-    name, head = store_name(connection.engine.url), script.get_current_head()
-    found = MigrationContext.configure(connection).get_current_revision()
-    there = set(inspect(connection).get_table_names())
-    if found is not None and found not in {revision.revision for revision in script.walk_revisions()}:
+    name, known = store_name(connection.engine.url), versions()
+    head, there = known[-1], set(inspect(connection).get_table_names())
+    found = _version_in(connection) if "alembic_version" in there else None
+    if found is not None and found not in known:
         if found.isdigit() and set(metadata.tables) <= there:
             raise StoreError(f"{name} has version {found}, which is newer than this program ({head}): update ssld")
         raise StoreError(f"{name} is the database of another program: use an empty one")
@@ -331,6 +337,11 @@ def _is_present(connection: Connection, script: ScriptDirectory, exists: bool) -
     if found is None and there and (connection.dialect.name == "sqlite" or there & set(metadata.tables)):
         raise StoreError(f"{name} has tables of another program: use an empty database")
     return found == head
+
+
+def _version_in(connection: Connection) -> str | None:
+    """What Alembic has noted; None before the first migration, and something that is no version if it has noted several."""
+    return "+".join(sorted(connection.execute(text("SELECT version_num FROM alembic_version")).scalars())) or None
 
 
 @contextmanager

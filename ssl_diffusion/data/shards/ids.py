@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ssl_diffusion.data.shards.base import Shard
@@ -21,6 +20,8 @@ def hash_ids(ids: NDArray[np.str_]) -> NDArray[np.uint64]:
         >>> len(hash_ids(np.array(["a", "b"])))
         2
     """
+    import pandas as pd
+
     hashes: NDArray[np.uint64] = pd.util.hash_array(ids.astype(object), hash_key=_HASH_KEY, categorize=False)
     return hashes
 

@@ -1,0 +1,106 @@
+"""What a job notes about its current model, read without opening the model.
+
+`ssld loop status` and the start of a fit need no more than this; opening a model takes seconds, and torch.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store import queries
+from ssl_diffusion.inference.run_path import MODEL_FILE
+from ssl_diffusion.models.weights import read_metadata
+from ssl_diffusion.settings import PlainName, State, read_state
+
+__all__ = [
+    "CurrentModel",
+    "FittedTo",
+    "current_model",
+    "described",
+    "description_before_fits",
+    "description_of",
+    "folder_of",
+    "label_digest",
+    "training_labels",
+]
+
+_NO_BACKBONE = ("none", "auto")
+
+
+class CurrentModel(State):
+    """What `model.json` says: name of the run in `models/`, and digest of the labels it was fitted to."""
+
+    model: PlainName
+    labels: str | None = None
+
+
+class FittedTo(State):
+    """What `models/NNN.json` says: digest and number of the labels that a run is fitted to."""
+
+    labels: str | None
+    n: int = Field(ge=0)
+
+
+def current_model(job: Job) -> CurrentModel | None:
+    """Content of `model.json`; None before the first fit.
+
+    Raises:
+        StateError: If the file is damaged.
+    """
+    path = job.path / "model.json"
+    if not os.path.lexists(path):
+        return None
+    return read_state(path, CurrentModel, remedy=f"fit again: ssld loop fit {job.path}")
+
+
+def described(job: Job) -> tuple[str, str] | None:
+    """Name and description of the current model; None if its file has to be opened to tell, or to say what is wrong with it.
+
+    Args:
+        job: Job of the model.
+    """
+    current, named = current_model(job), job.settings.recipe.backbone.name
+    backbone = None if named in _NO_BACKBONE else named
+    if current is None:
+        return "pixels" if backbone is None else "backbone", description_before_fits(backbone)
+    facts = read_metadata(folder_of(job, current.model) / MODEL_FILE)
+    if facts is None or not isinstance(config := facts.get("config"), Mapping) or not isinstance(facts.get("objective"), str):
+        return None
+    if "backbone" in config:
+        backbone = config["backbone"].get("name") if isinstance(config["backbone"], Mapping) else None
+        if not isinstance(backbone, str):
+            return None
+    elif facts.get("classes"):  # only a denoiser is joined by the backbone of its job
+        backbone = None
+    return current.model, description_of(facts["objective"], current.model, backbone)
+
+
+def description_before_fits(backbone: str | None) -> str:
+    """What represents the samples before the first fit, in words."""
+    return f"{f'features of {backbone}' if backbone else 'principal components of the pixels'} (no model yet)"
+
+
+def description_of(objective: str, name: str, backbone: str | None) -> str:
+    """A fitted model in words."""
+    return f"{objective} model {name}{f' with {backbone}' if backbone else ''}"
+
+
+def folder_of(job: Job, name: str) -> Path:
+    """Run folder of a model."""
+    return job.path / "models" / name
+
+
+def training_labels(job: Job) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the labeled samples that models are trained on, and their class numbers."""
+    return queries.labels(job.store, "pool")
+
+
+def label_digest(positions: NDArray[np.int64], classes: NDArray[np.int64]) -> str:
+    """Digest of labels, to tell whether there are new ones."""
+    return hashlib.sha256(np.stack([positions, classes]).astype("<i8").tobytes()).hexdigest()[:16]
