@@ -4,13 +4,14 @@
     python benchmarks/counterfactuals.py --dataset digits
     python benchmarks/counterfactuals.py --table
 
-For each data set a joint model is fitted (or taken from --run), and the first 200 test images that it classifies correctly get
-a counterfactual of their runner-up class by each method, in batches of 100 on one thread. Measures:
-`counterfactual/metrics.py`; neighbours are among 5,000 training images. Features for these and for split-FD are
-those of the labels-only classifier, which also is the first judge. Judges (`counterfactual_judges.py`): the fraction of valid
+For each data set a joint model is fitted (or taken from --run), and the first --images test images that it classifies
+correctly get a counterfactual of their runner-up class by each method, in batches of 100 on one thread. Measures:
+`counterfactual/metrics.py`; neighbours are among 5,000 training images. Features for these and for split-FD are those of the
+labels-only classifier, which also is the first judge. Judges (`counterfactual_judges.py`): the fraction of valid
 counterfactuals that they take for the target. At the boundary, where all searches end unless a probability is asked for, half
-is as much as can be had. Times are those of the processor, on one thread, so that other programs count little. All is in fp32
-but for the rows that say bf16, which is what `ssld explain` takes where the processor has it.
+is as much as can be had. `reverting` says how changes were reverted: in "square patches" once, in "fading patches" now. Times
+are those of the processor, on one thread, so that other programs count little. All is in fp32 but for the rows that say bf16,
+which is what `ssld explain` takes where the processor has it.
 """
 
 import argparse
@@ -38,9 +39,10 @@ from ssl_diffusion.generation.extractors import labels_only_extractor
 from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.training.fit import fit_run
 from ssl_diffusion.training.recipe import load_recipe
+from ssl_diffusion.training.run_folder import RunFolder
 
 CSV = RESULTS / "counterfactuals.csv"
-N = 200
+REVERTING = "fading patches"
 SUITES = {"digits": ("digits", 100), "fashion-mnist": ("fashion-mnist-thorough", 4000)}
 METHODS = (
     *("ours", "ours, one by one", "ours, without reverting", "DiME-style", "pixel descent", "DeepFool"),
@@ -100,22 +102,24 @@ def measure(method: str, run: Run, pool: Pool, positions: np.ndarray) -> tuple[d
     return row, result
 
 
-def run_suite(dataset: str, methods: list[str], folder: Path | None) -> None:
+def run_suite(dataset: str, methods: list[str], folder: Path | None, images: int) -> None:
     """Fill in the missing rows of a data set."""
-    todo = [m for m in methods if find_row(CSV, {"dataset": dataset, "method": m}) is None]
-    if not todo:
-        return
     recipe, labeled = SUITES[dataset]
     path = folder or Path("runs") / f"counterfactuals-{dataset}"
     if not (path / "metrics.json").exists():
         fit_run(load_recipe(recipe).with_setting("labels.budget", labeled), path)
+    made = RunFolder(path).recipe()  # a folder of the user's may have been made in another way
+    key = {"dataset": dataset, "recipe": made.name, "labels": made.labels.budget, "reverting": REVERTING}
+    todo = [m for m in methods if find_row(CSV, {**key, "method": m}) is None]
+    if not todo:
+        return
     run, pool = load_run(path, "cpu", "fp32"), load_dataset(dataset)
-    test = pool.test[:2000]
-    positions = test[run.predict_proba(pool.images[test]).argmax(axis=1) == pool.labels[test]][:N]
+    test = pool.test[: 10 * images]
+    positions = test[run.predict_proba(pool.images[test]).argmax(axis=1) == pool.labels[test]][:images]
     search("ours", run, pool, pool.images[positions[:4]])  # kernels are chosen on first use
     for method in todo:
         row, result = measure(method, run, pool, positions)
-        add_row({"dataset": dataset, "method": method, "recipe": recipe, "labels": labeled, **row})
+        add_row({**key, "method": method, **row})
         print(f"{dataset} {method}: {row}", file=sys.stderr, flush=True)
         if method in PICTURED:
             picture(result, RESULTS / f"counterfactuals-{dataset}-{PICTURED[method]}.png")
@@ -153,14 +157,15 @@ def main() -> None:
     parser.add_argument("--dataset", nargs="+", choices=SUITES, default=list(SUITES))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--run", type=Path, help="a finished run of the data set, instead of fitting one")
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--table", action="store_true", help="only print the table of the rows that are there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.table:
         for dataset in arguments.dataset:
-            run_suite(dataset, arguments.methods, arguments.run)
-    shown = ["dataset", "method", "validity", "rms_median", "redundancy", "redundancy_values", "cout", "ynn", "judge"]
-    shown += ["logistic", "neighbors", "random", "split_fd", "evaluations", "ms_per_image"]
+            run_suite(dataset, arguments.methods, arguments.run, arguments.images)
+    shown = ["dataset", "recipe", "reverting", "method", "n", "validity", "rms_median", "redundancy", "redundancy_values"]
+    shown += ["cout", "ynn", "judge", "logistic", "neighbors", "random", "split_fd", "evaluations", "ms_per_image"]
     for _, rows in pd.read_csv(CSV)[shown].groupby("dataset", sort=False):  # not all rows have all columns
         print(markdown_table(rows.dropna(axis=1, how="all").to_dict("records")), end="\n\n")
 
