@@ -205,18 +205,26 @@ def export(
 def fit(
     context: JobContext,
     pretrain: Annotated[bool, typer.Option("--pretrain", help="Only pretrain, without labels.")] = False,
+    verdicts: Annotated[
+        str | None, typer.Option(help="Learn counterfactuals with a verdict, too: on or off. Default: the job's (off).")
+    ] = None,
     cache_dir: Annotated[Path | None, CACHE_DIR] = None,
     progress_every: Annotated[float, number(Seconds, help="Seconds between lines of progress in a log.", hidden=True)] = 30.0,
 ) -> None:
     """Fit a model to the labels so far; it becomes the current model."""
     from ssl_diffusion.annotation.loop.fits import fit_job
+    from ssl_diffusion.annotation.loop.lessons import use_named
+    from ssl_diffusion.errors import SSLDError
     from ssl_diffusion.training.denoiser_cache import DenoiserCache
     from ssl_diffusion.training.fit import FitOptions
 
+    use = None if verdicts is None else use_named(verdicts)
+    if use is not None and pretrain:
+        raise SSLDError("--pretrain learns no labels, and so no verdicts: leave out --verdicts")
     if context.output.bars is not None:
         context.output.bars.every = progress_every
     cache = DenoiserCache(cache_dir) if cache_dir is not None else None
-    fit_job(context.job, pretrain=pretrain, options=FitOptions(cache=cache, progress=context.output.bars))
+    fit_job(context.job, pretrain=pretrain, use_verdicts=use, options=FitOptions(cache=cache, progress=context.output.bars))
     _print_status(context.job, context.output)
 
 

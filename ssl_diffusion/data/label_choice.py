@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,30 @@ class LabeledSet:
 
     Both count as labeled budget. The file form (`labeled.csv`) has the columns id, label, role; the label is the
     class name, or names joined by "|" for multi-label data.
+
+    Beside them the head may learn images that are no samples (`Pool.extra`), which do not count. They have the role "extra",
+    and are passed over where the pool is read without them, as later commands do.
     """
 
     train: tuple[str, ...]
     val: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+
+    @property
+    def fitted(self) -> tuple[str, ...]:
+        """Ids of all images whose labels train the head."""
+        return self.train + self.extra
+
+    def identity(self) -> dict[str, tuple[str, ...]]:
+        """Plain values that tell whether two sets are the same."""
+        return {"train": self.train, "val": self.val, **({"extra": self.extra} if self.extra else {})}
 
     def __len__(self) -> int:
         return len(self.train) + len(self.val)
+
+    def digest(self) -> str:
+        """Digest of the samples, without the extra images, which other commands do not have; 64 hexadecimal digits."""
+        return hashlib.sha256(json.dumps({"train": self.train, "val": self.val}).encode()).hexdigest()
 
     def save(self, path: Path, pool: Pool) -> None:
         """Write `labeled.csv`, atomically.
@@ -43,9 +61,9 @@ class LabeledSet:
         """
         import pandas as pd
 
-        ids = [*self.train, *self.val]
+        ids = [*self.train, *self.val, *self.extra]
         labels = [_label_name(pool, i) for i in pool.positions(ids)]
-        roles = ["train"] * len(self.train) + ["val"] * len(self.val)
+        roles = ["train"] * len(self.train) + ["val"] * len(self.val) + ["extra"] * len(self.extra)
         # pandas leaves a carriage return unquoted, and would take it for the end of a line when it reads.
         unsafe = any("\r" in text for text in [*ids, *labels])
         frame = pd.DataFrame({"id": ids, "label": labels, "role": roles})
@@ -53,7 +71,14 @@ class LabeledSet:
 
     @classmethod
     def load(cls, path: Path, pool: Pool) -> "LabeledSet":
-        """Read `labeled.csv` and check it against the pool; raises :class:`DataError` on the first difference."""
+        """Read `labeled.csv` and check it against the pool; raises :class:`DataError` on the first difference.
+
+        Images of the role "extra" are left out where the pool has none.
+
+        Args:
+            path: File to read.
+            pool: Pool that the samples belong to.
+        """
         import pandas as pd
 
         try:
@@ -66,8 +91,10 @@ class LabeledSet:
             raise DataError(f"{path} must have exactly the columns id, label, role")
         if (twice := frame["id"].duplicated()).any():
             raise DataError(f"{path} lists sample {frame['id'][twice].iloc[0]!r} twice")
-        if not (known := frame["role"].isin(["train", "val"])).all():
-            raise DataError(f"{path}: a role is train or val, not {frame['role'][~known].iloc[0]!r}")
+        if not (known := frame["role"].isin(["train", "val", "extra"])).all():
+            raise DataError(f"{path}: a role is train, val or extra, not {frame['role'][~known].iloc[0]!r}")
+        if pool.extra is None:
+            frame = frame[frame["role"] != "extra"]
         try:
             positions = pool.positions(frame["id"])
         except DataError as error:
@@ -78,7 +105,7 @@ class LabeledSet:
                     f"{path}: sample {sample!r} was labeled {label!r} but the pool now says {_label_name(pool, i)!r}"
                 )
         roles = frame["role"]
-        return cls(tuple(frame["id"][roles == "train"]), tuple(frame["id"][roles == "val"]))
+        return cls(*(tuple(frame["id"][roles == role]) for role in ("train", "val", "extra")))
 
 
 def choose_labeled(
@@ -95,7 +122,8 @@ def choose_labeled(
     The choice for one seed is nested: a smaller budget is a subset of a larger one.
 
     Args:
-        pool: Pool to choose from; samples with a known label outside the test split are eligible.
+        pool: Pool to choose from; samples with a known label outside the test split are eligible, and its extra images are all
+            taken.
         budget: Number of labels, validation included; None takes every known label.
         seed: Random seed.
         choice: Way to choose: "balanced" takes the same number from every class as far as it has them (single-label data);
@@ -110,7 +138,7 @@ def choose_labeled(
         >>> len(choose_labeled(load_dataset("digits"), 40, seed=0).train)
         40
     """
-    eligible = np.flatnonzero(pool.has_label & ~pool.is_test)
+    eligible = pool.train[pool.has_label[pool.train]]
     if budget is None:
         budget = len(eligible)
     if budget > len(eligible):
@@ -143,7 +171,8 @@ def choose_labeled(
             raise DataError(
                 f"no training label for class {names}: raise --labeled, use --choice balanced, or add --allow-missing-classes"
             )
-    return LabeledSet(tuple(map(str, pool.ids[np.sort(train)])), tuple(map(str, pool.ids[np.sort(val)])))
+    extra = np.zeros(0, dtype=np.int64) if pool.extra is None else np.flatnonzero(pool.extra)
+    return LabeledSet(*(tuple(map(str, pool.ids[np.sort(rows)])) for rows in (train, val, extra)))
 
 
 def hold_out_test(pool: Pool, fraction: float, *, seed: int = 0) -> None:

@@ -43,6 +43,8 @@ class Pool:
         file_size: most common (height, width) of these files.
         aspect: treatment of files with another aspect ratio: "crop", "pad" or "squeeze".
         shards: marks of the shards that the images were read from, in their order; empty if they come from elsewhere.
+        extra: bool, (n,); True for labeled images that only the head learns: they are no samples, no denoiser sees them, and no
+            strategy chooses them. None if there are none.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Pool:
     file_size: tuple[int, int] | None = None
     aspect: Aspect = "squeeze"
     shards: tuple[ShardMark, ...] = ()
+    extra: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -67,7 +70,7 @@ class Pool:
         if not 1 <= self.images.shape[1] <= 4:
             raise DataError(f"pool images must have 1 to 4 channels, not {self.images.shape[1]}")
         self.ids = np.asarray(self.ids, dtype=np.str_)
-        columns = {"ids": self.ids, "labels": self.labels, "is_test": self.is_test, "files": self.files}
+        columns = {"ids": self.ids, "labels": self.labels, "is_test": self.is_test, "files": self.files, "extra": self.extra}
         for what, values in columns.items():
             if values is not None and len(values) != n:
                 raise DataError(f"{len(values)} {what} for {n} images")
@@ -93,7 +96,7 @@ class Pool:
     @property
     def train(self) -> NDArray[np.int64]:
         """Positions of the samples that training may see (labels aside)."""
-        return np.flatnonzero(~self.is_test)
+        return np.flatnonzero(~self.is_test if self.extra is None else ~(self.is_test | self.extra))
 
     @property
     def test(self) -> NDArray[np.int64]:
@@ -139,6 +142,7 @@ class Pool:
             labels=self.labels[at],
             is_test=self.is_test[at],
             files=None if self.files is None else [self.files[i] for i in at],
+            extra=None if self.extra is None else self.extra[at],
         )
 
     def batches(self, size: int) -> Iterator[tuple[NDArray[np.str_], NDArray[np.uint8]]]:

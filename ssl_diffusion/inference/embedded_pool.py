@@ -111,6 +111,7 @@ class EmbeddedPool:
         *,
         seed: int = 0,
         inverse_penalty: float | None = None,
+        extra: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None,
     ) -> LinearProbe:
         """Fit a probe.
 
@@ -120,8 +121,11 @@ class EmbeddedPool:
             n_classes: Number of classes, K.
             seed: Random seed of the images that standardise the features, and of the folds.
             inverse_penalty: See :func:`ssl_diffusion.models.fit_probe`.
+            extra: Representations, float32 (m, F), and classes, int64 (m,), of labeled images outside the pool; None without.
         """
         z = np.asarray(self.representation[known])
+        if extra is not None:
+            z, classes = np.concatenate([z, extra[0]]), np.concatenate([classes, extra[1]])
         if isinstance(self.model, FusedDiffusion) and z.shape[1] == self.model.n_features:
             return self._fused_probe(self.model, z, classes, n_classes, seed, inverse_penalty)
         return fit_probe(z, classes, self.reference(seed), n_classes, seed=seed, inverse_penalty=inverse_penalty)

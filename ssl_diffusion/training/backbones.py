@@ -149,7 +149,7 @@ def head_rows(
         pool: Images.
         labeled: Labels to use.
     """
-    positions, seed = pool.positions(labeled.train), recipe.training.seed
+    positions, seed = pool.positions(labeled.fitted), recipe.training.seed
     sample = reference_sample(pool.train, seed)
     if not _spreads(recipe, pool, len(positions)):
         return positions, sample, sample[:0]

@@ -244,6 +244,10 @@ def resume_run(
         labeled = folder.labeled(pool)
     except DataError as error:
         raise RunError(f"the labels are not those that {path} was started with: {error}") from error
+    if labeled is not None and (missing := set(folder.used_ids()) - {*labeled.train, *labeled.val, *labeled.extra}):
+        raise RunError(
+            f"{path} also learns {len(missing)} images on which verdicts were given in its job: go on with ssld loop fit JOB"
+        )
     with folder.alone(), using_threads(threads):
         if folder.finished:  # by another process, just now
             raise finished

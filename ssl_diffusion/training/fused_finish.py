@@ -59,7 +59,7 @@ def with_mean_head(
     if config.model.head_width:
         return weights
     model, precision = _model(config, weights, backbone, recipe)
-    positions, seed = pool.positions(labeled.train), recipe.training.seed
+    positions, seed = pool.positions(labeled.fitted), recipe.training.seed
     rows, n = np.concatenate([positions, reference_sample(pool.train, seed)]), len(positions)
     z = represent(model, model_rows(model, pool, rows, cache_dir=cache_dir), precision=precision)
     blocks = np.split(z, [model.denoiser_features], axis=1)
@@ -107,7 +107,7 @@ def compare_with_fused_start(
         progress: Callback for the number of images that the backbone has read.
     """
     seed = recipe.training.seed
-    positions, val = pool.positions(labeled.train), pool.positions(labeled.val)
+    positions, val = pool.positions(labeled.fitted), pool.positions(labeled.val)
     among = reference_sample(pool.train, seed)  # which the backbone has read
     unlabeled = unlabeled_sample(pool, labeled, seed, among)[: 0 if pool.multilabel else None]
     everything = np.concatenate([positions, val, unlabeled])

@@ -198,7 +198,7 @@ def _fit_network(task: FitTask) -> Fitted:
     history = list(pretrained.history) if pretrained is not None else []
     settings = recipe.identity()
     del settings["training"]["keep"]  # decides after the last step
-    parts = [settings, task.fingerprint, labeled]
+    parts = [settings, task.fingerprint, labeled.identity()]
     training = replace(task.phase, initial=initial)
     if fused is not None and backbone is not None:
         progress = task.options.progress
@@ -355,7 +355,7 @@ def _with_probe(
     """Weights of a pretrained denoiser, and those of a head by logistic regression on its representation."""
     device = Device.resolve(recipe.compute.accelerator, recipe.compute.precision)
     model = build_model(config, seed=0, initial=weights).to(device.accelerator)
-    positions = pool.positions(labeled.train)
+    positions = pool.positions(labeled.fitted)
     seed = recipe.training.seed
     reference = reference_sample(pool.train, seed)
     z = represent(model, pool.images[np.concatenate([positions, reference])], precision=device.precision)

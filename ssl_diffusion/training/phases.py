@@ -39,7 +39,7 @@ def training_job(recipe: Recipe, pool: Pool, labeled: LabeledSet | None) -> Phas
     kind, flips = mirrored(recipe, pool)
     flip = None if a.flip == "auto" else flips  # "auto" mirrors no view whose strength is "none"
     view, weak, strong = (policy(kind, strength, flip) for strength in (a.labeled, "weak", "strong"))
-    positions = pool.positions(labeled.train) if labeled else np.zeros(0, dtype=np.int64)
+    positions = pool.positions(labeled.fitted) if labeled else np.zeros(0, dtype=np.int64)
     labels = torch.from_numpy(pool.labels[positions])
     data = TrainingData(
         images=torch.from_numpy(np.asarray(pool.images)),

@@ -87,7 +87,7 @@ def reading_of(
         return None
     device = Device.resolve(recipe.compute.accelerator, recipe.compute.precision)
     backbone, reads = backbone.to(device.accelerator), backbone_reads(backbone, pool)
-    probe, positions = np.unique(np.concatenate(head_rows(recipe, pool, labeled))), pool.positions(labeled.train)
+    probe, positions = np.unique(np.concatenate(head_rows(recipe, pool, labeled))), pool.positions(labeled.fitted)
     asked = np.concatenate([pool.positions(labeled.val), pool.test[pool.has_label[pool.test]]])
     (first, some), (later, others) = (_unread(backbone, pool, rows, reads, cache_dir) for rows in (probe, np.unique(asked)))
     views = 0

@@ -22,7 +22,6 @@ import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -386,7 +385,7 @@ def default_run_name(pool_name: str, n_labeled: int, training: TrainingSettings)
 
 
 def _digest(labeled: LabeledSet | None) -> str | None:
-    return None if labeled is None else hashlib.sha256(json.dumps(asdict(labeled)).encode()).hexdigest()
+    return labeled.digest() if labeled is not None else None
 
 
 def _listed(value: Any) -> Any:

@@ -150,7 +150,7 @@ def compare_with_start(
         trained: Weights of the trained model.
     """
     device, seed = Device.resolve(recipe.compute.accelerator, recipe.compute.precision), recipe.training.seed
-    positions, val = pool.positions(labeled.train), pool.positions(labeled.val)
+    positions, val = pool.positions(labeled.fitted), pool.positions(labeled.val)
     unlabeled = unlabeled_sample(pool, labeled, seed)[: 0 if pool.multilabel else None]
     rows = np.concatenate([positions, val, unlabeled])
     model = build_model(config, seed=0, initial=trained).to(device.accelerator)
@@ -188,7 +188,7 @@ def compared(
         trained: Logits of the trained model for the same images.
         folds: Logits of probes for labels that were held out for them (:func:`fold_logits`); None without.
     """
-    positions, val = pool.positions(labeled.train), pool.positions(labeled.val)
+    positions, val = pool.positions(labeled.fitted), pool.positions(labeled.val)
     rows, y, k, logits = np.concatenate([positions, val, unlabeled]), pool.labels[positions], len(pool.classes), trained
     own, held_out, rest = np.split(np.arange(len(rows)), np.cumsum([len(positions), len(val)]))
     score: Score = "nll" if pool.multilabel else "accuracy"

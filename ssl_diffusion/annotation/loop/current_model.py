@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.job_backbone import backbone_of, backbone_representation, job_rows, with_backbone
+from ssl_diffusion.annotation.loop.lessons import lessons_of
 from ssl_diffusion.annotation.loop.model_file import (
     CurrentModel,
+    FittedTo,
     current_model,
     description_before_fits,
     description_of,
@@ -26,7 +28,8 @@ from ssl_diffusion.errors import RunError
 from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.inference.embedding import embed_whole
 from ssl_diffusion.inference.embedding_store import EmbeddingStore
-from ssl_diffusion.inference.predict import probabilities
+from ssl_diffusion.inference.predict import probabilities, represent
+from ssl_diffusion.inference.rows import FusedRows, Rows
 from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.models.fused import FusedDiffusion
 from ssl_diffusion.models.joint import JointDiffusion
@@ -57,6 +60,7 @@ class Model:
         run: Run of the model; None before the first.
         frozen: Pool with its representation by the model.
         labels: Digest of the labels it was fitted to; None without labels.
+        verdicts: Digest of the judged pictures that it also learned; None if it was fitted without looking for any.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Model:
     run: Run | None
     frozen: EmbeddedPool
     labels: str | None
+    verdicts: str | None = None
 
     @property
     def knows_classes(self) -> bool:
@@ -126,13 +131,16 @@ def present_model(job: Job, progress: ProgressCallback | None = None) -> Model:
         raise RunError(f"{run.path} was made for other images than those of {job.path}: fit again: ssld loop fit {job.path}")
     frozen = EmbeddedPool(job.images, _represented(job, name, run, progress), job.trained, run.model, run.precision)
     beside = run.model.config.backbone.name if isinstance(run.model, FusedDiffusion) else None
-    return Model(name, description_of(run.metadata["objective"], name, beside), run, frozen, current.labels)
+    return Model(name, description_of(run.metadata["objective"], name, beside), run, frozen, current.labels, current.verdicts)
 
 
-def publish(job: Job, name: str, labels: str | None, progress: ProgressCallback | None = None) -> None:
+def publish(job: Job, name: str, fitted: FittedTo, progress: ProgressCallback | None = None) -> None:
     """Make a finished run the current model, after its representation of the pool has been computed."""
     _represented(job, name, with_backbone(job, name, load_run(folder_of(job, name)), progress), progress)
-    atomic_write_text(job.path / "model.json", CurrentModel(model=name, labels=labels).model_dump_json() + "\n")
+    atomic_write_text(
+        job.path / "model.json",
+        CurrentModel(model=name, labels=fitted.labels, verdicts=fitted.verdicts).model_dump_json() + "\n",
+    )
 
 
 def classifier_of(job: Job, model: Model, state: StoreState, *, fast: bool = False) -> Classifier | None:
@@ -145,16 +153,30 @@ def classifier_of(job: Job, model: Model, state: StoreState, *, fast: bool = Fal
         fast: Whether to skip the cross-validation that chooses the probe's penalty.
     """
     (known, classes), names, frozen = state.training, state.classes, model.frozen
-    fitted = model.run.classes if model.run is not None and model.labels == label_digest(known, classes) else ()
+    lessons = lessons_of(job, "off" if model.verdicts is None or model.run is None else "on")
+    same = model.labels == label_digest(known, classes) and (model.verdicts or "") == lessons.digest
+    fitted = model.run.classes if model.run is not None and same else ()
     if model.run is not None and fitted and {*fitted} <= {*names}:
         numbers = np.array([names.index(name) for name in fitted], dtype=np.int64)
         return Classifier(frozen, frozen.model, numbers, len(names), None)
     if len(np.unique(classes)) < 2:
         return None
     penalty = WITHOUT_VALIDATION if fast else None
-    probe = frozen.probe(known, classes, len(names), seed=job.settings.seed, inverse_penalty=penalty)
+    extra = None
+    if len(lessons) and model.run is not None:
+        extra = _lesson_rows(model.run, lessons.images), lessons.classes
+    probe = frozen.probe(known, classes, len(names), seed=job.settings.seed, inverse_penalty=penalty, extra=extra)
     asked = frozen.model.with_linear_head(probe.weight, probe.bias) if frozen.model is not None else None
     return Classifier(frozen, asked, np.arange(len(names)), len(names), probe)
+
+
+def _lesson_rows(run: Run, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Representations of judged pictures by a run, float32 (n, F)."""
+    model = run.model
+    rows: Rows = images
+    if isinstance(model, FusedDiffusion):
+        rows = FusedRows(images, model.backbone.embed([str(k) for k in range(len(images))], images))
+    return represent(model, rows, precision=run.precision)
 
 
 def _represented(job: Job, name: str, run: Run, progress: ProgressCallback | None) -> NDArray[np.float32]:

@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from ssl_diffusion.annotation.loop.current_model import publish
 from ssl_diffusion.annotation.loop.fit_state import FitState, fit_state, reporting
 from ssl_diffusion.annotation.loop.job import Job
-from ssl_diffusion.annotation.loop.job_backbone import check_fit, with_files
+from ssl_diffusion.annotation.loop.job_backbone import check_fit, picture_fault, with_files
+from ssl_diffusion.annotation.loop.lessons import Lessons, Use, lessons_of, with_lessons
 from ssl_diffusion.annotation.loop.model_file import FittedTo, current_model, folder_of, label_digest, training_labels
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.data.label_choice import label_name
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.shards.loading import pool_name
-from ssl_diffusion.errors import DataError, StateError
+from ssl_diffusion.errors import DataError, RunError, StateError
 from ssl_diffusion.settings import read_state
 from ssl_diffusion.storage import atomic_write_text, default_cache_dir
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
@@ -44,7 +45,13 @@ _NICENESS = 10  # of fits in the background
 _PROGRESS_EVERY = 2  # seconds between lines of fit.log
 
 
-def fit_job(job: Job, *, pretrain: bool = False, options: FitOptions | None = None) -> str:
+def fit_job(
+    job: Job,
+    *,
+    pretrain: bool = False,
+    use_verdicts: Use | None = None,
+    options: FitOptions | None = None,
+) -> str:
     """Fit a model to the labels of a job and make it the current one.
 
     Labels of the audit set are left out; labels of the test split only measure the run.
@@ -52,6 +59,7 @@ def fit_job(job: Job, *, pretrain: bool = False, options: FitOptions | None = No
     Args:
         job: Job whose images and labels are used.
         pretrain: Whether to pretrain only, without labels.
+        use_verdicts: Whether to learn counterfactuals on which verdicts were given, too; None takes the job's setting.
         options: See :class:`~ssl_diffusion.training.FitOptions`; without a cache the user's cache is used.
 
     Returns:
@@ -59,7 +67,7 @@ def fit_job(job: Job, *, pretrain: bool = False, options: FitOptions | None = No
 
     Raises:
         DataError: If the labels have fewer than two classes, or the test split has a class without a training label.
-        RunError: If another process is fitting.
+        RunError: If another process is fitting; or if verdicts are wanted, and the backbone reads other images than models see.
         Interrupted: On Ctrl-C; the next fit resumes if the labels are the same.
 
     Example:
@@ -75,22 +83,45 @@ def fit_job(job: Job, *, pretrain: bool = False, options: FitOptions | None = No
             raise DataError(f"{job.path} has labels of {len(np.unique(classes))} classes: label samples of two or more first")
         if not pretrain:
             check_fit(job, progress)
-        digest = None if pretrain else label_digest(known, classes)
-        name = _unfinished(job, digest) or _next_name(job)
+        use = "off" if pretrain else _use_of_verdicts(job, use_verdicts)
+        lessons = lessons_of(job, use)
+        if lessons.left_out or len(lessons):
+            _log.info("%s", lessons)
+        wanted = FittedTo(
+            labels=None if pretrain else label_digest(known, classes),
+            n=0 if pretrain else len(known),
+            verdicts=lessons.digest if use == "on" else None,
+        )
+        name = _unfinished(job, wanted) or _next_name(job)
         folder = RunFolder(folder_of(job, name))
         if not folder.finished:
-            pool = _pool(job, name, *((known[:0], classes[:0]) if pretrain else (known, classes)))
+            pool = _pool(job, name, *((known[:0], classes[:0]) if pretrain else (known, classes)), lessons)
             if (folder.path / "pool.json").exists():
                 resume_run(folder.path, pool=pool, options=options)
             else:
                 table = job.folder("models") / f"{name}.csv"
                 _write_table(pool, table, sharded=job.shards is not None)
-                n = 0 if pretrain else len(known)
-                atomic_write_text(table.with_suffix(".json"), FittedTo(labels=digest, n=n).model_dump_json() + "\n")
+                atomic_write_text(table.with_suffix(".json"), wanted.model_dump_json() + "\n")
                 recipe = _recipe(job, table, pretrain)
                 fit_run(recipe, folder.path, overwrite=folder.path.exists(), pool=pool, options=options)
-        publish(job, name, digest, options.progress)
+        publish(job, name, wanted, options.progress)
     return name
+
+
+def _use_of_verdicts(job: Job, wanted: Use | None) -> Use:
+    """Whether a fit learns the counterfactuals on which verdicts were given.
+
+    Args:
+        job: Job to fit.
+        wanted: What was asked for; None takes the job's setting, and "off" where that is not possible.
+    """
+    use = wanted or job.settings.verdicts
+    if use == "off" or not (fault := picture_fault(job)):
+        return use
+    if wanted == "on":
+        raise RunError(f"{fault}: leave out --verdicts")
+    _log.warning("%s", fault)
+    return "off"
 
 
 @dataclass
@@ -165,11 +196,12 @@ def _next_name(job: Job) -> str:
     return f"{max(numbers, default=0) + 1:03d}"
 
 
-def _unfinished(job: Job, digest: str | None) -> str | None:
-    """Name of the last fit if it had the same labels and has not become the current model."""
+def _unfinished(job: Job, wanted: FittedTo) -> str | None:
+    """Name of the last fit if it had the same labels and judged pictures and has not become the current model."""
     for note in sorted(job.folder("models").glob("*.json"), reverse=True):
         try:
-            same = read_state(note, FittedTo, remedy="").labels == digest
+            found = read_state(note, FittedTo, remedy="")
+            same = (found.labels, found.verdicts) == (wanted.labels, wanted.verdicts)
             present = current_model(job)
         except StateError as error:
             _log.warning("%s; a new fit takes its place", error)
@@ -178,7 +210,7 @@ def _unfinished(job: Job, digest: str | None) -> str | None:
     return None
 
 
-def _pool(job: Job, name: str, known: NDArray[np.int64], classes: NDArray[np.int64]) -> Pool:
+def _pool(job: Job, name: str, known: NDArray[np.int64], classes: NDArray[np.int64], lessons: Lessons) -> Pool:
     """All images of a job with the labels that a run may use; no labels at all without training labels.
 
     Args:
@@ -186,6 +218,7 @@ def _pool(job: Job, name: str, known: NDArray[np.int64], classes: NDArray[np.int
         name: Name of the run; the pool has the name that reading its table would give.
         known: Positions of the training labels, (n,).
         classes: Class numbers of the job, (n,).
+        lessons: Judged pictures to learn, too.
     """
     store = job.store
     tested, tested_classes = queries.labels(store, "test") if len(known) else (known, classes)
@@ -195,7 +228,9 @@ def _pool(job: Job, name: str, known: NDArray[np.int64], classes: NDArray[np.int
             "such a label: label one of each first"
         )
     names = store.classes
-    used = sorted(np.unique(classes).tolist(), key=lambda k: names[k])  # as a run sorts the classes of a table
+    used = sorted(
+        {*classes.tolist(), *lessons.classes.tolist()}, key=lambda k: names[k]
+    )  # as a run sorts the classes of a table
     number = np.full(len(names), -1, dtype=np.int64)
     number[used] = np.arange(len(used))
     # Copy on write: torch takes only arrays that may be written to, and the file stays as it is.
@@ -206,12 +241,16 @@ def _pool(job: Job, name: str, known: NDArray[np.int64], classes: NDArray[np.int
     used_names = tuple(names[k] for k in used)
     if job.shards is not None:
         pool = job.shards.pool(pool_name(job.settings.recipe.data.path), images, store.ids)
-        return replace(pool, labels=labels, classes=used_names, is_test=is_test)
-    return with_files(job, Pool(name, images, store.ids, labels, used_names, is_test))
+        pool = replace(pool, labels=labels, classes=used_names, is_test=is_test)
+    else:
+        pool = with_files(job, Pool(name, images, store.ids, labels, used_names, is_test))
+    return with_lessons(pool, lessons, number)
 
 
 def _write_table(pool: Pool, path: Path, *, sharded: bool) -> None:
     """Write the samples of a pool as a table that `ssld fit` reads; of shards only those of which something is to be said."""
+    if pool.extra is not None:  # pictures of which there are no files
+        pool = pool.select(~pool.extra)
     if sharded:
         said = pool.has_label | pool.is_test
         said[0] = True  # a table has a row

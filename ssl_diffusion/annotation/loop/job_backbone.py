@@ -31,7 +31,7 @@ from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.storage import default_cache_dir
 from ssl_diffusion.training.backbones import fit_backbone
 
-__all__ = ["backbone_of", "backbone_representation", "check_fit", "job_rows", "with_backbone", "with_files"]
+__all__ = ["backbone_of", "backbone_representation", "check_fit", "job_rows", "picture_fault", "with_backbone", "with_files"]
 
 
 def backbone_of(job: Job) -> Backbone | None:
@@ -158,6 +158,19 @@ def _pool(job: Job) -> Pool:
     """The images of a job, without labels."""
     n = len(job.images)
     return with_files(job, Pool(job.path.name, job.images, job.store.ids, np.full(n, -1), (), np.zeros(n, dtype=np.bool_)))
+
+
+def picture_fault(job: Job) -> str:
+    """Why a model of a job cannot learn pictures at the size of its images; empty if it can.
+
+    Args:
+        job: The job.
+    """
+    backbone = backbone_of(job)
+    if backbone is None or (reads := backbone_reads(backbone, _pool(job))) == "images":
+        return ""
+    what = "the image files, which are larger" if reads == "files" else "features by sample id"
+    return f"pictures with a verdict cannot be learned: the backbone {job.settings.recipe.backbone.name} reads {what}"
 
 
 class _OnDemand:

@@ -34,17 +34,19 @@ _NO_BACKBONE = ("none", "auto")
 
 
 class CurrentModel(State):
-    """What `model.json` says: name of the run in `models/`, and digest of the labels it was fitted to."""
+    """What `model.json` says: name of the run in `models/`, and digests of the labels and judged pictures it was fitted to."""
 
     model: PlainName
     labels: str | None = None
+    verdicts: str | None = None
 
 
 class FittedTo(State):
-    """What `models/NNN.json` says: digest and number of the labels that a run is fitted to."""
+    """What `models/NNN.json` says: digest and number of the labels of a run, and digest of the judged pictures it learned."""
 
     labels: str | None
     n: int = Field(ge=0)
+    verdicts: str | None = None
 
 
 def current_model(job: Job) -> CurrentModel | None:

@@ -1,7 +1,7 @@
 """Settings of an annotation job: the recipe of its fits, and the section [job]."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -30,6 +30,8 @@ class JobSettings(SettingsWithRecipe):
     """Acquisition strategy that chooses them."""
     budget: Count = 0
     """Number of labels that are wanted in all; 0 is no limit."""
+    verdicts: Literal["on", "off"] = "off"
+    """Whether models also learn the counterfactuals on which verdicts were given."""
     refit_every: Count = 0
     """Number of new labels after which the server fits a model; 0 leaves that to the user."""
     seed: Seed = 0
