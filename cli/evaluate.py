@@ -8,7 +8,7 @@ import typer
 from ssl_diffusion.settings import Generated
 
 from .command import RUN, RunContext, command
-from .options import SeedOption, number
+from .options import METRIC, SeedOption, number
 
 __all__ = ["evaluate"]
 
@@ -32,6 +32,7 @@ def evaluate(
     ordinal: Annotated[
         bool, typer.Option("--ordinal", help="Show errors of classes in an order: that of their names.")
     ] = False,
+    metric: Annotated[str | None, METRIC] = None,
     seed: SeedOption = 0,
 ) -> None:
     """Evaluate a run: accuracy, figures in which every class counts the same, 95 % intervals, NLL, calibration, each class."""
@@ -39,20 +40,28 @@ def evaluate(
 
     if generation and data is not None:
         raise SSLDError("--generation compares with the run's own images: leave out --data")
+    if generation and metric is not None:
+        raise SSLDError("--metric is a figure of the classifier, which --generation leaves alone: leave it out")
     if generation:
         _generation(context, n, extractor, inception, seed, out)
     elif extractor is not None or inception is not None:
         raise SSLDError("--extractor and --inception are used only with --generation")
     else:
-        _classification(context, data, out, ordinal)
+        _classification(context, data, out, ordinal, metric)
 
 
-def _classification(context: RunContext, data: Path | None, out: Path | None, ordinal: bool) -> None:
-    """Report on the classifier of a run."""
+def _classification(context: RunContext, data: Path | None, out: Path | None, ordinal: bool, metric: str | None) -> None:
+    """Report on the classifier of a run; first the figure that it goes by."""
+    from ssl_diffusion.inference.class_metrics import METRICS, check_metric
     from ssl_diffusion.training.evaluate import evaluate_run
+    from ssl_diffusion.training.run_folder import RunFolder
 
+    metric = RunFolder(context.run.path).recipe().training.metric if metric is None else metric
+    check_metric(metric)
     report = evaluate_run(context.run, data, out, progress=context.output.bars)
     low, high = report.accuracy_interval
+    value, bottom, top = report.figure(metric)
+    first = [f"{METRICS[metric]}  {value:.4f}  (95 % interval {bottom:.4f} to {top:.4f})", ""] if metric != "accuracy" else []
     majority = report.balanced["majority_accuracy"]
     words = (
         ("balanced_accuracy", "balanced accuracy"),
@@ -65,6 +74,7 @@ def _classification(context: RunContext, data: Path | None, out: Path | None, or
         least, most = report.intervals[name]
         balanced.append(f"{word:17}  {report.balanced[name]:.4f}  (95 % interval {least:.4f} to {most:.4f})")
     lines = [
+        *first,
         f"accuracy   {report.metrics['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%}, {report.n} images)",
         f"           {majority:.2%}  by always saying the most frequent class",
         *balanced,
@@ -81,6 +91,7 @@ def _classification(context: RunContext, data: Path | None, out: Path | None, or
         "n": report.n,
         **report.metrics,
         "accuracy_interval": [low, high],
+        "metric": {"name": metric, "value": _known(value), "interval": [_known(bottom), _known(top)]},
         **{name: _known(value) for name, value in report.balanced.items()},
         "intervals": {name: [_known(bound) for bound in bounds] for name, bounds in report.intervals.items()},
         **({name: _known(value) for name, value in report.ordinal.items()} if ordinal else {}),

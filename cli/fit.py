@@ -17,6 +17,7 @@ from .options import (
     DATASET,
     FEATURES,
     IMAGE_ROOT,
+    METRIC,
     OVERWRITE,
     PRECISION,
     SETTINGS,
@@ -177,6 +178,7 @@ class TrainingOptions:
     steps: Annotated[int | None, number(Steps, help="Training steps after pretraining.")] = None
     pretrain_steps: Annotated[int | None, number(Steps, help="Steps of the label-free pretraining; 0 skips it.")] = None
     seed: Annotated[int | None, number(Seed, help="Random seed of the choice of labels and of training. Default: 0.")] = None
+    metric: Annotated[str | None, METRIC] = None
     flip: Annotated[
         str | None,
         typer.Option(help="Horizontal flips: on, off, color (not of gray images), or auto (depends on the data set)."),
@@ -192,6 +194,7 @@ class TrainingOptions:
             "training.steps": self.steps,
             "pretraining.steps": self.pretrain_steps,
             "training.seed": self.seed,
+            "training.metric": self.metric,
             "augmentation.flip": self.flip,
         }
 

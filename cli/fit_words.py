@@ -12,11 +12,12 @@ def start_words(start: dict[str, Any]) -> str:
         "probe": "probe kept, the trained model is worse",
         "backbone": "backbone alone kept, the trained model is worse",
     }[start["kept"]]
-    nll = start.get("score") == "nll"
+    score = start.get("score", "accuracy")
+    word = "" if score == "accuracy" else f"{score.replace('-', ' ')} "
 
     def shown(model: str, on: str) -> str:
         value = start[model][on]
-        return "not finite" if value is None else f"NLL {value:.3f}" if nll else f"{value:.1%}"
+        return "not finite" if value is None else f"NLL {value:.3f}" if score == "nll" else f"{word}{value:.1%}"
 
     if start["reason"] == "validation":
         alone = f", backbone alone {shown('backbone', 'validation')}" if "backbone" in start else ""

@@ -1,7 +1,7 @@
 """`ssld loop`: label what the model asks for, round after round."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -162,12 +162,16 @@ def next_(
 def import_(
     context: JobContext,
     labels: Annotated[
-        Path, typer.Argument(help="CSV file (id, label), JSON lines, a Label Studio export or a Prodigy export.")
+        Path,
+        typer.Argument(
+            help="CSV file (id, label), JSON lines, an export of Label Studio or Prodigy, a folder per class (also YOLO's), a "
+            "data set of FiftyOne, or Parquet files of Hugging Face."
+        ),
     ],
     options: ImportOptions,
     annotator: Annotated[str | None, typer.Option(help="Annotator of labels for which the file names none.")] = None,
 ) -> None:
-    """Import labels from a file: all of them, or none."""
+    """Import labels from a file or folder: all of them, or none."""
     from ssl_diffusion.annotation.files.imports import import_labels
 
     found = import_labels(context.job, labels, annotator=annotator, add_class=options.add_class, final=options.final)
@@ -183,7 +187,7 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="csv, jsonl, coco, label-studio, prodigy; folders: folder, yolo, huggingface, fiftyone, verdicts.",
+            help="csv, jsonl, coco, label-studio, prodigy; folders: folder, yolo, huggingface, fiftyone, cleanlab, verdicts.",
         ),
     ] = "csv",
     out: Annotated[Path | None, typer.Option(help="File or folder to write. Default: labels.FORMAT.")] = None,
@@ -213,14 +217,15 @@ def fit(
 ) -> None:
     """Fit a model to the labels so far; it becomes the current model."""
     from ssl_diffusion.annotation.loop.fits import fit_job
-    from ssl_diffusion.annotation.loop.lessons import use_named
-    from ssl_diffusion.errors import SSLDError
+    from ssl_diffusion.errors import SSLDError, shown
     from ssl_diffusion.training.denoiser_cache import DenoiserCache
     from ssl_diffusion.training.fit import FitOptions
 
-    use = None if verdicts is None else use_named(verdicts)
-    if use is not None and pretrain:
+    if verdicts not in (None, "on", "off"):
+        raise SSLDError(f"--verdicts is on or off, not {shown(verdicts)}")
+    if verdicts is not None and pretrain:
         raise SSLDError("--pretrain learns no labels, and so no verdicts: leave out --verdicts")
+    use: Literal["on", "off"] | None = None if verdicts is None else "on" if verdicts == "on" else "off"
     if context.output.bars is not None:
         context.output.bars.every = progress_every
     cache = DenoiserCache(cache_dir) if cache_dir is not None else None

@@ -17,6 +17,7 @@ __all__ = [
     "DATASET",
     "FEATURES",
     "IMAGE_ROOT",
+    "METRIC",
     "OVERWRITE",
     "PRECISION",
     "SETTINGS",
@@ -62,6 +63,9 @@ DATASET = typer.Option(help="Named data set; see `ssld datasets`. Default: fashi
 SETTINGS = typer.Option("--set", help="Recipe setting to change: section.name=value. May be repeated.")
 CACHE_DIR = typer.Option(help="Cache folder of downloads and denoisers. Default: ~/.cache/ssld.")
 IMAGE_ROOT = typer.Option(help="Folder that paths in the CSV file are relative to. Default: the folder of the CSV file.")
+METRIC = typer.Option(
+    help="Figure that choices and reports go by: accuracy (default), balanced-accuracy, macro-f1, auroc or average-precision."
+)
 BACKBONE = typer.Option(help="Pretrained network beside the denoiser (see `ssld backbones`), a .pt2 file, auto, or none.")
 FEATURES = typer.Option(help="Features of your own by sample id (.npz, .csv, .parquet), as the backbone.")
 SKIP_BAD = typer.Option("--skip-bad", help="Skip unreadable images.")

@@ -9,7 +9,7 @@ import typer
 from ssl_diffusion.settings import Devices, Trials
 
 from .command import NOTHING, Context, command
-from .options import BACKBONE, CACHE_DIR, DATASET, FEATURES, SETTINGS, backbone_name, given_options, number
+from .options import BACKBONE, CACHE_DIR, DATASET, FEATURES, METRIC, SETTINGS, backbone_name, given_options, number
 from .output import Output
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class DesignOptions:
     ] = None
     backbone: Annotated[str | None, BACKBONE] = None
     features: Annotated[Path | None, FEATURES] = None
+    metric: Annotated[str | None, METRIC] = None
     baseline: Annotated[str | None, typer.Option(help="Strategy that the others are compared with. Default: random.")] = None
     overrides: Annotated[list[str] | None, SETTINGS] = None
 
@@ -69,6 +70,8 @@ class DesignOptions:
             recipe = recipe.with_setting("data.dataset", self.dataset, "--dataset")
         if (named := backbone_name(self.backbone, self.features)) is not None:
             recipe = recipe.with_setting("backbone.name", named, "--backbone")
+        if self.metric is not None:
+            recipe = recipe.with_setting("training.metric", self.metric, "--metric")
         return study.replace(
             recipe=recipe.with_overrides(self.overrides or []),
             strategies=study.strategies if self.strategies is None else _words(self.strategies),
@@ -163,11 +166,15 @@ def study(
 
 def _print_result(done: "StudyFolder", cache_dir: Path | None, highlight: tuple[str, ...], output: Output) -> None:
     """Write the report of a study that has results, and print its summary."""
+    from ssl_diffusion.inference.class_metrics import METRICS
     from ssl_diffusion.studies.report import write_report
+    from ssl_diffusion.studies.scenario import judged_by
     from ssl_diffusion.studies.summary import sentences, summary
 
     rounds, _, missing = done.results()
     settings = done.settings()
+    metric = settings.recipe.training.metric
+    rounds = judged_by(rounds, metric) if len(rounds) else rounds
     lines: list[str] = []
     summaries: dict[str, Any] = {}
     for refit in settings.refits if len(rounds) else ():
@@ -175,7 +182,7 @@ def _print_result(done: "StudyFolder", cache_dir: Path | None, highlight: tuple[
         if part.empty:
             continue
         summaries[refit] = summary(part, settings.baseline).to_dict("records")
-        lines += [f"{refit}:", *(f"  {line}" for line in sentences(part, settings.baseline)), ""]
+        lines += [f"{refit}:", *(f"  {line}" for line in sentences(part, settings.baseline, METRICS[metric])), ""]
     if missing:
         lines.append(f"{len(missing)} trials are missing:")
         lines += [f"  {trial.name}: {done.failure(trial) or 'not run'}" for trial in missing]

@@ -9,6 +9,7 @@ import io
 import os
 import stat
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,13 +17,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["DAMAGE", "FORMATS", "Aspect", "Decoded", "Header", "decode", "open_image", "read_header", "reason_of"]
+__all__ = [
+    "DAMAGE",
+    "FORMATS",
+    "HEIF",
+    "Aspect",
+    "Decoded",
+    "Header",
+    "decode",
+    "open_image",
+    "read_header",
+    "reads_heif",
+    "reason_of",
+]
 
 Aspect = Literal["crop", "pad", "squeeze"]
 """What becomes of an image with another aspect ratio: its middle, all of it on its mean color, or all of it distorted."""
 
 # Names of Pillow's decoders. Phones write several pictures into one JPEG file (MPO), which its decoder opens, too.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+HEIF = (".heic", ".heif")
+"""Endings of images of newer phones, which the package pillow-heif decodes where it is installed."""
 
 # Whatever Pillow's decoders are known to raise on damaged files. Not `Exception`: running out of memory is no fault of a file.
 DAMAGE = (
@@ -69,8 +84,23 @@ class Decoded(NamedTuple):
     deep: bool
 
 
+@lru_cache(maxsize=1)
+def reads_heif() -> bool:
+    """Whether images in HEIF can be read: the package pillow-heif is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _formats() -> tuple[str, ...]:
+    return (*FORMATS, "HEIF") if reads_heif() else FORMATS
+
+
 def open_image(path: str | Path | bytes) -> Image.Image:
-    """Open an image file, of one of :data:`FORMATS`.
+    """Open an image file, of one of :data:`FORMATS`, or HEIF where it can be read.
 
     Args:
         path: Image file; links are followed. Bytes are the content of one.
@@ -79,10 +109,10 @@ def open_image(path: str | Path | bytes) -> Image.Image:
         OSError: If it is no regular file, cannot be read, or holds no such image.
     """
     if isinstance(path, bytes):
-        return Image.open(io.BytesIO(path), formats=FORMATS)
+        return Image.open(io.BytesIO(path), formats=_formats())
     if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would keep its reader waiting for ever
         raise OSError("not a regular file")
-    return Image.open(path, formats=FORMATS)
+    return Image.open(path, formats=_formats())
 
 
 def read_header(path: str | Path | bytes) -> Header | str:
@@ -185,5 +215,7 @@ def reason_of(path: str | Path | bytes, error: Exception) -> str:
     if (not path) if isinstance(path, bytes) else os.path.isfile(path) and os.path.getsize(path) == 0:
         return "zero bytes"
     if isinstance(error, UnidentifiedImageError):
+        if not isinstance(path, bytes) and str(path).lower().endswith(HEIF) and not reads_heif():
+            return "an image in HEIF, which the package pillow-heif reads: pip install pillow-heif"
         return "not an image, or damaged at its start"
     return " ".join(str(error).split()) or type(error).__name__

@@ -28,20 +28,16 @@ from ssl_diffusion.errors import DataError
 from ssl_diffusion.storage import allocate
 
 __all__ = [
-    "ENDINGS",
     "ImageArray",
     "ImageBatch",
     "Progress",
     "decode_images",
     "iter_image_batches",
-    "list_images",
     "listing",
     "read_images",
 ]
 
 logger = logging.getLogger(__name__)
-
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 Progress = Callable[[int, int], None]
 """Called from the reading thread with (files done, files in all)."""
@@ -84,24 +80,6 @@ class ImageBatch(NamedTuple):
     ids: list[str]
     images: NDArray[np.uint8]
     skipped: list[tuple[str, str]]
-
-
-def list_images(root: Path) -> list[Path]:
-    """All image files under a folder, by ending (:data:`ENDINGS`, any case), sorted by their relative POSIX path.
-
-    Hidden files and folders are left out. Links are followed, except back into a folder that contains them. A dangling
-    link is listed, so that reading reports it.
-
-    Raises:
-        DataError: if a folder cannot be read, or a file name is not valid UTF-8 (it could not be written to a CSV file).
-    """
-    names = sorted(_walk(os.fspath(root), "", frozenset()))
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise DataError(f"the file name {os.fsencode(name)!r} under {root} is not valid UTF-8: rename the file") from None
-    return [Path(root, name) for name in names]
 
 
 def read_images(
@@ -249,27 +227,6 @@ def listing(lines: Sequence[str], limit: int = 20) -> str:
     """Indented lines for error messages, one per entry; after `limit` entries only the number of those left out."""
     more = [f"and {len(lines) - limit} more"] if len(lines) > limit else []
     return "".join(f"\n  {line}" for line in [*lines[:limit], *more])
-
-
-def _walk(folder: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
-    """Relative POSIX paths of the image files under a folder; `above` are the real paths of the folders around it."""
-    here = os.path.realpath(folder)
-    if here in above:
-        return
-    try:
-        with os.scandir(folder) as scan:
-            entries = [entry for entry in scan if not entry.name.startswith(".")]
-    except OSError as error:
-        raise DataError(f"the folder {folder} cannot be read: {error.strerror or error}") from error
-    for entry in entries:
-        try:
-            is_folder, is_file = entry.is_dir(), entry.is_file()
-        except OSError:  # a link to itself
-            is_folder, is_file = False, False
-        if is_folder:
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
-        elif entry.name.lower().endswith(ENDINGS) and (is_file or entry.is_symlink()):
-            yield prefix + entry.name
 
 
 def _unreadable(bad: Sequence[tuple[str, str]], total: int) -> DataError:

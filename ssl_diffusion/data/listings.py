@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ssl_diffusion.data.images import ENDINGS, list_images, listing
+from ssl_diffusion.data.image_files import ENDINGS, list_images
+from ssl_diffusion.data.images import listing
 from ssl_diffusion.data.label_columns import Labels, cell_labels, listed_names, split_cells
 from ssl_diffusion.data.tables import Table, read_table
 from ssl_diffusion.errors import DataError

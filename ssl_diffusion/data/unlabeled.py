@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_diffusion.data.images import ENDINGS, Progress, list_images, read_images
+from ssl_diffusion.data.image_files import ENDINGS, list_images
+from ssl_diffusion.data.images import Progress, read_images
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.data.shapes import color_options

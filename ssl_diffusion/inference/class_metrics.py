@@ -5,7 +5,26 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from sklearn.metrics import cohen_kappa_score
 
-__all__ = ["bootstrap_intervals", "class_metrics", "one_versus_rest", "ordinal_metrics"]
+from ssl_diffusion.errors import DataError, nearest_names, shown
+
+__all__ = [
+    "METRICS",
+    "bootstrap_intervals",
+    "check_metric",
+    "class_metrics",
+    "figure_of_merit",
+    "one_versus_rest",
+    "ordinal_metrics",
+]
+
+# name of a figure: the same in words
+METRICS: dict[str, str] = {
+    "accuracy": "accuracy",
+    "balanced-accuracy": "balanced accuracy",
+    "macro-f1": "macro F1",
+    "auroc": "AUROC",
+    "average-precision": "average precision",
+}
 
 _DRAWS = 200
 
@@ -44,6 +63,42 @@ def class_metrics(p: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[st
         "average_precision": _mean(precision),
         "majority_accuracy": float(majority),
     }
+
+
+def check_metric(name: str) -> None:
+    """Refuse a name that is none of :data:`METRICS`.
+
+    Args:
+        name: Name of a figure.
+
+    Raises:
+        DataError: If there is no such figure.
+    """
+    if name not in METRICS:
+        raise DataError(f"there is no metric {shown(name)}; {nearest_names(name, list(METRICS))}")
+
+
+def figure_of_merit(name: str, p: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
+    """One figure of predictions, in [0, 1], higher is better; NaN where no class allows it.
+
+    Args:
+        name: Name of the figure, one of :data:`METRICS`.
+        p: Class probabilities, (n, K).
+        labels: Classes as :func:`class_metrics` takes them.
+
+    Raises:
+        DataError: If there is no such figure.
+
+    Example:
+        >>> p = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
+        >>> figure_of_merit("accuracy", p, np.array([0, 0, 1])), figure_of_merit("balanced-accuracy", p, np.array([0, 0, 1]))
+        (0.6666666666666666, 0.5)
+    """
+    check_metric(name)
+    if name == "accuracy":
+        said = p > 0.5 if labels.ndim == 2 else p.argmax(axis=1)
+        return float((said == labels).mean())
+    return class_metrics(p, labels)[name.replace("-", "_")]
 
 
 def one_versus_rest(p: NDArray[np.floating], labels: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_diffusion.data.images import iter_image_batches, list_images
+from ssl_diffusion.data.image_files import list_images
+from ssl_diffusion.data.images import iter_image_batches
 from ssl_diffusion.data.label_choice import label_name
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.inference.run import Run

@@ -133,6 +133,7 @@ def fit_fused_probe(
     *,
     weight: float | None = None,
     inverse_penalty: float | None = None,
+    balanced: bool = False,
     seed: int = 0,
 ) -> FusedProbe:
     """Fit a probe to two blocks of features.
@@ -145,6 +146,7 @@ def fit_fused_probe(
         weight: Weight of the backbone, in [0, 1]; None chooses it (:func:`choose_weight`).
         inverse_penalty: Inverse penalty C. None: the one that goes with the chosen weight, or see
             :func:`ssl_diffusion.models.fit_probe` where a weight is given.
+        balanced: Whether every class weighs the same in the probe; the weight is chosen by the labels as they are.
         seed: Random seed of the folds.
 
     Example:
@@ -157,7 +159,8 @@ def fit_fused_probe(
         weight = choice.weight
         inverse_penalty = choice.inverse_penalty if inverse_penalty is None else inverse_penalty
     fusion = Fusion.of(references, weight)
-    probe = fit_probe(fusion(*blocks), labels, None, n_classes, inverse_penalty=inverse_penalty, seed=seed)
+    joined = fusion(*blocks)
+    probe = fit_probe(joined, labels, None, n_classes, inverse_penalty=inverse_penalty, balanced=balanced, seed=seed)
     return FusedProbe(fusion, probe, choice)
 
 

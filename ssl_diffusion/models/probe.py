@@ -22,6 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
+from sklearn.utils.class_weight import compute_sample_weight
 
 __all__ = ["LinearProbe", "Validation", "fit_probe", "reference_sample", "standardisation"]
 
@@ -78,6 +79,7 @@ def fit_probe(
     n_classes: int,
     *,
     inverse_penalty: float | None = None,
+    balanced: bool = False,
     seed: int = 0,
 ) -> LinearProbe:
     """Fit a probe.
@@ -92,6 +94,7 @@ def fit_probe(
         n_classes: Number of classes K. A class without a label gets a probability of about 1 / 2n everywhere.
         inverse_penalty: Inverse penalty C; None chooses it by cross-validated log-likelihood on at most 1,000 samples, or takes
             30 if a class among them has only one.
+        balanced: Whether every class weighs the same, however many samples it has.
         seed: Random seed of the folds.
 
     Returns:
@@ -108,10 +111,10 @@ def fit_probe(
     if len(x) <= min(_LARGEST_SPAN, x.shape[1] - 1):
         x, basis = _span(x)
     if inverse_penalty is None:
-        validation = Validation(labels, seed)
+        validation = Validation(labels, seed, balanced=balanced)
         inverse_penalty = validation.penalty(x) if validation.possible else WITHOUT_VALIDATION
     targets = labels.T if labels.ndim == 2 else labels[None]
-    parts = [_solve(x, y, inverse_penalty, 2 if labels.ndim == 2 else n_classes) for y in targets]
+    parts = [_solve(x, y, inverse_penalty, 2 if labels.ndim == 2 else n_classes, balanced) for y in targets]
     if labels.ndim == 2:
         # The two logits of "no" and "yes" differ by the log-odds, which is what a sigmoid wants.
         coefficients, intercepts = (np.stack([p[i][1] - p[i][0] for p in parts]) for i in (0, 1))
@@ -155,6 +158,7 @@ class Validation:
         labels: Classes, int64, (n,), or 0/1 for every class, (n, K), whose first class with a 1 counts.
         seed: Random seed of the folds and, of more samples than are used, of those that are.
         largest: Number of samples that are used at most.
+        balanced: Whether every class weighs the same, however many samples it has.
 
     Attributes:
         rows: Numbers of the samples that are used, int64.
@@ -166,7 +170,10 @@ class Validation:
         True
     """
 
-    def __init__(self, labels: NDArray[np.int64], seed: int, largest: int = _LARGEST_FOR_VALIDATION) -> None:
+    def __init__(
+        self, labels: NDArray[np.int64], seed: int, largest: int = _LARGEST_FOR_VALIDATION, *, balanced: bool = False
+    ) -> None:
+        self._weights = "balanced" if balanced else None
         y = labels.argmax(axis=1) if labels.ndim == 2 else labels
         self.rows = np.random.default_rng(seed).permutation(len(y))[:largest]
         self.y = y[self.rows]
@@ -197,13 +204,15 @@ class Validation:
             coordinates: Result of :meth:`coordinates`.
             inverse_penalty: Inverse penalty C.
         """
-        model, losses = LogisticRegression(C=inverse_penalty, max_iter=300, tol=1e-3), []
+        model, losses = LogisticRegression(C=inverse_penalty, max_iter=300, tol=1e-3, class_weight=self._weights), []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # of the weakest penalties, which then lose
             for fitted, held_out in self.folds:
                 model.fit(coordinates[fitted], self.y[fitted])
                 p = model.predict_proba(coordinates[held_out])
-                losses.append(log_loss(self.y[held_out], p, labels=model.classes_))
+                truth = self.y[held_out]
+                weights = compute_sample_weight(self._weights, truth) if self._weights is not None else None
+                losses.append(log_loss(truth, p, labels=model.classes_, sample_weight=weights))
         return float(np.mean(losses))
 
 
@@ -216,12 +225,15 @@ def _span(x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float
     return vectors[:, kept] * lengths, (vectors[:, kept] / lengths).T @ x
 
 
-def _solve(x: NDArray[Any], y: NDArray[np.int64], c: float, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _solve(
+    x: NDArray[Any], y: NDArray[np.int64], c: float, k: int, balanced: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Coefficients (K, r) and intercepts (K,) of logistic regression, also for classes that do not occur."""
     present = np.unique(y)
     coefficients, intercepts = np.zeros((k, x.shape[1])), np.zeros(k)
     if len(present) > 1:
-        model = LogisticRegression(C=c, max_iter=1000, tol=1e-4).fit(x, y)
+        weights = "balanced" if balanced else None
+        model = LogisticRegression(C=c, max_iter=1000, tol=1e-4, class_weight=weights).fit(x, y)
         w, b = model.coef_, model.intercept_
         if len(present) == 2:
             w, b = np.concatenate([-w, w]) / 2, np.concatenate([-b, b]) / 2

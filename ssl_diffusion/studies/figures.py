@@ -71,6 +71,7 @@ def curves_figure(
     *,
     highlight: Sequence[str] = (),
     dark: bool = False,
+    metric: str = "accuracy",
 ) -> Figure:
     """Draw mean accuracy against labels, and beside it the paired differences from the baseline, with 95 % bootstrap bands.
 
@@ -84,6 +85,7 @@ def curves_figure(
         panels: Panels to draw, of "accuracy" and "difference"; differences are left out where there is nothing to compare.
         highlight: Strategies to highlight.
         dark: Whether to draw for a dark page, with light ink; the ground is transparent on both.
+        metric: Word for the figure in the column `accuracy`.
 
     Raises:
         SSLDError: if `highlight` names a strategy that the table does not have, or too many.
@@ -103,7 +105,7 @@ def curves_figure(
         notes.append("Bands: 95 % bootstrap intervals of the mean.")
     figure, axes = _panels(len(shown), list(colors), _BOTTOM + _NOTE * bool(notes))
     for axis, panel in zip(axes, shown, strict=True):
-        title = "test accuracy, %" if panel == "accuracy" else f"difference from {baseline}, points"
+        title = f"test {metric}, %" if panel == "accuracy" else f"difference from {baseline}, points"
         axis.set_title(title, fontsize=10, loc="left", color=ink)
         for strategy in others if panel == "accuracy" else ():
             part = curves[curves["strategy"] == strategy]

@@ -15,7 +15,8 @@ from pydantic import RootModel
 
 from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import RunError, StateError
+from ssl_diffusion.errors import DataError, RunError, StateError
+from ssl_diffusion.inference.class_metrics import METRICS
 from ssl_diffusion.settings import read_state
 from ssl_diffusion.storage import atomic_write_text
 from ssl_diffusion.studies import statistics
@@ -23,6 +24,7 @@ from ssl_diffusion.studies.attempts import StudyFolder
 from ssl_diffusion.studies.figures import check_highlight, chosen_figure, curves_figure
 from ssl_diffusion.studies.oracle import ORACLE
 from ssl_diffusion.studies.others import beside, read_others
+from ssl_diffusion.studies.scenario import judged_by
 from ssl_diffusion.studies.settings import REFITS, StudySettings
 from ssl_diffusion.studies.summary import sentences, summary
 from ssl_diffusion.studies.trial import trials_of
@@ -60,6 +62,10 @@ def write_report(path: Path, cache_dir: Path | None = None, highlight: Sequence[
     rounds, picks, missing = folder.results()
     if rounds.empty:
         raise RunError(f"no trial of {path} is complete: run it first, with ssld study {path} --resume")
+    metric = METRICS[settings.recipe.training.metric]
+    rounds = judged_by(rounds, settings.recipe.training.metric)
+    if others is not None and metric != "accuracy":
+        raise DataError(f"the study goes by {metric}, and results of others are accuracies: leave out --with")
     pool = load_pool(settings.recipe.data, cache_dir=cache_dir)
     theirs = None if others is None else read_others(others, pool.name)
     parts, tables = [], []
@@ -69,7 +75,7 @@ def write_report(path: Path, cache_dir: Path | None = None, highlight: Sequence[
             continue
         complete = set(mine["strategy"])
         chosen = [name for name in highlight if name in complete]
-        curves_figure(mine, settings.baseline, highlight=chosen).savefig(
+        curves_figure(mine, settings.baseline, highlight=chosen, metric=metric).savefig(
             path / f"curves-{refit}.png", dpi=140, facecolor="white"
         )
         table = summary(mine, settings.baseline)
@@ -88,6 +94,7 @@ def write_report(path: Path, cache_dir: Path | None = None, highlight: Sequence[
             missing=[(trial.name, folder.failure(trial) or "not run yet") for trial in missing],
             total=len(trials_of(settings)),
             baseline=settings.baseline,
+            metric=metric,
             largest=f"{settings.budgets[-1]:,}",
             min_seeds=statistics.MIN_SEEDS,
             parts=parts,
@@ -121,17 +128,17 @@ def _part(
     others: pd.DataFrame | None,
 ) -> dict[str, Any]:
     """What the page says of one way to refit."""
-    baseline = settings.baseline
+    baseline, metric = settings.baseline, METRICS[settings.recipe.training.metric]
 
     def curves(panel: str) -> dict[str, str]:
-        return _both(lambda dark: curves_figure(rounds, baseline, (panel,), highlight=highlight, dark=dark))
+        return _both(lambda dark: curves_figure(rounds, baseline, (panel,), highlight=highlight, dark=dark, metric=metric))
 
     areas = statistics.areas(rounds)
     tested = len(areas) >= statistics.MIN_SEEDS and len(areas.columns) > 1
     return {
         "refit": refit,
         "what": REFITS[refit],
-        "sentences": sentences(rounds, baseline),
+        "sentences": sentences(rounds, baseline, metric),
         "curves": [
             (panel, curves(panel)) for panel in ("accuracy", "difference") if panel == "accuracy" or "difference" in table
         ],

@@ -6,15 +6,18 @@ Every trial has a pool of its own, which its seed decides: the images are those 
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.open_pool import NONE_OF_THESE, none_of
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, nearest_names, shown
+from ssl_diffusion.inference.class_metrics import figure_of_merit
 from ssl_diffusion.inference.metrics import classification_metrics
+from ssl_diffusion.inference.predict import probabilities
 from ssl_diffusion.studies.settings import StudySettings
 
-__all__ = ["answers_again", "metrics_of", "round_facts", "tested", "trial_pool"]
+__all__ = ["answers_again", "judged_by", "metrics_of", "round_facts", "tested", "trial_pool"]
 
 _RARE = 1 / 3  # of the classes
 
@@ -101,13 +104,14 @@ def tested(pool: Pool) -> NDArray[np.bool_]:
     return test != none if none is not None else np.ones(len(test), dtype=np.bool_)
 
 
-def metrics_of(logits: NDArray[np.float32], pool: Pool, tail: bool = False) -> dict[str, float]:
+def metrics_of(logits: NDArray[np.float32], pool: Pool, tail: bool = False, metric: str = "accuracy") -> dict[str, float]:
     """Figures of merit on the test images that are of a class, between these classes.
 
     Args:
         logits: Class logits of the test split, float32 (n, K).
         pool: Pool of the trial.
         tail: Whether `macro_accuracy`, the mean over classes of the accuracy, is wanted, too.
+        metric: Figure that the study goes by; another than the accuracy is `metric`.
     """
     none, kept = none_of(pool.classes), tested(pool)
     labels, logits = pool.labels[pool.test][kept], logits[kept]
@@ -117,7 +121,19 @@ def metrics_of(logits: NDArray[np.float32], pool: Pool, tail: bool = False) -> d
     if tail:
         right = logits.argmax(axis=1) == labels
         found["macro_accuracy"] = float(np.mean([right[labels == k].mean() for k in np.unique(labels)]))
+    if metric != "accuracy":
+        found["metric"] = figure_of_merit(metric, probabilities(logits, multilabel=False), labels)
     return found
+
+
+def judged_by(rounds: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Rounds of a study whose column `accuracy` is the figure that the study goes by.
+
+    Args:
+        rounds: Rounds as trials write them.
+        metric: Figure that the study goes by.
+    """
+    return rounds if metric == "accuracy" else rounds.assign(accuracy=rounds["metric"])
 
 
 def round_facts(pool: Pool, known: NDArray[np.int64], settings: StudySettings) -> dict[str, int]:

@@ -70,8 +70,13 @@ def forecasts(rounds: pd.DataFrame) -> dict[str, Forecast]:
     return found
 
 
-def sentences(rounds: pd.DataFrame, baseline: str) -> list[str]:
+def sentences(rounds: pd.DataFrame, baseline: str, metric: str = "accuracy") -> list[str]:
     """One sentence per strategy on its difference from the baseline, with effect size and sample size.
+
+    Args:
+        rounds: Rounds of one way to refit.
+        baseline: Strategy that the others are compared with.
+        metric: Word for the figure in the column `accuracy`.
 
     Example:
         >>> for sentence in sentences(folder.rounds(), "random"):  # doctest: +SKIP
@@ -89,7 +94,7 @@ def sentences(rounds: pd.DataFrame, baseline: str) -> list[str]:
         if row["strategy"] == baseline or np.isnan(row["difference"]):
             continue
         points, n = 100 * row["difference"], int(row["n"])
-        size = f"{points:+.1f} points of mean accuracy over the curve"
+        size = f"{points:+.1f} points of mean {metric} over the curve"
         if np.isfinite(row["low"]):
             size += f" (95 % interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
         p = f"Holm-adjusted p = {row['p_holm']:.2g}"
@@ -101,9 +106,9 @@ def sentences(rounds: pd.DataFrame, baseline: str) -> list[str]:
         else:
             text = f"{row['strategy']}: no significant difference from {baseline} at n = {n}: {size}, {p}"
         if np.isfinite(row["labels"]):
-            text += f". It needs {row['labels']:.0f} labels for the accuracy that {baseline} has with {largest}"
+            text += f". It needs {row['labels']:.0f} labels for the {metric} that {baseline} has with {largest}"
         else:
-            text += f". It does not reach the accuracy that {baseline} has with {largest} labels"
+            text += f". It does not reach the {metric} that {baseline} has with {largest} labels"
         if np.isfinite(row.get("gap", np.nan)):
             interval = f"{100 * row['gap_low']:.0f} to {100 * row['gap_high']:.0f}"
             text += f". It closes {100 * row['gap']:.0f} % of the gap between {baseline} and the oracle ({interval})"

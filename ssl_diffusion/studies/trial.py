@@ -168,7 +168,7 @@ def run_trial(trial: Trial, settings: StudySettings, shared: Shared) -> TrialRes
             {
                 **key,
                 "n_labeled": budget,
-                **metrics_of(learner.logits(), pool, tail=settings.long_tail > 1),
+                **metrics_of(learner.logits(), pool, settings.long_tail > 1, settings.recipe.training.metric),
                 "missing_classes": int((counts == 0).sum()),
                 "balance": balance(counts),
                 "train_seconds": round(train_seconds, 3),

@@ -191,7 +191,9 @@ def fit_fused_head(
     once, inverse = np.unique(rows, return_inverse=True)  # the reference is among those that labels are spread over
     z = represent(denoiser, pool.images[once], precision=device.precision)[inverse]
     labels, k = pool.labels[positions], len(pool.classes)
-    fused = fit_fused_probe([z[:n], features[:n]], labels, [z[n:m], features[n:m]], k, weight=weight, seed=seed)
+    balanced = recipe.training.class_weights == "balanced"
+    references = [z[n:m], features[n:m]]
+    fused = fit_fused_probe([z[:n], features[:n]], labels, references, k, weight=weight, balanced=balanced, seed=seed)
     said = str(fused.choice) if fused.choice is not None else f"backbone {weight:g}"
     _log.info("%s; C = %g", said, fused.probe.inverse_penalty)
     probe, taught = fused.probe, None
@@ -222,5 +224,10 @@ def fit_fused_head(
 
 
 def _spreads(recipe: Recipe, pool: Pool, n_labels: int) -> bool:
-    """Whether labels are spread over the images around them."""
-    return recipe.backbone.pseudo_labels and not pool.multilabel and n_labels <= LARGEST_BUDGET
+    """Whether labels are spread over the images around them, whose classes have no weights."""
+    return (
+        recipe.backbone.pseudo_labels
+        and recipe.training.class_weights == "none"
+        and not pool.multilabel
+        and n_labels <= LARGEST_BUDGET
+    )

@@ -17,7 +17,14 @@ from ssl_diffusion.data.loading import image_folder, load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, RunError
-from ssl_diffusion.inference.class_metrics import bootstrap_intervals, class_metrics, one_versus_rest, ordinal_metrics
+from ssl_diffusion.inference.class_metrics import (
+    bootstrap_intervals,
+    check_metric,
+    class_metrics,
+    figure_of_merit,
+    one_versus_rest,
+    ordinal_metrics,
+)
 from ssl_diffusion.inference.denoising import denoiser_quality
 from ssl_diffusion.inference.metrics import classification_metrics
 from ssl_diffusion.inference.predict import predict_logits, probabilities
@@ -64,6 +71,21 @@ class ClassificationReport:
     balanced: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     ordinal: dict[str, float]
+
+    def figure(self, metric: str) -> tuple[float, float, float]:
+        """One of the figures, and the ends of its interval at 95 %.
+
+        Args:
+            metric: Name of the figure, see :data:`~ssl_diffusion.inference.class_metrics.METRICS`.
+
+        Raises:
+            DataError: If there is no such figure.
+        """
+        check_metric(metric)
+        if metric == "accuracy":
+            return self.metrics["accuracy"], *self.accuracy_interval
+        name = metric.replace("-", "_")
+        return self.balanced[name], *self.intervals[name]
 
 
 def evaluate_run(
@@ -248,11 +270,13 @@ def report_fit(
             figures.confusion_figure(confusion, pool.classes, metrics["test_accuracy"]).savefig(
                 folder.path / "confusion.png", dpi=130
             )
+        metrics |= _chosen_figure(recipe.training.metric, "test", logits, pool.labels[test])
     if labeled is not None and labeled.val:
         val = pool.positions(labeled.val)
         rows = pool_rows(run, pool, val, progress=progress)
-        scores = classification_metrics(predict_logits(run.model, rows, precision=run.precision), pool.labels[val])
-        metrics["val_accuracy"] = scores["accuracy"]
+        logits = predict_logits(run.model, rows, precision=run.precision)
+        metrics["val_accuracy"] = classification_metrics(logits, pool.labels[val])["accuracy"]
+        metrics |= _chosen_figure(recipe.training.metric, "val", logits, pool.labels[val])
     if not history.empty:
         figures.history_figure(history).savefig(folder.path / "history.png", dpi=130)
     if recipe.training.objective != "labels-only":
@@ -296,6 +320,14 @@ def report_fit(
     if fitted.backbone_facts is not None:
         metrics["backbone"] = fitted.backbone_facts
     folder.save_metrics(metrics)
+
+
+def _chosen_figure(metric: str, split: str, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float | None]:
+    """The figure that a run goes by, under a name of its own unless it is the accuracy, which is there anyway."""
+    if metric == "accuracy":
+        return {}
+    value = figure_of_merit(metric, probabilities(logits, labels.ndim == 2), labels)
+    return {f"{split}_{metric.replace('-', '_')}": value if np.isfinite(value) else None}
 
 
 def _denoised(recipe: Recipe, fitted: Fitted) -> dict[str, Any]:

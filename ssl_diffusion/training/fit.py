@@ -25,6 +25,7 @@ from ssl_diffusion.training.announcement import Announcement
 from ssl_diffusion.training.augment import policy
 from ssl_diffusion.training.backbones import fit_backbone, with_backbone_of
 from ssl_diffusion.training.batches import Phase
+from ssl_diffusion.training.class_balance import with_balanced_thresholds
 from ssl_diffusion.training.conditions import Conditions, RunConditions, resumed_conditions, using_threads
 from ssl_diffusion.training.evaluate import report_fit
 from ssl_diffusion.training.loop import check_divisible
@@ -110,7 +111,10 @@ def fit_model(
         backbone,
         replan,
     )
-    return FITS[recipe.training.objective](task)
+    fitted = FITS[recipe.training.objective](task)
+    if recipe.training.thresholds == "none" or labeled is None:
+        return fitted
+    return with_balanced_thresholds(fitted, pool, labeled)
 
 
 def fit_run(
@@ -339,6 +343,12 @@ def _check(recipe: Recipe) -> None:
     if t.objective == "joint" and t.head_start == "probe" and recipe.model.head_width:
         raise RecipeError(
             "training.head_start = 'probe' needs a linear head: set model.head_width to 0, or head_start to 'zero'"
+        )
+    if t.class_weights != "none" and t.thresholds != "none":
+        raise RecipeError("training.class_weights and training.thresholds both make classes equal: set one of them to 'none'")
+    if t.objective == "denoise-only" and (t.class_weights, t.thresholds) != ("none", "none"):
+        raise RecipeError(
+            "objective 'denoise-only' has no classifier: leave out training.class_weights and training.thresholds"
         )
     fit_backbone(recipe)
     resolve_accelerator(recipe.compute.accelerator)

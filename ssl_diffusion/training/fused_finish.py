@@ -70,6 +70,7 @@ def with_mean_head(
         len(pool.classes),
         weight=fused.config.backbone.weight,
         inverse_penalty=fused.inverse_penalty,
+        balanced=recipe.training.class_weights == "balanced",
         seed=seed,
     )
     # Of z, which is standardised as before the training; a block without weight is zero and stays without.
@@ -119,8 +120,9 @@ def compare_with_fused_start(
 
     logits, _ = read(*_model(config, trained, backbone, recipe))
     start, z = read(*_model(fused.config, fused.weights, backbone, recipe))
-    folds = fold_logits(z, pool.labels[positions], None, len(pool.classes), fused.inverse_penalty, seed)
-    comparison = compared(pool, labeled, unlabeled, start, logits, folds)
+    balanced = recipe.training.class_weights == "balanced"
+    folds = fold_logits(z, pool.labels[positions], None, len(pool.classes), fused.inverse_penalty, seed, balanced=balanced)
+    comparison = compared(pool, labeled, unlabeled, start, logits, folds, recipe.training.metric)
     if not len(val):  # then the weight of the probe is all that is known of the backbone alone
         return Start(fused.config, fused.weights, comparison)
     weights = {name: tensor for name, tensor in fused.weights.items() if name.startswith("unet.")}

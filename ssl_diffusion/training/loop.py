@@ -32,6 +32,7 @@ from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.seeding import derive_seed
 from ssl_diffusion.training.batches import BatchSampler, Phase
 from ssl_diffusion.training.checkpoint import TrainingState
+from ssl_diffusion.training.class_balance import balanced_weights
 from ssl_diffusion.training.clocks import Clocks
 from ssl_diffusion.training.compiling import compile_network, compiler_errors
 from ssl_diffusion.training.consistency import Match
@@ -229,6 +230,7 @@ def make_objective(phase: Phase, model: JointDiffusion, teacher: JointDiffusion)
         phase.objective,
         classification_weight=s.classification_weight,
         label_smoothing=s.label_smoothing,
+        class_weights=balanced_weights(phase.data.labels, phase.config.n_classes) if s.class_weights == "balanced" else None,
         consistency=make_consistency(phase),
         teacher=teacher,
     )

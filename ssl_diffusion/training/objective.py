@@ -141,6 +141,8 @@ class Objective(nn.Module):
         name: Name of the objective: "joint", "labels-only" or "denoise-only".
         classification_weight: Weight lambda of the formula above.
         label_smoothing: Fraction of the target that is spread over all classes, in [0, 1); single-label data only.
+        class_weights: Weights of the classes in the classification loss, float32 (K,), or those of the answer "yes" for
+            multi-label data; None weighs all samples alike.
         consistency: Pseudo-label term; None leaves it out.
         teacher: Model that reads the weak views, in evaluation mode; the caller updates its weights.
     """
@@ -152,6 +154,7 @@ class Objective(nn.Module):
         *,
         classification_weight: float = 1.0,
         label_smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
         consistency: Match | None = None,
         teacher: JointDiffusion | None = None,
     ) -> None:
@@ -159,6 +162,7 @@ class Objective(nn.Module):
         self.model = model
         self.classification_weight = classification_weight
         self.label_smoothing = label_smoothing
+        self._class_weights = (class_weights,)  # in a tuple, so that no state of the model holds them
         self.consistency = consistency
         self._teacher = (teacher,)  # in a tuple, so that it is no submodule: neither trained nor saved with this one
         for part, parameters in model.parameter_groups().items():
@@ -193,11 +197,13 @@ class Objective(nn.Module):
         return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
 
     def _classification_terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        (weights,) = self._class_weights
+        weights = weights.to(logits) if weights is not None else None
         if labels.ndim == 2:
-            loss = functional.binary_cross_entropy_with_logits(logits, labels)
+            loss = functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
             right = (logits > 0) == (labels > 0.5)
         else:
-            loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+            loss = functional.cross_entropy(logits, labels, weights, label_smoothing=self.label_smoothing)
             right = logits.argmax(dim=1) == labels
         return {"classification_loss": loss, "labeled_accuracy": right.float().mean()}
 

@@ -197,7 +197,10 @@ def _fit_network(task: FitTask) -> Fitted:
     recipe, backbone = task.recipe, task.backbone
     history = list(pretrained.history) if pretrained is not None else []
     settings = recipe.identity()
-    del settings["training"]["keep"]  # decides after the last step
+    for name in ("keep", "metric", "thresholds"):  # which decide after the last step
+        del settings["training"][name]
+    if recipe.training.class_weights == "none":  # as runs of earlier versions
+        del settings["training"]["class_weights"]
     parts = [settings, task.fingerprint, labeled.identity()]
     training = replace(task.phase, initial=initial)
     if fused is not None and backbone is not None:
@@ -360,7 +363,8 @@ def _with_probe(
     reference = reference_sample(pool.train, seed)
     z = represent(model, pool.images[np.concatenate([positions, reference])], precision=device.precision)
     n = len(positions)
-    probe = fit_probe(z[:n], pool.labels[positions], z[n:], len(pool.classes), seed=seed)
+    balanced = recipe.training.class_weights == "balanced"
+    probe = fit_probe(z[:n], pool.labels[positions], z[n:], len(pool.classes), balanced=balanced, seed=seed)
     _log.info("probe: C = %g", probe.inverse_penalty)
     return {name: tensor.cpu() for name, tensor in model.with_linear_head(probe.weight, probe.bias).state_dict().items()}
 

@@ -15,7 +15,6 @@ scores/              cached outputs of the encoder for the pool, by :mod:`ssl_di
 .ssld-run            marks the folder as a run, so that it can be overwritten
 """
 
-import hashlib
 import json
 import os
 import shutil

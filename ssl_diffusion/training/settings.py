@@ -10,10 +10,19 @@ from pydantic import Field
 
 from ssl_diffusion.settings import Count, Devices, Fraction, Images, Seed, Settings, Steps, Threads
 
-__all__ = ["AugmentationSettings", "ComputeSettings", "ObjectiveName", "PhaseSettings", "PolicyName", "TrainingSettings"]
+__all__ = [
+    "AugmentationSettings",
+    "ComputeSettings",
+    "MetricName",
+    "ObjectiveName",
+    "PhaseSettings",
+    "PolicyName",
+    "TrainingSettings",
+]
 
 PolicyName = Literal["none", "digits", "fashion", "photo"]
 ObjectiveName = Literal["joint", "labels-only", "denoise-only", "probe"]
+MetricName = Literal["accuracy", "balanced-accuracy", "macro-f1", "auroc", "average-precision"]
 
 _Weight = Annotated[float, Field(ge=0, le=1e6)]
 
@@ -73,6 +82,13 @@ class TrainingSettings(PhaseSettings):
     representation."""
     keep: Literal["better", "trained"] = "better"
     """Model that a fit returns; "better" is the probe of the pretrained denoiser where the trained model is worse."""
+    metric: MetricName = "accuracy"
+    """Figure by which validation, and what a fit keeps, go; the others count every class the same."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weights of the labels in the classification loss; "balanced" makes every class weigh the same."""
+    thresholds: Literal["none", "balanced"] = "none"
+    """Shift of the fitted logits; "balanced" takes the frequencies of the classes among the labels out of them, so that rare
+    classes are named more often."""
     consistency: Literal["none", "match"] = "none"
     """Term for images without labels; "match" adds pseudo-labels."""
     unlabeled_batch_size: Images = 64

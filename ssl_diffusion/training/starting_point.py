@@ -28,13 +28,15 @@ from torch import Tensor
 
 from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.inference.class_metrics import METRICS, figure_of_merit
 from ssl_diffusion.inference.metrics import classification_metrics
-from ssl_diffusion.inference.predict import predict_logits, represent
+from ssl_diffusion.inference.predict import predict_logits, probabilities, represent
 from ssl_diffusion.machine import Device
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.probe import fit_probe, reference_sample
 from ssl_diffusion.training.recipe import Recipe
+from ssl_diffusion.training.settings import MetricName
 
 __all__ = [
     "Score",
@@ -47,7 +49,7 @@ __all__ = [
     "unlabeled_sample",
 ]
 
-Score = Literal["accuracy", "nll"]
+Score = Literal["nll"] | MetricName
 
 _log = logging.getLogger(__name__)
 _SAMPLE = 2000  # unlabeled images, at most
@@ -67,7 +69,8 @@ class StartComparison:
         trained: Scores of the trained model: `validation`; `own_labels`, on labels that it was trained with; `neighbors`.
         class_change: Total variation between the class frequencies that both predict for unlabeled images, in [0, 1]; None for
             multi-label data.
-        score: Meaning of the scores: "accuracy", or "nll", which is lower for the better one, for multi-label data.
+        score: Meaning of the scores: the setting `training.metric`, or "nll", which is lower for the better one, for
+            multi-label data whose metric is the accuracy.
         alone: Score of a probe on the backbone alone on the validation labels; None without one of both.
     """
 
@@ -113,7 +116,9 @@ class StartComparison:
 
     def _shown(self, value: float | None, name: bool = True) -> str:
         assert value is not None
-        return f"{value:.1%}" if self.score == "accuracy" else f"{'NLL ' if name else ''}{value:.3f}"
+        if self.score == "nll":
+            return f"{'NLL ' if name else ''}{value:.3f}"
+        return f"{METRICS[self.score] + ' ' if name and self.score != 'accuracy' else ''}{value:.1%}"
 
 
 @dataclass(frozen=True)
@@ -161,11 +166,13 @@ def compare_with_start(
     first = np.concatenate([positions, reference_sample(pool.train, seed)])  # the same batches, hence the same bits
     z, y, k = represent(model, pool.images[first], precision=device.precision), pool.labels[positions], len(pool.classes)
     z, reference = z[: len(positions)], z[len(positions) :]
-    probe = fit_probe(z, y, reference, k, seed=seed)
-    folds = fold_logits(z, y, reference, k, probe.inverse_penalty, seed)
+    balanced = recipe.training.class_weights == "balanced"
+    probe = fit_probe(z, y, reference, k, balanced=balanced, seed=seed)
+    folds = fold_logits(z, y, reference, k, probe.inverse_penalty, seed, balanced=balanced)
     made = model.with_linear_head(probe.weight, probe.bias)
     others = predict_logits(made, pool.images[rows[len(positions) :]], precision=device.precision)
-    comparison = compared(pool, labeled, unlabeled, np.concatenate([probe.logits(z), others]), logits, folds)
+    start = np.concatenate([probe.logits(z), others])
+    comparison = compared(pool, labeled, unlabeled, start, logits, folds, recipe.training.metric)
     weights = {name: tensor.cpu() for name, tensor in made.state_dict().items()}
     return Start(made.config, weights, comparison)
 
@@ -177,6 +184,7 @@ def compared(
     start: NDArray[np.float32],
     trained: NDArray[np.float32],
     folds: NDArray[np.float32] | None,
+    metric: MetricName = "accuracy",
 ) -> StartComparison:
     """Compare a trained model with a probe by what both say of the same images; a collapse is logged as a warning.
 
@@ -187,11 +195,12 @@ def compared(
         start: Logits of the probe, float32 (n, K), for the labeled images, those for validation, and these, in this order.
         trained: Logits of the trained model for the same images.
         folds: Logits of probes for labels that were held out for them (:func:`fold_logits`); None without.
+        metric: Figure that decides; the NLL instead of the accuracy of multi-label data. Neighbors vote on accuracy only.
     """
     positions, val = pool.positions(labeled.fitted), pool.positions(labeled.val)
     rows, y, k, logits = np.concatenate([positions, val, unlabeled]), pool.labels[positions], len(pool.classes), trained
     own, held_out, rest = np.split(np.arange(len(rows)), np.cumsum([len(positions), len(val)]))
-    score: Score = "nll" if pool.multilabel else "accuracy"
+    score: Score = "nll" if pool.multilabel and metric == "accuracy" else metric
     probe_scores: dict[str, float | None] = {"validation": None, "folds": None, "neighbors": None}
     scores: dict[str, float | None] = {"validation": None, "own_labels": scored(score, logits[own], y), "neighbors": None}
     if folds is not None:
@@ -208,7 +217,7 @@ def compared(
             pixels = pool.images[rows].reshape(len(rows), -1)
             right = [votes == y for votes in neighbor_votes(pixels[own], pixels[rest], guesses, k)]
             probe_scores["neighbors"], scores["neighbors"] = (float(r.mean()) for r in right)
-            statistic = mcnemar(right[0], right[1])
+            statistic = mcnemar(right[0], right[1]) if score == "accuracy" else None
     kept, reason = decide(probe_scores, scores, statistic, score)
     if change is not None and change > _COLLAPSED:
         _log.warning(
@@ -245,7 +254,7 @@ def decide(
     """
 
     def worse(value: float, other: float) -> bool:
-        return not (value >= other if score == "accuracy" else value <= other)
+        return not (value <= other if score == "nll" else value >= other)
 
     mine, theirs = trained["validation"], probe["validation"]
     if mine is not None and theirs is not None:
@@ -304,6 +313,8 @@ def fold_logits(
     n_classes: int,
     inverse_penalty: float,
     seed: int,
+    *,
+    balanced: bool = False,
 ) -> NDArray[np.float32] | None:
     """Logits of probes for labels that were held out for them; None if that leaves a class, or everything, without a label.
 
@@ -314,6 +325,7 @@ def fold_logits(
         n_classes: Number of classes K.
         inverse_penalty: Inverse penalty C.
         seed: Random seed of the folds.
+        balanced: Whether every class weighs the same.
     """
     multilabel = y.ndim == 2
     folds = min(5, len(y) if multilabel else int(np.unique(y, return_counts=True)[1].min()))
@@ -322,11 +334,15 @@ def fold_logits(
     logits = np.zeros((len(y), n_classes), dtype=np.float32)
     splitter = (KFold if multilabel else StratifiedKFold)(folds, shuffle=True, random_state=seed)
     for fitted, tested in splitter.split(z, y):
-        probe = fit_probe(z[fitted], y[fitted], reference, n_classes, inverse_penalty=inverse_penalty, seed=seed)
+        probe = fit_probe(
+            z[fitted], y[fitted], reference, n_classes, inverse_penalty=inverse_penalty, balanced=balanced, seed=seed
+        )
         logits[tested] = probe.logits(z[tested])
     return logits
 
 
 def scored(score: Score, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """The score of logits, float32 (n, K), by the labels of these images."""
-    return classification_metrics(logits, labels)[score]
+    if score in ("accuracy", "nll"):
+        return classification_metrics(logits, labels)[score]
+    return figure_of_merit(score, probabilities(logits, labels.ndim == 2), labels)

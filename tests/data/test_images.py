@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ssl_diffusion.data.images import iter_image_batches, list_images, listing, read_images
+from ssl_diffusion.data.image_files import list_images
+from ssl_diffusion.data.images import iter_image_batches, listing, read_images
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.storage import allocate, create_array
 

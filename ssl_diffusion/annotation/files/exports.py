@@ -1,4 +1,4 @@
-"""Export of labels: CSV, JSON lines, COCO, Label Studio, Prodigy, and folders of images for other programs."""
+"""Export of labels: CSV, JSON lines, COCO, Label Studio, Prodigy, and folders for other programs."""
 
 import base64
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ssl_diffusion.annotation.files.folders import FOLDERS, VERDICTS, fill_verdicts
+from ssl_diffusion.annotation.files.folders import CLEANLAB, FOLDERS, VERDICTS, fill_verdicts
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.annotation.store.verdicts import verdicts
@@ -63,7 +63,7 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
     if not rows:
         raise DataError(f"{job.path} has no samples that are {status}: nothing was written")
     if form in FOLDERS:
-        files = _files(job, rows)
+        files = _files(job, rows) if form != CLEANLAB else []
         with output_folder(out, overwrite=overwrite, inputs=job.inputs) as folder:
             FOLDERS[form](job, rows, files, folder)
     else:

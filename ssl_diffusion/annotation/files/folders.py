@@ -1,4 +1,4 @@
-"""Exports that are folders: one folder per class, YOLO classification, Hugging Face datasets, FiftyOne, verdicts."""
+"""Exports that are folders: one folder per class, YOLO classification, Hugging Face datasets, FiftyOne, cleanlab, verdicts."""
 
 import json
 import shutil
@@ -6,17 +6,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ssl_diffusion.annotation.files.names import flat_name, folder_name, unique_names
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store.verdicts import verdicts
 from ssl_diffusion.data.shards.rows import ImageInShard
-from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.errors import DataError, SSLDError
 
-__all__ = ["FOLDERS", "VERDICTS", "fill_verdicts"]
+__all__ = ["CLEANLAB", "FOLDERS", "VERDICTS", "fill_verdicts"]
 
 Rows = list[dict[str, Any]]
 Images = Sequence[Path | ImageInShard]
 VERDICTS = "verdicts"
+CLEANLAB = "cleanlab"
 
 # Of the roles of samples: the audit only measures models, as a validation split does.
 _SPLITS = {"pool": "train", "audit": "val", "test": "test"}
@@ -86,11 +89,36 @@ def _fiftyone(job: Job, rows: Rows, files: Images, folder: Path) -> None:
     (folder / "labels.json").write_text(text + "\n", encoding="utf-8")
 
 
+def _cleanlab(job: Job, rows: Rows, _files: Images, folder: Path) -> None:
+    """labels.npy and pred_probs.npy as cleanlab takes them, the rows' ids in samples.csv, and the classes in classes.json.
+
+    The probabilities are those of classifiers on the model's representation that have not seen the label of the row.
+    """
+    import pandas as pd
+
+    from ssl_diffusion.annotation.loop.current_model import present_model
+    from ssl_diffusion.curation.held_out import condensed, held_out_probabilities
+
+    names = [name for name in job.store.classes_in_use if any(row["label"] == name for row in rows)]
+    labels = np.array([names.index(row["label"]) for row in rows], dtype=np.int64)
+    if len(names) < 2 or (rare := np.bincount(labels).min()) < 2:
+        few = f"all labels are {names[0]}" if len(names) < 2 else f"{names[int(np.bincount(labels).argmin())]} has {rare}"
+        raise DataError(f"cleanlab needs what other labels say of each: two labels of each of two classes or more, and {few}")
+    z = present_model(job).frozen.representation[job.store.positions(row["id"] for row in rows)]
+    p, _ = held_out_probabilities(condensed(np.asarray(z)), labels, len(names), seed=job.settings.seed)
+    np.save(folder / "labels.npy", labels)
+    np.save(folder / "pred_probs.npy", p)
+    table = {"id": [row["id"] for row in rows], "label": [row["label"] for row in rows], "number": labels}
+    pd.DataFrame(table).to_csv(folder / "samples.csv", index=False)
+    (folder / "classes.json").write_text(json.dumps(names, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 FOLDERS: dict[str, Callable[[Job, Rows, Images, Path], None]] = {
     "folder": _per_class,
     "yolo": _yolo,
     "huggingface": _hugging_face,
     "fiftyone": _fiftyone,
+    CLEANLAB: _cleanlab,
 }
 
 

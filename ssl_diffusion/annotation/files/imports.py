@@ -1,4 +1,7 @@
-"""Import of labels: CSV, JSON lines, Label Studio's JSON, Prodigy's JSON lines. A file is imported as a whole or not at all."""
+"""Import of labels: CSV, JSON lines, Label Studio's JSON, Prodigy's JSON lines, folders and Parquet files.
+
+A file is imported as a whole or not at all.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_diffusion.annotation.files.foreign import LabelLine, ProdigyLine, Task, check, parse_json
+from ssl_diffusion.annotation.files.import_folders import is_data_set, labels_of_data_set
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store.statements import check_text
 from ssl_diffusion.annotation.store.store import Action, Actor
@@ -48,7 +52,8 @@ def import_labels(
     Args:
         job: Job to import into.
         path: .csv or .tsv with the columns id (or path) and label, and optionally annotator; .jsonl with the same keys, or from
-            Prodigy; .json as Label Studio exports it. Empty labels are ignored.
+            Prodigy; .json as Label Studio exports it; a folder or .parquet file, see
+            :func:`~ssl_diffusion.annotation.files.import_folders.labels_of_data_set`. Empty labels are ignored.
         annotator: Annotator of labels for which the file names none.
         add_class: Whether to add classes that the job does not have, together with the labels; otherwise they are refused.
         final: Whether these labels override the votes of others.
@@ -60,7 +65,12 @@ def import_labels(
     Example:
         >>> import_labels(open_job(Path("job")), Path("labels.csv"), annotator="ada")  # doctest: +SKIP
     """
-    return apply_records(job, read_labels(path, annotator or _WHO), str(path), "import", add_class=add_class, final=final)
+    who = annotator or _WHO
+    if is_data_set(path) and not (path / "labels.csv").is_file():
+        records = [LabelRecord(id_, label, who, where) for id_, label, where in labels_of_data_set(job, path)]
+    else:
+        records = read_labels(path / "labels.csv" if path.is_dir() else path, who)
+    return apply_records(job, records, str(path), "import", add_class=add_class, final=final)
 
 
 def apply_records(

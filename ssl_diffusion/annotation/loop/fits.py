@@ -113,7 +113,7 @@ def _use_of_verdicts(job: Job, wanted: Use | None) -> Use:
 
     Args:
         job: Job to fit.
-        wanted: What was asked for; None takes the job's setting, and "off" where that is not possible.
+        wanted: Choice of the user; None takes the job's setting, and "off" where that is not possible.
     """
     use = wanted or job.settings.verdicts
     if use == "off" or not (fault := picture_fault(job)):
@@ -249,22 +249,21 @@ def _pool(job: Job, name: str, known: NDArray[np.int64], classes: NDArray[np.int
 
 def _write_table(pool: Pool, path: Path, *, sharded: bool) -> None:
     """Write the samples of a pool as a table that `ssld fit` reads; of shards only those of which something is to be said."""
-    if pool.extra is not None:  # pictures of which there are no files
-        pool = pool.select(~pool.extra)
+    samples = slice(None) if pool.extra is None else ~pool.extra  # of the others there are no files
     if sharded:
-        said = pool.has_label | pool.is_test
+        said = (pool.has_label | pool.is_test)[samples]
         said[0] = True  # a table has a row
         rows = {
-            "id": pool.ids[said],
-            "label": [label_name(label, pool.classes) for label in pool.labels[said]],
-            "split": np.where(pool.is_test[said], "test", "train"),
+            "id": pool.ids[samples][said],
+            "label": [label_name(label, pool.classes) for label in pool.labels[samples][said]],
+            "split": np.where(pool.is_test[samples][said], "test", "train"),
         }
         atomic_write_text(path, pd.DataFrame(rows).to_csv(index=False))
         return
     rows = {
-        "path": pool.ids,
-        "label": [label_name(label, pool.classes) for label in pool.labels],
-        "split": np.where(pool.is_test, "test", "train"),
+        "path": pool.ids[samples],
+        "label": [label_name(label, pool.classes) for label in pool.labels[samples]],
+        "split": np.where(pool.is_test[samples], "test", "train"),
     }
     atomic_write_text(path, pd.DataFrame(rows).to_csv(index=False))
 

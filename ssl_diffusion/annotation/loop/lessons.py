@@ -21,10 +21,9 @@ from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.annotation.store.verdicts import Verdict, verdicts
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import SSLDError, shown
 from ssl_diffusion.storage import IN_MEMORY, allocate
 
-__all__ = ["Lessons", "Use", "lessons_of", "use_named", "with_lessons"]
+__all__ = ["Lessons", "Use", "lessons_of", "with_lessons"]
 
 Use = Literal["on", "off"]
 """Whether verdicts are used."""
@@ -59,25 +58,6 @@ class Lessons:
     def __str__(self) -> str:
         reasons = "".join(f"; {n} left out, as {reason}" for reason, n in self.left_out.items())
         return f"{len(self)} pictures with a verdict are learned{reasons}"
-
-
-def use_named(name: str) -> Use:
-    """Whether verdicts are used, by "on" or "off".
-
-    Args:
-        name: What the user wrote.
-
-    Raises:
-        SSLDError: If it is something else.
-
-    Example:
-        >>> use_named("on")
-        'on'
-    """
-    match name:
-        case "on" | "off":
-            return name
-    raise SSLDError(f"--verdicts is on or off, not {shown(name)}")
 
 
 def lessons_of(job: Job, use: Use = "on") -> Lessons:

@@ -15,7 +15,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from ssl_diffusion.data.images import ENDINGS as IMAGE_ENDINGS
+from ssl_diffusion.data.image_files import ENDINGS as IMAGE_ENDINGS
 from ssl_diffusion.errors import DataError, first_line
 from ssl_diffusion.outputs import shown_path
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_diffusion.data.images import ENDINGS
+from ssl_diffusion.data.image_files import ENDINGS
 from ssl_diffusion.data.shards.base import Columns, Content, Damaged
 from ssl_diffusion.data.shards.digests import sampled_digest
 from ssl_diffusion.data.shards.places import Place, reading
