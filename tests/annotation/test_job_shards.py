@@ -17,6 +17,7 @@ from support.annotation_jobs import answer, asked, photos, truth
 from support.commands import ok, refused
 from support.shards import noise, png, write_parquet, write_tar
 
+from ssl_diffusion.annotation.label_studio.sync import _address
 from ssl_diffusion.annotation.loop.current_model import present_model
 from ssl_diffusion.annotation.loop.job import Job, open_job
 from ssl_diffusion.annotation.page.server import make_app
@@ -55,8 +56,11 @@ def job(tmp_path_factory: pytest.TempPathFactory, digits_pool: Pool, tiny: list[
     return open_job(made.path)
 
 
-@pytest.fixture(scope="module")
-def client(job: Job) -> Iterator[TestClient]:
+@pytest.fixture
+def client(job: Job, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """The page of the job, which searches no counterfactuals."""
+    monkeypatch.setattr("ssl_diffusion.annotation.loop.workbench._AHEAD", 0)
+    monkeypatch.setattr("ssl_diffusion.annotation.loop.counterfactuals._TARGETS", 0)
     with TestClient(make_app(job), base_url="http://127.0.0.1:8700") as client:
         yield client
 
@@ -90,7 +94,7 @@ def test_the_page_serves_images_by_id_out_of_the_shard(job: Job, client: TestCli
     found = client.get("/image", params={"id": "0042.png"})
     assert (found.status_code, found.headers["content-type"]) == (200, "image/png")
     np.testing.assert_array_equal(shown(found.content), digits_pool.images[42, 0])
-    client.app.state.page.bench.idle(60)  # type: ignore[attr-defined]
+    asked(job, "--n", 3)  # not left to the page, whose thread may have much to do
     headers = {"X-CSRF-Token": client.get("/api/session").json()["csrf"]}
     who = {"annotator": "ann", "holder": "tab"}
     sample = client.post("/api/next", json=who, headers=headers).json()["sample"]
@@ -118,6 +122,7 @@ def test_exports_hold_the_images(job: Job, digits_pool: Pool, tmp_path: Path) ->
     kind, _, content = line["image"].partition(",")
     assert kind == "data:image/png;base64"
     np.testing.assert_array_equal(shown(base64.b64decode(content)), digits_pool.images[int(line["meta"]["id"][:4]), 0])
+    assert _address(job, "0042.png", None).startswith("data:image/png;base64,")
     assert json.loads(export("label-studio").read_text())[0]["data"]["image"].startswith("data:image/png;base64,")
     into = ("--format", "yolo", "--out", job.path.parent / "shards" / "yolo")
     assert "which holds the images that are read" in refused("loop", "export", job.path, *into)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.data.decoding import decode
+from ssl_diffusion.data.shards.rows import ending_of
 from ssl_diffusion.data.thumbnails import shown_bytes
 from ssl_diffusion.errors import DataError
 
@@ -68,7 +69,7 @@ class Pictures:
             raise self._changed(position)
         name = str(self.job.store.ids[position])
         if self.job.shards is not None:  # where ids have any ending, or none
-            name += self.job.shards.image(position).suffix
+            name += ending_of(content, name)
         return shown_bytes(content, name, {"whole": _WHOLE, "page": None, "small": _SMALL}[size])
 
     def check(self, position: int, digest: str) -> None:

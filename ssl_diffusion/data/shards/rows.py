@@ -13,7 +13,7 @@ from ssl_diffusion.data.thumbnails import png_of
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.storage import allocate
 
-__all__ = ["ImageInShard", "ShardImages", "as_array"]
+__all__ = ["ImageInShard", "ShardImages", "as_array", "ending_of"]
 
 _AT_ONCE = 1024
 _ENDINGS = {"BMP": ".bmp", "GIF": ".gif", "JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "TIFF": ".tif", "WEBP": ".webp"}
@@ -117,13 +117,7 @@ class ImageInShard:
         Raises:
             DataError: If it cannot be read, or is no image.
         """
-        if self.source.shards[0].packed is not None:
-            return ".png"
-        try:
-            with open_image(self.read_bytes()) as image:
-                return _ENDINGS[image.format or ""]
-        except DAMAGE as error:
-            raise DataError(f"{self} cannot be shown: {reason_of(str(self), error)}") from None
+        return ".png" if self.source.shards[0].packed is not None else ending_of(self.read_bytes(), str(self))
 
     def read_bytes(self) -> bytes:
         """Content of the file.
@@ -135,3 +129,24 @@ class ImageInShard:
         if isinstance(content, bytes):
             return content
         return png_of(content)
+
+
+def ending_of(content: bytes, name: str) -> str:
+    """Ending of an image file by its content, such as ".png".
+
+    Args:
+        content: Content of the file.
+        name: Name for messages.
+
+    Raises:
+        DataError: If it is no image.
+
+    Example:
+        >>> ending_of(Path("cat.png").read_bytes(), "cat")  # doctest: +SKIP
+        '.png'
+    """
+    try:
+        with open_image(content) as image:
+            return _ENDINGS[image.format or ""]
+    except DAMAGE as error:
+        raise DataError(f"{name} cannot be shown: {reason_of(content, error)}") from None
