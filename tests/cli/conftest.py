@@ -13,6 +13,8 @@ from support.bad_labels import LABELS
 from support.bad_settings import JOBS, RECIPES, STUDIES
 from support.commands import ok, write_digits
 
+from ssl_diffusion.annotation.loop.current_model import present_model
+from ssl_diffusion.annotation.loop.job import open_job
 from ssl_diffusion.data.pool import Pool
 
 
@@ -57,6 +59,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, digits_pool: Pool, tiny_run:
             made.bind("socket")
         ok("loop", "init", "job", "--data", "photos", "-q")
         ok("loop", "init", "unlabeled-job", "--data", "unlabeled", "-q")
+        for name in ("job", "unlabeled-job"):  # what the first round keeps there, even if it then refuses a strategy
+            present_model(open_job(Path(name)))
     finally:
         os.chdir(before)
     return root

@@ -47,7 +47,7 @@ def test_wrong_input_is_one_sentence(command: str, words: str) -> None:
 @pytest.mark.parametrize("command", SLOW.split("\n")[1:-1])
 def test_nothing_waits_for_a_pipe(command: str) -> None:
     program = [sys.executable, "-m", "ssl_diffusion.cli", *command.split(), "--quiet"]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.count("\n") <= 2, done.stderr
 

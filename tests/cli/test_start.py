@@ -33,6 +33,7 @@ LIGHT = (
     "strategies",
     "loop status nowhere",
     "loop next nowhere",
+    "loop next job --strategy margn",
     "loop import job nowhere.csv",
     "loop status job",
     "loop status unlabeled-job",

@@ -97,6 +97,8 @@ def next_round(
     Example:
         >>> chosen = next_round(open_job(Path("job")), 20, "margin:diverse")  # doctest: +SKIP
     """
+    if strategy is not None:
+        strategy_for(strategy, 0, 0)  # a name that does not exist is told before a model is opened
     with job.alone("next"):
         return choose_round(take_snapshot(job, progress=progress), n, strategy, seed=seed)
 
