@@ -99,7 +99,7 @@ def _nothing_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uvicorn.run", served)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(60, func_only=True)  # without the folder of cases, which the first of them makes
 @pytest.mark.usefixtures("_here")
 @pytest.mark.parametrize(("command", "words"), some([*of_options(), *of_settings()]))
 def test_a_wrong_value_is_one_sentence(command: str, words: str) -> None:
@@ -113,7 +113,7 @@ def job(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(world / "job", tmp_path_factory.mktemp("jobs") / "job"))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(60, func_only=True)  # without the folder of cases, which the first of them makes
 @pytest.mark.usefixtures("_here")
 @pytest.mark.parametrize(("kind", "key", "value"), some(of_files()))
 def test_a_wrong_value_in_a_file_is_one_sentence(kind: type, key: str, value: str, tmp_path: Path, job: Path) -> None:
