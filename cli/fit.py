@@ -9,7 +9,7 @@ import typer
 from ssl_diffusion.settings import Budget, Devices, GiB, HeldOut, ImageSide, Seconds, Seed, Steps
 
 from .command import NOTHING, Context, command
-from .fit_words import start_words
+from .fit_words import as_typed, start_words
 from .options import (
     ACCELERATOR,
     BACKBONE,
@@ -350,17 +350,8 @@ def _changed(recipe: "Recipe", settings: Settings, training: TrainingOptions) ->
     try:
         changed = recipe.with_settings(given)
     except RecipeError as error:
-        raise RecipeError(_as_typed(str(error), settings)) from None
+        raise RecipeError(as_typed(str(error), settings)) from None
     return changed.with_overrides(training.overrides or [])
-
-
-def _as_typed(message: str, settings: Settings) -> str:
-    """A message about a setting as one about the option that gave it."""
-    options = {"labels.budget": "--labeled", "pretraining.steps": "--pretrain-steps", "data.path": "--data"}
-    for key in settings:
-        if message.startswith(f"{key} ") or message.startswith(f"{key}:"):
-            return options.get(key, "--" + key.partition(".")[2].replace("_", "-")) + message[len(key) :]
-    return message
 
 
 def _print_result(path: Path, output: Output, *, cached: bool) -> None:

@@ -1,8 +1,9 @@
-"""What `ssld fit` says in the end, in words."""
+"""What `ssld fit` says in the end, and of settings that are wrong, in words."""
 
+from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["start_words"]
+__all__ = ["as_typed", "start_words"]
 
 
 def start_words(start: dict[str, Any]) -> str:
@@ -28,3 +29,17 @@ def start_words(start: dict[str, Any]) -> str:
     if start["probe"]["neighbors"] is not None:
         parts.append(f"by neighbors {shown('trained', 'neighbors')} and {shown('probe', 'neighbors')}")
     return f"{kept}: {', '.join(parts)}"
+
+
+def as_typed(message: str, settings: Iterable[str]) -> str:
+    """A message about a setting as one about the option that gave it.
+
+    Args:
+        message: Message that begins with the key of a setting.
+        settings: Keys of the settings that options have given.
+    """
+    options = {"labels.budget": "--labeled", "pretraining.steps": "--pretrain-steps", "data.path": "--data"}
+    for key in settings:
+        if message.startswith(f"{key} ") or message.startswith(f"{key}:"):
+            return options.get(key, "--" + key.partition(".")[2].replace("_", "-")) + message[len(key) :]
+    return message
