@@ -25,7 +25,7 @@ from .options import (
 from .output import Output, needing
 
 if TYPE_CHECKING:
-    from ssl_diffusion.annotation.loop.job import Job
+    from ssl_diffusion.annotation.loop.job import Folders, Job
     from ssl_diffusion.annotation.loop.status import JobStatus
     from ssl_diffusion.training.recipe import Recipe
 
@@ -40,6 +40,9 @@ def init(
         str, typer.Option(help="Folder of images, CSV file that lists them, or Parquet or tar shards: folder, pattern or URL.")
     ],
     classes: Annotated[str | None, typer.Option(help="Class names, comma-separated, besides those in the data.")] = None,
+    folders: Annotated[
+        str, typer.Option(help="Sub-folders of a folder of images: classes (labels of what is in them), or ignore.")
+    ] = "ignore",
     image_root: Annotated[Path | None, IMAGE_ROOT] = None,
     size: Annotated[
         int | None,
@@ -85,10 +88,12 @@ def init(
     from ssl_diffusion.annotation.loop.job import create_job
     from ssl_diffusion.annotation.loop.settings import JobSettings
     from ssl_diffusion.data.shards.places import located
-    from ssl_diffusion.errors import DataError
+    from ssl_diffusion.errors import DataError, SSLDError, shown
     from ssl_diffusion.outputs import path_fault
     from ssl_diffusion.training.recipe import load_recipe
 
+    if folders not in ("classes", "ignore"):
+        raise SSLDError(f"--folders is classes or ignore, not {shown(folders)}")
     if "://" not in data and (fault := path_fault(Path(data))) is not None:
         raise DataError(fault)
     base = load_recipe(recipe)
@@ -112,7 +117,8 @@ def init(
         seed=seed,
     )
     names = [name.strip() for name in classes.split(",")] if classes else []
-    made = create_job(job, settings, names, progress=context.output.bars)
+    meaning: Folders = "classes" if folders == "classes" else "ignore"
+    made = create_job(job, settings, names, folders=meaning, progress=context.output.bars)
     first = [f"job             {job}"]
     if pretrain:
         from ssl_diffusion.annotation.loop.fits import Background

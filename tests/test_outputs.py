@@ -26,7 +26,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_an_export_never_removes_photos(photos: Path, tmp_path: Path) -> None:
     """The commonest name there is, labels.csv, once made a folder of photos look like an export."""
     (photos / "labels.csv").write_text("id,label\n0/0.png,0\n", encoding="utf-8")
-    ok("loop", "init", tmp_path / "job", "--data", photos, "--quiet")
+    ok("loop", "init", tmp_path / "job", "--data", photos, "--folders", "classes", "--quiet")
     before = contents(photos)
     for out in (photos, photos / "export", tmp_path):
         said = refused("loop", "export", tmp_path / "job", "--format", "folder", "--out", out, "--overwrite")

@@ -200,7 +200,7 @@ def test_known_labels_are_taken_over_and_a_test_split_is_left_alone(tmp_path: Pa
     write_digits(data / "test", digits_pool, range(60, 70))
     for i in range(80, 95):
         shutil.copy(photos(tmp_path / f"p{i}", digits_pool, 1) / "0000.png", data / "train" / f"{i}.png")
-    ok("loop", "init", tmp_path / "job", "--data", data, "--n", 10, *tiny)
+    ok("loop", "init", tmp_path / "job", "--data", data, "--folders", "classes", "--n", 10, *tiny)
     job = open_job(tmp_path / "job")
     assert len(queries.labels(job.store, "pool")[0]) == 60
     assert len(queries.labels(job.store, "test")[0]) == 10
@@ -239,7 +239,7 @@ def test_a_fit_takes_the_pixels_of_the_job_and_is_the_run_of_its_table(
     data = tmp_path / "data"
     write_digits(data / "train", digits_pool, range(40))
     write_digits(data / "test", digits_pool, range(40, 60))
-    ok("loop", "init", tmp_path / "job", "--data", data, "--set", "model.stem=1", *tiny)
+    ok("loop", "init", tmp_path / "job", "--data", data, "--folders", "classes", "--set", "model.stem=1", *tiny)
     job = open_job(tmp_path / "job")
     positions, classes = queries.labels(job.store, "pool")
     for id_ in job.store.ids[positions[classes == np.bincount(classes).argmax()][:2]]:
@@ -271,7 +271,7 @@ def test_a_fit_takes_the_pixels_of_the_job_and_is_the_run_of_its_table(
 def test_a_test_split_with_a_class_that_training_lacks_is_refused(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> None:
     write_digits(tmp_path / "data" / "train", digits_pool, range(40))
     write_digits(tmp_path / "data" / "test", digits_pool, range(40, 60))
-    ok("loop", "init", tmp_path / "job", "--data", tmp_path / "data", *tiny)
+    ok("loop", "init", tmp_path / "job", "--data", tmp_path / "data", "--folders", "classes", *tiny)
     job = open_job(tmp_path / "job")
     threes = [str(job.store.ids[i]) for i, k in zip(*queries.labels(job.store, "pool"), strict=True) if k == 3]
     for id_ in threes:

@@ -57,7 +57,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, digits_pool: Pool, tiny_run:
     try:
         with socket.socket(socket.AF_UNIX) as made:
             made.bind("socket")
-        ok("loop", "init", "job", "--data", "photos", "-q")
+        ok("loop", "init", "job", "--data", "photos", "--folders", "classes", "-q")
         ok("loop", "init", "unlabeled-job", "--data", "unlabeled", "-q")
         for name in ("job", "unlabeled-job"):  # what the first round keeps there, even if it then refuses a strategy
             present_model(open_job(Path(name)))

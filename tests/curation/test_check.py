@@ -136,7 +136,7 @@ def test_a_job_is_checked_and_its_findings_can_be_reviewed(photos: Path, tmp_pat
 
     (photos / "train" / "3" / "broken.png").rename(tmp_path / "broken.png")
     try:
-        ok("loop", "init", tmp_path / "job", "--data", photos, "-q")
+        ok("loop", "init", tmp_path / "job", "--data", photos, "--folders", "classes", "-q")
         printed = json.loads(ok("check", tmp_path / "job", "--out", tmp_path / "check", "--json", "-q").stdout)
         findings = check_job(open_job(tmp_path / "job"))
     finally:

@@ -20,6 +20,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -38,7 +39,7 @@ from ssl_diffusion.annotation.store.votes import Status
 from ssl_diffusion.data.loading import check_used, input_paths, is_table, load_pool, with_size_of
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
-from ssl_diffusion.data.shards.places import located
+from ssl_diffusion.data.shards.places import is_sharded, located
 from ssl_diffusion.data.shards.rows import ImageInShard, as_array
 from ssl_diffusion.errors import DataError, RecipeError, RunError, StateError
 from ssl_diffusion.outputs import refuse_inputs, remove_left
@@ -50,11 +51,14 @@ if TYPE_CHECKING:
     from ssl_diffusion.annotation.loop.rounds import Round
     from ssl_diffusion.annotation.loop.status import JobStatus
 
-__all__ = ["Job", "create_job", "move_images", "open_job"]
+__all__ = ["Folders", "Job", "create_job", "move_images", "open_job"]
 
 _log = logging.getLogger(__name__)
 _PATIENCE = 0.5  # seconds; a process that only checks a lock holds it for a moment
 _SHOWN = 5  # names in a message
+
+Folders = Literal["classes", "ignore"]
+"""What sub-folders of a folder of images mean."""
 
 
 class _Holder(State):
@@ -236,17 +240,23 @@ class Job:
 
 
 def create_job(
-    path: Path, settings: JobSettings, classes: Sequence[str] = (), *, progress: ProgressCallback | None = None
+    path: Path,
+    settings: JobSettings,
+    classes: Sequence[str] = (),
+    *,
+    folders: Folders = "ignore",
+    progress: ProgressCallback | None = None,
 ) -> Job:
     """Create a job folder.
 
-    Existing labels, from class folders or the CSV file, are imported. Images of a test split are never queued and only measure
-    models; so do the `settings.audit` samples of the audit set, once they are labeled.
+    Existing labels, from the CSV file or, where that is said, class folders, are imported. Images of a test split are never
+    queued and only measure models; so do the `settings.audit` samples of the audit set, once they are labeled.
 
     Args:
         path: Job folder; it must not exist, or be empty.
         settings: Settings of the job; the recipe names a folder or CSV file of images, or shards, whose images are not copied.
         classes: Class names besides those of the data.
+        folders: Meaning of the sub-folders of a folder of images: "classes" of the images in them, or nothing ("ignore").
         progress: Callback for the number of images read.
 
     Raises:
@@ -271,6 +281,9 @@ def create_job(
             "a job takes all of its images from one place: leave out data.unlabeled, or put the images into one folder"
         )
     _check_root(data)
+    ignored = folders == "ignore" and not is_table(Path(data.path)) and not is_sharded(data.path)
+    if ignored and data.test_fraction:
+        raise RecipeError("--test-fraction holds out labels, and sub-folders are taken for none: add --folders classes")
     check_used(data)
     refuse_inputs(path, input_paths(data))
     remove_left(path.parent)
@@ -278,6 +291,14 @@ def create_job(
     pool = load_pool(data, lazy=True, progress=progress)
     for note in pool.notes:
         _log.info("%s", note)
+    if ignored and pool.classes:
+        _log.warning(
+            "%d sub-folders of %s (such as %s) are not taken for classes: if they are, make the job with --folders classes",
+            len(pool.classes),
+            data.path,
+            pool.classes[0],
+        )
+        pool = replace(pool, labels=np.full(len(pool), -1), classes=())
     if backbone is not None and backbone.by_id:
         backbone.embed(pool.ids, None)  # refuses samples without features
     settings = settings.replace(recipe=with_backbone_of(settings.recipe.replace(data=with_size_of(pool, data)), pool))
