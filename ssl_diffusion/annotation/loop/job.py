@@ -290,7 +290,8 @@ def create_job(
     backbone = fit_backbone(settings.recipe)  # one that is not to be had is an error before images are read
     pool = load_pool(data, lazy=True, progress=progress)
     for note in pool.notes:
-        _log.info("%s", note)
+        if not (ignored and "class" in note):
+            _log.info("%s", note)
     if ignored and pool.classes:
         _log.warning(
             "%d sub-folders of %s (such as %s) are not taken for classes: if they are, make the job with --folders classes",
