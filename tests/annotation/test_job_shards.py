@@ -20,6 +20,7 @@ from support.shards import noise, png, write_parquet, write_tar
 from ssl_diffusion.annotation.label_studio.sync import _address
 from ssl_diffusion.annotation.loop.current_model import present_model
 from ssl_diffusion.annotation.loop.job import Job, open_job
+from ssl_diffusion.annotation.loop.job_check import collect_job
 from ssl_diffusion.annotation.page.server import make_app
 from ssl_diffusion.data.listings import list_folder
 from ssl_diffusion.data.loading import load_pool
@@ -126,6 +127,13 @@ def test_exports_hold_the_images(job: Job, digits_pool: Pool, tmp_path: Path) ->
     assert json.loads(export("label-studio").read_text())[0]["data"]["image"].startswith("data:image/png;base64,")
     into = ("--format", "yolo", "--out", job.path.parent / "shards" / "yolo")
     assert "which holds the images that are read" in refused("loop", "export", job.path, *into)
+
+
+def test_a_check_reads_the_shards_of_a_job_of_which_little_is_labeled(job: Job, digits_pool: Pool) -> None:
+    found = collect_job(job, levels=0)
+    np.testing.assert_array_equal(found.pool.images, digits_pool.images[:N])
+    assert len(found.seen.digests) == N > found.pool.has_label.sum() >= 20
+    assert not found.pool.is_test.any()
 
 
 def test_shards_may_move_and_others_are_refused_by_name(job: Job, tmp_path: Path) -> None:

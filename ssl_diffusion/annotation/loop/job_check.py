@@ -42,7 +42,8 @@ def collect_job(job: Job, *, levels: int = 1, progress: ProgressCallback | None 
     images, files = (
         (job.images, [job.image_file(i) for i in range(len(labels))]) if job.shards is None else (job.shards.read(), None)
     )
-    pool = Pool(job.path.name, images, job.store.ids, labels, state.names, state.roles == "test", files=files)
+    is_test = np.isin(np.arange(len(labels)), job.store.of_role("test"))
+    pool = Pool(job.path.name, images, job.store.ids, labels, state.names, is_test, files=files)
     z = np.asarray(model.frozen.representation)
     errors = denoised(model.run, model.frozen.images, levels) if model.run is not None else None
     return Collection(str(job.path), pool, survey(pool.images, files, progress=progress), z, model.description, errors)
