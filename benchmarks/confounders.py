@@ -45,6 +45,7 @@ CSV = RESULTS / "confounders.csv"
 PICTURE = RESULTS / "confounders.png"
 SIDE, TRAIN, TEST, LABELS = 32, 2000, 2500, 200
 MODELS = ("clean", "spoiled")
+PICTURED = 1  # seed
 CONFIDENCES = {"boundary": 0.0, "sure": SURE}
 _NOISE = 0.02  # standard deviation, on the scale [0, 1]
 
@@ -167,14 +168,14 @@ def followed(model: JointDiffusion, squares: Squares) -> dict[str, float]:
 
 
 def run_seed(seed: int, images: int, cache: Path) -> None:
-    """Append the missing rows of a seed; the first seed also makes the picture."""
+    """Append the missing rows of a seed; seed 1 also makes the picture."""
     squares = make_squares(seed)
     shown: dict[tuple[str, str], CounterfactualResult] = {}
     rows = squares.pool.test[:images]
     for kind in MODELS:
         key = {"seed": seed, "model": kind}
         todo = [name for name in CONFIDENCES if find_row(CSV, {**key, "counterfactual": name}) is None]
-        if not todo and not (seed == 0 and not PICTURE.exists()):
+        if not todo and not (seed == PICTURED and not PICTURE.exists()):
             continue
         chosen = labels_of(kind, squares, seed)
         model = fit_model(recipe_of(seed), squares.pool, chosen, options=FitOptions(cache=DenoiserCache(cache))).model()
@@ -186,11 +187,11 @@ def run_seed(seed: int, images: int, cache: Path) -> None:
                 row = {**key, "counterfactual": name, **follows, **measured(squares, rows, result), **provenance()}
                 append_row(CSV, row)
                 print(row, file=sys.stderr, flush=True)
-    if seed == 0 and (("clean", "sure") in shown) and (("spoiled", "sure") in shown):
+    if seed == PICTURED and (("clean", "sure") in shown) and (("spoiled", "sure") in shown):
         picture([shown[kind, "sure"] for kind in MODELS])
 
 
-def picture(results: list[CounterfactualResult], n: int = 10) -> None:
+def picture(results: list[CounterfactualResult], n: int = 9) -> None:
     """The first test images above the sure counterfactuals of the clean and of the spoiled model."""
     from matplotlib.figure import Figure
 
@@ -206,7 +207,7 @@ def picture(results: list[CounterfactualResult], n: int = 10) -> None:
                 axes[r, i].text(16, 16, "not found", ha="center", va="center", fontsize=7)
     for r, name in enumerate(names):
         axes[r, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-    figure.savefig(PICTURE, dpi=110, bbox_inches="tight")
+    figure.savefig(PICTURE, dpi=90, bbox_inches="tight")
 
 
 def table(frame: pd.DataFrame) -> str:
