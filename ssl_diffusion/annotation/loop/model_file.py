@@ -30,8 +30,6 @@ __all__ = [
     "training_labels",
 ]
 
-_NO_BACKBONE = ("none", "auto")
-
 
 class CurrentModel(State):
     """What `model.json` says: name of the run in `models/`, and digests of the labels and judged pictures it was fitted to."""
@@ -62,25 +60,22 @@ def current_model(job: Job) -> CurrentModel | None:
 
 
 def described(job: Job) -> tuple[str, str] | None:
-    """Name and description of the current model; None if its file has to be opened to tell, or to say what is wrong with it.
+    """Name and description of the current model; None if it has to be opened to tell, or to say what is wrong with it.
+
+    That is so with a backbone, which may be another one than in the fit, or not be installed.
 
     Args:
         job: Job of the model.
     """
-    current, named = current_model(job), job.settings.recipe.backbone.name
-    backbone = None if named in _NO_BACKBONE else named
+    if job.settings.recipe.backbone.name not in ("none", "auto"):
+        return None
+    current = current_model(job)
     if current is None:
-        return "pixels" if backbone is None else "backbone", description_before_fits(backbone)
+        return "pixels", description_before_fits(None)
     facts = read_metadata(folder_of(job, current.model) / MODEL_FILE)
     if facts is None or not isinstance(config := facts.get("config"), Mapping) or not isinstance(facts.get("objective"), str):
         return None
-    if "backbone" in config:
-        backbone = config["backbone"].get("name") if isinstance(config["backbone"], Mapping) else None
-        if not isinstance(backbone, str):
-            return None
-    elif facts.get("classes"):  # only a denoiser is joined by the backbone of its job
-        backbone = None
-    return current.model, description_of(facts["objective"], current.model, backbone)
+    return None if "backbone" in config else (current.model, description_of(facts["objective"], current.model, None))
 
 
 def description_before_fits(backbone: str | None) -> str:

@@ -90,7 +90,7 @@ def job_status(snapshot: Snapshot) -> JobStatus:
 
 
 def status_of(job: Job, progress: ProgressCallback | None = None) -> JobStatus:
-    """Status of a job as it is now; its model is opened only to measure it, which takes labels of the audit set.
+    """Status of a job as it is now; its model is opened only if it has a backbone, or to measure it on labels of the audit set.
 
     Args:
         job: Job to read.
