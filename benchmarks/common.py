@@ -124,7 +124,7 @@ def run_measured(command: Sequence[str], interval: float = 0.05) -> ChildCost:
         root = psutil.Process(process.pid)
         high, tree = 0.0, 0.0
         while process.poll() is None:
-            high, tree = max(high, _high_water(process.pid)), max(tree, _tree_bytes(root))
+            high, tree = max(high, high_water(process.pid)), max(tree, _tree_bytes(root))
             time.sleep(interval)
         seconds = time.monotonic() - began
         if process.returncode:
@@ -147,7 +147,8 @@ def _tree_bytes(root: psutil.Process) -> int:
     return total
 
 
-def _high_water(pid: int) -> int:
+def high_water(pid: int) -> int:
+    """Largest resident size of a process so far, in bytes; 0 where there is no /proc, or the process is gone."""
     try:
         with open(f"/proc/{pid}/status", encoding="utf-8") as lines:
             for line in lines:

@@ -1,7 +1,8 @@
-"""Pools in shards: images embedded a second and peak memory as the pool grows, and what a query of stored features takes.
+"""Pools in shards: images embedded and trained on a second, peak memory as the pool grows, and what a query of features takes.
 
     python benchmarks/large_pools.py --work /tmp/pools          # 20,000 to 200,000 images; features of 2 million
     python benchmarks/large_pools.py --work /tmp/pools --images 2000000 --sizes 200000 500000 1000000 2000000
+    python benchmarks/large_pools.py --work /tmp/pools --train  # only training, of a pool in memory or mapped
 
 Images are synthetic, 3 x 32 x 32, packed as `ssld pack` packs them, the network is a tiny one that has seen a few batches:
 reading shards and writing parts take as long with any network. Features of the query are random, of the length that the
@@ -23,14 +24,15 @@ from typing import Any
 import numpy as np
 from common import RESULTS, markdown_table, provenance, write_csv
 
-CSV = RESULTS / "large_pools.csv"
+CSV, TRAINING = RESULTS / "large_pools.csv", RESULTS / "large_pools_training.csv"
 SHAPE = (3, 32, 32)
 PER_SHARD, GROUP, CLASSES = 10_000, 1_000, 10
+STEPS, WHERE = 40, ("memory", "mapped")
 STRATEGIES = ("margin", "margin:diverse", "badge", "typiclust", "uherding")
 
 
-def make_shards(folder: Path, n: int) -> None:
-    """Write packed shards of smooth noise, once: each class has a pattern of its own."""
+def make_shards(folder: Path, n: int, *, labeled: bool = True) -> None:
+    """Write packed shards of smooth noise, once: each class has a pattern, and its name is there if `labeled`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -58,7 +60,7 @@ def make_shards(folder: Path, n: int) -> None:
                 columns = [
                     pa.array([f"{i:09d}" for i in rows]),
                     pa.Array.from_buffers(pa.binary(n_bytes), len(rows), [None, pa.py_buffer(images)]),
-                    pa.array([str(k) for k in label]),
+                    pa.array([str(k) if labeled else None for k in label], pa.string()),
                     pa.array(["train"] * len(rows)),
                 ]
                 writer.write_table(pa.table(columns, schema=schema), row_group_size=GROUP)
@@ -154,6 +156,28 @@ def ask(run_path: Path, features: Path, n: int, strategy: str) -> dict[str, Any]
     return measured(f"query --n 500, {strategy}", n, begin, cpu)
 
 
+def train(shards: Path, n: int, where: str) -> dict[str, Any]:
+    """Pretrain a tiny network on the first n images, held in memory or mapped from a file; in a process of its own."""
+    from ssl_diffusion.data.loading import load_pool
+    from ssl_diffusion.data.settings import DataSettings
+    from ssl_diffusion.training.fit import fit_model
+    from ssl_diffusion.training.recipe import load_recipe
+
+    path = str(shards / f"shard-{{00000..{n // PER_SHARD - 1:05d}}}.parquet")
+    begin = time.perf_counter()
+    pool = load_pool(DataSettings(path=path, size=0), max_memory=0 if where == "mapped" else None)
+    reading = time.perf_counter() - begin
+    tiny = ["model.channels=8", "model.blocks=1", "model.decoder_blocks=1", f"pretraining.steps={STEPS}"]
+    plain = ["training.objective=denoise-only", "augmentation.policy=photo", "augmentation.flip=on"]
+    recipe = load_recipe("images").with_overrides([*tiny, *plain])
+    fit_model(recipe, pool, None)  # the first one also warms up what is compiled and allocated
+    begin, cpu = time.perf_counter(), time.process_time()
+    fit_model(recipe, pool, None)
+    row = measured(f"training, {where}", n, begin, cpu)
+    seen = STEPS * recipe.pretraining.batch_size
+    return row | {"images_per_cpu_second": round(seen / row["cpu_seconds"]), "reading_seconds": round(reading, 2)}
+
+
 def measured(what: str, n: int, begin: float, cpu: float) -> dict[str, Any]:
     seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
     return {
@@ -181,9 +205,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--sizes", type=int, nargs="+", default=[20_000, 50_000, 100_000, 200_000])
     parser.add_argument("--features", type=int, default=2_000_000)
+    parser.add_argument("--train", action="store_true", help="measure training only, and add its rows")
     arguments = parser.parse_args()
     work = arguments.work
     make_shards(work / "shards", arguments.images)
+    if arguments.train:
+        each = [child("train", "-", work / "shards", arguments.sizes[-1], where) for _ in range(3) for where in WHERE]
+        write_csv(TRAINING, [row | provenance() for row in each])
+        print(markdown_table(each))
+        return
     run = make_run(work, work / "shards")
     rows = [child("embed", run, work / "shards", size, work / f"features-{size}") for size in arguments.sizes]
     make_features(work / "many", run, arguments.features)
@@ -202,6 +232,8 @@ if __name__ == "__main__":
         what, run_, folder_, n_, last = sys.argv[2:7]
         if what == "embed":
             print(json.dumps(embed(Path(run_), Path(folder_), int(n_), Path(last))))
+        elif what == "train":
+            print(json.dumps(train(Path(folder_), int(n_), last)))
         else:
             print(json.dumps(ask(Path(run_), Path(folder_), int(n_), last)))
     else:
