@@ -116,7 +116,7 @@ def run_suite(dataset: str, methods: list[str], folder: Path | None, images: int
         fit_run(load_recipe(recipe).with_setting("labels.budget", labeled), path)
     made = RunFolder(path).recipe()  # a folder of the user's may have been made in another way
     key = {"dataset": dataset, "recipe": made.name, "labels": made.labels.budget, "reverting": REVERTING}
-    todo = [m for m in methods if find_row(CSV, {**key, "method": m}) is None]
+    todo = [m for m in methods if find_row(CSV, {**key, "method": m, "n": images}) is None]
     if not todo:
         return
     run, pool = load_run(path, "cpu", "fp32"), load_dataset(dataset)
