@@ -42,7 +42,7 @@ from ssl_diffusion.training.fit import FitOptions, fit_model
 from ssl_diffusion.training.recipe import Recipe, load_recipe
 
 CSV = RESULTS / "confounders.csv"
-PICTURE = RESULTS / "confounders.png"
+PICTURE = RESULTS.parents[1] / "docs" / "images" / "confounders.png"
 SIDE, TRAIN, TEST, LABELS = 32, 2000, 2500, 200
 MODELS = ("clean", "spoiled")
 PICTURED = 1  # seed
