@@ -17,17 +17,15 @@ if (checkout := str(Path(__file__).resolve().parents[1])) in sys.path:
     sys.path.remove(checkout)
 os.environ["PYTHONSAFEPATH"] = "1"
 
+# Torch and figures are imported where they are used: the process that hands out tests to others needs neither.
 import numpy as np
-import torch
 from hypothesis import HealthCheck, settings
-from matplotlib.figure import Figure
 from support.commands import ok, write_digits
 from support.tried import summary
 from typer.testing import Result
 
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
-from ssl_diffusion.training.fit import fit_run
 from ssl_diffusion.training.recipe import Recipe, load_recipe
 
 # How long an example takes says how busy the machine is, not whether the code is right.
@@ -66,6 +64,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -141,6 +141,8 @@ def small_pool() -> Pool:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blank pictures of a run, for tests about other things: drawing takes longer than a tiny training."""
+    from matplotlib.figure import Figure
+
     for name in ("confusion_figure", "history_figure", "reconstruction_figure"):
         monkeypatch.setattr(f"ssl_diffusion.training.figures.{name}", lambda *_, **__: Figure(figsize=(1, 1)))
 
@@ -148,6 +150,8 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the tiny recipe on digits with 40 labels; not to be changed."""
+    from ssl_diffusion.training.fit import fit_run
+
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     return fit_run(load_recipe("digits").with_overrides([*TINY, "labels.budget=40"]), folder)
 
@@ -155,6 +159,8 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def unlabeled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the tiny recipe on digits without labels; not to be changed."""
+    from ssl_diffusion.training.fit import fit_run
+
     folder = tmp_path_factory.mktemp("runs") / "unlabeled"
     return fit_run(load_recipe("digits").with_overrides([*TINY, "training.objective=denoise-only"]), folder)
 

@@ -23,6 +23,7 @@ def job(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> Job:
     return make_job(tmp_path, digits_pool, tiny, "--n", 6)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_job_from_a_notebook(job: Job, digits_pool: Pool) -> None:
     chosen = job.next(8)
     assert chosen.batch is not None

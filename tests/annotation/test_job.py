@@ -194,6 +194,7 @@ def test_draws_by_chance_measure_the_model(job: Job, digits_pool: Pool) -> None:
     assert by_chance.accuracy == pytest.approx(np.mean([row["label"] == row["predicted"] for row in rows]))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_known_labels_are_taken_over_and_a_test_split_is_left_alone(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> None:
     data = tmp_path / "data"
     write_digits(data / "train", digits_pool, range(60))

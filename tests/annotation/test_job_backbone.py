@@ -239,6 +239,7 @@ def test_labels_go_out_without_the_backbone(job: Job, monkeypatch: pytest.Monkey
     assert len(pd.read_csv(job.path.parent / "labels.csv")) == 12
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_denoiser_without_labels_is_joined_by_the_backbone(
     photos: Path, tmp_path: Path, tiny: list[str], one_search: None
 ) -> None:
@@ -308,6 +309,7 @@ def test_a_backbone_that_is_not_installed_is_one_sentence(
     bench.stop()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_another_identity_asks_for_another_fit(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a fit reads the photos with the new one."""
     monkeypatch.setattr(Quadrants, "identity", "quadrants of other weights")

@@ -171,6 +171,7 @@ def test_classes_that_were_added_there_are_taken_when_asked_for(server: LabelStu
     assert job.store.classes[-1] == "<img onerror=x>"
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_backend_predicts_follows_labels_and_trains(
     tmp_path: Path, server: LabelStudio, project: int, digits_pool: Pool, tiny: list[str]
 ) -> None:

@@ -75,13 +75,17 @@ def _ssld(arguments: list[str], log: Path) -> None:
 
 
 def wait_for(condition: Callable[[], bool], process: BaseProcess, seconds: float = 60.0) -> None:
-    """Poll as fast as possible until the condition holds; fails if the process ends before."""
+    """Poll until the condition holds; fails if the process ends before.
+
+    Half a millisecond between two looks is short beside the writing of a file, and leaves the core to other tests.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
         if not process.is_alive():
             # It may have become true in the process's last moments.
             assert condition(), f"the process ended (exit code {process.exitcode}) before it could be killed"
         assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.0005)
 
 
 def being_written(folder: Path) -> bool:

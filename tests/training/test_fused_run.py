@@ -71,6 +71,7 @@ def test_the_metrics_say_what_was_chosen(fitted: Path) -> None:
     assert f"pseudo-labels {m['backbone']['pseudo_labels']['choice']}" in (fitted / "log.txt").read_text()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_probe_without_pseudo_labels_is_that_of_the_labels_alone(fitted: Path, recipe: Recipe, tmp_path: Path) -> None:
     """Where they are used, the metrics say so; where they are not wanted, nothing is read for them."""
     without = recipe.with_setting("backbone.pseudo_labels", value=False)

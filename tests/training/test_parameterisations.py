@@ -14,6 +14,7 @@ from ssl_diffusion.training.phases import joint_config
 from ssl_diffusion.training.recipe import Recipe, load_recipe
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_of_ddpm_is_opened_predicts_and_draws(tiny_recipe: Recipe, digits_pool: Pool, tmp_path: Path) -> None:
     changes = ["model.parameterisation=ddpm", "model.ddpm_steps=50", "labels.budget=20"]
     run = load_run(fit_run(tiny_recipe.with_overrides(changes), tmp_path / "run", pool=digits_pool), "cpu", "fp32")
