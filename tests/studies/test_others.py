@@ -5,18 +5,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from support.commands import ok, refused
-from support.made_up_studies import BUDGETS, made_up_study
+from support.made_up_studies import BUDGETS
 
-from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.studies import StudyFolder
 from ssl_diffusion.studies.others import beside, read_others
-from ssl_diffusion.training.recipe import Recipe
-
-
-@pytest.fixture
-def study(tiny_recipe: Recipe, tmp_path: Path, digits_pool: Pool) -> StudyFolder:
-    return made_up_study(tiny_recipe, tmp_path / "study", digits_pool)
 
 
 def table(**columns: object) -> pd.DataFrame:

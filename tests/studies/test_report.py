@@ -15,7 +15,6 @@ from matplotlib.text import Text
 from PIL import Image
 from support.canvas import assert_legible
 from support.commands import ok, refused, ssld
-from support.made_up_studies import made_up_study
 
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RunError, SSLDError
@@ -25,11 +24,6 @@ from ssl_diffusion.studies.report import write_report
 from ssl_diffusion.studies.summary import sentences, summary
 from ssl_diffusion.studies.trial import Trial, save_failure
 from ssl_diffusion.training.recipe import Recipe
-
-
-@pytest.fixture
-def study(tiny_recipe: Recipe, tmp_path: Path, digits_pool: Pool) -> StudyFolder:
-    return made_up_study(tiny_recipe, tmp_path / "study", digits_pool)
 
 
 class Page(HTMLParser):

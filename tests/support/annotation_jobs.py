@@ -1,6 +1,9 @@
 """A job on a few digits for tests of the annotation loop."""
 
 import json
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -28,11 +31,29 @@ def truth(pool: Pool, id_: str) -> str:
 
 
 def make_job(folder: Path, pool: Pool, tiny: list[str], *options: object) -> Job:
-    """A job of digits, by the command line."""
-    classes = ",".join(pool.classes)
-    options = (*options, "--set", "model.stem=1")  # the recipe is for larger images
-    ok("loop", "init", folder / "job", "--data", photos(folder / "photos", pool), "--classes", classes, *options, *tiny)
+    """A job of digits, by the command line; jobs with the same options are copies of one, with photos of their own."""
+    words = ("--classes", ",".join(pool.classes), *map(str, options), "--set", "model.stem=1", *tiny)  # for small images
+    if {"--store", "--pretrain"} & {*words}:
+        ok("loop", "init", folder / "job", "--data", photos(folder / "photos", pool), *words)
+        return open_job(folder / "job")
+    made = _made_once(words)
+    if not (made / "job").exists():
+        ok("loop", "init", made / "job", "--data", photos(made / "photos", pool), *words)
+    for part in ("job", "photos"):
+        shutil.copytree(made / part, folder / part)
+    settings = folder / "job" / "job.toml"
+    settings.write_text(settings.read_text(encoding="utf-8").replace(str(made.resolve()), str(folder.resolve())), "utf-8")
     return open_job(folder / "job")
+
+
+@cache
+def _made_once(words: tuple[str, ...]) -> Path:
+    """A folder for what all jobs with these options are copies of; it goes with the process."""
+    _FOLDERS.append(tempfile.TemporaryDirectory())
+    return Path(_FOLDERS[-1].name)
+
+
+_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 
 # Options for a model that knows its digits well enough to be explained.
