@@ -133,7 +133,7 @@ def test_init_begins_to_pretrain_in_the_background(
     while code is None:
         seen = seen or dict(status(job)["fit"])["state"] == "running"
         with suppress(subprocess.TimeoutExpired):
-            code = process.wait(0.1)
+            code = process.wait(0.25)
     log = (job.path / "fit.log").read_text()
     assert code == 0, log
     assert seen
