@@ -36,7 +36,7 @@ from ssl_diffusion.annotation.loop.settings import JobSettings
 from ssl_diffusion.annotation.store.faults import store_name
 from ssl_diffusion.annotation.store.store import Action, Actor, Store
 from ssl_diffusion.annotation.store.votes import Status
-from ssl_diffusion.data.loading import check_used, input_paths, is_table, load_pool, with_size_of
+from ssl_diffusion.data.loading import check_used, image_folder, input_paths, is_table, load_pool, with_size_of
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.data.shards.places import is_sharded, located
@@ -116,7 +116,7 @@ class Job:
     @property
     def image_root(self) -> Path:
         """Folder that sample ids are relative to."""
-        return root_of(self.settings)
+        return image_folder(self.settings.recipe.data)
 
     @property
     def trained(self) -> NDArray[np.int64]:
@@ -352,7 +352,7 @@ def move_images(job: Job, data: str | Path, image_root: Path | None = None) -> N
     settings = job.settings.replace(recipe=recipe.replace(data=recipe.data.replace(path=located(data), image_root=root)))
     if JobShards.known(job.path):
         JobShards(job.path, settings.recipe.data, job.store.ids)
-    elif fault := _missing(job, root_of(settings)):
+    elif fault := _missing(job, image_folder(settings.recipe.data)):
         raise DataError(fault)
     job.save_settings(settings)
     job.__dict__.pop("shards", None)
@@ -366,13 +366,6 @@ def _missing(job: Job, folder: Path) -> str:
         return ""
     names = ", ".join(missing[:_SHOWN])
     return f"{len(missing)} of {len(job.store.ids)} images are missing in {folder}: {names}{' ...' if missing[_SHOWN:] else ''}"
-
-
-def root_of(settings: JobSettings) -> Path:
-    """Folder that sample ids are relative to."""
-    data = settings.recipe.data
-    path = Path(data.path)
-    return Path(data.image_root) if data.image_root else path.parent if is_table(path) else path
 
 
 def open_job(path: Path) -> Job:
