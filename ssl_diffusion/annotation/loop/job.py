@@ -20,7 +20,6 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -30,7 +29,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from sqlalchemy import URL
 
-from ssl_diffusion.annotation.loop.job_images import open_images, save_images
+from ssl_diffusion.annotation.loop.job_images import open_images, save_images, without_classes
 from ssl_diffusion.annotation.loop.job_shards import JobShards, save_shards
 from ssl_diffusion.annotation.loop.settings import JobSettings
 from ssl_diffusion.annotation.store.faults import store_name
@@ -289,17 +288,10 @@ def create_job(
     remove_left(path.parent)
     backbone = fit_backbone(settings.recipe)  # one that is not to be had is an error before images are read
     pool = load_pool(data, lazy=True, progress=progress)
+    if ignored:
+        pool = without_classes(pool, data.path)
     for note in pool.notes:
-        if not (ignored and "class" in note):
-            _log.info("%s", note)
-    if ignored and pool.classes:
-        _log.warning(
-            "%d sub-folders of %s (such as %s) are not taken for classes: if they are, make the job with --folders classes",
-            len(pool.classes),
-            data.path,
-            pool.classes[0],
-        )
-        pool = replace(pool, labels=np.full(len(pool), -1), classes=())
+        _log.info("%s", note)
     if backbone is not None and backbone.by_id:
         backbone.embed(pool.ids, None)  # refuses samples without features
     settings = settings.replace(recipe=with_backbone_of(settings.recipe.replace(data=with_size_of(pool, data)), pool))

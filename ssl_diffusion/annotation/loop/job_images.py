@@ -12,6 +12,7 @@ import os
 import stat
 import tokenize
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_diffusion.data.loading import load_pool
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, SSLDError, StateError
 from ssl_diffusion.settings import State, read_state
 from ssl_diffusion.storage import atomic_file, atomic_write_text
 
-__all__ = ["file_size_of", "open_array", "open_images", "save_images"]
+__all__ = ["file_size_of", "open_array", "open_images", "save_images", "without_classes"]
 
 _log = logging.getLogger(__name__)
 _BLOCK = 4096  # images hashed at a time
@@ -143,6 +145,29 @@ def _images_of_files(folder: Path, data: DataSettings, ids: Sequence[str]) -> tu
     if images.shape != facts.shape or _digest(images) != facts.sha256:
         raise StateError(f"the image files in {data.image_root or data.path} are no longer those that the job was made of")
     return images, pool.file_size
+
+
+def without_classes(pool: Pool, place: str) -> Pool:
+    """A pool of a folder whose sub-folders are not taken for classes; says so where there are some.
+
+    Args:
+        pool: Images, with the sub-folders as their classes.
+        place: Folder of the images, for the message.
+
+    Example:
+        >>> without_classes(load_folder("photos"), "photos").classes  # doctest: +SKIP
+        ()
+    """
+    if not pool.classes:
+        return pool
+    _log.warning(
+        "%d sub-folders of %s (such as %s) are not taken for classes: if they are, make the job with --folders classes",
+        len(pool.classes),
+        place,
+        pool.classes[0],
+    )
+    notes = [note for note in pool.notes if "class" not in note]
+    return replace(pool, labels=np.full(len(pool), -1), classes=(), notes=notes)
 
 
 def _digest(images: NDArray[np.uint8]) -> str:
