@@ -65,6 +65,8 @@ def check_used(data: DataSettings) -> None:
     """
     if not data.separator:
         raise RecipeError("--separator (data.separator) must not be empty: name the text between labels, such as |")
+    if not data.dataset and not data.path:
+        return  # load_pool asks for one of them
     if data.dataset:
         what, unused = f"the data set {data.dataset!r}", _OF_TABLES + _OF_FILES + _OF_SHARDS
     elif is_sharded(data.path):

@@ -88,7 +88,7 @@ def test_data_sets_that_are_none_are_named(empty: Job, tmp_path: Path) -> None:
 
     assert "does not exist" in said(tmp_path / "nothing.parquet")
     (tmp_path / "no").mkdir()
-    assert "has no labels" in said(tmp_path / "no")
+    assert "no is a folder without labels to import" in said(tmp_path / "no")
     (tmp_path / "flat").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "flat" / "a.png")
     assert "lies in no class folder" in said(tmp_path / "flat")

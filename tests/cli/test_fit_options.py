@@ -37,6 +37,7 @@ SETTINGS: list[tuple[str, list[str], str, Any]] = [
     ("--val-fraction", ["0.5"], "labels.val_fraction", 0.5),
     ("--allow-missing-classes", [], "labels.allow_missing_classes", True),
     ("--objective", ["labels-only"], "training.objective", "labels-only"),
+    ("--metric", ["macro-f1"], "training.metric", "macro-f1"),
     ("--consistency", ["match"], "training.consistency", "match"),
     ("--steps", ["7"], "training.steps", 7),
     ("--pretrain-steps", ["5"], "pretraining.steps", 5),
@@ -82,6 +83,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
 
     monkeypatch.setattr("ssl_diffusion.training.fit.fit_run", fit_run)
     monkeypatch.setattr("ssl_diffusion.training.fit.resume_run", resume_run)
+    monkeypatch.setattr("ssl_diffusion.data.loading.check_there", lambda data: None)  # nor are there any images
     monkeypatch.setattr("ssl_diffusion.machine.bind_threads", lambda threads: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     return found

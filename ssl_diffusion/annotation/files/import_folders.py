@@ -60,7 +60,8 @@ def labels_of_data_set(job: Job, path: Path) -> list[Found]:
     else:
         found = list(_class_folders(path, samples, job.store.classes_in_use))
     if not found:
-        raise DataError(f"{path} has no labels: there are class folders with images, labels.json with data/, or Parquet files")
+        kinds = "class folders with images, labels.json beside data/, or Parquet files"
+        raise DataError(f"{path} is a {'file' if path.is_file() else 'folder'} without labels to import: these are {kinds}")
     return found
 
 

@@ -35,7 +35,7 @@ from ssl_diffusion.annotation.loop.settings import JobSettings
 from ssl_diffusion.annotation.store.faults import store_name
 from ssl_diffusion.annotation.store.store import Action, Actor, Store
 from ssl_diffusion.annotation.store.votes import Status
-from ssl_diffusion.data.loading import check_used, image_folder, input_paths, is_table, load_pool, with_size_of
+from ssl_diffusion.data.loading import check_there, check_used, image_folder, input_paths, is_table, load_pool, with_size_of
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.data.shards.places import is_sharded, located
@@ -344,8 +344,10 @@ def move_images(job: Job, data: str | Path, image_root: Path | None = None) -> N
     settings = job.settings.replace(recipe=recipe.replace(data=recipe.data.replace(path=located(data), image_root=root)))
     if JobShards.known(job.path):
         JobShards(job.path, settings.recipe.data, job.store.ids)
-    elif fault := _missing(job, image_folder(settings.recipe.data)):
-        raise DataError(fault)
+    else:
+        check_there(settings.recipe.data)
+        if fault := _missing(job, image_folder(settings.recipe.data)):
+            raise DataError(fault)
     job.save_settings(settings)
     job.__dict__.pop("shards", None)
     job.__dict__.pop("images", None)
