@@ -127,11 +127,12 @@ def _label_studio(job: Job, rows: Rows) -> str:
 
     Images of shards lie in the tasks.
     """
+    if job.shards is None:
+        addresses = (f"/data/local-files/?d={quote(row['id'])}" for row in rows)
+    else:
+        addresses = (_inside(image) for image in _files(job, rows))
     tasks = []
-    for row in rows:
-        address = f"/data/local-files/?d={quote(row['id'])}"
-        if job.shards is not None:
-            address = _inside(*_files(job, [row]))
+    for row, address in zip(rows, addresses, strict=True):
         choice = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [row["label"]]}}
         data = {"image": address, "ssld_id": row["id"]}
         tasks.append({"data": data, "annotations": [{"result": [{"id": "label", **choice}]}]})
@@ -159,8 +160,9 @@ EXPORTS: dict[str, Callable[[Job, Rows], str]] = {
 
 def _inside(image: Path | ImageInShard) -> str:
     """An address that holds the image itself."""
-    kind = mimetypes.guess_type(f"image{image.suffix}")[0] or "application/octet-stream"
-    return f"data:{kind};base64,{base64.b64encode(image.read_bytes()).decode()}"
+    content, ending = (image.read_bytes(), image.suffix) if isinstance(image, Path) else image.load()
+    kind = mimetypes.guess_type(f"image{ending}")[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _files(job: Job, rows: Rows) -> list[Path | ImageInShard]:

@@ -225,7 +225,8 @@ def _address(job: Job, id_: str, prefix: str | None) -> str:
     (position,) = job.store.positions([id_]).tolist()
     image = job.image_content(position)
     if isinstance(image, ImageInShard):
-        content, kind = shown_bytes(image.read_bytes(), f"{id_}{image.suffix}", side=_SIDE)
+        held, ending = image.load()
+        content, kind = shown_bytes(held, f"{id_}{ending}", side=_SIDE)
     else:
         content, kind = shown_image(image, side=_SIDE)
     return f"data:{kind};base64," + base64.b64encode(content).decode()

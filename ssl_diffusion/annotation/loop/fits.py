@@ -249,21 +249,15 @@ def _pool(job: Job, name: str, known: NDArray[np.int64], classes: NDArray[np.int
 
 def _write_table(pool: Pool, path: Path, *, sharded: bool) -> None:
     """Write the samples of a pool as a table that `ssld fit` reads; of shards only those of which something is to be said."""
-    samples = slice(None) if pool.extra is None else ~pool.extra  # of the others there are no files
+    written = np.ones(len(pool), dtype=np.bool_) if pool.extra is None else ~pool.extra  # of the others there are no files
     if sharded:
-        said = (pool.has_label | pool.is_test)[samples]
-        said[0] = True  # a table has a row
-        rows = {
-            "id": pool.ids[samples][said],
-            "label": [label_name(label, pool.classes) for label in pool.labels[samples][said]],
-            "split": np.where(pool.is_test[samples][said], "test", "train"),
-        }
-        atomic_write_text(path, pd.DataFrame(rows).to_csv(index=False))
-        return
+        first = np.flatnonzero(written)[0]
+        written &= pool.has_label | pool.is_test
+        written[first] = True  # a table has a row
     rows = {
-        "path": pool.ids[samples],
-        "label": [label_name(label, pool.classes) for label in pool.labels[samples]],
-        "split": np.where(pool.is_test[samples], "test", "train"),
+        "id" if sharded else "path": pool.ids[written],
+        "label": [label_name(label, pool.classes) for label in pool.labels[written]],
+        "split": np.where(pool.is_test[written], "test", "train"),
     }
     atomic_write_text(path, pd.DataFrame(rows).to_csv(index=False))
 

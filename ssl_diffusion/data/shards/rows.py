@@ -117,7 +117,16 @@ class ImageInShard:
         Raises:
             DataError: If it cannot be read, or is no image.
         """
-        return ".png" if self.source.shards[0].packed is not None else ending_of(self.read_bytes(), str(self))
+        return ".png" if self.source.shards[0].packed is not None else self.load()[1]
+
+    def load(self) -> tuple[bytes, str]:
+        """Content and ending of the file, read once.
+
+        Raises:
+            DataError: As :attr:`suffix` and :meth:`read_bytes`.
+        """
+        content = self.read_bytes()
+        return content, ending_of(content, str(self))
 
     def read_bytes(self) -> bytes:
         """Content of the file.
