@@ -76,6 +76,7 @@ VARIANTS: dict[str, tuple[str, Callable[[Candidates, Choice, int], Choice]]] = {
     "power": ("drawn in proportion to utility (Kirsch et al. 2021, arXiv 2106.12059)", _power),
 }
 _READ_LABELS = ("balanced", "relabel")
+_READ_REPRESENTATION = ("diverse", "balanced", "relabel")
 
 
 def get_variant(name: str) -> Strategy:
@@ -100,8 +101,15 @@ def get_variant(name: str) -> Strategy:
             found = strategy.batch(c, n)
         return replace(choose(c, found, n), notes=())
 
-    reads = strategy.reads_labeled or variant in _READ_LABELS
-    return replace(strategy, name=name, score=None, batch=batch, when=words, reads_labeled=reads)
+    return replace(
+        strategy,
+        name=name,
+        score=None,
+        batch=batch,
+        when=words,
+        reads_labeled=strategy.reads_labeled or variant in _READ_LABELS,
+        reads_representation=strategy.reads_representation or variant in _READ_REPRESENTATION,
+    )
 
 
 # Fewer labels a class than this, and covering the pool beats asking the classifier.

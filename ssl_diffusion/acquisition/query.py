@@ -198,6 +198,7 @@ def query(
         rows,
         np.arange(len(rows)),
         classify=k > 0,
+        represented=keep_scores or chosen.reads_representation or map_by is not None or none is not None,
         precision=run.precision,
         store=store_of(run) if keep_scores else None,
         progress=progress,
@@ -228,7 +229,8 @@ def choose(strategy: Strategy | str, candidates: Candidates, n: int, *, power: f
     strategy = get_variant(strategy) if isinstance(strategy, str) else strategy
     if candidates.none is not None and not measures(strategy.name):
         return _choose_of_classes(strategy, candidates, n, power)
-    if not np.isfinite(candidates.representation[: 2**12]).all():
+    seen = candidates.probabilities if candidates.probabilities is not None else candidates.representation
+    if not (np.isfinite(candidates.representation[: 2**12]).all() and np.isfinite(seen[: 2**12]).all()):
         raise DataError("representations are not finite: the model or an image is damaged")
     if n > len(candidates):
         _log.warning("only %d samples are left, %d were asked for", len(candidates), n)

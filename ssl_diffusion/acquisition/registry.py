@@ -77,6 +77,7 @@ class Strategy:
         batch: chooses a batch; None for scores.
         reads_labeled: Whether it looks at images, representations or classes of labeled samples; a query by one that
             does not leaves them unread.
+        reads_representation: Whether it looks at representations, and not only at class probabilities and images.
     """
 
     name: str
@@ -87,13 +88,21 @@ class Strategy:
     score: Score | None = None
     batch: BatchStrategy | None = None
     reads_labeled: bool = True
+    reads_representation: bool = True
 
 
 STRATEGIES: dict[str, Strategy] = {}
 
 
 def register_score(
-    name: str, *, needs: str, cost: str, when: str, reference: str, reads_labeled: bool = True
+    name: str,
+    *,
+    needs: str,
+    cost: str,
+    when: str,
+    reference: str,
+    reads_labeled: bool = True,
+    reads_representation: bool = True,
 ) -> Callable[[Score], Score]:
     """Register a function as a score under a name; see :class:`Strategy` for the arguments.
 
@@ -107,14 +116,21 @@ def register_score(
     """
 
     def register(function: Score) -> Score:
-        _add(Strategy(name, needs, cost, when, reference, score=function, reads_labeled=reads_labeled))
+        _add(Strategy(name, needs, cost, when, reference, function, None, reads_labeled, reads_representation))
         return function
 
     return register
 
 
 def register_batch(
-    name: str, *, needs: str, cost: str, when: str, reference: str, reads_labeled: bool = True
+    name: str,
+    *,
+    needs: str,
+    cost: str,
+    when: str,
+    reference: str,
+    reads_labeled: bool = True,
+    reads_representation: bool = True,
 ) -> Callable[[BatchStrategy], BatchStrategy]:
     """Register a function as a batch strategy under a name; arguments and errors as :func:`register_score`.
 
@@ -125,7 +141,7 @@ def register_batch(
     """
 
     def register(function: BatchStrategy) -> BatchStrategy:
-        _add(Strategy(name, needs, cost, when, reference, batch=function, reads_labeled=reads_labeled))
+        _add(Strategy(name, needs, cost, when, reference, None, function, reads_labeled, reads_representation))
         return function
 
     return register

@@ -54,6 +54,7 @@ class EmbeddedPool:
         positions: NDArray[np.int64],
         *,
         classify: bool,
+        represented: bool = True,
         precision: str = "fp32",
         store: EmbeddingStore | None = None,
         progress: ProgressCallback | None = None,
@@ -65,12 +66,13 @@ class EmbeddedPool:
             images: Images of the larger pool, uint8 (M, C, H, W).
             positions: Row numbers of the images to read, int64 (N,); the pool that is made has them in this order.
             classify: Whether class probabilities are wanted; for models with one class an image.
+            represented: Whether representations are wanted; else they have no columns.
             precision: "fp32" or "bf16".
             store: Store to read from and add to; None computes everything.
             progress: Callback for the number of images read.
         """
         rows = SelectedRows(images, positions)
-        found = embed(model, rows, store, classify=classify, precision=precision, progress=progress)
+        found = embed(model, rows, store, classify=classify, represented=represented, precision=precision, progress=progress)
         everything = np.arange(len(rows))
         return cls(rows, found.representation, everything, model, precision, found.probabilities if classify else None)
 

@@ -34,6 +34,7 @@ def embed(
     *,
     classify: bool = True,
     projected: bool = True,
+    represented: bool = True,
     precision: str = "fp32",
     batch_size: int = 256,
     engine: Engine | None = None,
@@ -47,27 +48,29 @@ def embed(
         store: Store to read from and add to; None computes everything. It holds projected representations only.
         classify: Whether class probabilities are wanted; for models with one class an image.
         projected: Whether representations of more than 512 features are projected to 512.
+        represented: Whether representations are wanted; without them, class probabilities take a tenth less time.
         precision: "fp32" or "bf16".
         batch_size: Images in a batch.
         engine: Engine that reads the images; None reads them in this process.
         progress: Callback for the number of images read.
 
     Returns:
-        Representations, float32 (N, F) or (N, 512), in a temporary file if they take over 256 MiB; and class probabilities,
-        float32 (N, K), or (N, 0) if none are wanted.
+        Representations, float32 (N, F) or (N, 512), in a temporary file if they take over 256 MiB, or (N, 0) if not wanted;
+        and class probabilities, float32 (N, K), or (N, 0) likewise.
 
     Raises:
-        ValueError: If there is a store and representations are not projected.
+        ValueError: If there is a store and representations are not projected, or not wanted.
 
     Example:
         >>> found = embed(run.model, pool.images, store_of(run))  # doctest: +SKIP
     """
-    if store is not None and not projected:
+    if store is not None and not (projected and represented):
         raise ValueError("the store holds projected representations: leave it out, or use embed_whole")
     images = rows_of(source)
-    read = _Read(images, classify, projection_matrix(model.n_features) if projected else None)
-    n_features = model.n_features if read.matrix is None else read.matrix.shape[1]
-    found = Embeddings(len(images), n_features, model.config.n_classes if classify else 0)
+    matrix = projection_matrix(model.n_features) if projected and represented else None
+    read = _Read(images, classify, matrix, represented)
+    n_features = model.n_features if matrix is None else matrix.shape[1]
+    found = Embeddings(len(images), n_features if represented else 0, model.config.n_classes if classify else 0)
     keys = digests(_one_by_one(images, batch_size)) if store is not None else np.zeros(0, dtype="S16")
     todo = store.fill(keys, found) if store is not None else np.arange(len(images))
     unsaved: list[NDArray[np.int64]] = []
@@ -157,15 +160,18 @@ class _Read:
         images: Images, which may have features by a backbone.
         classify: Whether class probabilities are computed, too.
         matrix: Projection of representations, float32 (F, 512); None leaves them as they are.
+        keep: Whether representations are returned; else they have no columns.
     """
 
-    def __init__(self, images: Rows, classify: bool, matrix: NDArray[np.float32] | None) -> None:
-        self.images, self.classify, self.matrix = images, classify, matrix
+    def __init__(self, images: Rows, classify: bool, matrix: NDArray[np.float32] | None, keep: bool = True) -> None:
+        self.images, self.classify, self.matrix, self.keep = images, classify, matrix, keep
         self._mixed: Tensor | None = None  # the matrix on the device of the model
 
     def __call__(self, model: JointDiffusion, x: Tensor, rows: NDArray[np.int64]) -> tuple[Tensor, ...]:
         z = represented(model, x, self.images, rows)
         p = (model.classify_representation(z).softmax(dim=1),) if self.classify else ()
+        if not self.keep:
+            return z[:, :0].float(), *p
         if self.matrix is not None:
             if self._mixed is None or self._mixed.device != x.device:
                 self._mixed = torch.from_numpy(self.matrix).to(x.device)

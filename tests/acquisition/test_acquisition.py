@@ -16,6 +16,7 @@ from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.acquisition.strategies.gradient import gradient_norms
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, SSLDError
+from ssl_diffusion.inference import embedding
 from ssl_diffusion.inference import projection as scanning
 from ssl_diffusion.inference.embedding import embed
 from ssl_diffusion.inference.rows import SelectedRows
@@ -261,6 +262,31 @@ def test_a_query_reads_the_images_that_its_strategy_needs(
     run = load_run(tiny_run, "cpu", "fp32")
     query(run, digits_pool, 3, strategy, labeled=labeled, keep_scores=False, progress=count)
     assert read == len(digits_pool.train) - (0 if reads_labeled else 200)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, strategy in STRATEGIES.items() if not strategy.reads_representation))
+@pytest.mark.parametrize("variant", ["", ":top", ":power", ":diverse", ":balanced"])
+def test_who_does_not_ask_for_representations_chooses_the_same_without(
+    name: str, variant: str, tiny_run: Path, digits_pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, pool = load_run(tiny_run, "cpu", "fp32"), digits_pool.select(digits_pool.train[:40])
+    unread = query(run, pool, 4, name + variant, labeled=pool.ids[:20], keep_scores=False)
+    monkeypatch.setitem(STRATEGIES, name, replace(STRATEGIES[name], reads_representation=True))
+    read = query(run, pool, 4, name + variant, labeled=pool.ids[:20], keep_scores=False)
+    assert unread.ids.tolist() == read.ids.tolist()
+    assert np.array_equal(unread.utilities, read.utilities)
+
+
+def test_a_query_that_keeps_nothing_does_not_project(
+    tiny_run: Path, digits_pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(embedding, "projection_matrix", lambda n: asked.append(n))
+    run, pool = load_run(tiny_run, "cpu", "fp32"), digits_pool.select(digits_pool.train[:40])
+    query(run, pool, 4, "margin", labeled=pool.ids[:20], keep_scores=False)
+    assert not asked
+    query(run, pool, 4, "badge", labeled=pool.ids[:20], keep_scores=False)
+    assert asked
 
 
 @pytest.mark.parametrize("strategy", ["auto", "margin", "badge", "counterfactual"])

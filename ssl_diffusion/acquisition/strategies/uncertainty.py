@@ -27,6 +27,7 @@ _DRAWS = 5
     when="as a baseline, and for an unbiased estimate of the accuracy",
     reference="simple random sampling",
     reads_labeled=False,
+    reads_representation=False,
 )
 def random(c: Candidates, n: int) -> Choice:
     """Every candidate with the same probability."""
@@ -40,6 +41,7 @@ def random(c: Candidates, n: int) -> Choice:
     when="many labels already, small batches",
     reference="Lewis and Gale 1994, arXiv cmp-lg/9407020",
     reads_labeled=False,
+    reads_representation=False,
 )
 def least_confidence(c: Candidates) -> NDArray[np.float64]:
     """1 - p of the most probable class, scaled by K / (K - 1)."""
@@ -55,6 +57,7 @@ def least_confidence(c: Candidates) -> NDArray[np.float64]:
     when="many labels already, small batches; the strongest of the simple ones",
     reference="Scheffer et al. 2001, doi 10.1007/3-540-44816-0_31",
     reads_labeled=False,
+    reads_representation=False,
 )
 def margin(c: Candidates) -> NDArray[np.float64]:
     """1 - (p of the most probable class - p of the runner-up)."""
@@ -72,6 +75,7 @@ def margin(c: Candidates) -> NDArray[np.float64]:
     when="many labels already, few classes, small batches",
     reference="Settles 2009, Computer Sciences Technical Report 1648, University of Wisconsin-Madison, sec. 3.1",
     reads_labeled=False,
+    reads_representation=False,
 )
 def entropy(c: Candidates) -> NDArray[np.float64]:
     """Entropy of the class probabilities, divided by ln K."""
@@ -88,6 +92,7 @@ def entropy(c: Candidates) -> NDArray[np.float64]:
     when="many labels already; where the images are noisy, so that part of the uncertainty cannot be labeled away",
     reference="Houlsby et al. 2011, arXiv 1112.5745; the ensemble is one model under several draws of light noise",
     reads_labeled=False,
+    reads_representation=False,
 )
 def bald(c: Candidates) -> NDArray[np.float64]:
     """Entropy of the mean prediction minus mean entropy of the predictions, divided by ln K, over draws of noise.
