@@ -38,6 +38,7 @@ CASES = {
     "scikit-activeml margin, bf16": "margin",
     "ssld badge": "badge",
     "scikit-activeml badge": "badge",
+    "scikit-activeml badge, bf16": "badge",
     "ssld counterfactual": "counterfactual",
 }
 
@@ -123,7 +124,7 @@ def activeml(path: Path, strategy: str, bf16: bool) -> Callable[[], Any]:
         def predict_proba(self, X: Any, embed: bool = False) -> Any:
             images = X.reshape(-1, *run.image_shape)
             if embed:
-                found = read(run.model, images.astype(np.uint8))
+                found = read(run.model, images.astype(np.uint8), precision="bf16" if bf16 else "fp32")
                 return found.probabilities, found.representation
             parts = []
             with torch.inference_mode(), autocast(bf16):
