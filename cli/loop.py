@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "fit", "import_", "init", "move", "next_", "serve", "status"]
 
+_WORST = 8  # classes whose figures are shown
+
 
 @command(NOTHING)
 def init(
@@ -40,6 +42,7 @@ def init(
         str, typer.Option(help="Folder of images, CSV file that lists them, or Parquet or tar shards: folder, pattern or URL.")
     ],
     classes: Annotated[str | None, typer.Option(help="Class names, comma-separated, besides those in the data.")] = None,
+    multilabel: Annotated[bool, typer.Option("--multilabel", help="Images may have several classes, or none.")] = False,
     folders: Annotated[
         str, typer.Option(help="Sub-folders of a folder of images: classes (labels of what is in them), or ignore.")
     ] = "ignore",
@@ -83,6 +86,8 @@ def init(
 
       ssld loop init job/ --data photos/ --classes cat,dog --backbone efficientnet-lite0
 
+      ssld loop init job/ --data photos/ --classes person,dog,bicycle --multilabel
+
       ssld loop init job/ --data 'shards/*.parquet' --classes cat,dog
     """
     from ssl_diffusion.annotation.loop.job import create_job
@@ -108,6 +113,7 @@ def init(
     settings = JobSettings(
         recipe=_fits_of(base.replace(data=described), objective, backbone_name(backbone, features), overrides or [], recipe),
         store=store,
+        multilabel=multilabel,
         agreement=agreement,
         audit=audit,
         batch=n,
@@ -314,7 +320,9 @@ def _status_lines(found: "JobStatus") -> list[str]:
     lines = [
         f"images          {height} x {width} pixels for models (see --size of `loop init`); the page shows the files",
         f"samples         {counts['samples']}, {counts['labeled']} labeled" + (f" ({others})" if others else ""),
-        "classes         " + (", ".join(f"{name} {n}" for name, n in found.labels.items()) or "none yet"),
+        "classes         "
+        + (", ".join(f"{name} {n}" for name, n in found.labels.items()) or "none yet")
+        + (f"; none of them {found.without_class}" if found.without_class else ""),
         f"rounds          {found.rounds}, {found.waiting} samples are waiting",
         f"model           {found.model}" + (f", not fitted to {found.new_labels} new labels" if found.new_labels else ""),
     ]
@@ -328,7 +336,13 @@ def _status_lines(found: "JobStatus") -> list[str]:
     for estimate, where in ((found.audit, "labels of the audit"), (found.drawn, sampled)):
         if estimate is not None:
             interval = f"95 % interval {estimate.low:.1%} to {estimate.high:.1%}"
-            lines.append(f"accuracy        {estimate.accuracy:.1%} ({interval}), from {estimate.n} {where}")
+            lines.append(f"{estimate.figure:15} {estimate.accuracy:.1%} ({interval}), from {estimate.n} {where}")
+    if known := {name: facts["f1"] for name, facts in found.audit_by_class.items() if facts["f1"] is not None}:
+        worst = sorted(known.items(), key=lambda pair: pair[1] or 0.0)
+        more = " ..." if len(worst) > _WORST else ""
+        lines.append(f"F1 by class     {', '.join(f'{name} {value:.2f}' for name, value in worst[:_WORST])}{more}")
+    if precise := [value for facts in found.audit_by_class.values() if (value := facts["average_precision"]) is not None]:
+        lines.append(f"mean AP         {sum(precise) / len(precise):.1%}, of {len(precise)} classes")
     lines.append(f"forecast        {found.forecast}")
     if found.labels_per_hour is not None:
         lines.append(f"speed           {found.labels_per_hour:,.0f} labels per hour")

@@ -109,6 +109,14 @@ def test_labels_of_a_removed_class_are_withdrawn(store: Store) -> None:
     assert store.classes[2:] == ("one (removed)", "one (removed) 2")
 
 
+def test_a_class_that_another_became_part_of_is_removed(store: Store) -> None:
+    store.apply([Action("label", "a", ANN, "Zero"), Action("label", "b", ANN, "zero")])
+    class_changes.merge(store, "Zero", "zero", "ann")
+    class_changes.remove(store, "zero", "ann")
+    assert queries.counts(store)["open"] == 4
+    queries.check(store)
+
+
 def test_names_that_differ_in_nothing_that_is_heard() -> None:
     assert class_changes.similar("Zero", ["one", "zero"]) == "zero"
     assert class_changes.similar("t-shirt", ["T Shirt"]) == "T Shirt"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ssl_diffusion.annotation.loop import counterfactuals
 from ssl_diffusion.annotation.loop.counterfactuals import Counterfactual, Explainer
 from ssl_diffusion.annotation.loop.explanations import Explanation, Named
-from ssl_diffusion.annotation.page.messages import ExplanationResponse
+from ssl_diffusion.annotation.page.explanation_messages import ExplanationResponse
 from ssl_diffusion.generation.counterfactual.search import explain
 from ssl_diffusion.generation.counterfactual.way import boundary_on_the_way
 from ssl_diffusion.inference.predict import predict_probabilities

@@ -9,8 +9,10 @@ from typing import Any
 from urllib.parse import quote
 
 from ssl_diffusion.annotation.files.folders import CLEANLAB, FOLDERS, VERDICTS, fill_verdicts
+from ssl_diffusion.annotation.loop.class_sets import check_columns
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import queries
+from ssl_diffusion.annotation.store.labels import NamedLabel, said
 from ssl_diffusion.annotation.store.verdicts import verdicts
 from ssl_diffusion.data.decoding import open_image
 from ssl_diffusion.data.shards.rows import ImageInShard
@@ -20,6 +22,8 @@ from ssl_diffusion.outputs import check_output_file, check_output_folder, output
 __all__ = ["EXPORTS", "default_output", "export_labels"]
 
 Rows = list[dict[str, Any]]
+_HOLD_SETS = ("csv", "jsonl", "coco", "label-studio", "prodigy", "huggingface")
+_COLUMNS = ("id", "role", "status", "flagged", "votes")
 
 
 def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labeled", overwrite: bool = False) -> int:
@@ -34,7 +38,8 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
         overwrite: Whether to replace an existing file or folder.
 
     Raises:
-        SSLDError: If the format or status does not exist, the output exists, or an image file is missing.
+        SSLDError: If the format or status does not exist, the format cannot hold the sets of a multi-label job, the output
+            exists, or an image file is missing.
 
     Example:
         >>> export_labels(open_job(Path("job")), Path("labels.csv"))  # doctest: +SKIP
@@ -42,6 +47,10 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
     """
     if form not in (known := [*EXPORTS, *FOLDERS, VERDICTS]):
         raise SSLDError(f"no format {shown(form)}; {nearest_names(form, known)}")
+    if job.store.multilabel and form not in (*_HOLD_SETS, VERDICTS):
+        raise SSLDError(
+            f"{form} holds one class an image, and the images of this job may have several: export as {', '.join(_HOLD_SETS)}"
+        )
     states = ("labeled", "disputed", "skipped", "partial", "flagged", "all")
     if status not in states:
         raise SSLDError(f"no status {shown(status)}; {nearest_names(status, states)}")
@@ -82,8 +91,21 @@ def default_output(form: str) -> Path:
 def _csv(job: Job, rows: Rows) -> str:
     import pandas as pd
 
-    table = [row | {"votes": "; ".join(f"{who}: {label or 'skipped'}" for who, label in row["votes"].items())} for row in rows]
+    table = [row | {"votes": "; ".join(f"{who}: {_said(label)}" for who, label in row["votes"].items())} for row in rows]
+    if job.store.multilabel:
+        names = job.store.classes_in_use
+        check_columns(names, _COLUMNS)
+        table = [{name: row[name] for name in _COLUMNS} | _flags(row["label"], names) for row in table]
     return pd.DataFrame(table).to_csv(index=False)
+
+
+def _said(label: NamedLabel | None) -> str:
+    return "skipped" if label is None else said(label)
+
+
+def _flags(label: tuple[str, ...] | None, names: tuple[str, ...]) -> dict[str, int | str]:
+    """A column of 0 and 1 for each class, as `ssld fit --label-columns` reads them; empty ones without a label."""
+    return dict.fromkeys(names, "") if label is None else {name: int(name in label) for name in names}
 
 
 def _jsonl(job: Job, rows: Rows) -> str:
@@ -91,16 +113,18 @@ def _jsonl(job: Job, rows: Rows) -> str:
 
 
 def _coco(job: Job, rows: Rows) -> str:
-    """Images, categories, and one annotation per image, whose box is the whole image."""
+    """Images, categories, and one annotation for each class of an image, whose box is the whole image."""
     numbers = {name: k for k, name in enumerate(job.store.classes_in_use, start=1)}
-    images, annotations = [], []
+    images: Rows = []
+    annotations: Rows = []
     for k, (row, position) in enumerate(
         zip(rows, job.store.positions(row["id"] for row in rows).tolist(), strict=True), start=1
     ):
         width, height = _size(job.image_content(position))
         images.append({"id": k, "file_name": row["id"], "width": width, "height": height})
         whole = {"bbox": [0, 0, width, height], "area": width * height, "iscrowd": 0}
-        annotations.append({"id": k, "image_id": k, "category_id": numbers[row["label"]], **whole})
+        for name in _names(row):
+            annotations.append({"id": len(annotations) + 1, "image_id": k, "category_id": numbers[name], **whole})
     categories = [{"id": k, "name": name} for name, k in numbers.items()]
     facts = {
         "info": {"description": job.path.resolve().name},
@@ -133,18 +157,19 @@ def _label_studio(job: Job, rows: Rows) -> str:
         addresses = (_inside(image) for image in _files(job, rows))
     tasks = []
     for row, address in zip(rows, addresses, strict=True):
-        choice = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [row["label"]]}}
+        choice = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": _names(row)}}
         data = {"image": address, "ssld_id": row["id"]}
-        tasks.append({"data": data, "annotations": [{"result": [{"id": "label", **choice}]}]})
+        tasks.append({"data": data, "annotations": [{"result": [{"id": "label", **choice}] if _names(row) else []}]})
     return json.dumps(tasks) + "\n"
 
 
 def _prodigy(job: Job, rows: Rows) -> str:
     """Answered examples of Prodigy's choice interface."""
     options = [{"id": name, "text": name} for name in job.store.classes_in_use]
+    several = {"config": {"choice_style": "multiple"}} if job.store.multilabel else {}
     lines = []
     for row, file in zip(rows, _files(job, rows), strict=True):
-        answer = {"accept": [row["label"]], "answer": "accept", "options": options, "meta": {"id": row["id"]}}
+        answer = {"accept": _names(row), "answer": "accept", "options": options, "meta": {"id": row["id"]}, **several}
         lines.append(json.dumps({"image": _inside(file) if job.shards is not None else str(file), **answer}) + "\n")
     return "".join(lines)
 
@@ -156,6 +181,11 @@ EXPORTS: dict[str, Callable[[Job, Rows], str]] = {
     "label-studio": _label_studio,
     "prodigy": _prodigy,
 }
+
+
+def _names(row: dict[str, Any]) -> list[str]:
+    """Classes of a sample: one, or those of its set."""
+    return [row["label"]] if isinstance(row["label"], str) else list(row["label"])
 
 
 def _inside(image: Path | ImageInShard) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ssl_diffusion.annotation.files.names import flat_name, folder_name, unique_names
 from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store.labels import NamedLabel
 from ssl_diffusion.annotation.store.verdicts import verdicts
 from ssl_diffusion.data.shards.rows import ImageInShard
 from ssl_diffusion.errors import DataError, SSLDError
@@ -48,21 +49,23 @@ def _yolo(_job: Job, rows: Rows, files: Images, folder: Path) -> None:
 
 
 def _hugging_face(job: Job, rows: Rows, files: Images, folder: Path) -> None:
-    """Parquet files with the images inside, which `datasets.load_dataset` reads with classes and splits."""
+    """Parquet files with the images inside, which `datasets.load_dataset` reads with classes and splits; sets are lists."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
         raise SSLDError("datasets of Hugging Face need pyarrow: pip install 'ssld[parquet]'") from None
     names = list(job.store.classes_in_use)
+    one, several = {"names": names, "_type": "ClassLabel"}, job.store.multilabel
     features = {
         "image": {"_type": "Image"},
-        "label": {"names": names, "_type": "ClassLabel"},
+        "label": {"feature": one, "_type": "Sequence"} if several else one,
         "id": {"dtype": "string", "_type": "Value"},
     }
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     facts = {"huggingface": json.dumps({"info": {"features": features}})}
-    schema = pa.schema([("image", image), ("label", pa.int64()), ("id", pa.string())], metadata=facts)
+    label = pa.list_(pa.int64()) if several else pa.int64()
+    schema = pa.schema([("image", image), ("label", label), ("id", pa.string())], metadata=facts)
     (folder / "data").mkdir()
     for role, split in _SPLITS.items():
         own = [(row, file) for row, file in zip(rows, files, strict=True) if row["role"] == role]
@@ -73,10 +76,14 @@ def _hugging_face(job: Job, rows: Rows, files: Images, folder: Path) -> None:
                 part = own[start : start + _ROWS]
                 columns = {
                     "image": [{"bytes": file.read_bytes(), "path": row["id"]} for row, file in part],
-                    "label": [names.index(row["label"]) for row, _ in part],
+                    "label": [_numbers(row["label"], names) for row, _ in part],
                     "id": [row["id"] for row, _ in part],
                 }
                 writer.write_table(pa.table(columns, schema=schema))
+
+
+def _numbers(label: NamedLabel, names: list[str]) -> int | list[int]:
+    return names.index(label) if isinstance(label, str) else [names.index(name) for name in label]
 
 
 def _fiftyone(job: Job, rows: Rows, files: Images, folder: Path) -> None:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.settings import shown
 
-__all__ = ["LabelLine", "ProdigyLine", "Task", "check", "parse_json"]
+__all__ = ["LabelLine", "ProdigyLine", "SetLine", "Task", "check", "parse_json"]
 
 _M = TypeVar("_M", bound=BaseModel)
 _LONGEST = 10_000  # characters of an id, a label or a name
@@ -50,6 +50,14 @@ class LabelLine(_Foreign):
 
     id: _Name
     label: _Name | None
+    annotator: _Name | None = None
+
+
+class SetLine(_Foreign):
+    """The classes of one image in JSON lines; an empty list says that it has none of them."""
+
+    id: _Name
+    label: list[_Name] | None
     annotator: _Name | None = None
 
 

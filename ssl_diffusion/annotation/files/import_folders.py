@@ -16,6 +16,7 @@ from typing import Any
 from ssl_diffusion.annotation.files.foreign import parse_json
 from ssl_diffusion.annotation.files.names import flat_name, folder_name
 from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store.labels import NamedLabel
 from ssl_diffusion.data.image_files import list_images
 from ssl_diffusion.errors import DataError, SSLDError, shown
 from ssl_diffusion.storage import read_regular
@@ -25,8 +26,8 @@ __all__ = ["is_data_set", "labels_of_data_set"]
 _SPLITS = ("train", "val", "valid", "validation", "test")
 _LARGEST = 2**30  # bytes of labels.json
 
-Found = tuple[str, str | None, str]
-"""Sample id, class name, and place in the data set, for messages."""
+Found = tuple[str, NamedLabel, str]
+"""Sample id, class name or, in a multi-label job, names, and place in the data set, for messages."""
 
 
 def is_data_set(path: Path) -> bool:
@@ -42,7 +43,8 @@ def labels_of_data_set(job: Job, path: Path) -> list[Found]:
         path: Folder, or Parquet file.
 
     Raises:
-        DataError: If it is no such data set, is damaged, or has an image that the job does not have.
+        DataError: If it is no such data set, is damaged, has an image that the job does not have, or holds one class an image
+            while the job is multi-label.
         SSLDError: If pyarrow is missing.
 
     Example:
@@ -54,7 +56,9 @@ def labels_of_data_set(job: Job, path: Path) -> list[Found]:
     samples = _Samples(job)
     tables = [path] if path.is_file() else sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")])
     if tables:
-        found = list(_parquet(tables, samples))
+        found = list(_parquet(tables, samples, multilabel=job.store.multilabel))
+    elif job.store.multilabel:
+        raise DataError(f"{path} holds one class an image, and this job is multi-label: import a CSV, JSON or Parquet file")
     elif (path / "labels.json").exists():
         found = list(_fiftyone(path, samples))
     else:
@@ -169,7 +173,16 @@ def _class_name(label: Any, names: Any, where: str) -> str:
     raise DataError(f"{where}: a label is the name or number of one class, not {shown(label)}")
 
 
-def _parquet(tables: list[Path], samples: _Samples) -> Iterator[Found]:
+def _label(found: Any, names: Any, where: str, *, multilabel: bool) -> NamedLabel:
+    """A label of a Parquet file: one class, or a list of them."""
+    if not multilabel:
+        return _class_name(found, names, where)
+    if not isinstance(found, list):
+        raise DataError(f"{where}: a label of a multi-label job is a list of classes, not {shown(found)}")
+    return tuple(_class_name(each, names, where) for each in found)
+
+
+def _parquet(tables: list[Path], samples: _Samples, *, multilabel: bool) -> Iterator[Found]:
     """Labels of Parquet files with the columns image and label."""
     try:
         import pyarrow as pa
@@ -195,7 +208,7 @@ def _parquet(tables: list[Path], samples: _Samples) -> Iterator[Found]:
                         image = image if isinstance(image, dict) else {}
                         given = [str(name) for name in (row.get("id"), image.get("path")) if name]
                         id_ = samples.find(given, image.get("bytes"), where)
-                        yield id_, _class_name(row["label"], names, where), where
+                        yield id_, _label(row["label"], names, where, multilabel=multilabel), where
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{table} cannot be read ({' '.join(str(error).split())}): is it a whole Parquet file?") from None
 
@@ -204,6 +217,7 @@ def _names_of(metadata: dict[bytes, bytes] | None) -> list[str] | None:
     """Names of the classes that `datasets` keeps beside the columns; None if there are none."""
     try:
         label = json.loads((metadata or {})[b"huggingface"])["info"]["features"]["label"]
+        label = label.get("feature", label)  # of a list
         return [str(name) for name in label["names"]]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return None

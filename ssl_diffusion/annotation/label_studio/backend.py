@@ -117,7 +117,8 @@ class Backend:
 
         Samples of the queue are scored by their order; all others come after them.
         """
-        interface, order = parse_interface(config, f"project {self.project}"), order_of(self.job)
+        several, order = self.job.store.multilabel, order_of(self.job)
+        interface = parse_interface(config, f"project {self.project}", multilabel=several)
         ids = [str((task.get("data") or {}).get("ssld_id")) for task in tasks]
         found = {} if self.blind else self.bench.predicted_classes(ids)
         return [prediction(interface, order, id_, found.get(id_)) for id_ in ids]

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import httpx
 
+from ssl_diffusion.annotation.store.labels import NamedLabel
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.settings import shown
 
@@ -33,21 +34,22 @@ class Interface:
     choices: str
     values: tuple[str, ...]
 
-    def result(self, label: str) -> list[dict[str, Any]]:
-        """Result of an annotation or a prediction of a class."""
-        value = {"choices": [label]}
+    def result(self, label: NamedLabel) -> list[dict[str, Any]]:
+        """Result of an annotation or a prediction of a class, or of a set of classes."""
+        value = {"choices": [label] if isinstance(label, str) else list(label)}
         return [{"id": "label", "from_name": self.choices, "to_name": self.image, "type": "choices", "value": value}]
 
 
-def parse_interface(config: str, name: str) -> Interface:
+def parse_interface(config: str, name: str, *, multilabel: bool = False) -> Interface:
     """Read the labeling interface of a project.
 
     Args:
         config: Interface as XML.
         name: Name of the project, for messages.
+        multilabel: Whether several choices must be allowed; otherwise they must not.
 
     Raises:
-        SSLDError: If it does not have exactly one single-choice Choices of an Image.
+        SSLDError: If it does not have exactly one Choices of an Image, or one of the other kind.
     """
     try:
         root = ElementTree.fromstring(config)
@@ -59,7 +61,9 @@ def parse_interface(config: str, name: str) -> Interface:
         raise SSLDError(f"the labeling interface of {name} has {len(found)} Choices of an Image, but needs exactly one")
     (choices,) = found
     image = images[choices.get("toName")]
-    if choices.get("choice", "single") == "multiple":
+    if multilabel and choices.get("choice", "single") != "multiple":
+        raise SSLDError(f'the labeling interface of {name} allows one choice: set choice="multiple", as the job is multi-label')
+    if not multilabel and choices.get("choice", "single") == "multiple":
         raise SSLDError(f'the labeling interface of {name} allows several choices: set choice="single"')
     values = tuple(tag.get("value", "") for tag in choices.iter("Choice"))
     key = (image.get("value") or "$image").removeprefix("$")

@@ -20,6 +20,7 @@ from ssl_diffusion.annotation.files.imports import Imported, apply_records, from
 from ssl_diffusion.annotation.label_studio.client import Interface, LabelStudio, parse_interface
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import leases, queries
+from ssl_diffusion.annotation.store.labels import NamedLabel
 from ssl_diffusion.annotation.store.store import Action, Actor
 from ssl_diffusion.data.shards.rows import ImageInShard
 from ssl_diffusion.data.thumbnails import shown_bytes, shown_image
@@ -108,7 +109,7 @@ def push(job: Job, server: LabelStudio, project: int, *, image_prefix: str | Non
     if not order.scores:
         raise SSLDError(f"{job.path} has nothing to push: ssld loop next {job.path} chooses what to label")
     settings = server.project(project)
-    interface = parse_interface(settings["label_config"], f"project {project}")
+    interface = parse_interface(settings["label_config"], f"project {project}", multilabel=job.store.multilabel)
     if missing := [name for name in job.store.classes_in_use if name not in interface.values]:
         raise SSLDError(
             f"the labeling interface of project {project} does not have {', '.join(map(repr, missing))}: add a Choice for each"
@@ -160,14 +161,14 @@ def pull(job: Job, server: LabelStudio, project: int, *, add_class: bool = False
         for task in read_tasks(server.annotated(project), name)
         if task.sample
     ]
-    records = {(r.id, r.annotator): r for r in from_label_studio(tasks, name)}
+    records = {(r.id, r.annotator): r for r in from_label_studio(tasks, name, multilabel=job.store.multilabel)}
     before = {
         (row["id"], who): label
         for row in queries.listing(job.store)
         for who, label in row["votes"].items()
         if who.partition(":")[0] == _SOURCE
     }
-    fresh = [r for key, r in records.items() if key not in before or before[key] != r.label]
+    fresh = [r for key, r in records.items() if key not in before or not r.says(before[key])]
     imported = apply_records(job, fresh, name, _SOURCE, add_class=add_class, final=final)
     there = {task.sample for task in tasks}
     # Votes on samples without a task in this project are of another project, or came from a file.
@@ -201,9 +202,10 @@ def remembered(job: Job) -> tuple[str | None, int | None]:
     return facts.url, facts.project
 
 
-def prediction(interface: Interface, order: Order, id_: str, label: str | None) -> dict[str, Any]:
+def prediction(interface: Interface, order: Order, id_: str, label: NamedLabel | None) -> dict[str, Any]:
     """Prediction of a sample, without its task; samples that are not waiting come after all that are."""
-    result = interface.result(label) if label is not None and label in interface.values else []
+    names = (label,) if isinstance(label, str) else label or ()
+    result = interface.result(label) if label and {*names} <= {*interface.values} else []
     return {"score": order.scores.get(id_, 1.0), "model_version": order.version, "result": result}
 
 

@@ -23,12 +23,13 @@ __all__ = ["Estimate", "audit_interval", "lure", "lure_weights"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """Accuracy and its confidence interval, in [0, 1], and the number of labels used."""
+    """Accuracy, or another figure that is named, and its confidence interval, in [0, 1], and the number of labels used."""
 
     accuracy: float
     low: float
     high: float
     n: int
+    figure: str = "accuracy"
 
 
 def audit_interval(correct: int, n: int, level: float = 0.95) -> Estimate:

@@ -310,6 +310,8 @@ def _reduced(file: Path, channels: int) -> NDArray[np.uint8]:
 
 def _doubt(job: Job, run: Run) -> str:
     """Why there are no counterfactuals of a model, and what helps; empty if there are."""
+    if run.multilabel or job.store.multilabel:
+        return "there are no counterfactuals where an image may have several classes"
     if fault := gradient_fault(run.model, with_originals=True):
         return f"there are no counterfactuals of this model: {fault}"
     pretraining = job.settings.recipe.pretraining

@@ -22,6 +22,7 @@ from ssl_diffusion.annotation.loop.model_file import (
     description_of,
     folder_of,
     label_digest,
+    teaches,
 )
 from ssl_diffusion.annotation.store.state import StoreState
 from ssl_diffusion.errors import RunError
@@ -86,6 +87,7 @@ class Classifier:
         numbers: Class numbers of the job, in the order of the outputs, (k,).
         n_classes: Number of classes of the job, K.
         probe: The probe; None for the model's own head.
+        multilabel: Whether classes are independent.
     """
 
     frozen: EmbeddedPool
@@ -93,6 +95,7 @@ class Classifier:
     numbers: NDArray[np.int64]
     n_classes: int
     probe: LinearProbe | None
+    multilabel: bool = False
     _last: "list[tuple[NDArray[np.int64], NDArray[np.float32]]]" = field(default_factory=list, repr=False, compare=False)
 
     def probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -112,7 +115,7 @@ class Classifier:
     def _computed(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         logits = self.frozen.logits(self.probe, rows)
         p = np.zeros((len(rows), self.n_classes), dtype=np.float32)
-        p[:, self.numbers] = probabilities(logits, multilabel=False)
+        p[:, self.numbers] = probabilities(logits, self.multilabel)
         return p
 
 
@@ -144,7 +147,7 @@ def publish(job: Job, name: str, fitted: FittedTo, progress: ProgressCallback | 
 
 
 def classifier_of(job: Job, model: Model, state: StoreState, *, fast: bool = False) -> Classifier | None:
-    """Fit a classifier to the labels of a job; None with labels of fewer than two classes.
+    """Fit a classifier to the labels of a job; None with labels that tell no classes apart.
 
     Args:
         job: Job of the model.
@@ -158,16 +161,18 @@ def classifier_of(job: Job, model: Model, state: StoreState, *, fast: bool = Fal
     fitted = model.run.classes if model.run is not None and same else ()
     if model.run is not None and fitted and {*fitted} <= {*names}:
         numbers = np.array([names.index(name) for name in fitted], dtype=np.int64)
-        return Classifier(frozen, frozen.model, numbers, len(names), None)
-    if len(np.unique(classes)) < 2:
+        return Classifier(frozen, frozen.model, numbers, len(names), None, model.run.multilabel)
+    if not teaches(classes):
         return None
+    numbers = np.array(state.in_use, dtype=np.int64) if job.store.multilabel else np.arange(len(names))
+    classes = classes[:, numbers] if job.store.multilabel else classes
     penalty = WITHOUT_VALIDATION if fast else None
     extra = None
     if len(lessons) and model.run is not None:
         extra = _lesson_rows(model.run, lessons.images), lessons.classes
-    probe = frozen.probe(known, classes, len(names), seed=job.settings.seed, inverse_penalty=penalty, extra=extra)
+    probe = frozen.probe(known, classes, len(numbers), seed=job.settings.seed, inverse_penalty=penalty, extra=extra)
     asked = frozen.model.with_linear_head(probe.weight, probe.bias) if frozen.model is not None else None
-    return Classifier(frozen, asked, np.arange(len(names)), len(names), probe)
+    return Classifier(frozen, asked, numbers, len(names), probe, job.store.multilabel)
 
 
 def _lesson_rows(run: Run, images: NDArray[np.uint8]) -> NDArray[np.float32]:

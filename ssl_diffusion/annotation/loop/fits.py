@@ -20,13 +20,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ssl_diffusion.annotation.loop.class_sets import check_columns
 from ssl_diffusion.annotation.loop.current_model import publish
 from ssl_diffusion.annotation.loop.fit_state import FitState, fit_state, reporting
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.job_backbone import check_fit, picture_fault, with_files
 from ssl_diffusion.annotation.loop.lessons import Lessons, Use, lessons_of, with_lessons
-from ssl_diffusion.annotation.loop.model_file import FittedTo, current_model, folder_of, label_digest, training_labels
+from ssl_diffusion.annotation.loop.model_file import (
+    FittedTo,
+    current_model,
+    folder_of,
+    label_digest,
+    lacking,
+    teaches,
+    training_labels,
+)
 from ssl_diffusion.annotation.store import queries
+from ssl_diffusion.annotation.store.state import Labels
 from ssl_diffusion.data.label_choice import label_name
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.shards.loading import pool_name
@@ -79,8 +89,8 @@ def fit_job(
     with job.alone("fit"), reporting(job, options.progress) as progress:
         options = replace(options, cache=cache, progress=progress)
         known, classes = training_labels(job)
-        if not pretrain and len(np.unique(classes)) < 2:
-            raise DataError(f"{job.path} has labels of {len(np.unique(classes))} classes: label samples of two or more first")
+        if not pretrain and not teaches(classes):
+            raise DataError(_few(job, classes))
         if not pretrain:
             check_fit(job, progress)
         use = "off" if pretrain else _use_of_verdicts(job, use_verdicts)
@@ -91,6 +101,7 @@ def fit_job(
             labels=None if pretrain else label_digest(known, classes),
             n=0 if pretrain else len(known),
             verdicts=lessons.digest if use == "on" else None,
+            classes=job.store.classes_in_use if job.store.multilabel and not pretrain else (),
         )
         name = _unfinished(job, wanted) or _next_name(job)
         folder = RunFolder(folder_of(job, name))
@@ -102,10 +113,17 @@ def fit_job(
                 table = job.folder("models") / f"{name}.csv"
                 _write_table(pool, table, sharded=job.shards is not None)
                 atomic_write_text(table.with_suffix(".json"), wanted.model_dump_json() + "\n")
-                recipe = _recipe(job, table, pretrain)
+                recipe = _recipe(job, table, pretrain, pool.classes if pool.multilabel else ())
                 fit_run(recipe, folder.path, overwrite=folder.path.exists(), pool=pool, options=options)
         publish(job, name, wanted, options.progress)
     return name
+
+
+def _few(job: Job, classes: NDArray[np.int64]) -> str:
+    """What the labels of a job lack for a fit, in words."""
+    if classes.ndim == 2:
+        return f"a fit of {job.path} needs {lacking(multilabel=True)}: label more samples first"
+    return f"{job.path} has labels of {len(np.unique(classes))} classes: label samples of two or more first"
 
 
 def _use_of_verdicts(job: Job, wanted: Use | None) -> Use:
@@ -116,7 +134,8 @@ def _use_of_verdicts(job: Job, wanted: Use | None) -> Use:
         wanted: Choice of the user; None takes the job's setting, and "off" where that is not possible.
     """
     use = wanted or job.settings.verdicts
-    if use == "off" or not (fault := picture_fault(job)):
+    fault = "a multi-label job has no counterfactuals to judge" if job.store.multilabel else ""
+    if use == "off" or not (fault := fault or picture_fault(job)):
         return use
     if wanted == "on":
         raise RunError(f"{fault}: leave out --verdicts")
@@ -201,7 +220,7 @@ def _unfinished(job: Job, wanted: FittedTo) -> str | None:
     for note in sorted(job.folder("models").glob("*.json"), reverse=True):
         try:
             found = read_state(note, FittedTo, remedy="")
-            same = (found.labels, found.verdicts) == (wanted.labels, wanted.verdicts)
+            same = (found.labels, found.verdicts, found.classes) == (wanted.labels, wanted.verdicts, wanted.classes)
             present = current_model(job)
         except StateError as error:
             _log.warning("%s; a new fit takes its place", error)
@@ -217,11 +236,14 @@ def _pool(job: Job, name: str, known: NDArray[np.int64], classes: NDArray[np.int
         job: Job with the images.
         name: Name of the run; the pool has the name that reading its table would give.
         known: Positions of the training labels, (n,).
-        classes: Class numbers of the job, (n,).
+        classes: Class numbers of the job, (n,), or 0/1 for every class, (n, K).
         lessons: Judged pictures to learn, too.
     """
     store = job.store
     tested, tested_classes = queries.labels(store, "test") if len(known) else (known, classes)
+    if store.multilabel and len(known):
+        return _multilabel_pool(job, name, (known, classes), (tested, tested_classes))
+    classes, tested_classes = (each.reshape(-1) if not len(known) else each for each in (classes, tested_classes))
     if unknown := sorted({store.classes[k] for k in set(tested_classes.tolist()) - set(classes.tolist())}):
         raise DataError(
             f"the test split of {job.path} has images of {', '.join(map(repr, unknown))}, but no sample for training has "
@@ -247,6 +269,19 @@ def _pool(job: Job, name: str, known: NDArray[np.int64], classes: NDArray[np.int
     return with_lessons(pool, lessons, number)
 
 
+def _multilabel_pool(job: Job, name: str, train: Labels, test: Labels) -> Pool:
+    """All images of a multi-label job with the sets that a run may use, of the classes in use."""
+    store = job.store
+    names, names_in_use = store.classes, store.classes_in_use
+    check_columns(names_in_use, ("path", "split"))
+    images, columns = job.open_images("c"), [names.index(name_) for name_ in names_in_use]
+    labels, is_test = np.full((len(images), len(columns)), -1, dtype=np.int64), np.zeros(len(images), dtype=np.bool_)
+    for positions, sets in (train, test):
+        labels[positions] = sets[:, columns]
+    is_test[store.of_role("test")] = True
+    return with_files(job, Pool(name, images, store.ids, labels, names_in_use, is_test, multilabel=True))
+
+
 def _write_table(pool: Pool, path: Path, *, sharded: bool) -> None:
     """Write the samples of a pool as a table that `ssld fit` reads; of shards only those of which something is to be said."""
     written = np.ones(len(pool), dtype=np.bool_) if pool.extra is None else ~pool.extra  # of the others there are no files
@@ -254,22 +289,25 @@ def _write_table(pool: Pool, path: Path, *, sharded: bool) -> None:
         first = np.flatnonzero(written)[0]
         written &= pool.has_label | pool.is_test
         written[first] = True  # a table has a row
-    rows = {
-        "id" if sharded else "path": pool.ids[written],
-        "label": [label_name(label, pool.classes) for label in pool.labels[written]],
-        "split": np.where(pool.is_test[written], "test", "train"),
-    }
+    rows: dict[str, Any] = {"id" if sharded else "path": pool.ids[written]}
+    if pool.multilabel:
+        known = pool.has_label[written]
+        rows |= {name: np.where(known, pool.labels[written, k].astype(str), "") for k, name in enumerate(pool.classes)}
+    else:
+        rows["label"] = [label_name(label, pool.classes) for label in pool.labels[written]]
+    rows["split"] = np.where(pool.is_test[written], "test", "train")
     atomic_write_text(path, pd.DataFrame(rows).to_csv(index=False))
 
 
-def _recipe(job: Job, table: Path, pretrain: bool) -> Recipe:
+def _recipe(job: Job, table: Path, pretrain: bool, label_columns: tuple[str, ...]) -> Recipe:
     recipe, settings = job.settings.recipe, job.settings
     place: dict[str, Any]
     if job.shards is None:
         place = {"path": str(table.resolve()), "image_root": str(job.image_root.resolve()), "image_column": "path"}
     else:
         place = {"labels": str(table.resolve())}
-    data = recipe.data.replace(label_column="label", test_fraction=0.0, **place)
+    place |= {"label_column": "" if label_columns else "label", "label_columns": label_columns}
+    data = recipe.data.replace(test_fraction=0.0, multilabel=False, separator="|", **place)
     labeled = recipe.labels.replace(budget=-1, allow_missing_classes=True)
     recipe = recipe.replace(data=data, labels=labeled).with_setting("training.seed", settings.seed)
     if not pretrain:

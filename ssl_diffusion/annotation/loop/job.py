@@ -30,13 +30,13 @@ from numpy.typing import NDArray
 from sqlalchemy import URL
 
 from ssl_diffusion.annotation.loop.job_images import open_images, save_images, without_classes
+from ssl_diffusion.annotation.loop.job_samples import Folders, check_kind, fill_store
 from ssl_diffusion.annotation.loop.job_shards import JobShards, save_shards
 from ssl_diffusion.annotation.loop.settings import JobSettings
 from ssl_diffusion.annotation.store.faults import store_name
-from ssl_diffusion.annotation.store.store import Action, Actor, Store
+from ssl_diffusion.annotation.store.store import Actor, Store
 from ssl_diffusion.annotation.store.votes import Status
 from ssl_diffusion.data.loading import check_there, check_used, image_folder, input_paths, is_table, load_pool, with_size_of
-from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.data.shards.places import is_sharded, located
 from ssl_diffusion.data.shards.rows import ImageInShard, as_array
@@ -55,9 +55,6 @@ __all__ = ["Folders", "Job", "create_job", "move_images", "open_job"]
 _log = logging.getLogger(__name__)
 _PATIENCE = 0.5  # seconds; a process that only checks a lock holds it for a moment
 _SHOWN = 5  # names in a message
-
-Folders = Literal["classes", "ignore"]
-"""What sub-folders of a folder of images mean."""
 
 
 class _Holder(State):
@@ -82,7 +79,7 @@ class Job:
         self.settings = settings
         # Not as text, in which a "?" in the name of a folder would begin options.
         url = settings.store or URL.create("sqlite", database=str(path.resolve() / "job.db"))
-        self.store = Store(url, settings.agreement, exists=not is_new)
+        self.store = Store(url, settings.agreement, exists=not is_new, multilabel=settings.multilabel)
 
     @cached_property
     def images(self) -> NDArray[np.uint8]:
@@ -206,12 +203,12 @@ class Job:
 
         return next_round(self, n, strategy)
 
-    def label(self, id_: str, label: str, annotator: str = "api", *, final: bool = False) -> Status:
+    def label(self, id_: str, label: str | Sequence[str], annotator: str = "api", *, final: bool = False) -> Status:
         """Label a sample, or correct it; returns its status.
 
         Args:
             id_: Sample id.
-            label: Class name.
+            label: Class name; in a multi-label job the names of a set, also of none.
             annotator: Name of the annotator.
             final: Whether the label overrides the votes of others.
 
@@ -273,8 +270,7 @@ def create_job(
     data = settings.recipe.data
     if not data.path:
         raise RecipeError("a job needs images: name their folder, a CSV file that lists them, or shards, with --data")
-    if data.multilabel or data.label_columns:
-        raise RecipeError("annotation jobs allow one label per image, not several")
+    check_kind(settings, folders)
     if data.unlabeled:
         raise RecipeError(
             "a job takes all of its images from one place: leave out data.unlabeled, or put the images into one folder"
@@ -305,23 +301,10 @@ def create_job(
         job = Job(temporary, settings, is_new=True)
         job.save_settings(settings)
         try:
-            _fill(job.store, pool, settings, classes)
+            fill_store(job.store, pool, settings, classes)
         finally:
             job.store.close()
     return Job(path, settings)
-
-
-def _fill(store: Store, pool: Pool, settings: JobSettings, classes: Sequence[str]) -> None:
-    if len(store.ids):
-        raise RunError(f"the store already holds a job of {len(store.ids)} samples: use an empty database")
-    roles = np.where(pool.is_test, "test", "pool").astype("<U5")
-    audit = np.random.default_rng([settings.seed, 1]).permutation(pool.train)[: settings.audit]
-    roles[audit] = "audit"
-    store.add_samples([str(name) for name in pool.ids], roles.tolist())
-    store.add_classes([*pool.classes, *classes])
-    by = Actor("data", "import")
-    known = np.flatnonzero(pool.has_label)
-    store.apply([Action("label", str(pool.ids[i]), by, pool.classes[int(pool.labels[i])]) for i in known])
 
 
 def move_images(job: Job, data: str | Path, image_root: Path | None = None) -> None:

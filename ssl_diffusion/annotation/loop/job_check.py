@@ -35,15 +35,19 @@ def collect_job(job: Job, *, levels: int = 1, progress: ProgressCallback | None 
     """
     job.check_files()
     model, state = present_model(job, progress), read_state(job.store)
-    number = {k: i for i, k in enumerate(state.in_use)}
-    labels = np.full(len(job.store.ids), -1, dtype=np.int64)
-    for position, k in zip(*state.labels, strict=True):
-        labels[position] = number.get(int(k), -1)
+    known, given = state.labels
+    sets = job.store.multilabel and len(state.in_use) > 0
+    labels = np.full((len(job.store.ids), len(state.in_use)) if sets else len(job.store.ids), -1, dtype=np.int64)
+    if sets:
+        labels[known] = given[:, list(state.in_use)]
+    elif not job.store.multilabel:
+        number = {k: i for i, k in enumerate(state.in_use)}
+        labels[known] = [number.get(int(k), -1) for k in given]
     images, files = (
         (job.images, [job.image_file(i) for i in range(len(labels))]) if job.shards is None else (job.shards.read(), None)
     )
     is_test = np.isin(np.arange(len(labels)), job.store.of_role("test"))
-    pool = Pool(job.path.name, images, job.store.ids, labels, state.names, is_test, files=files)
+    pool = Pool(job.path.name, images, job.store.ids, labels, state.names, is_test, sets, files=files)
     z = np.asarray(model.frozen.representation)
     errors = denoised(model.run, model.frozen.images, levels) if model.run is not None else None
     return Collection(str(job.path), pool, survey(pool.images, files, progress=progress), z, model.description, errors)

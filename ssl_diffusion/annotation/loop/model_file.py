@@ -27,6 +27,8 @@ __all__ = [
     "description_of",
     "folder_of",
     "label_digest",
+    "lacking",
+    "teaches",
     "training_labels",
 ]
 
@@ -40,11 +42,15 @@ class CurrentModel(State):
 
 
 class FittedTo(State):
-    """What `models/NNN.json` says: digest and number of the labels of a run, and digest of the judged pictures it learned."""
+    """What `models/NNN.json` says: digest and number of the labels of a run, and digest of the judged pictures it learned.
+
+    Of a multi-label job also the classes: a set says of each of them whether the image has it.
+    """
 
     labels: str | None
     n: int = Field(ge=0)
     verdicts: str | None = None
+    classes: tuple[str, ...] = ()
 
 
 def current_model(job: Job) -> CurrentModel | None:
@@ -94,10 +100,30 @@ def folder_of(job: Job, name: str) -> Path:
 
 
 def training_labels(job: Job) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the labeled samples that models are trained on, and their class numbers."""
+    """Positions of the labeled samples that models are trained on, and their labels, see :func:`~.store.queries.labels`."""
     return queries.labels(job.store, "pool")
 
 
 def label_digest(positions: NDArray[np.int64], classes: NDArray[np.int64]) -> str:
-    """Digest of labels, to tell whether there are new ones."""
+    """Digest of labels, to tell whether there are new ones; a class that no sample has does not change that of sets."""
+    if classes.ndim == 2:
+        rows, numbers = np.nonzero(classes)
+        sets = np.concatenate([positions, [-1], positions[rows], numbers])
+        return hashlib.sha256(sets.astype("<i8").tobytes()).hexdigest()[:16]
     return hashlib.sha256(np.stack([positions, classes]).astype("<i8").tobytes()).hexdigest()[:16]
+
+
+def teaches(labels: NDArray[np.int64]) -> bool:
+    """Whether labels tell classes apart: two classes, or one that some samples of a multi-label job have and others have not.
+
+    Args:
+        labels: Class numbers, (n,), or 0/1 for every class, (n, K).
+    """
+    if labels.ndim == 1:
+        return len(np.unique(labels)) > 1
+    return len(labels) > 1 and bool((labels.min(axis=0) != labels.max(axis=0)).any())
+
+
+def lacking(multilabel: bool) -> str:
+    """What a job lacks whose labels do not tell classes apart, in words."""
+    return "a class that some labeled samples have and others have not" if multilabel else "labels of two classes or more"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_diffusion.annotation.loop.class_sets import summary_names
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.pool_view import PoolView
 from ssl_diffusion.annotation.store.pool_rows import PoolRows, read_rows
@@ -22,7 +23,7 @@ class MapPoints:
 
     Attributes:
         model: Name of the model whose representation is shown.
-        names: Class names by number.
+        names: Class names by number; those of a multi-label job with two more, for none of them and for several.
         places: Places in [0, 1], float32 (N, 2).
         label: Class numbers of labels, -1 without one, (N,).
         predicted: Predicted classes, -1 where they are not known or hidden, (N,).
@@ -74,4 +75,10 @@ def map_points(job: Job, view: PoolView, *, blind: bool = False, rows: PoolRows 
     if not blind and (found := view.predictions()) is not None:
         pool = job.store.of_role("pool")
         predicted[pool], sure[pool] = found[0][pool], found[1][pool]
-    return MapPoints(view.model, job.store.classes, places, rows.label, predicted, sure, rows.round)
+    names, label = job.store.classes, rows.label
+    if job.store.multilabel:
+        label = label.copy()
+        for position, numbers in rows.sets.items():
+            label[position] = numbers[0] if len(numbers) == 1 else len(names) + (len(numbers) > 1)
+        names = summary_names(names)
+    return MapPoints(view.model, names, places, label, predicted, sure, rows.round)

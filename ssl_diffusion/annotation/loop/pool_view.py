@@ -5,7 +5,9 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_diffusion.acquisition.independent import two_sided
 from ssl_diffusion.acquisition.pool_map import places_of
+from ssl_diffusion.annotation.loop.class_sets import predicted_sets, summarized
 from ssl_diffusion.annotation.loop.current_model import Classifier, Model
 from ssl_diffusion.annotation.loop.job import Job
 
@@ -51,9 +53,17 @@ class PoolView:
             return self._all[1]
 
     def predictions(self) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
-        """Predicted classes and their probabilities, (N,) each; None without a classifier."""
+        """Predicted classes and their probabilities, (N,) each; None without a classifier.
+
+        In a multi-label job, what is predicted in one number each (:func:`~.class_sets.summarized`), and the probability of the
+        answer about the class that the model is least sure of.
+        """
         p = self.probabilities()
-        return None if p is None else (p.argmax(axis=1), p.max(axis=1))
+        if p is None:
+            return None
+        if self.job.store.multilabel:
+            return summarized(predicted_sets(p)), two_sided(p)[:, 0]
+        return p.argmax(axis=1), p.max(axis=1)
 
     def nearest(self, position: int, among: NDArray[np.int64], n: int) -> NDArray[np.int64]:
         """The samples among these that are most similar to one, nearest first; at most n, none before there is a model."""

@@ -1,7 +1,7 @@
 """Rounds: choosing the next samples to label, and reordering them as labels come in."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,14 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.candidates import Candidates
+from ssl_diffusion.acquisition.independent import check_independent, two_sided
 from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.acquisition.open_pool import none_of, none_to_avoid
 from ssl_diffusion.acquisition.query import QueryBatch, choose
+from ssl_diffusion.annotation.loop.class_sets import predicted_names
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.snapshot import Snapshot, take_snapshot
 from ssl_diffusion.annotation.loop.status import audit_estimate
 from ssl_diffusion.annotation.loop.stopping import record
 from ssl_diffusion.annotation.store import leases, queries
+from ssl_diffusion.annotation.store.labels import said
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.settings import LARGEST_SEED, shown
@@ -119,11 +122,15 @@ def choose_round(snapshot: Snapshot, n: int | None = None, strategy: str | None 
     number = 1 if state.last_round is None else state.last_round["number"] + 1
     seed = job.settings.seed + number if seed is None else seed
     known, classes = state.training
+    sets = job.store.multilabel
     # Pixels say little about classes: without a model "auto" covers them.
-    none = none_of(names)
+    none = None if sets else none_of(names)
     k = len(state.in_use) - (none is not None) if classifier is not None and model.knows_classes else 0
     name = job.settings.strategy if strategy is None else strategy
-    chosen, reason = strategy_for(name, int((classes != none).sum()) if none is not None else len(known), k)
+    n_labels = int(classes.sum()) if sets else int((classes != none).sum()) if none is not None else len(known)
+    chosen, reason = strategy_for(name, n_labels, k)
+    if sets:
+        check_independent(chosen)
     ids, touched, carried = job.store.ids, queries.touched(job.store), _carried(snapshot)
     audit = _audit(job, n, touched)
     open_ = np.setdiff1d(job.store.of_role("pool"), touched, assume_unique=True)
@@ -136,13 +143,20 @@ def choose_round(snapshot: Snapshot, n: int | None = None, strategy: str | None 
         open_ = job.store.by_id(open_)
         p = classifier.probabilities(open_) if classifier is not None else None
         rng = np.random.default_rng(seed)
-        avoided = none_to_avoid(names, classes, state.in_use)
-        with_head = classifier.model if classifier is not None else None
-        candidates = Candidates.of(model.frozen, open_, known, classes, len(names), rng, p, with_head, avoided)
+        if sets:
+            asked = None if p is None else two_sided(p)
+            candidates = Candidates.of(model.frozen, open_, known, np.zeros_like(known), 2, rng, asked)
+        else:
+            avoided = none_to_avoid(names, classes, state.in_use)
+            with_head = classifier.model if classifier is not None else None
+            candidates = Candidates.of(model.frozen, open_, known, classes, len(names), rng, p, with_head, avoided)
         choice = choose(chosen, candidates, max(1, min(len(open_), n - len(audit))))
-        batch = QueryBatch.from_choice(choice, candidates, ids[open_], names, chosen.name, reason, seed)
+        named = replace(candidates, probabilities=None) if sets else candidates  # two answers are no classes with names
+        batch = QueryBatch.from_choice(choice, named, ids[open_], names, chosen.name, reason, seed)
+        if sets and p is not None:
+            batch = replace(batch, predictions=_predicted(p[choice.picks], names))
     entries = [leases.QueueEntry(int(i), _CARRIED) for i in carried]
-    drawn = _drawn(job, batch, names) if batch is not None else []
+    drawn = _drawn(job, batch, () if sets else names) if batch is not None else []
     entries += _spread(drawn, [leases.QueueEntry(int(i), _AUDIT) for i in audit])
     leases.add_round(job.store, leases.RoundBatch(chosen.name, reason, seed, model.description, len(open_), entries))
     record(snapshot, number, audit_estimate(snapshot))
@@ -174,7 +188,8 @@ def rerank(snapshot: Snapshot) -> bool:
     movable = waiting[drawn]
     if not len(movable) or classifier is None:
         return False
-    p = np.sort(classifier.probabilities(movable), axis=1)
+    p = classifier.probabilities(movable)
+    p = np.sort(two_sided(p) if classifier.multilabel else p, axis=1)
     order = movable[np.argsort(p[:, -1] - p[:, -2], kind="stable")]
     leases.reorder(snapshot.job.store, np.concatenate([waiting[~drawn], order]))
     return True
@@ -195,13 +210,19 @@ def _audit(job: Job, n: int, touched: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _drawn(job: Job, batch: QueryBatch, names: tuple[str, ...]) -> list[leases.QueueEntry]:
-    """Entries of the queue for the samples that a strategy chose."""
-    predicted: list[int | None] = [names.index(name) for name, _ in batch.predictions]
+    """Entries of the queue for the samples that a strategy chose; without names there is no predicted class to note."""
+    predicted: list[int | None] = [names.index(name) for name, _ in batch.predictions if names]
     positions = job.store.positions(batch.ids.tolist()).tolist()
     return [
         leases.QueueEntry(position, why, i + 1, float(batch.utilities[i]), float(batch.probabilities[i]), label)
         for i, (position, why, label) in enumerate(zip(positions, batch.reasons, predicted or [None] * len(batch), strict=True))
     ]
+
+
+def _predicted(p: NDArray[np.float32], names: tuple[str, ...]) -> list[tuple[str, float]]:
+    """Predicted sets in words, and the probability of the answer about the class that the model is least sure of."""
+    words = [said(found) for found in predicted_names(p, names)]
+    return list(zip(words, two_sided(p)[:, 0].tolist(), strict=True))
 
 
 def _spread(among: list[leases.QueueEntry], others: list[leases.QueueEntry]) -> list[leases.QueueEntry]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Select, select
 
+from ssl_diffusion.annotation.loop.class_sets import predicted_sets
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.pool_view import PoolView
 from ssl_diffusion.annotation.store import schema
@@ -18,7 +19,7 @@ from ssl_diffusion.settings import shown
 __all__ = ["FIELDS", "search"]
 
 FIELDS = {
-    "class": "label of the sample",
+    "class": "label of the sample, or a class of its set",
     "predicted": "predicted class",
     "by": "annotator who has a vote on it",
     "round": "number of the last round that asked for it",
@@ -72,7 +73,7 @@ def search(job: Job, view: PoolView, text: str, *, blind: bool = False) -> NDArr
         if key == "like":
             (like,) = job.store.positions([value]).tolist()
         else:
-            keep &= _holds(job, key, value, rows, found)
+            keep &= _holds(job, view, key, value, rows, found)
     if found is not None:
         for sign, bound in terms.bounds:
             compare = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}[sign]
@@ -112,15 +113,22 @@ def _number(text: str) -> float:
 
 
 def _holds(
-    job: Job, key: str, value: str, rows: PoolRows, found: "tuple[NDArray[np.int64], NDArray[np.float32]] | None"
+    job: Job,
+    view: PoolView,
+    key: str,
+    value: str,
+    rows: PoolRows,
+    found: "tuple[NDArray[np.int64], NDArray[np.float32]] | None",
 ) -> NDArray[np.bool_]:
     result: NDArray[np.bool_]
     match key:
         case "class":
-            result = rows.label == _class(job, value)
+            result = _labeled(job, rows, _class(job, value))
         case "predicted":
             assert found is not None
             result = found[0] == _class(job, value)
+            if job.store.multilabel and (p := view.probabilities()) is not None:
+                result = predicted_sets(p)[:, _class(job, value)]
         case "round":
             if not value.isdecimal():
                 raise DataError(f"{shown(value)} is no number of a round")
@@ -131,12 +139,21 @@ def _holds(
             doubts = schema.review.c
             result = _of(job, select(doubts.position).where(doubts.decided.is_(None), doubts.kind == value))
         case _:
-            result = _state(job, value, rows, found)
+            result = _state(job, view, value, rows, found)
     return result
 
 
+def _labeled(job: Job, rows: PoolRows, number: int) -> NDArray[np.bool_]:
+    """Which samples have a class as their label, or in it."""
+    if not job.store.multilabel:
+        return np.asarray(rows.label == number)
+    having = np.zeros(len(rows.label), dtype=np.bool_)
+    having[[position for position, numbers in rows.sets.items() if number in numbers]] = True
+    return having
+
+
 def _state(
-    job: Job, value: str, rows: PoolRows, found: "tuple[NDArray[np.int64], NDArray[np.float32]] | None"
+    job: Job, view: PoolView, value: str, rows: PoolRows, found: "tuple[NDArray[np.int64], NDArray[np.float32]] | None"
 ) -> NDArray[np.bool_]:
     if value in STATUSES:
         return rows.has_status(value)
@@ -149,11 +166,21 @@ def _state(
             return _of(job, select(schema.review.c.position).where(schema.review.c.decided.is_(None)))
         case "wrong":
             assert found is not None
+            if job.store.multilabel and (p := view.probabilities()) is not None:
+                return _wrong_sets(rows, predicted_sets(p))
             result: NDArray[np.bool_] = (rows.label >= 0) & (rows.label != found[0])
             return result
     raise DataError(
         f"no sample is {shown(value)}; {nearest_names(value, [*STATUSES, 'flagged', 'commented', 'suspicious', 'wrong'])}"
     )
+
+
+def _wrong_sets(rows: PoolRows, predicted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which labeled samples have another set than the predicted one."""
+    wrong = np.zeros(len(predicted), dtype=np.bool_)
+    for position, numbers in rows.sets.items():
+        wrong[position] = tuple(np.flatnonzero(predicted[position]).tolist()) != numbers
+    return wrong
 
 
 def _of(job: Job, query: "Select[tuple[int]]") -> NDArray[np.bool_]:

@@ -20,6 +20,8 @@ class JobSettings(SettingsWithRecipe):
 
     store: str = Field("", repr=False)  # it may hold a password
     """URL of the database; "" is SQLite in the job folder."""
+    multilabel: bool = False
+    """Whether an image may have several classes, or none; the labels are sets then."""
     agreement: AtLeastOne = 1
     """Number of annotators that a sample needs."""
     audit: Count = 0

@@ -11,9 +11,10 @@ import numpy as np
 from sqlalchemy import select
 
 from ssl_diffusion.annotation.loop.accuracy import Estimate, audit_interval, lure
+from ssl_diffusion.annotation.loop.class_sets import AuditByClass, by_class, macro_f1
 from ssl_diffusion.annotation.loop.fit_state import FitState
 from ssl_diffusion.annotation.loop.job import Job
-from ssl_diffusion.annotation.loop.model_file import FittedTo, described
+from ssl_diffusion.annotation.loop.model_file import FittedTo, described, lacking, teaches
 from ssl_diffusion.annotation.loop.snapshot import Moment, Snapshot, take_moment, take_snapshot
 from ssl_diffusion.annotation.loop.stopping import advice, forecast_of
 from ssl_diffusion.annotation.store import leases, schema
@@ -38,13 +39,16 @@ class JobStatus:
         image_size: Height and width in pixels of the images as models see them.
         counts: Number of samples by status, see :func:`ssl_diffusion.annotation.store.queries.counts`.
         labels: Number of labeled samples by class.
+        without_class: Number of labeled samples of a multi-label job that have none of the classes; None in other jobs.
         rounds: Number of rounds so far.
         waiting: Number of samples in the queue that need votes.
         model: Description of the current model.
         new_labels: Number of labels that it was not fitted to.
         fit: State of the last fit, whoever started it.
         no_fit: Reason why no fit can be started now; empty if one can.
-        audit: Accuracy of the current classifier on the labels of the audit set; None without any.
+        audit: Accuracy of the current classifier on the labels of the audit set, or its macro F1 in a multi-label job; None
+            without any.
+        audit_by_class: F1 and average precision of each class on these labels; empty but in multi-label jobs.
         drawn: Accuracy, on the pool, of the model that chose the last round, estimated from samples drawn in proportion to
             utility (LURE); None if the strategy does not draw so, or fewer than ten draws are labeled.
         labels_per_hour: Labels per hour of work; None before the second label.
@@ -57,6 +61,7 @@ class JobStatus:
     image_size: tuple[int, int]
     counts: dict[str, int]
     labels: dict[str, int]
+    without_class: int | None
     rounds: int
     waiting: int
     model: str
@@ -64,6 +69,7 @@ class JobStatus:
     fit: FitState
     no_fit: str
     audit: Estimate | None
+    audit_by_class: AuditByClass
     drawn: Estimate | None
     labels_per_hour: float | None
     next_step: str
@@ -86,7 +92,7 @@ def job_status(snapshot: Snapshot) -> JobStatus:
     """
     model = snapshot.model
     named = (model.name, model.description) if model is not None else None
-    return _status(snapshot, named, audit_estimate(snapshot))
+    return _status(snapshot, named, audit_estimate(snapshot), _audit_by_class(snapshot))
 
 
 def status_of(job: Job, progress: ProgressCallback | None = None) -> JobStatus:
@@ -102,19 +108,21 @@ def status_of(job: Job, progress: ProgressCallback | None = None) -> JobStatus:
     moment = take_moment(job)
     if len(moment.state.labels_of("audit")[0]) or (named := described(job)) is None:
         return job_status(take_snapshot(job, progress=progress))
-    return _status(moment, named, None)
+    return _status(moment, named, None, {})
 
 
-def _status(moment: Moment, model: tuple[str, str] | None, audit: Estimate | None) -> JobStatus:
+def _status(moment: Moment, model: tuple[str, str] | None, audit: Estimate | None, audit_by_class: AuditByClass) -> JobStatus:
     """Status with what needs the model: its name and description, None while it is being opened, and its accuracy."""
     job, state = moment.job, moment.state
-    by_class = Counter(state.labels[1].tolist())
+    given, sets = state.labels[1], job.store.multilabel
+    counts = dict(enumerate(given.sum(axis=0).tolist())) if sets else Counter(given.tolist())
     waiting = len(state.waiting)
     _, _, height, width = job.images.shape
     return JobStatus(
         image_size=(height, width),
         counts=state.counts,
-        labels={state.classes[k]: by_class.get(k, 0) for k in state.in_use},
+        labels={state.classes[k]: counts.get(k, 0) for k in state.in_use},
+        without_class=int((given.sum(axis=1) == 0).sum()) if sets else None,
         rounds=state.last_round["number"] if state.last_round is not None else 0,
         waiting=waiting,
         model=model[1] if model is not None else "being opened",
@@ -122,6 +130,7 @@ def _status(moment: Moment, model: tuple[str, str] | None, audit: Estimate | Non
         fit=moment.fit,
         no_fit=_no_fit(moment),
         audit=audit,
+        audit_by_class=audit_by_class,
         drawn=drawn_estimate(moment),
         labels_per_hour=labels_per_hour(job),
         next_step=_next_step(job, waiting),
@@ -133,8 +142,8 @@ def _status(moment: Moment, model: tuple[str, str] | None, audit: Estimate | Non
 def _no_fit(moment: Moment) -> str:
     if moment.fit.state == "running":
         return f"a fit is running (by {moment.fit.process})"
-    if len(np.unique(moment.state.training[1])) < 2:
-        return "a fit needs labels of two classes or more"
+    if not teaches(moment.state.training[1]):
+        return f"a fit needs {lacking(moment.job.store.multilabel)}"
     return ""
 
 
@@ -158,7 +167,8 @@ def fitted_labels(job: Job, name: str) -> int:
 
 
 def audit_estimate(snapshot: Snapshot) -> Estimate | None:
-    """Accuracy of the classifier on the labeled samples of the audit set; None without any, or without a classifier.
+    """Accuracy of the classifier, or its macro F1 in a multi-label job, on the labeled samples of the audit set; None without
+    any, or without a classifier.
 
     Example:
         >>> audit_estimate(take_snapshot(job)).accuracy  # doctest: +SKIP
@@ -166,8 +176,19 @@ def audit_estimate(snapshot: Snapshot) -> Estimate | None:
     positions, classes = snapshot.state.labels_of("audit")
     if snapshot.classifier is None or not len(positions):
         return None
-    right = snapshot.classifier.probabilities(positions).argmax(axis=1) == classes
+    p = snapshot.classifier.probabilities(positions)
+    if classes.ndim == 2:
+        return macro_f1(p, classes)
+    right = p.argmax(axis=1) == classes
     return audit_interval(int(right.sum()), len(right))
+
+
+def _audit_by_class(snapshot: Snapshot) -> AuditByClass:
+    positions, labels = snapshot.state.labels_of("audit")
+    if snapshot.classifier is None or not len(positions) or labels.ndim == 1:
+        return {}
+    columns = list(snapshot.state.in_use)
+    return by_class(snapshot.classifier.probabilities(positions)[:, columns], labels[:, columns], snapshot.state.names)
 
 
 def drawn_estimate(moment: Moment) -> Estimate | None:

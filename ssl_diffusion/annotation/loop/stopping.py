@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.forecast import Forecast, forecast
 from ssl_diffusion.annotation.loop.accuracy import Estimate
+from ssl_diffusion.annotation.loop.class_sets import predicted_sets
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.snapshot import Moment, Snapshot
 from ssl_diffusion.errors import DataError, StateError
@@ -95,7 +96,7 @@ def advice(moment: Moment) -> list[str]:
         )
     if not os.path.lexists(moment.job.path / _PROGRESS):
         return sentences
-    table = progress_of(moment.job)
+    table, figure = progress_of(moment.job), "macro F1" if moment.job.store.multilabel else "accuracy"
     promised = forecast_of(moment)
     if isinstance(promised, Forecast) and promised.accuracy - float(table["audit_accuracy"].dropna().iloc[-1]) < _WORTH:
         sentences.append(f"the forecast is {promised}: more labels may gain less than half a point")
@@ -111,7 +112,7 @@ def advice(moment: Moment) -> list[str]:
         low, high = measured["audit_low"].iloc[-1], measured["audit_high"].iloc[-1]
         if gain < _PLATEAU and high - low < _SHARP:
             sentences.append(
-                f"accuracy on the audit set changed by {gain:+.1%} in {_ROUNDS} rounds (now {accuracy.iloc[-1]:.1%}, {low:.1%} "
+                f"{figure} on the audit set changed by {gain:+.1%} in {_ROUNDS} rounds (now {accuracy.iloc[-1]:.1%}, {low:.1%} "
                 f"to {high:.1%}): it may have reached its plateau"
             )
     return sentences
@@ -151,7 +152,8 @@ def _kappa(snapshot: Snapshot) -> float:
         return float("nan")
     pool = job.store.of_role("pool")
     watched = np.sort(np.random.default_rng([job.settings.seed, 3]).permutation(pool)[:_WATCHED])
-    now = classifier.probabilities(watched).argmax(axis=1)
+    p = classifier.probabilities(watched)
+    now = predicted_sets(p).ravel().astype(np.int64) if classifier.multilabel else p.argmax(axis=1)
     path = job.path / "watched.npy"
     before = _watched_before(path)
     with atomic_file(path) as temporary:

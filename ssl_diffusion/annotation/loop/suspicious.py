@@ -9,6 +9,7 @@ from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.model_file import training_labels
 from ssl_diffusion.annotation.store.review import ReviewItem, add_items
 from ssl_diffusion.curation.label_issues import judge_labels
+from ssl_diffusion.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,12 +31,14 @@ def find_suspicious(job: Job, model: Model) -> int:
         model: Model whose representation judges them.
 
     Raises:
-        DataError: If fewer than two classes have three labels.
+        DataError: If fewer than two classes have three labels, or in a multi-label job.
 
     Example:
         >>> find_suspicious(job, present_model(job))  # doctest: +SKIP
         7
     """
+    if job.store.multilabel:
+        raise DataError("labels are judged where an image has one class, and the images of this job may have several")
     positions, labels = training_labels(job)
     names, ids = job.store.classes, job.store.ids
     found = judge_labels(np.asarray(model.frozen.representation[positions]), labels, len(names), seed=job.settings.seed)

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ssl_diffusion.annotation.loop.class_sets import predicted_names, predicted_sets
 from ssl_diffusion.annotation.loop.counterfactuals import Counterfactual, Explainer
 from ssl_diffusion.annotation.loop.current_model import Classifier, Model, present_model
 from ssl_diffusion.annotation.loop.explanations import MEASURES, Explanation, Named
 from ssl_diffusion.annotation.loop.fits import Background
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.job_classes import assign_keys
-from ssl_diffusion.annotation.loop.model_file import training_labels
+from ssl_diffusion.annotation.loop.model_file import teaches, training_labels
 from ssl_diffusion.annotation.loop.pool_view import PoolView
 from ssl_diffusion.annotation.loop.rounds import choose_round, rerank
 from ssl_diffusion.annotation.loop.sheets import Sheet, Wanted, choose_sheet
@@ -28,11 +29,12 @@ from ssl_diffusion.annotation.loop.status import JobStatus, fitted_labels, job_s
 from ssl_diffusion.annotation.loop.stopping import progress_of
 from ssl_diffusion.annotation.loop.suspicious import find_suspicious
 from ssl_diffusion.annotation.store import leases, queries
+from ssl_diffusion.annotation.store.labels import NamedLabel, named
 from ssl_diffusion.annotation.store.review import n_open
 from ssl_diffusion.annotation.store.state import read_state
 from ssl_diffusion.annotation.store.statements import known_of
-from ssl_diffusion.annotation.store.store import Action, Actor, Verb
-from ssl_diffusion.errors import Interrupted, SSLDError
+from ssl_diffusion.annotation.store.store import Action, Actor, GivenLabel, Verb
+from ssl_diffusion.errors import DataError, Interrupted, SSLDError
 from ssl_diffusion.progress import ProgressUpdate
 
 __all__ = ["PageState", "Workbench"]
@@ -125,7 +127,7 @@ class Workbench:
         self._look_ahead()
         return items[0]
 
-    def record(self, id_: str, verb: Verb, by: Actor, label: str | None = None, *, final: bool = False) -> str:
+    def record(self, id_: str, verb: Verb, by: Actor, label: GivenLabel = None, *, final: bool = False) -> str:
         """Apply a verb to a sample; returns the sample's status, which is on disk then."""
         (found,) = self.job.store.apply([Action(verb, id_, by, label, final and verb == "label")])
         if verb in ("label", "un-label", "drop"):
@@ -155,7 +157,7 @@ class Workbench:
             self._settling[holder] = id_
         return item
 
-    def label(self, id_: str, verb: Verb, by: Actor, label: str | None, holder: str) -> str:
+    def label(self, id_: str, verb: Verb, by: Actor, label: GivenLabel, holder: str) -> str:
         """Apply a verb of a tab, see :meth:`record`; a label of a disputed sample that it has under review is final."""
         final = verb == "label" and self._settling.get(holder) == id_
         status = self.record(id_, verb, by, label, final=final)
@@ -176,15 +178,27 @@ class Workbench:
         return leases.lease_these(self.job.store, self.job.store.positions([vote.id for vote in votes]), annotator, holder)
 
     def sheet(self, wanted: Wanted, annotator: str, holder: str) -> Sheet:
-        """Samples that can be labeled with one key, leased; see :func:`~ssl_diffusion.annotation.loop.sheets.choose_sheet`."""
+        """Samples that can be labeled with one key, leased; see :func:`~ssl_diffusion.annotation.loop.sheets.choose_sheet`.
+
+        Raises:
+            DataError: In a multi-label job, or see there.
+        """
+        self._check_sheets()
         return choose_sheet(self.job, self.pool, wanted, annotator, holder, lambda: leases.pending(self.job.store, _QUEUED))
 
     def label_sheet(self, ids: list[str], label: str, by: Actor) -> int:
-        """Give several samples the same label, as one action; returns how many are labeled now."""
+        """Give several samples the same label, as one action; returns how many are labeled now. Errors as :meth:`sheet`."""
+        self._check_sheets()
         each = [replace(by, token=f"{by.token}.{k}", seconds=by.seconds) for k in range(len(ids))]
         found = self.job.store.apply([Action("label", id_, one, label) for id_, one in zip(ids, each, strict=True)])
         self._count(len(ids))
         return sum(status.status == "labeled" for status in found)
+
+    def _check_sheets(self) -> None:
+        if self.job.store.multilabel:
+            raise DataError(
+                "a sheet gives all images one class, and the images of this job may have several: label one at a time"
+            )
 
     def explanation(self, id_: str) -> Explanation:
         """Predicted classes and counterfactuals of a sample; nothing of one whose label measures the model."""
@@ -200,15 +214,19 @@ class Workbench:
         (position,) = self.job.store.positions([id_]).tolist()
         return [] if self._measures(position) else self._counterfactuals(position)[0]
 
-    def predicted_classes(self, ids: list[str]) -> dict[str, str]:
-        """Predicted class by id; empty without a classifier; unknown ids and samples that measure the model are left out."""
+    def predicted_classes(self, ids: list[str]) -> dict[str, NamedLabel]:
+        """Predicted class or, in a multi-label job, classes by id; empty without a classifier.
+
+        Unknown ids and samples that measure the model are left out.
+        """
         with self.job.store.reading() as connection:
             known = {id_: row for id_, row in known_of(connection, ids).items() if not self._measures(row)}
         if self._classifier is None or not known:
             return {}
-        best = self._classifier.probabilities(np.array(list(known.values()), dtype=np.int64)).argmax(axis=1)
-        names = self.job.store.classes
-        return {id_: names[k] for id_, k in zip(known, best.tolist(), strict=True)}
+        p, names = self._classifier.probabilities(np.array(list(known.values()), dtype=np.int64)), self.job.store.classes
+        if self._classifier.multilabel:
+            return dict(zip(known, predicted_names(p, names), strict=True))
+        return {id_: names[k] for id_, k in zip(known, p.argmax(axis=1).tolist(), strict=True)}
 
     def _measures(self, position: int) -> bool:
         """Whether the label of a sample measures the models, so that it has to be given without knowing what they say."""
@@ -218,7 +236,8 @@ class Workbench:
         if self._classifier is None:
             return []
         p = self._classifier.probabilities(np.array([position]))[0]
-        return [(names[k], float(p[k])) for k in np.argsort(-p, kind="stable")[:_TOP].tolist()]
+        n = max(_TOP, int(predicted_sets(p).sum())) if self._classifier.multilabel else _TOP
+        return [(names[k], float(p[k])) for k in np.argsort(-p, kind="stable")[:n].tolist()]
 
     def _counterfactuals(self, position: int) -> tuple[list[Counterfactual], bool]:
         """What has been found, and whether that is all."""
@@ -297,7 +316,7 @@ class Workbench:
         if self.refit_every and not self.fits.running:
             known, classes = training_labels(self.job)
             # A failed fit is tried again after as many labels more.
-            if len(known) >= self._fitted + self.refit_every and len(np.unique(classes)) > 1 and self.fits.start():
+            if len(known) >= self._fitted + self.refit_every and teaches(classes) and self.fits.start():
                 self._fitted = len(known)
 
     def find_suspicious(self) -> None:
@@ -340,4 +359,4 @@ def _restored(vote: queries.Undoable, by: Actor, names: tuple[str, ...]) -> Acti
         return Action("un-label", vote.id, by)
     if vote.before.label is None:
         return Action("drop" if vote.before.final else "skip", vote.id, by)
-    return Action("label", vote.id, by, names[vote.before.label], vote.before.final)
+    return Action("label", vote.id, by, named(vote.before.label, names), vote.before.final)

@@ -1,6 +1,7 @@
 """A client of a labeling page that is served somewhere: the same verbs as those of a job, by its JSON (`/api/openapi.json`)."""
 
 import uuid
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -64,13 +65,14 @@ class RemoteJob:
         """Content of the image of a sample."""
         return self._answer(self._request("GET", str(sample["image"]))).content
 
-    def label(self, sample: dict[str, Any], label: str, *, seconds: float | None = None) -> str:
-        """Label a leased sample; returns its status.
+    def label(self, sample: dict[str, Any], label: str | Sequence[str], *, seconds: float | None = None) -> str:
+        """Label a leased sample with a class or, in a multi-label job, with a set of classes, also of none; returns its status.
 
         Raises:
             SSLDError: If there is no such class, or the image has changed since the sample was leased.
         """
-        return self._say(sample, "label", label=label, digest=sample["digest"], seconds=seconds)
+        given = label if isinstance(label, str) else list(label)
+        return self._say(sample, "label", label=given, digest=sample["digest"], seconds=seconds)
 
     def skip(self, sample: dict[str, Any]) -> str:
         """Vote for no class; returns the status of the sample."""

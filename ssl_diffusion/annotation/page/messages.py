@@ -1,13 +1,12 @@
 """Bodies of the labeling page's requests and responses."""
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from ssl_diffusion.annotation.loop.explanations import Explanation
 from ssl_diffusion.annotation.loop.sheets import LARGEST, Wanted
+from ssl_diffusion.annotation.store.labels import NamedLabel
 from ssl_diffusion.annotation.store.people import AnnotatorFacts
 from ssl_diffusion.annotation.store.store import Verb
 from ssl_diffusion.annotation.store.verdicts import Judgement
@@ -18,17 +17,13 @@ __all__ = [
     "ClassRequest",
     "ClassesResponse",
     "CommentRequest",
-    "CounterfactualMessage",
     "DecisionRequest",
     "EventMessage",
-    "ExplanationResponse",
     "FitResponse",
     "FoundSample",
     "HistoryResponse",
     "LabelRequest",
     "LabelResponse",
-    "PictureMessage",
-    "PredictionMessage",
     "ReleaseRequest",
     "ReleaseResponse",
     "ReviewResponse",
@@ -58,11 +53,19 @@ def _check_text(text: str) -> str:
     return text
 
 
+def _check_label(label: str | list[str]) -> str | list[str]:
+    names = [label] if isinstance(label, str) else label
+    if len(names) > 1000 or any(len(_check_text(name)) > 1000 for name in names):
+        raise ValueError("a label has at most 1000 classes, with names of at most 1000 characters")
+    return label
+
+
 _Text = Annotated[str, AfterValidator(_check_text)]
 Name = Annotated[_Text, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Coordinate = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 SampleId = Annotated[_Text, Field(min_length=1, max_length=1000)]
 Digest = Annotated[_Text, Field(max_length=64, pattern=r"^[0-9a-f]*$")]
+GivenLabel = Annotated[str | list[str], AfterValidator(_check_label)]  # a list in a multi-label job
 
 
 def image_url(id_: str, digest: str = "") -> str:
@@ -82,7 +85,7 @@ class LabelRequest(AnnotatorRequest):
 
     id: SampleId
     verb: Verb
-    label: Annotated[_Text, Field(max_length=1000)] | None = None
+    label: GivenLabel | None = None
     digest: Digest = ""
     seconds: float | None = Field(default=None, ge=0, le=86400, allow_inf_nan=False)
     token: Name
@@ -156,7 +159,7 @@ class DecisionRequest(AnnotatorRequest):
 
     id: SampleId
     decision: Literal["keep", "change", "drop"]
-    label: Annotated[_Text, Field(max_length=1000)] | None = None
+    label: GivenLabel | None = None
     digest: Digest = ""
     token: Name
 
@@ -199,11 +202,12 @@ class ClassesResponse(BaseModel):
 
 
 class SessionResponse(ClassesResponse):
-    """What the page needs once: the secret that its requests carry, the job's name and classes, and whether it is blind."""
+    """What the page needs once: the secret of its requests, the job's name, kind and classes, and whether it is blind."""
 
     csrf: str
     job: str
     blind: bool
+    multilabel: bool
 
 
 class SampleMessage(BaseModel):
@@ -276,9 +280,9 @@ class ReviewedSample(BaseModel):
     id: str
     role: str
     status: str
-    label: str | None
+    label: NamedLabel | None
     flagged: bool
-    votes: dict[str, str | None]
+    votes: dict[str, NamedLabel | None]
     image: str
     digest: str = ""
     kind: str = ""
@@ -298,7 +302,7 @@ class FoundSample(BaseModel):
 
     id: str
     image: str
-    label: str | None = None
+    label: NamedLabel | None = None
     flagged: bool = False
     free: bool = False
 
@@ -318,7 +322,7 @@ class EventMessage(BaseModel):
     kind: str
     id: str
     annotator: str
-    label: str | None
+    label: NamedLabel | None
     final: bool
     source: str
     seconds: float | None
@@ -330,68 +334,3 @@ class HistoryResponse(BaseModel):
 
     events: list[EventMessage]
     annotators: list[AnnotatorFacts]
-
-
-class PredictionMessage(BaseModel):
-    """A predicted class and its probability."""
-
-    label: str
-    probability: float
-
-
-class PictureMessage(BaseModel):
-    """A picture: its name, what it shows, and its address."""
-
-    name: str
-    caption: str
-    image: str
-
-
-class CounterfactualMessage(BaseModel):
-    """What would change the prediction to a class: in a sentence and, where something can be seen, in pictures.
-
-    Attributes:
-        label: Name of the other class.
-        said: Sentence about it.
-        digest: Digest of the changed image, which a verdict has to name; empty where there is nothing to see.
-        verdict: Verdict of the annotator; None if there is none.
-        pictures: Pictures.
-    """
-
-    label: str
-    said: str
-    digest: str
-    verdict: str | None
-    pictures: list[PictureMessage]
-
-
-class ExplanationResponse(BaseModel):
-    """What the model says about a sample, or why it says less; ready once the counterfactuals have been searched."""
-
-    ready: bool
-    note: str
-    predictions: list[PredictionMessage]
-    counterfactuals: list[CounterfactualMessage]
-
-    @classmethod
-    def of(cls, id_: str, explanation: Explanation, said: Mapping[str, str] | None = None) -> "ExplanationResponse":
-        """The response for a sample; `said` are verdicts of the annotator by the digest of the changed image."""
-        address = f"/counterfactual?id={quote(id_, safe='')}"
-        return cls(
-            ready=explanation.ready,
-            note=explanation.note,
-            predictions=[PredictionMessage(label=label, probability=p) for label, p in explanation.predictions],
-            counterfactuals=[
-                CounterfactualMessage(
-                    label=each.target,
-                    said=each.said(),
-                    digest=each.found.digest,
-                    verdict=(said or {}).get(each.found.digest),
-                    pictures=[
-                        PictureMessage(name=name, caption=each.caption(name), image=f"{address}&k={k}&picture={name}")
-                        for name in each.found.pictures
-                    ],
-                )
-                for k, each in enumerate(explanation.counterfactuals)
-            ],
-        )

@@ -24,6 +24,7 @@ from ssl_diffusion.annotation.page.messages import (
 )
 from ssl_diffusion.annotation.page.routes import Page, Served
 from ssl_diffusion.annotation.store import people, queries, review
+from ssl_diffusion.annotation.store.labels import named
 from ssl_diffusion.annotation.store.pool_rows import read_rows
 from ssl_diffusion.annotation.store.store import Action, Actor
 from ssl_diffusion.errors import DataError
@@ -67,7 +68,7 @@ def find(
         FoundSample(
             id=str(ids[i]),
             image=image_url(str(ids[i])),
-            label=names[rows.label[i]] if rows.label[i] >= 0 else None,
+            label=named(rows.sets.get(i, int(rows.label[i]) if rows.label[i] >= 0 else None), names),
             flagged=bool(rows.flagged[i]),
             free=bool(rows.free[i]),
         )

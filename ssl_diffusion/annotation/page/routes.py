@@ -17,12 +17,12 @@ from ssl_diffusion.annotation.loop.explanations import Explanation, judge
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.job_classes import classes_and_keys
 from ssl_diffusion.annotation.loop.workbench import PageState, Workbench
+from ssl_diffusion.annotation.page.explanation_messages import ExplanationResponse
 from ssl_diffusion.annotation.page.messages import (
     AnnotatorRequest,
     ClassChangeRequest,
     ClassesResponse,
     ClassRequest,
-    ExplanationResponse,
     FitResponse,
     LabelRequest,
     LabelResponse,
@@ -142,7 +142,8 @@ async def log_in(request: Request, page: Served) -> Response:
 def get_session(page: Served) -> SessionResponse:
     """What the page needs once."""
     name, (classes, keys) = page.job.path.resolve().name, classes_and_keys(page.job)
-    return SessionResponse(csrf=page.guard.csrf, job=name, classes=classes, keys=keys, blind=page.blind)
+    several = page.job.store.multilabel
+    return SessionResponse(csrf=page.guard.csrf, job=name, classes=classes, keys=keys, blind=page.blind, multilabel=several)
 
 
 @api.get("/state")

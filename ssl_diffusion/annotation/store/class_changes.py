@@ -1,7 +1,8 @@
 """Classes of a job that are added, renamed, merged, removed, and given keys, in the middle of the work.
 
 A class keeps its number for ever, so events keep their meaning. A merged class lends its votes to another; the votes for a
-removed class are withdrawn. All changes are rows of `class_events`, and the view can still be rebuilt from the events
+removed class are withdrawn. In a multi-label store sets follow: a removed class leaves them, a merged one becomes the other.
+All changes are rows of `class_events`, and the view can still be rebuilt from the events
 (:func:`ssl_diffusion.annotation.store.votes.replay`).
 """
 
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from ssl_diffusion.annotation.store import schema, statements
 from ssl_diffusion.annotation.store.faults import retried
+from ssl_diffusion.annotation.store.labels import followed, label_in, row_of
 from ssl_diffusion.annotation.store.store import Store, add_classes_in
 from ssl_diffusion.errors import DataError, nearest_names
 from ssl_diffusion.settings import shown
@@ -96,6 +98,8 @@ def merge(store: Store, name: str, into: str, annotator: str) -> None:
 def remove(store: Store, name: str, annotator: str) -> None:
     """Remove a class; the labels of this class are withdrawn, and their samples have to be labeled again.
 
+    In a multi-label store the other classes of a set stay, and so the sample is labeled.
+
     Args:
         store: Store of the job.
         name: Name of the class.
@@ -161,6 +165,7 @@ def _merge(connection: Connection, store: Store, number: int, into: int, named: 
         raise DataError("a class cannot be merged into itself")
     votes, classes = schema.votes.c, schema.classes.c
     positions = list(connection.execute(select(votes.position).where(votes["class"] == number).distinct()).scalars())
+    positions += _in_sets(connection, {number: into})
     connection.execute(update(schema.votes).where(votes["class"] == number).values({"class": into}))
     connection.execute(update(schema.review).where(schema.review.c.suggested == number).values(suggested=into))
     connection.execute(update(schema.classes).where(classes.into == number).values(into=into))
@@ -171,10 +176,24 @@ def _merge(connection: Connection, store: Store, number: int, into: int, named: 
 def _remove(connection: Connection, store: Store, number: int, named: str) -> None:
     votes = schema.votes.c
     positions = list(connection.execute(select(votes.position).where(votes["class"] == number).distinct()).scalars())
+    positions += _in_sets(connection, {number: None})
     connection.execute(delete(schema.votes).where(votes["class"] == number))
     connection.execute(update(schema.review).where(schema.review.c.suggested == number).values(suggested=None))
     _retire(connection, number, named, "removed", None)
     _write(connection, store, positions)
+
+
+def _in_sets(connection: Connection, retired: dict[int, int | None]) -> list[int]:
+    """Change the sets of a multi-label store that have a class; returns the positions of their samples."""
+    votes, changed = schema.votes.c, []
+    having = select(votes.position, votes.annotator, votes.classes).where(votes.classes.contains(str(next(iter(retired)))))
+    for position, annotator, numbers in connection.execute(having).all():
+        before = label_in(None, numbers)
+        if (after := followed(before, retired)) != before:
+            own = (votes.position == position) & (votes.annotator == annotator)
+            connection.execute(update(schema.votes).where(own).values(row_of(after)))
+            changed.append(position)
+    return changed
 
 
 def _retire(connection: Connection, number: int, named: str, state: str, into: int | None) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, func, select
 
 from ssl_diffusion.annotation.store import schema, statements
 from ssl_diffusion.annotation.store.faults import retried
+from ssl_diffusion.annotation.store.labels import as_array, followed, label_in, named
 from ssl_diffusion.annotation.store.store import Store
 from ssl_diffusion.annotation.store.votes import VOTE_KINDS, Status, Vote, replay
 from ssl_diffusion.errors import SSLDError
@@ -19,20 +20,22 @@ __all__ = ["Undoable", "action_of", "check", "counts", "counts_in", "history", "
 
 @retried
 def labels(store: Store, role: str | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the labeled samples, increasing, and their class numbers.
+    """Positions of the labeled samples, increasing, and their class numbers, (n,), or sets of classes as 0/1, (n, K).
 
     Args:
         store: Store of the job.
         role: Role of the samples to return; None returns all.
     """
-    query = select(schema.current.c.position, schema.current.c["class"]).where(schema.current.c.status == "labeled")
+    now = schema.current.c
+    query = select(now.position, now["class"], now.classes).where(now.status == "labeled")
     if role is not None:
         query = query.join(schema.samples, schema.samples.c.position == schema.current.c.position)
         query = query.where(schema.samples.c.role == role)
     with store.reading() as connection:
         found = connection.execute(query.order_by(schema.current.c.position)).all()
-    pairs = np.array([tuple(row) for row in found], dtype=np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
+    k = len(store.classes) if store.multilabel else 0
+    given = as_array((label_in(row[1], row[2]) for row in found), k, multilabel=store.multilabel)
+    return np.array([row[0] for row in found], dtype=np.int64), given
 
 
 @retried
@@ -70,6 +73,8 @@ def listing(
 ) -> list[dict[str, Any]]:
     """Samples with a vote or a flag: id, role, status, label, flagged, votes (label by annotator; None for a skip).
 
+    A label is a class name or, in a multi-label store, a tuple of names.
+
     Args:
         store: Store of the job.
         status: Status of the samples to list; None lists all.
@@ -78,9 +83,8 @@ def listing(
     """
     now = schema.current.c
     query = (
-        select(now.position, schema.samples.c.id, schema.samples.c.role, now.status, schema.classes.c.name, now.flagged)
+        select(now.position, schema.samples.c.id, schema.samples.c.role, now.status, now.flagged, now["class"], now.classes)
         .join(schema.samples, schema.samples.c.position == now.position)
-        .join(schema.classes, schema.classes.c.number == now["class"], isouter=True)
         .order_by(now.position)
     )
     if status is not None:
@@ -94,8 +98,14 @@ def listing(
         found = connection.execute(query).all()
         votes = statements.votes_of(connection, [row[0] for row in found])
     return [
-        dict(zip(("id", "role", "status", "label", "flagged"), row[1:], strict=True))
-        | {"votes": {who: names[v.label] if v.label is not None else None for who, (v, _) in votes[row[0]].items()}}
+        {
+            "id": row[1],
+            "role": row[2],
+            "status": row[3],
+            "label": named(label_in(row[5], row[6]), names),
+            "flagged": row[4],
+            "votes": {who: named(vote.label, names) for who, (vote, _) in votes[row[0]].items()},
+        }
         for row in found
     ]
 
@@ -106,7 +116,7 @@ class Undoable:
 
     Attributes:
         id: Sample id.
-        before: Vote of the annotator before; None if there was none.
+        before: Vote of the annotator before, with classes as they are now; None if there was none, or its class was removed.
     """
 
     id: str
@@ -132,38 +142,42 @@ def action_of(store: Store, annotator: str, token: str) -> list[Undoable]:
         .order_by(events.number)
     )
     with store.reading() as connection:
-        found = []
+        found, retired = [], statements.retired_in(connection)
         for id_, position, number in connection.execute(query).all():
             own = (
-                select(events.kind, events["class"], events.final)
+                select(events.kind, events["class"], events.classes, events.final)
                 .where(events.position == position, events.annotator == annotator, events.number < number)
                 .where(events.kind.in_([*VOTE_KINDS, "un-labeled"]))
                 .order_by(events.number.desc())
                 .limit(1)
             )
             last = connection.execute(own).first()
-            stood = last is not None and last.kind != "un-labeled"
-            found.append(Undoable(id_, Vote(last[1], last.final) if last is not None and stood else None))
+            before = None
+            if last is not None and last.kind != "un-labeled":
+                label = followed(label_in(last[1], last[2]), retired)
+                before = Vote(label, last.final) if label is not None or last.kind in ("skipped", "dropped") else None
+            found.append(Undoable(id_, before))
         return found
 
 
 @retried
 def history(store: Store, since: int = 0) -> list[dict[str, Any]]:
-    """Events, oldest first: the columns of `events`, with the sample's id and the class name ("label").
+    """Events, oldest first: the columns of `events`, with the sample's id and the label by name ("label").
 
     Args:
         store: Store of the job.
         since: Number of an event; only later events are returned.
     """
     query = (
-        select(schema.events, schema.samples.c.id, schema.classes.c.name.label("label"))
+        select(schema.events, schema.samples.c.id)
         .join(schema.samples, schema.samples.c.position == schema.events.c.position)
-        .join(schema.classes, schema.classes.c.number == schema.events.c["class"], isouter=True)
         .where(schema.events.c.number > since)
         .order_by(schema.events.c.number)
     )
+    names = store.classes
     with store.reading() as connection:
-        return [dict(row) for row in connection.execute(query).mappings()]
+        rows = connection.execute(query).mappings().all()
+    return [dict(row) | {"label": named(label_in(row["class"], row["classes"]), names)} for row in rows]
 
 
 def check(store: Store) -> None:
@@ -175,9 +189,11 @@ def check(store: Store) -> None:
     with store.reading() as connection:
         happened = [dict(row) for row in connection.execute(select(schema.events).order_by(schema.events.c.number)).mappings()]
         wanted = statements.wanted_of(connection, {row["position"] for row in happened}, store.agreement)
-        retired = select(schema.classes.c.number, schema.classes.c.into).where(schema.classes.c.state.is_not(None))
-        told = replay(happened, wanted, {row.number: row.into for row in connection.execute(retired)})
-        view = {row[0]: tuple(row[1:]) for row in connection.execute(select(schema.current))}
+        told = replay(happened, wanted, statements.retired_in(connection))
+        view = {
+            row.position: (row.status, label_in(row[2], row.classes), row.votes, row.flagged)
+            for row in connection.execute(select(schema.current))
+        }
         votes = statements.votes_of(connection, {*told, *view})
     for position in {*told, *view}:
         now, flagged, own = told.get(position, (Status(), False, {}))

@@ -150,6 +150,7 @@ events = Table(
     Column("probability", Float),
     Column("token", String, unique=True),  # of a request: sent twice, it has one effect
     Column("text", String),  # of a comment
+    Column("classes", String),  # of a multi-label job, where "class" is NULL: a JSON list of numbers, increasing
     Index("ix_events_position", "position"),
     Index("ix_events_kind", "kind"),
 )
@@ -162,6 +163,7 @@ votes = Table(
     Column("class", ForeignKey("classes.number")),  # NULL: skipped
     Column("final", Boolean, nullable=False),
     Column("event", ForeignKey("events.number"), nullable=False),
+    Column("classes", String),  # as in `events`; NULL there, too: skipped
 )
 
 current = Table(
@@ -172,6 +174,7 @@ current = Table(
     Column("class", ForeignKey("classes.number")),
     Column("votes", Integer, nullable=False),
     Column("flagged", Boolean, nullable=False),
+    Column("classes", String),
     Index("ix_current_status", "status"),
 )
 
@@ -183,7 +186,6 @@ leases = Table(
     Column("annotator", String, nullable=False),
     Column("until", Float, nullable=False),
 )
-
 
 # What was done to the classes; a class keeps its number, so that older events keep their meaning.
 class_events = Table(
@@ -280,10 +282,9 @@ def _arguments(lite: bool) -> dict[str, Any]:
 
 def _check_file(file: Path) -> None:
     lost = "put back a copy of it, or start anew with another job folder"
-    if not file.exists():
-        raise StoreError(f"{file}, which holds the labels of the job, is missing: {lost}")
     if not file.is_file():
-        raise StoreError(f"{file}, which holds the labels of the job, is not a file: {lost}")
+        what = "not a file" if file.exists() else "missing"
+        raise StoreError(f"{file}, which holds the labels of the job, is {what}: {lost}")
     if not file.stat().st_size:
         raise StoreError(f"{file}, which holds the labels of the job, is empty: {lost}")
 

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from ssl_diffusion.annotation.store import schema
 from ssl_diffusion.annotation.store.class_changes import class_rows_in
 from ssl_diffusion.annotation.store.faults import retried
+from ssl_diffusion.annotation.store.labels import as_array, label_in
 from ssl_diffusion.annotation.store.leases import last_round_in, pending_in
 from ssl_diffusion.annotation.store.queries import counts_in
 from ssl_diffusion.annotation.store.store import Store
@@ -17,7 +18,7 @@ from ssl_diffusion.annotation.store.store import Store
 __all__ = ["StoreState", "read_state"]
 
 Labels = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""Positions, increasing, and class numbers, both (n,)."""
+"""Positions, increasing, (n,), and class numbers, (n,) or, in a multi-label store, 0/1 for every class by number, (n, K)."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,21 @@ def read_state(store: Store) -> StoreState:
     """Read the state of a store in one transaction."""
     n, current, samples = len(store.ids), schema.current.c, schema.samples.c
     labeled = (
-        select(current.position, current["class"], samples.role)
+        select(current.position, current["class"], current.classes, samples.role)
         .join(schema.samples, samples.position == current.position)
         .where(current.status == "labeled")
         .order_by(current.position)
     )
     with store.reading() as connection:
         rows = connection.execute(labeled).all()
-        numbers = np.array([(row[0], row[1]) for row in rows], dtype=np.int64).reshape(-1, 2)
         known = class_rows_in(connection)
+        given = as_array((label_in(row[1], row[2]) for row in rows), len(known), multilabel=store.multilabel)
         return StoreState(
             classes=tuple(row.name for row in known),
             in_use=tuple(row.number for row in known if row.state is None),
             keys={row.name: row.key for row in known if row.key is not None and row.state is None},
-            labels=(numbers[:, 0], numbers[:, 1]),
-            roles=np.array([row[2] for row in rows], dtype=np.str_),
+            labels=(np.array([row[0] for row in rows], dtype=np.int64), given),
+            roles=np.array([row[3] for row in rows], dtype=np.str_),
             counts=counts_in(connection, n),
             last_round=last_round_in(connection),
             waiting=pending_in(connection),

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Column, Connection, Table, and_, delete, func, insert, select, update
 
 from ssl_diffusion.annotation.store import schema
+from ssl_diffusion.annotation.store.labels import label_in, row_of
 from ssl_diffusion.annotation.store.votes import Status, Vote, status_of
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.settings import shown
@@ -24,6 +25,7 @@ __all__ = [
     "parts",
     "positions_of",
     "replace_votes",
+    "retired_in",
     "settle",
     "status_from",
     "votes_of",
@@ -95,9 +97,18 @@ def votes_of(connection: Connection, positions: Iterable[int]) -> dict[int, dict
     votes: dict[int, dict[str, tuple[Vote, int]]] = {position: {} for position in positions}
     for part in parts(list(votes)):
         query = select(schema.votes).where(schema.votes.c.position.in_(part)).order_by(schema.votes.c.event)
-        for position, annotator, label, final, number in connection.execute(query):
-            votes[position][annotator] = (Vote(label, final), number)
+        for position, annotator, one, final, number, several in connection.execute(query):
+            votes[position][annotator] = (Vote(label_in(one, several), final), number)
     return votes
+
+
+def retired_in(connection: Connection) -> dict[int, int | None]:
+    """Classes that are no longer in use: the class that a merged one is now, None for a removed one, by number."""
+    table = schema.classes.c
+    query = select(table.number, table.into).where(table.state.is_not(None))
+    found: dict[int, int | None] = {row.number: row.into for row in connection.execute(query)}
+    # A class that others were merged into may have been removed since.
+    return {number: found.get(into, into) if into is not None else None for number, into in found.items()}
 
 
 def flags_of(connection: Connection, positions: Iterable[int]) -> dict[int, bool]:
@@ -128,7 +139,7 @@ def replace_votes(connection: Connection, pairs: Iterable[tuple[int, str]], vote
             own = and_(schema.votes.c.position == position, schema.votes.c.annotator == annotator)
             connection.execute(delete(schema.votes).where(own))
         if (vote := votes[position].get(annotator)) is not None:
-            now = {"class": vote[0].label, "final": vote[0].final, "event": vote[1]}
+            now = {"final": vote[0].final, "event": vote[1], **row_of(vote[0].label)}
             rows.append({"position": position, "annotator": annotator, **now})
     insert_rows(connection, schema.votes, rows)
 
@@ -168,7 +179,7 @@ def write_status(connection: Connection, votes: Mapping[int, Votes], flags: Mapp
     rows = []
     for position, own in votes.items():
         now = status_from(own, wanted[position])
-        row = {"position": position, "status": now.status, "class": now.label, "votes": now.votes}
+        row = {"position": position, "status": now.status, "votes": now.votes, **row_of(now.label)}
         rows.append(row | {"flagged": flags[position]})
     for part in parts(rows):
         connection.execute(delete(schema.current).where(schema.current.c.position.in_([row["position"] for row in part])))

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,18 +19,21 @@ from numpy.typing import NDArray
 from sqlalchemy import URL, Connection, select, update
 
 from ssl_diffusion.annotation.store import schema, statements
-from ssl_diffusion.annotation.store.faults import retried
+from ssl_diffusion.annotation.store.faults import StoreError, retried, store_name
+from ssl_diffusion.annotation.store.labels import Label, numbered, row_of
 from ssl_diffusion.annotation.store.votes import VOTE_KINDS, Status, Vote
 from ssl_diffusion.errors import DataError, nearest_names
 from ssl_diffusion.settings import shown
 
-__all__ = ["Action", "Actor", "Store", "Verb", "add_classes_in"]
+__all__ = ["Action", "Actor", "GivenLabel", "Store", "Verb", "add_classes_in"]
 
 Verb = Literal["label", "skip", "drop", "un-label", "flag", "un-flag", "keep", "comment"]
+GivenLabel = str | Sequence[str] | None
+"""A class name or, in a multi-label store, the names of a set; None where a verb needs no label."""
 
-# What a verb makes of an annotator's vote: (vote before, class number of a label, whether it is final) -> (vote after, kind of
-# the event), or None if there is nothing to do.
-_Change = Callable[[Vote | None, int | None, bool], tuple[Vote | None, str] | None]
+# What a verb makes of an annotator's vote: (vote before, label by number, whether it is final) -> (vote after, kind of the
+# event), or None if there is nothing to do.
+_Change = Callable[[Vote | None, Label | None, bool], tuple[Vote | None, str] | None]
 _CHANGES: dict[Verb, _Change] = {
     "label": lambda before, label, final: (Vote(label, final), "corrected" if _names_class(before) else "labeled"),
     "skip": lambda _before, _label, _final: (Vote(None), "skipped"),
@@ -79,7 +82,7 @@ class Action:
         verb: Kind of action.
         id: Sample id.
         by: Name of the annotator.
-        label: Class name, for "label".
+        label: Class name, for "label"; in a multi-label store the names of a set, also of none.
         final: Whether the label overrides the votes of others.
         text: Text of a comment.
     """
@@ -87,7 +90,7 @@ class Action:
     verb: Verb
     id: str
     by: Actor
-    label: str | None = None
+    label: GivenLabel = None
     final: bool = False
     text: str | None = None
 
@@ -113,18 +116,32 @@ class Store:
         url: URL of the database, see :func:`ssl_diffusion.annotation.store.schema.open_store`.
         agreement: Votes that a sample requires, unless it has its own number (:meth:`require_votes`).
         exists: Whether the store must be there already, so that none is created in the place of a lost one.
+        multilabel: Whether labels are sets of classes, also of none, and not one class each.
 
     Raises:
         StoreError: If the database cannot be opened, is of a newer version or another program, or is damaged; if `exists`, also
-            if it is missing or empty. Later, whatever method is called: if the database fails.
+            if it is missing or empty; or if its labels are of the other kind. Later, whatever method is called: if the database
+            fails.
     """
 
-    def __init__(self, url: str | URL, agreement: int = 1, *, exists: bool = False) -> None:
-        self.agreement = agreement
+    def __init__(self, url: str | URL, agreement: int = 1, *, exists: bool = False, multilabel: bool = False) -> None:
+        self.agreement, self.multilabel = agreement, multilabel
         self.engine = schema.open_store(url, exists=exists)
         schema.upgrade(self.engine, exists=exists)
         self._writing = threading.Lock()
         self._samples: _Samples | None = None
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        """Check that the labels are sets, or are not, as the job's settings say."""
+        votes = schema.votes.c
+        given = select(votes.classes).where(votes["class"].is_not(None) | votes.classes.is_not(None)).limit(1)
+        with self.reading() as connection:
+            first = connection.execute(given).first()  # all are of one kind
+        if first is None or (first.classes is not None) == self.multilabel:
+            return
+        has, wanted = ("one class an image", "false") if self.multilabel else ("sets of classes", "true")
+        raise StoreError(f"{store_name(self.engine.url)} has labels of {has}: set multilabel = {wanted} in job.toml again")
 
     def close(self) -> None:
         """Close all connections to the database."""
@@ -250,12 +267,12 @@ class Store:
 
     # -- verbs --------------------------------------------------------------------------------------------------------
 
-    def label(self, id_: str, label: str, by: Actor, *, final: bool = False) -> Status:
+    def label(self, id_: str, label: str | Sequence[str], by: Actor, *, final: bool = False) -> Status:
         """Label a sample, or correct an earlier label by the same annotator.
 
         Args:
             id_: Sample id.
-            label: Class name.
+            label: Class name; in a multi-label store the names of a set, also of none.
             by: Name of the annotator.
             final: Whether the label overrides the votes of others.
 
@@ -312,7 +329,7 @@ class Store:
                 if by.token is not None:
                     used.add(by.token)
                 before = votes[position].get(by.annotator)
-                label = _class_number(action.label, numbers) if action.verb == "label" else None
+                label = numbered(action.label, numbers, multilabel=self.multilabel) if action.verb == "label" else None
                 change = _change_of(action.verb)(before[0] if before is not None else None, label, action.final)
                 if change is None:
                     continue
@@ -326,8 +343,8 @@ class Store:
                 else:
                     votes[position][by.annotator] = (vote, number)
                 event = {"number": number, "at": now, "kind": kind, "position": position, "annotator": by.annotator}
-                what = {"class": label, "final": action.final, "source": by.source, "seconds": by.seconds, "token": by.token}
-                events.append(event | what | {"text": action.text if action.verb == "comment" else None})
+                what = {"final": action.final, "source": by.source, "seconds": by.seconds, "token": by.token}
+                events.append(event | what | row_of(label) | {"text": action.text if action.verb == "comment" else None})
             voters = [(event["position"], event["annotator"]) for event in events if event["kind"] in VOTE_KINDS]
             statements.insert_rows(connection, schema.events, events)
             pairs = dict.fromkeys((event["position"], event["annotator"]) for event in events)
@@ -361,12 +378,6 @@ def _change_of(verb: Verb) -> _Change:
     if verb not in _CHANGES:
         raise DataError(f"there is no verb {shown(verb)}; {nearest_names(verb, _CHANGES)}")
     return _CHANGES[verb]
-
-
-def _class_number(name: str | None, numbers: Mapping[str, int]) -> int:
-    if name is None or name not in numbers:
-        raise DataError(f"the job has no class {shown(name)}; {nearest_names(str(name), numbers)}; --add-class adds one")
-    return numbers[name]
 
 
 def _used_tokens(connection: Connection, tokens: list[str]) -> set[str]:

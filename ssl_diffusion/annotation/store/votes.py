@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ssl_diffusion.annotation.store.labels import Label, followed, label_in
+
 __all__ = ["KINDS", "VOTE_KINDS", "Status", "Vote", "replay", "status_of"]
 
 # Kind of an event: what it does to the annotator's vote.
@@ -26,12 +28,12 @@ VOTE_KINDS = ("labeled", "corrected", "skipped", "dropped")  # events that set a
 
 @dataclass(frozen=True)
 class Vote:
-    """Vote of one annotator on a sample: a class number, or None for a skip; a final vote overrides all others.
+    """Vote of one annotator on a sample: a label by number, or None for a skip; a final vote overrides all others.
 
     A final vote for no class drops the sample.
     """
 
-    label: int | None
+    label: Label | None
     final: bool = False
 
 
@@ -42,12 +44,12 @@ class Status:
     Attributes:
         status: "open" (no vote), "partial" (fewer votes than required), "labeled", "disputed" (enough votes, but a tie), or
             "skipped" (as many skips as votes are required, or dropped).
-        label: Class number of a labeled sample, else None.
-        votes: Number of votes that name a class.
+        label: Label of a labeled sample by number, else None.
+        votes: Number of votes that are no skip.
     """
 
     status: str = "open"
-    label: int | None = None
+    label: Label | None = None
     votes: int = 0
 
 
@@ -82,7 +84,7 @@ def replay(
         events: Rows of the table `events`, oldest first.
         wanted: Number of votes required, by position.
         retired: Fate of classes that are no longer in use, by number: the class that one was merged into, None for one that was
-            removed.
+            removed. Of a set the others stay.
 
     Returns:
         Status, flag, and votes by annotator (oldest first) of every sample with an event, by position.
@@ -95,7 +97,7 @@ def replay(
         if kind in (*VOTE_KINDS, "un-labeled"):
             own.pop(row["annotator"], None)  # a vote that is set again counts as the latest
         if kind in ("labeled", "corrected"):
-            label = (retired or {}).get(row["class"], row["class"])
+            label = followed(label_in(row["class"], row["classes"]), retired or {})
             if label is not None:
                 own[row["annotator"]] = Vote(label, bool(row["final"]))
         elif kind in ("skipped", "dropped"):
