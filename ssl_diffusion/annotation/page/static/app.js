@@ -7,13 +7,14 @@ import { startClassDialog } from "./class_dialog.js";
 import { startMap } from "./map.js";
 import { call, once, persist, sendAgain } from "./requests.js";
 import { holder, now, session, who } from "./session.js";
-import { flag, label, skip, undo } from "./single.js";
+import { toggle } from "./sets.js";
+import { confirmSet, flag, label, pressInSet, skip, undo } from "./single.js";
 import { labelSheet, otherSheet, pressInSheet, setMode, sheetOf, startSheet, switchMode } from "./sheet.js";
 import { fit, state } from "./state.js";
 import { changeCurrent, comment, pressInView, startViews, view } from "./views.js";
 import { invert, isZoomed, pan, resetZoom, startViewer, zoom } from "./viewer.js";
 
-onClass((name) => (view() !== "label" ? changeCurrent(name) : now.mode === "sheet" ? labelSheet(name) : label(name)));
+onClass((name) => (view() !== "label" ? changeCurrent(name) : now.mode === "sheet" ? labelSheet(name) : session.multilabel ? toggle(name) : label(name)));
 
 function showName() {
   $("who").textContent = who();
@@ -50,13 +51,14 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   if (now.mode === "single" && PAN[event.key] && isZoomed()) { event.preventDefault(); pan(...PAN[event.key]); return; }
+  if (pressInSet(event)) return;
   if (event.shiftKey && pressVerdict(event.key)) { event.preventDefault(); return; }
   if (/^[0-9a-z]$/i.test(event.key) && pressClass(event.key)) { event.preventDefault(); return; }
   if (KEYS[event.key]) { event.preventDefault(); KEYS[event.key](); }
   else if (event.key === "/" && !$("filter").hidden) { event.preventDefault(); $("filter").focus(); }
 });
 $("filter").addEventListener("input", showClasses);
-for (const [id, task] of Object.entries({ undo, skip: skipOrOther, flag, add, fit, comment, who: rename })) $(id).addEventListener("click", task);
+for (const [id, task] of Object.entries({ undo, skip: skipOrOther, flag, add, fit, comment, who: rename, confirm: confirmSet })) $(id).addEventListener("click", task);
 // A button that was clicked does not keep the focus: the space bar would press it again.
 addEventListener("click", (event) => { if (event.detail > 0) event.target.closest("button:not(#tiles button)")?.blur(); });
 $("cancel").addEventListener("click", () => $("ask").close("cancel"));
@@ -76,6 +78,7 @@ addEventListener("pageshow", (event) => { if (event.persisted) once(() => setMod
   Object.assign(session, await persist(() => call("/api/session")));
   document.title = `${session.job}: label`;
   $("job").textContent = session.job;
+  document.body.classList.toggle("sets", session.multilabel);
   showClasses();
   while (!who()) await askName(true);
   showName();

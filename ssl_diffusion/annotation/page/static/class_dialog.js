@@ -42,7 +42,8 @@ function show() {
       " ",
       button("Remove", () => asking(async () => {
         const n = now.counts[name] || 0;
-        if (await confirm(`Remove ${name}? ${n ? `Its ${n} labels are withdrawn, and their images have to be labeled again.` : "It has no labels."}`)) await change("remove", name);
+        const then = session.multilabel ? `The other classes of ${n} images stay.` : `Its ${n} labels are withdrawn, and their images have to be labeled again.`;
+        if (await confirm(`Remove ${name}? ${n ? then : "It has no labels."}`)) await change("remove", name);
       })),
     );
     for (const made of actions.querySelectorAll("button")) made.setAttribute("aria-label", `${made.textContent} ${name}`);

@@ -3,6 +3,7 @@
 import { $, ask, confirm, element, notify } from "./elements.js";
 import { call, once } from "./requests.js";
 import { now, session } from "./session.js";
+import { showSet } from "./sets.js";
 
 let choose = () => undefined; // what a class that is chosen does
 let pending = ""; // first key of a pair
@@ -58,6 +59,7 @@ export function enableClasses() {
     made.disabled = !able;
     made.classList.toggle("probable", now.mode === "sheet" && made.dataset.name === now.suggested);
   }
+  showSet();
 }
 
 export function useClasses({ classes, keys }) {
@@ -102,7 +104,7 @@ export const add = () => once(async () => {
     found = await call("/api/classes", { name, sure: true });
   }
   useClasses(found);
-  notify(`new class: ${name}`);
+  notify(`new class: ${name}${session.multilabel ? "; images that have been labeled count as images without it" : ""}`);
 });
 
 export function searchKey(event) {

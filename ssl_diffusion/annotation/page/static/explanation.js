@@ -36,11 +36,22 @@ export async function explain(of) {
   }
 }
 
+const round = (p) => `${Math.round(100 * p)} %`;
+
+// Every class over one half, and the next likely ones.
+function showPredictedSet(predictions) {
+  const line = (text, p) => { const made = element("p", undefined, "first"); made.append(element("span", text), element("small", p)); return made; };
+  const there = predictions.filter((each) => each.probability > 0.5);
+  const others = predictions.filter((each) => each.probability <= 0.5 && each.probability >= 0.01).map((each) => `${each.label} ${round(each.probability)}`);
+  const lines = there.length ? there.map((each) => line(each.label, round(each.probability))) : [line("none of the classes", "")];
+  $("predictions").replaceChildren(...lines, ...(others.length ? [element("p", `less likely ${others.join(", ")}`, "then")] : []));
+}
+
 function showPredictions(found) {
   $("explanation-note").textContent = found.note || (found.predictions.length ? "" : "no prediction yet");
+  if (session.multilabel && found.predictions.length) { showPredictedSet(found.predictions); return; }
   const [first, ...others] = found.predictions;
   if (first === undefined) { $("predictions").replaceChildren(); return; }
-  const round = (p) => `${Math.round(100 * p)} %`;
   const line = element("p", undefined, "first");
   line.append(element("span", first.label), element("small", round(first.probability)));
   const meter = element("div", undefined, "meter");

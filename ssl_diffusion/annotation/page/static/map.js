@@ -33,7 +33,7 @@ export async function loadMap() {
   points.setPlaces(xy);
   color();
   chips();
-  $("map-note").textContent = `${n.toLocaleString("en")} images${drawing ? "" : "; hold shift and draw a line around some"}`;
+  $("map-note").textContent = `${n.toLocaleString("en")} images${drawing || session.multilabel ? "" : "; hold shift and draw a line around some"}`;
 }
 
 function color() {

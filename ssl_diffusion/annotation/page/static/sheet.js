@@ -128,7 +128,11 @@ export const otherSheet = () => once(async () => {
   await loadSheet({ without: [...waiting.all(), ...ids].slice(-500) });
 });
 
+// A sheet gives all of its images one class, which is not enough where an image may have several.
+const offered = () => { if (session.multilabel) notify("an image may have several classes here: label one at a time"); return !session.multilabel; };
+
 export async function setMode(mode, more) {
+  if (mode === "sheet" && !offered()) return;
   now.mode = mode;
   sessionStorage.setItem("ssld-mode", mode);
   const sheet = mode === "sheet";

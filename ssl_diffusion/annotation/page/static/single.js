@@ -6,6 +6,7 @@ import { clearExplanation, explain } from "./explanation.js";
 import { call, once, persist, send } from "./requests.js";
 import { done, me, now, session } from "./session.js";
 import { showWhole } from "./viewer.js";
+import { beginSet, keepSet, said, theSet } from "./sets.js";
 import { setMode, waiting } from "./sheet.js";
 import { state } from "./state.js";
 
@@ -28,6 +29,7 @@ export async function show(found) {
   $("empty").hidden = found !== null;
   document.querySelector(".frame").hidden = found === null;
   $("loading").textContent = "loading the image";
+  beginSet(found?.id);
   clearExplanation();
   $("explanation").hidden = session.blind || found === null;
   enable();
@@ -97,13 +99,29 @@ export const label = (name) => once(async () => {
   if (!now.ready) return;
   try {
     const { status } = await verb("label", { label: name, digest: now.sample.digest });
-    notify(status === "labeled" ? `${now.sample.id}: ${name}` : `${now.sample.id}: ${name} (${status})`);
+    notify(`${now.sample.id}: ${said(name)}${status === "labeled" ? "" : ` (${status})`}`);
   } catch (error) {
     if (error.status !== 409) throw error;
     notify(error.message, true); // the image has changed since: the sample is shown again
   }
   await next();
 });
+
+// The classes that are chosen, also none of them, become the label.
+export function confirmSet() {
+  if (!now.ready) return;
+  keepSet(now.sample.id);
+  label(theSet());
+}
+
+// Whether a key confirms the set; on a button it presses that.
+export function pressInSet(event) {
+  const confirms = session.multilabel && now.mode === "single" && (event.key === "Enter" || event.key === " ");
+  if (!confirms || event.target.closest("button, a, summary")) return false;
+  event.preventDefault();
+  confirmSet();
+  return true;
+}
 
 export const skip = () => once(async () => { if (now.sample !== null) { await verb("skip"); await next(); } });
 

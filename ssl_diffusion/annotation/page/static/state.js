@@ -4,7 +4,7 @@ import { showCounts, useClasses } from "./classes.js";
 import { $, element, notify, percent } from "./elements.js";
 import { away, call, isAway, once } from "./requests.js";
 import { followMap } from "./map.js";
-import { now } from "./session.js";
+import { now, session } from "./session.js";
 
 const ENOUGH = 50; // labels of the audit that make an accuracy worth a large figure
 
@@ -21,6 +21,7 @@ function fitLine(fit) {
 function accuracyLine(estimate) {
   if (estimate === null) return "Not measured yet: this needs labels of an audit set, or of a round drawn at random.";
   const found = `${percent(estimate.accuracy)}, between ${percent(estimate.low)} and ${percent(estimate.high)} (95 %), from ${estimate.n} labels`;
+  if (estimate.figure !== "accuracy") return found;
   const more = ENOUGH - estimate.n;
   return more > 0 ? `${found}. ${more} more ${more === 1 ? "label narrows" : "labels narrow"} this to about ± 10 points.` : found;
 }
@@ -44,6 +45,8 @@ export async function state() {
   const percentage = settled + s.waiting ? (100 * settled) / (settled + s.waiting) : 0;
   $("filled").style.width = `${percentage}%`;
   $("bar").setAttribute("aria-valuenow", String(Math.round(percentage)));
+  $("accuracy-title").textContent = session.multilabel ? "Macro F1" : "Accuracy";
+  $("curve").setAttribute("aria-label", `${$("accuracy-title").textContent} over labels`);
   $("accuracy").textContent = accuracyLine(s.audit || s.drawn);
   curve(found.curve);
   $("model").textContent = s.model;

@@ -3,6 +3,7 @@
 import { $, ask, button, element, notify, percent, randomId } from "./elements.js";
 import { call, once, send } from "./requests.js";
 import { done, me, now, session } from "./session.js";
+import { said } from "./sets.js";
 import { setMode, sheetOf } from "./sheet.js";
 import { take } from "./single.js";
 import { state } from "./state.js";
@@ -35,10 +36,10 @@ async function toLabel(task) {
 export async function review(kind = view()) {
   const { samples } = await call(`/api/review?kind=${kind}`);
   $("review-title").textContent = kind === "suspicious" ? "Labels that are probably wrong, and other doubts" : "Disputed and flagged images";
-  $("find-suspicious").hidden = kind !== "suspicious";
+  $("find-suspicious").hidden = kind !== "suspicious" || session.multilabel;
   $("review-empty").hidden = samples.length > 0;
   $("review-empty").textContent = kind === "suspicious"
-    ? "Nothing is suspicious. “Look for wrong labels” compares every label with what a classifier says that has not seen it."
+    ? session.multilabel ? "Nothing is suspicious. What ssld check finds in this job is shown here." : "Nothing is suspicious. “Look for wrong labels” compares every label with what a classifier says that has not seen it."
     : "No image is disputed or flagged.";
   items = samples.map((row) => ({ row, card: card(row), done: false }));
   items.forEach((item, k) => { item.card.addEventListener("pointerdown", () => select(k, false)); });
@@ -53,16 +54,17 @@ function card(row) {
   image.alt = row.id;
   image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth < 64));
   const what = element("div", undefined, "what");
-  const votes = Object.entries(row.votes).map(([name, label]) => `${name}: ${label || "skipped"}`).join(", ");
+  const votes = Object.entries(row.votes).map(([name, label]) => `${name}: ${label === null ? "skipped" : said(label)}`).join(", ");
   what.append(element("b", row.id), element("p", [row.note, votes, row.flagged ? "flagged" : ""].filter(Boolean).join(" · ")));
   const decisions = element("div", undefined, "decisions");
   const number = () => items.findIndex((item) => item.card === made);
-  if (row.label !== null) decisions.append(withKey("k", `Keep ${row.label}`, () => decide(number(), "keep")));
+  if (row.label !== null) decisions.append(withKey("k", `Keep ${said(row.label)}`, () => decide(number(), "keep")));
   if (row.suggested) decisions.append(withKey("⏎", `Change to ${row.suggested}`, () => decide(number(), "change", row.suggested)));
   const others = element("select");
   others.setAttribute("aria-label", `Change the label of ${row.id}`);
   others.append(element("option", "Change to …"), ...session.classes.map((name) => element("option", name)));
   others.addEventListener("change", () => { if (others.selectedIndex > 0) decide(number(), "change", session.classes[others.selectedIndex - 1]); });
+  others.hidden = session.multilabel;
   decisions.append(others, withKey("d", "Drop", () => decide(number(), "drop")), button("Look closely", () => toLabel(async () => { await setMode("single", row); await take(row); })));
   what.append(decisions);
   const pictures = element("div", undefined, "side");
@@ -120,7 +122,7 @@ export function pressInView(event) {
   if (view() !== "suspicious" && view() !== "disputed") return view() !== "label";
   if (event.key === "ArrowDown") select(at + 1);
   else if (event.key === "ArrowUp") select(at - 1);
-  else if (event.key === "k" && items[at]?.row.label) decide(at, "keep");
+  else if (event.key === "k" && items[at] && items[at].row.label !== null) decide(at, "keep");
   else if (event.key === "d") decide(at, "drop");
   else if (event.key === "u") undoHere();
   else if (event.key === "Enter" && items[at]?.row.suggested && !event.target.closest("button, select")) decide(at, "change", items[at].row.suggested);
@@ -130,7 +132,8 @@ export function pressInView(event) {
 }
 
 export function changeCurrent(name) {
-  if (items.length) decide(at, "change", name);
+  if (session.multilabel) notify("“Look closely” gives an image another set of classes");
+  else if (items.length) decide(at, "change", name);
 }
 
 // -- history
@@ -171,7 +174,7 @@ async function history({ id = "", annotator = "", before = null } = {}) {
   }
   const head = [["When"], ["Who"], ["What"], ["Image"], ["Seconds", true]];
   rows($("events"), head, found.events.map((event) => {
-    const what = [DONE[event.kind] || event.kind, event.label || "", event.kind === "renamed" || event.kind === "merged" ? `to ${event.text}` : event.text || "", event.final ? "(final)" : ""];
+    const what = [DONE[event.kind] || event.kind, event.label === null ? "" : said(event.label), event.kind === "renamed" || event.kind === "merged" ? `to ${event.text}` : event.text || "", event.final ? "(final)" : ""];
     const image = event.id ? button(event.id, () => toLabel(async () => { await setMode("single", event); await take({ id: event.id, flagged: false }); }), "plain") : "";
     return [new Date(1000 * event.at).toLocaleString(), event.annotator, what.filter(Boolean).join(" "), image, event.seconds === null ? "" : event.seconds.toFixed(1)];
   }), before !== null);
@@ -190,7 +193,7 @@ async function find(text, start = 0) {
   $("search-title").textContent = `${found.total.toLocaleString("en")} ${found.total === 1 ? "image" : "images"}${text ? ` for ${text}` : ""}`;
   $("more-found").hidden = searched.start >= found.total;
   const free = searched.samples.filter((each) => each.free).length;
-  $("search-sheet").hidden = free === 0;
+  $("search-sheet").hidden = free === 0 || session.multilabel;
   $("search-sheet").textContent = `Label ${Math.min(96, free)} of these on a sheet`;
   $("found").replaceChildren(...searched.samples.map((each) => {
     const image = element("img");
@@ -199,7 +202,7 @@ async function find(text, start = 0) {
     image.loading = "lazy";
     image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth < 64));
     const made = button("", () => toLabel(async () => { await setMode("single", each); await take(each); }));
-    made.append(image, element("b", each.label || "no label"), element("span", `${each.id}${each.flagged ? " · flagged" : ""}`));
+    made.append(image, element("b", each.label === null ? "no label" : said(each.label)), element("span", `${each.id}${each.flagged ? " · flagged" : ""}`));
     const item = element("li");
     item.append(made);
     return item;
