@@ -69,6 +69,15 @@ def test_what_is_no_set(store: Store, label: Sequence[str], words: str) -> None:
     assert labels(store) == {}  # all or none
 
 
+def test_without_classes_an_image_cannot_have_none_of_them(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/job.db", multilabel=True)
+    store.add_samples(["a"])
+    with pytest.raises(DataError, match="add one first"):
+        store.label("a", [], ANN)
+    assert store.apply([Action("label", "a", ANN, [])], ["cat"])[0].label == ()
+    store.close()
+
+
 def test_a_set_is_no_label_of_other_jobs(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/job.db")
     store.add_samples(["a"])

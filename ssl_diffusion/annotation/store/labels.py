@@ -31,7 +31,7 @@ def numbered(label: str | Iterable[str] | None, numbers: Mapping[str, int], *, m
         multilabel: Whether the store is multi-label.
 
     Raises:
-        DataError: If a class does not exist or is named twice, or the label is of the other kind.
+        DataError: If a class does not exist or is named twice, the label is of the other kind, or there are no classes.
     """
     if not multilabel:
         if label is not None and not isinstance(label, str):
@@ -40,6 +40,8 @@ def numbered(label: str | Iterable[str] | None, numbers: Mapping[str, int], *, m
     if label is None or isinstance(label, str):
         raise DataError(f"an image of this job has a set of classes: give a list of names, not {shown(label)}")
     names = list(label)
+    if not names and not numbers:
+        raise DataError("the job has no classes yet, of which an image could have none: add one first")
     if twice := next((name for k, name in enumerate(names) if name in names[:k]), None):
         raise DataError(f"the class {shown(twice)} is named twice for one image: name it once")
     return tuple(sorted(_number(name, numbers) for name in names))

@@ -29,6 +29,6 @@ export function showSet() {
   $("confirm").hidden = !session.multilabel;
   if (!session.multilabel) return;
   for (const made of $("classes").children) made.setAttribute("aria-pressed", String(chosen.has(made.dataset.name)));
-  $("confirm").disabled = !now.ready;
+  $("confirm").disabled = !now.ready || !session.classes.length;
   $("confirm").replaceChildren(element("kbd", "⏎"), chosen.size ? `Label ${said(theSet())}` : "None of the classes");
 }

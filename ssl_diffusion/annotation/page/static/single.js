@@ -109,7 +109,7 @@ export const label = (name) => once(async () => {
 
 // The classes that are chosen, also none of them, become the label.
 export function confirmSet() {
-  if (!now.ready) return;
+  if ($("confirm").disabled) return;
   keepSet(now.sample.id);
   label(theSet());
 }
