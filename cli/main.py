@@ -2,7 +2,23 @@
 
 import typer
 
-from . import backbones, check, embed, evaluate, explain, fit, info, label_studio, loop, pack, predict, query, sample, study
+from . import (
+    accounts,
+    backbones,
+    check,
+    embed,
+    evaluate,
+    explain,
+    fit,
+    info,
+    label_studio,
+    loop,
+    pack,
+    predict,
+    query,
+    sample,
+    study,
+)
 from .program import Program
 
 __all__ = ["app", "run"]
@@ -43,6 +59,13 @@ _loop.command("move")(loop.move)
 _loop.command("push")(label_studio.push)
 _loop.command("pull")(label_studio.pull)
 _loop.command("backend")(label_studio.backend)
+_accounts = typer.Typer(help="Accounts of the people who use a server: names, roles and passwords.", no_args_is_help=True)
+_accounts.command("add")(accounts.add)
+_accounts.command("list")(accounts.list_)
+_accounts.command("remove")(accounts.remove)
+_accounts.command("role")(accounts.role)
+_accounts.command("password")(accounts.password)
+_loop.add_typer(_accounts, name="accounts")
 app.add_typer(_loop, name="loop")
 
 app.command("recipes")(info.recipes)
