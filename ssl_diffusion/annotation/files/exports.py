@@ -19,7 +19,7 @@ from ssl_diffusion.data.shards.rows import ImageInShard
 from ssl_diffusion.errors import DataError, SSLDError, nearest_names, shown
 from ssl_diffusion.outputs import check_output_file, check_output_folder, output_folder, write_output
 
-__all__ = ["EXPORTS", "default_output", "export_labels"]
+__all__ = ["EXPORTS", "default_output", "export_labels", "export_text"]
 
 Rows = list[dict[str, Any]]
 _HOLD_SETS = ("csv", "jsonl", "coco", "label-studio", "prodigy", "huggingface")
@@ -45,8 +45,46 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
         >>> export_labels(open_job(Path("job")), Path("labels.csv"))  # doctest: +SKIP
         120
     """
-    if form not in (known := [*EXPORTS, *FOLDERS, VERDICTS]):
-        raise SSLDError(f"no format {shown(form)}; {nearest_names(form, known)}")
+    _check(job, form, [*EXPORTS, *FOLDERS, VERDICTS], status)
+    check = check_output_file if form in EXPORTS else check_output_folder
+    check(out, overwrite=overwrite, inputs=job.inputs)
+    if form == VERDICTS:
+        if not verdicts(job.store):
+            raise DataError(f"{job.path} has no verdicts on counterfactuals: nothing was written")
+        with output_folder(out, overwrite=overwrite, inputs=job.inputs) as folder:
+            return fill_verdicts(job, folder)
+    rows = _rows(job, form, status)
+    if form in FOLDERS:
+        files = _files(job, rows) if form != CLEANLAB else []
+        with output_folder(out, overwrite=overwrite, inputs=job.inputs) as folder:
+            FOLDERS[form](job, rows, files, folder)
+    else:
+        write_output(out, EXPORTS[form](job, rows), overwrite=overwrite, inputs=job.inputs)
+    return len(rows)
+
+
+def export_text(job: Job, form: str = "csv", *, status: str = "labeled") -> str:
+    """What :func:`export_labels` would write to a file.
+
+    Args:
+        job: Job to export.
+        form: One of :data:`EXPORTS`.
+        status: As there.
+
+    Raises:
+        SSLDError: If the format or status does not exist, there are no such samples, or an image file is missing.
+
+    Example:
+        >>> export_text(open_job(Path("job"))).splitlines()[0]  # doctest: +SKIP
+        'id,role,status,label,flagged,votes'
+    """
+    _check(job, form, [*EXPORTS], status)
+    return EXPORTS[form](job, _rows(job, form, status))
+
+
+def _check(job: Job, form: str, forms: list[str], status: str) -> None:
+    if form not in forms:
+        raise SSLDError(f"no format {shown(form)}; {nearest_names(form, forms)}")
     if job.store.multilabel and form not in (*_HOLD_SETS, VERDICTS):
         raise SSLDError(
             f"{form} holds one class an image, and the images of this job may have several: export as {', '.join(_HOLD_SETS)}"
@@ -56,13 +94,9 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
         raise SSLDError(f"no status {shown(status)}; {nearest_names(status, states)}")
     if form not in ("csv", "jsonl") and status not in ("labeled", "flagged"):
         raise SSLDError(f"{form} can hold labeled samples only: export samples that are {status} as csv or jsonl")
-    check = check_output_file if form in EXPORTS else check_output_folder
-    check(out, overwrite=overwrite, inputs=job.inputs)
-    if form == VERDICTS:
-        if not verdicts(job.store):
-            raise DataError(f"{job.path} has no verdicts on counterfactuals: nothing was written")
-        with output_folder(out, overwrite=overwrite, inputs=job.inputs) as folder:
-            return fill_verdicts(job, folder)
+
+
+def _rows(job: Job, form: str, status: str) -> Rows:
     if status == "flagged":
         rows = queries.listing(job.store, flagged=True)
     else:
@@ -71,13 +105,7 @@ def export_labels(job: Job, out: Path, form: str = "csv", *, status: str = "labe
         rows = [row for row in rows if row["label"] is not None]
     if not rows:
         raise DataError(f"{job.path} has no samples that are {status}: nothing was written")
-    if form in FOLDERS:
-        files = _files(job, rows) if form != CLEANLAB else []
-        with output_folder(out, overwrite=overwrite, inputs=job.inputs) as folder:
-            FOLDERS[form](job, rows, files, folder)
-    else:
-        write_output(out, EXPORTS[form](job, rows), overwrite=overwrite, inputs=job.inputs)
-    return len(rows)
+    return rows
 
 
 def default_output(form: str) -> Path:

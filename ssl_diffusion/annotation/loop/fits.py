@@ -199,15 +199,21 @@ class Background:
         message = lines[-1].removeprefix("ssld: error: ") if lines else f"the process ended with status {code}"
         return FitState("failed", self.began, seconds, message=message)
 
-    def stop(self) -> None:
-        """Interrupt a fit as Ctrl-C does: its state is saved, and the next fit resumes it."""
-        if self.process is not None and self._own:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+    def stop(self) -> bool:
+        """Interrupt a fit that was started here as Ctrl-C does: its state is saved, and the next fit resumes it.
+
+        Returns:
+            Whether there was one.
+        """
+        if self.process is None or not self._own:
+            return False
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        return True
 
 
 def _next_name(job: Job) -> str:

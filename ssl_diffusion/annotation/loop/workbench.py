@@ -77,6 +77,9 @@ class Workbench:
         job: Job to label.
         refit_every: New labels after which a fit starts in the background, 0 for never; None takes the job's setting.
         map_method: Projection of the map, "pca" or "umap".
+
+    Attributes:
+        started: Whether the work in the background was started.
     """
 
     def __init__(self, job: Job, refit_every: int | None = None, *, map_method: str = "pca") -> None:
@@ -97,11 +100,16 @@ class Workbench:
         self._submitting = threading.Lock()
         self._problems: dict[str, str] = {}
         self._settling: dict[str, str] = {}  # disputed sample that a holder was given under review
+        self.started = False
         self._stopped = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="model watcher", daemon=True)
 
     def start(self) -> None:
-        """Start the work in the background."""
+        """Start the work in the background, unless it has been started."""
+        with self._submitting:
+            if self.started or self._stopped.is_set():
+                return
+            self.started = True
         self._watcher.start()
         self.explainer.start()
         self.submit("model", self.refresh_model)
@@ -111,8 +119,9 @@ class Workbench:
         with self._submitting:
             self._stopped.set()
         self._executor.shutdown(cancel_futures=True)
-        self._watcher.join()
-        self.explainer.stop()
+        if self.started:
+            self._watcher.join()
+            self.explainer.stop()
         self.fits.stop()
 
     # -- samples ------------------------------------------------------------------------------------------------------
@@ -149,11 +158,11 @@ class Workbench:
         """Samples that a holder is likely to get next, so that their images can be loaded."""
         return leases.ahead(self.job.store, annotator, holder, _LOADED_AHEAD)
 
-    def review(self, id_: str, annotator: str, holder: str) -> leases.LeasedSample:
-        """Lease one sample, whoever else has it; if it is disputed, the holder's label will settle it."""
+    def review(self, id_: str, annotator: str, holder: str, *, settles: bool = True) -> leases.LeasedSample:
+        """Lease one sample, whoever else has it; if it is disputed, the holder's label will settle it, unless it may not."""
         item = leases.take(self.job.store, id_, annotator, holder)
         self._settling.pop(holder, None)
-        if item.status == "disputed":
+        if settles and item.status == "disputed":
             self._settling[holder] = id_
         return item
 

@@ -12,9 +12,9 @@ from ssl_diffusion.annotation.store.labels import Label, label_in, named
 from ssl_diffusion.annotation.store.store import Store
 from ssl_diffusion.annotation.store.votes import VOTE_KINDS
 
-__all__ = ["AnnotatorFacts", "annotators", "latest_events"]
+__all__ = ["SILENT", "AnnotatorFacts", "annotators", "last_flag", "latest_events"]
 
-_SILENT = ("queried", "shown")  # kinds of events that no person brought about
+SILENT = ("queried", "shown")  # kinds of events that no person brought about
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def latest_events(
     query = (
         select(*columns, events.final, events.source, events.seconds, events.text)
         .join(schema.samples, samples.position == events.position)
-        .where(events.kind.not_in(_SILENT))
+        .where(events.kind.not_in(SILENT))
         .order_by(events.number.desc())
         .limit(n)
     )
@@ -149,3 +149,18 @@ def latest_events(
         if annotator in (None, row["annotator"])
     ]
     return sorted([*found, *changes[-n:]], key=lambda row: -row["at"])
+
+
+@retried
+def last_flag(store: Store, id_: str) -> str | None:
+    """Name of the person who flagged a sample last; None if nobody did."""
+    events, samples = schema.events.c, schema.samples.c
+    query = (
+        select(events.annotator)
+        .join(schema.samples, samples.position == events.position)
+        .where(samples.id == id_, events.kind == "flagged")
+        .order_by(events.number.desc())
+        .limit(1)
+    )
+    with store.reading() as connection:
+        return connection.execute(query).scalar()
