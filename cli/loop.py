@@ -1,7 +1,8 @@
 """`ssld loop`: label what the model asks for, round after round."""
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -251,27 +252,48 @@ def status(context: JobContext) -> None:
     _print_status(context.job, context.output)
 
 
-@command(JOB, threads=1)
+@command(NOTHING, threads=1)
 def serve(
-    context: JobContext,
+    context: Context,
+    jobs: Annotated[list[Path], typer.Argument(metavar="JOB ...", help="Job folders, or folders that contain some.")],
     server: ServerOptions,
+    accounts: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of accounts with roles (see `ssld loop accounts`), which people log in with instead of a token."
+        ),
+    ] = None,
     port: Annotated[int, number(Port, help="Port of the page.")] = 8700,
     map_: Annotated[str, typer.Option("--map", help="Projection of the map: pca, or umap (extra: umap).")] = "pca",
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
 ) -> None:
-    """Serve the labeling page until Ctrl-C."""
+    """Serve the labeling page of a job, or of several jobs behind a start page, until Ctrl-C.
+
+    Examples:
+
+      ssld loop serve job/
+
+      ssld loop serve jobs/          # every job in the folder
+
+      ssld loop serve jobs/ --host 0.0.0.0 --accounts team.json
+    """
+    from ssl_diffusion.annotation.accounts import Accounts
+    from ssl_diffusion.annotation.loop.job import open_job
+    from ssl_diffusion.annotation.loop.several_jobs import find_jobs
+
+    opened = {name: open_job(path) for name, path in find_jobs(jobs).items()}
     with needing("annotate"):
-        from ssl_diffusion.annotation.page.server import make_app
-    with context.job.alone("serve"):
-        made = make_app(
-            context.job,
-            host=server.host,
-            token=server.token,
-            blind=server.blind,
-            refit_every=server.refit_every,
-            map_method=map_,
-        )
-        server.serve(made, port, "labeling page", context.output, browser=open_browser and server.token is None)
+        from ssl_diffusion.annotation.page.server import make_app, make_jobs_app
+    options: dict[str, Any] = {"blind": server.blind, "refit_every": server.refit_every, "map_method": map_}
+    known = Accounts(accounts) if accounts is not None else None
+    options |= {"host": server.host, "token": server.token, "accounts": known}
+    with ExitStack() as locks:
+        for job in opened.values():
+            locks.enter_context(job.alone("serve"))
+        alone = list(opened.values()) if [job.path for job in opened.values()] == jobs else []
+        made = make_app(alone[0], **options) if len(alone) == 1 else make_jobs_app(opened, **options)
+        what = "labeling page" if len(alone) == 1 else "start page"
+        server.serve(made, port, what, context.output, browser=open_browser and not (server.token or known))
 
 
 @command(JOB)

@@ -144,7 +144,10 @@ class ServerOptions:
     """How a job is served, whether to a browser or to Label Studio."""
 
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any address that other machines can reach needs --token.")
+        str,
+        typer.Option(
+            help="Address to listen on; any address that other machines can reach needs --token (pages: or --accounts)."
+        ),
     ] = "127.0.0.1"
     token: Annotated[
         str | None,

@@ -11,6 +11,7 @@ import secrets
 import threading
 import unicodedata
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -64,7 +65,7 @@ class Account(State):
 
     Attributes:
         name: Name, under which labels are recorded.
-        role: What the person may do.
+        role: Role of the person, which says what is allowed.
         secret: Hash of the password.
     """
 
@@ -106,11 +107,10 @@ class Accounts:
         Raises:
             StateError: If the file is missing or damaged.
         """
-        try:
+        stamp: tuple[int, ...] = ()
+        with suppress(OSError):  # reading it says what is wrong
             facts = self.path.stat()
             stamp = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
-        except OSError:
-            stamp = ()
         known = self._known
         if known is None or not stamp or known[0] != stamp:
             first = f"add an owner with: ssld loop accounts add {self.path} NAME --role owner"

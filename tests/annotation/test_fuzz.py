@@ -18,7 +18,7 @@ from support.annotation_jobs import make_job
 from ssl_diffusion.annotation.label_studio.backend import Backend, make_backend
 from ssl_diffusion.annotation.label_studio.client import LabelStudio
 from ssl_diffusion.annotation.loop.job import Job
-from ssl_diffusion.annotation.page.server import make_app
+from ssl_diffusion.annotation.page.server import make_app, make_jobs_app
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.data.pool import Pool
 
@@ -53,7 +53,11 @@ def backend(job: Job) -> FastAPI:
     return make_backend(Deaf(job, LabelStudio("http://teams.test", "a token that is long enough"), 7))
 
 
-@pytest.fixture(params=[page, backend], ids=["page", "backend"])
+def start(job: Job) -> FastAPI:
+    return make_jobs_app({"job": job})
+
+
+@pytest.fixture(params=[page, start, backend], ids=["page", "start", "backend"])
 def app(request: pytest.FixtureRequest, job: Job, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     make: Callable[[Job], FastAPI] = request.param
     app = make(job)
@@ -87,8 +91,8 @@ def bombard(app: FastAPI, examples: int) -> int:
     """Send so many requests of every kind; returns how many there were."""
     sent = 0
     with TestClient(app, base_url=BASE, raise_server_exceptions=False, follow_redirects=False) as client:
-        if hasattr(app.state, "page"):
-            client.headers["X-CSRF-Token"] = app.state.page.guard.csrf
+        if hasattr(app.state, "guard"):
+            client.headers["X-CSRF-Token"] = app.state.guard.csrf
         for strategy in strategies(app):
 
             @settings(

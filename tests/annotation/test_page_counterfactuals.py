@@ -60,7 +60,7 @@ def test_what_is_said_and_shown(edge: int | None, sure: int | None, kind: str, p
     response = ExplanationResponse.of("a b.png", Explanation(counterfactuals=[named]))
     (message,) = response.counterfactuals
     assert [picture.image for picture in message.pictures] == [
-        f"/counterfactual?id=a%20b.png&k=0&picture={name}" for name in pictures
+        f"counterfactual?id=a%20b.png&k=0&picture={name}" for name in pictures
     ]
     captions = {
         "original": "original",

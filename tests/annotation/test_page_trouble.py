@@ -168,7 +168,7 @@ def test_a_server_that_was_started_again_gets_the_label(job: Job) -> None:
     async def scenario(context: Any, url: str) -> None:
         page = await open_page(context, url)
         id_ = await shown(page)
-        app.state.page.guard.csrf = "that of a new process"
+        app.state.guard.csrf = "that of a new process"
         await page.keyboard.press("1")
         await shown(page, id_)
 

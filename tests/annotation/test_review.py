@@ -108,7 +108,7 @@ def test_wrong_labels_are_found_and_decided(client: TestClient, job: Job, digits
         (pool[3], "label issue", "8"),
         (pool[4], "outlier", None),
     ]
-    assert [row["beside"] for row in rows] == ["", "", f"/image?id={pool[6]}"]
+    assert [row["beside"] for row in rows] == ["", "", f"image?id={pool[6]}"]
     change = {"id": pool[3], "decision": "change", "label": "8", "token": "1"}
     assert client.post("/api/decide", json={**ME, **change, "digest": "0"}).status_code == 409  # another image was seen
     assert post(client, "/api/decide", **change, digest=rows[0]["digest"])["status"] == "labeled"

@@ -209,7 +209,7 @@ def make_backend(backend: Backend, *, host: str = "127.0.0.1", token: str | None
 
 def _refusal(request: Request, token: str | None) -> Response | None:
     """Refusal of a request; None if it is accepted."""
-    if (refusal := host_refusal(request, token)) is not None:
+    if (refusal := host_refusal(request, token is None)) is not None:
         return refusal
     if token is not None and not hmac.compare_digest(_password(request).encode(), token.encode()):
         return JSONResponse({"error": "wrong password"}, 401, {"WWW-Authenticate": "Basic"})

@@ -158,17 +158,20 @@ class Workbench:
         """Samples that a holder is likely to get next, so that their images can be loaded."""
         return leases.ahead(self.job.store, annotator, holder, _LOADED_AHEAD)
 
-    def review(self, id_: str, annotator: str, holder: str, *, settles: bool = True) -> leases.LeasedSample:
-        """Lease one sample, whoever else has it; if it is disputed, the holder's label will settle it, unless it may not."""
+    def review(self, id_: str, annotator: str, holder: str) -> leases.LeasedSample:
+        """Lease one sample, whoever else has it; if it is disputed, the holder's label will settle it, see :meth:`label`."""
         item = leases.take(self.job.store, id_, annotator, holder)
         self._settling.pop(holder, None)
-        if settles and item.status == "disputed":
+        if item.status == "disputed":
             self._settling[holder] = id_
         return item
 
-    def label(self, id_: str, verb: Verb, by: Actor, label: GivenLabel, holder: str) -> str:
-        """Apply a verb of a tab, see :meth:`record`; a label of a disputed sample that it has under review is final."""
-        final = verb == "label" and self._settling.get(holder) == id_
+    def label(self, id_: str, verb: Verb, by: Actor, label: GivenLabel, holder: str, *, settles: bool = True) -> str:
+        """Apply a verb of a tab, see :meth:`record`.
+
+        A label of a disputed sample that the tab has under review is final, if its person may settle disputes (`settles`).
+        """
+        final = settles and verb == "label" and self._settling.get(holder) == id_
         status = self.record(id_, verb, by, label, final=final)
         if final:
             self._settling.pop(holder, None)

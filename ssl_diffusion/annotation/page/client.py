@@ -1,5 +1,6 @@
 """A client of a labeling page that is served somewhere: the same verbs as those of a job, by its JSON (`/api/openapi.json`)."""
 
+import re
 import uuid
 from collections.abc import Sequence
 from types import TracebackType
@@ -17,13 +18,14 @@ class RemoteJob:
     """A job that `ssld loop serve` serves.
 
     Args:
-        url: Address of the page.
-        annotator: Name of the annotator.
+        url: Address of the page; with several jobs on a server that of one of them, such as `http://127.0.0.1:8700/job/birds`.
+        annotator: Name of the annotator; on a server with accounts that of the account.
         token: Token of the server; None for a page of this machine, which needs none.
+        password: Password of the account, on a server with accounts.
         client: Client that sends the requests; None makes one.
 
     Raises:
-        SSLDError: If the server cannot be reached, or refuses the token.
+        SSLDError: If the server cannot be reached, or refuses the token or the password.
 
     Example:
         >>> with RemoteJob("http://127.0.0.1:8700", "ada") as job:  # doctest: +SKIP
@@ -31,11 +33,21 @@ class RemoteJob:
         ...     job.label(sample, "cat")
     """
 
-    def __init__(self, url: str, annotator: str, token: str | None = None, *, client: httpx.Client | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        annotator: str,
+        token: str | None = None,
+        *,
+        password: str | None = None,
+        client: httpx.Client | None = None,
+    ) -> None:
         self._client = client or httpx.Client(base_url=url, timeout=60.0, follow_redirects=True)
         self.who = {"annotator": annotator, "holder": f"client {uuid.uuid4().hex}"}
         if token is not None:
-            self._answer(self._request("POST", "/login", data={"token": token}))
+            self._answer(self._request("POST", self._login(), data={"token": token}))
+        elif password is not None:
+            self._answer(self._request("POST", self._login(), json={"name": annotator, "password": password}))
         facts = self._get("/api/session")
         self._client.headers["X-CSRF-Token"] = facts["csrf"]
         self.name: str = facts["job"]
@@ -102,6 +114,11 @@ class RemoteJob:
     def status(self) -> dict[str, Any]:
         """State of the job, see :class:`~ssl_diffusion.annotation.loop.status.JobStatus`."""
         return dict(self._get("/api/state")["status"])
+
+    def _login(self) -> str:
+        """Address of the log-in: that of the server, of which a job may be a part."""
+        base = self._client.base_url
+        return str(base.copy_with(raw_path=re.sub(rb"job/[^/]+/$", b"", base.raw_path) + b"login"))
 
     def _say(self, sample: dict[str, Any], verb: str, **more: Any) -> str:
         body = self.who | {"id": sample["id"], "verb": verb, "token": uuid.uuid4().hex} | more

@@ -1,13 +1,39 @@
-"""Bodies of the labeling page's responses about what the model says of a sample."""
+"""Bodies of requests and responses about what the model says: predictions, counterfactuals, and verdicts on them."""
 
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from ssl_diffusion.annotation.loop.explanations import Explanation
+from ssl_diffusion.annotation.page.messages import AnnotatorRequest, Digest, Name, SampleId
+from ssl_diffusion.annotation.store.verdicts import Judgement
 
-__all__ = ["CounterfactualMessage", "ExplanationResponse", "PictureMessage", "PredictionMessage"]
+__all__ = [
+    "CounterfactualMessage",
+    "ExplanationResponse",
+    "PictureMessage",
+    "PredictionMessage",
+    "VerdictRequest",
+    "VerdictResponse",
+]
+
+
+class VerdictRequest(AnnotatorRequest):
+    """What somebody says of the k-th counterfactual of a sample; the digest says which image was seen."""
+
+    id: SampleId
+    k: int = Field(ge=0, le=100)
+    digest: Digest
+    verdict: Judgement
+    seconds: float | None = Field(default=None, ge=0, le=86400, allow_inf_nan=False)
+    token: Name
+
+
+class VerdictResponse(BaseModel):
+    """Number of verdicts of the job that count."""
+
+    verdicts: int
 
 
 class PredictionMessage(BaseModel):
@@ -54,7 +80,7 @@ class ExplanationResponse(BaseModel):
     @classmethod
     def of(cls, id_: str, explanation: Explanation, said: Mapping[str, str] | None = None) -> "ExplanationResponse":
         """The response for a sample; `said` are verdicts of the annotator by the digest of the changed image."""
-        address = f"/counterfactual?id={quote(id_, safe='')}"
+        address = f"counterfactual?id={quote(id_, safe='')}"
         return cls(
             ready=explanation.ready,
             note=explanation.note,

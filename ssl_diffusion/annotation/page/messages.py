@@ -6,10 +6,10 @@ from urllib.parse import quote
 from pydantic import AfterValidator, BaseModel, Field
 
 from ssl_diffusion.annotation.loop.sheets import LARGEST, Wanted
+from ssl_diffusion.annotation.page.session_messages import ServerSession
 from ssl_diffusion.annotation.store.labels import NamedLabel
 from ssl_diffusion.annotation.store.people import AnnotatorFacts
 from ssl_diffusion.annotation.store.store import Verb
-from ssl_diffusion.annotation.store.verdicts import Judgement
 
 __all__ = [
     "AnnotatorRequest",
@@ -37,11 +37,10 @@ __all__ = [
     "SheetLabelResponse",
     "SheetRequest",
     "SheetResponse",
+    "StopResponse",
     "TakeRequest",
     "UndoRequest",
     "UndoResponse",
-    "VerdictRequest",
-    "VerdictResponse",
     "image_url",
 ]
 
@@ -69,8 +68,8 @@ GivenLabel = Annotated[str | list[str], AfterValidator(_check_label)]  # a list 
 
 
 def image_url(id_: str, digest: str = "") -> str:
-    """Address of the image of a sample; with a digest only of that image."""
-    return f"/image?id={quote(id_, safe='')}" + (f"&digest={digest}" if digest else "")
+    """Address of the image of a sample, relative to that of its job; with a digest only of that image."""
+    return f"image?id={quote(id_, safe='')}" + (f"&digest={digest}" if digest else "")
 
 
 class AnnotatorRequest(BaseModel):
@@ -137,23 +136,6 @@ class ReleaseRequest(AnnotatorRequest):
     until: float = Field(ge=0, allow_inf_nan=False)
 
 
-class VerdictRequest(AnnotatorRequest):
-    """What somebody says of the k-th counterfactual of a sample; the digest says which image was seen."""
-
-    id: SampleId
-    k: int = Field(ge=0, le=100)
-    digest: Digest
-    verdict: Judgement
-    seconds: float | None = Field(default=None, ge=0, le=86400, allow_inf_nan=False)
-    token: Name
-
-
-class VerdictResponse(BaseModel):
-    """Number of verdicts of the job that count."""
-
-    verdicts: int
-
-
 class DecisionRequest(AnnotatorRequest):
     """What a reviewer decides: the label is right, it is another one, or the sample is of no use."""
 
@@ -201,13 +183,13 @@ class ClassesResponse(BaseModel):
     similar: str | None = None
 
 
-class SessionResponse(ClassesResponse):
-    """What the page needs once: the secret of its requests, the job's name, kind and classes, and whether it is blind."""
+class SessionResponse(ServerSession, ClassesResponse):
+    """What the page needs once; `home` is the address of the start page, empty for a job that is served alone."""
 
-    csrf: str
     job: str
     blind: bool
     multilabel: bool
+    home: str
 
 
 class SampleMessage(BaseModel):
@@ -215,7 +197,7 @@ class SampleMessage(BaseModel):
 
     Attributes:
         id: Sample id.
-        image: Address of its image.
+        image: Address of its image, relative to that of the job.
         digest: Digest of the image file, which a label has to name; empty if the file cannot be read.
         note: Reason for its choice.
         status: Status of the sample.
@@ -272,6 +254,12 @@ class FitResponse(BaseModel):
     """Whether a fit was started."""
 
     started: bool
+
+
+class StopResponse(BaseModel):
+    """Whether a fit was stopped; the next one continues it if the labels are the same."""
+
+    stopped: bool
 
 
 class ReviewedSample(BaseModel):

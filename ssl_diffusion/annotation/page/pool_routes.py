@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
+from ssl_diffusion.annotation.accounts import may
 from ssl_diffusion.annotation.loop.pool_map import map_points
 from ssl_diffusion.annotation.loop.search import search
 from ssl_diffusion.annotation.loop.suspicious import COPY
@@ -22,6 +23,7 @@ from ssl_diffusion.annotation.page.messages import (
     SearchResponse,
     image_url,
 )
+from ssl_diffusion.annotation.page.permissions import Who
 from ssl_diffusion.annotation.page.routes import Page, Served
 from ssl_diffusion.annotation.store import people, queries, review
 from ssl_diffusion.annotation.store.labels import named
@@ -106,9 +108,9 @@ def look_for_suspicious(page: Served) -> FitResponse:
 
 
 @pool.post("/decide")
-def decide(what: DecisionRequest, page: Served) -> LabelResponse:
+def decide(what: DecisionRequest, page: Served, who: Who) -> LabelResponse:
     """Keep a label, change it for all annotators, or drop the sample."""
-    by = Actor(what.annotator, "page", None, what.token)
+    by = Actor(who.signs(what.annotator), "page", None, what.token)
     if what.decision != "change":
         return LabelResponse(status=page.bench.record(what.id, what.decision, by))
     (position,) = page.job.store.positions([what.id]).tolist()
@@ -117,9 +119,9 @@ def decide(what: DecisionRequest, page: Served) -> LabelResponse:
 
 
 @pool.post("/comment")
-def comment(what: CommentRequest, page: Served) -> ReleaseResponse:
+def comment(what: CommentRequest, page: Served, who: Who) -> ReleaseResponse:
     """Say something about a sample."""
-    by = Actor(what.annotator, "page", None, what.token)
+    by = Actor(who.signs(what.annotator), "page", None, what.token)
     page.job.store.apply([Action("comment", what.id, by, text=what.text.strip())])
     return ReleaseResponse()
 
@@ -127,13 +129,18 @@ def comment(what: CommentRequest, page: Served) -> ReleaseResponse:
 @pool.get("/history")
 def get_history(
     page: Served,
+    who: Who,
     id_: Annotated[str | None, Query(alias="id", max_length=1000)] = None,
     annotator: Annotated[str | None, Query(max_length=100)] = None,
     before: Annotated[int | None, Query(ge=0)] = None,
 ) -> HistoryResponse:
-    """What people did, to all samples or to one, and what is known of the annotators."""
+    """What people did, to all samples or to one, and what is known of the annotators; annotators are told of themselves."""
+    everything = may(who.role, "reviewer")
+    if not everything and not id_:
+        annotator = who.name
     events = people.latest_events(page.job.store, id_=id_ or None, annotator=annotator or None, before=before)
     facts = people.annotators(page.job.store) if before is None and not id_ else []
+    facts = [each for each in facts if everything or each.name == who.name]
     return HistoryResponse(events=[EventMessage(**event) for event in events], annotators=facts)
 
 

@@ -1,16 +1,17 @@
 // The labeling page: what keys and buttons do, and the start.
 
 import { add, onClass, pressClass, searchKey, showClasses } from "./classes.js";
+import { showAccount } from "./account.js";
 import { $, ask, notify } from "./elements.js";
 import { blink, pressVerdict, stopBlinking } from "./explanation.js";
 import { startClassDialog } from "./class_dialog.js";
 import { startMap } from "./map.js";
 import { call, once, persist, sendAgain } from "./requests.js";
-import { holder, now, session, who } from "./session.js";
+import { holder, now, session, stored, who } from "./session.js";
 import { toggle } from "./sets.js";
 import { confirmSet, flag, label, pressInSet, skip, undo } from "./single.js";
 import { labelSheet, otherSheet, pressInSheet, setMode, sheetOf, startSheet, switchMode } from "./sheet.js";
-import { fit, state } from "./state.js";
+import { fit, state, stopFit } from "./state.js";
 import { changeCurrent, comment, pressInView, startViews, view } from "./views.js";
 import { invert, isZoomed, pan, resetZoom, startViewer, zoom } from "./viewer.js";
 
@@ -18,7 +19,7 @@ onClass((name) => (view() !== "label" ? changeCurrent(name) : now.mode === "shee
 
 function showName() {
   $("who").textContent = who();
-  $("who").hidden = false;
+  $("who").hidden = session.account !== null;
 }
 
 async function askName(needed) {
@@ -59,26 +60,31 @@ document.addEventListener("keydown", (event) => {
 });
 $("filter").addEventListener("input", showClasses);
 for (const [id, task] of Object.entries({ undo, skip: skipOrOther, flag, add, fit, comment, who: rename, confirm: confirmSet })) $(id).addEventListener("click", task);
+$("fit-stop").addEventListener("click", stopFit);
 // A button that was clicked does not keep the focus: the space bar would press it again.
 addEventListener("click", (event) => { if (event.detail > 0) event.target.closest("button:not(#tiles button)")?.blur(); });
 $("cancel").addEventListener("click", () => $("ask").close("cancel"));
 setInterval(() => { if (!document.hidden) state(); }, 5000);
 
 // A tab that is left gives its sample back; if it comes back at once, as on a reload, it gets the same one again.
-addEventListener("pagehide", () => {
-  const until = Number(sessionStorage.getItem("ssld-until"));
+async function release() {
+  const until = Number(sessionStorage.getItem(stored("until")));
   if (!until || !who()) return;
   const headers = { "Content-Type": "application/json", "X-CSRF-Token": session.csrf };
-  fetch("/api/release", { method: "POST", headers, keepalive: true, body: JSON.stringify({ annotator: who(), holder, until }) })
+  await fetch("api/release", { method: "POST", headers, keepalive: true, body: JSON.stringify({ annotator: who(), holder, until }) })
     .catch(() => undefined);
-});
+}
+addEventListener("pagehide", release);
 addEventListener("pageshow", (event) => { if (event.persisted) once(() => setMode(now.mode)); });
 
 (async () => {
-  Object.assign(session, await persist(() => call("/api/session")));
+  Object.assign(session, await persist(() => call("api/session")));
   document.title = `${session.job}: label`;
   $("job").textContent = session.job;
   document.body.classList.toggle("sets", session.multilabel);
+  $("home").hidden = session.home === "";
+  if (session.home) $("home").href = session.home;
+  showAccount(release);
   showClasses();
   while (!who()) await askName(true);
   showName();
@@ -88,6 +94,6 @@ addEventListener("pageshow", (event) => { if (event.persisted) once(() => setMod
   startMap();
   startViews();
   startClassDialog();
-  await once(() => setMode(sessionStorage.getItem("ssld-mode") || "single"));
+  await once(() => setMode(sessionStorage.getItem(stored("mode")) || "single"));
   now.started = true;
 })().catch((error) => notify(error.message, true));

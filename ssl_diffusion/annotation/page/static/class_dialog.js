@@ -8,7 +8,7 @@ import { state } from "./state.js";
 
 async function change(verb, name, to = "") {
   try {
-    useClasses(await call("/api/class", { ...me(), verb, name, to }));
+    useClasses(await call("api/class", { ...me(), verb, name, to }));
   } catch (error) {
     notify(error.message, true);
   }

@@ -2,7 +2,7 @@
 
 import { $, ask, confirm, element, notify } from "./elements.js";
 import { call, once } from "./requests.js";
-import { now, session } from "./session.js";
+import { may, now, session } from "./session.js";
 import { showSet } from "./sets.js";
 
 let choose = () => undefined; // what a class that is chosen does
@@ -96,12 +96,13 @@ export function pressClass(key) {
 }
 
 export const add = () => once(async () => {
+  if (!may("reviewer")) return;
   const name = await ask("Name of the new class");
   if (!name) return;
-  let found = await call("/api/classes", { name });
+  let found = await call("api/classes", { name });
   if (found.similar) {
     if (!(await confirm(`There is a class “${found.similar}” already. Add “${name}” beside it?`))) return;
-    found = await call("/api/classes", { name, sure: true });
+    found = await call("api/classes", { name, sure: true });
   }
   useClasses(found);
   notify(`new class: ${name}${session.multilabel ? "; images that have been labeled count as images without it" : ""}`);

@@ -19,7 +19,7 @@ export async function explain(of) {
     if (attempt) await pause(Math.min(5000, 500 * 1.2 ** attempt));
     let found = null;
     try {
-      found = await call(`/api/explanation?id=${encodeURIComponent(of.id)}&annotator=${encodeURIComponent(who())}`);
+      found = await call(`api/explanation?id=${encodeURIComponent(of.id)}&annotator=${encodeURIComponent(who())}`);
     } catch (error) {
       if (now.sample === of) $("explanation-note").textContent = `The predictions cannot be loaded (${error.message}).`;
       if (isAway(error)) continue;
@@ -113,7 +113,7 @@ const judge = (each, name) => once(async () => {
   const seconds = Math.min(86400, (performance.now() - each.seenAt) / 1000);
   const body = { ...me(), id: of.id, k: each.k, digest: each.c.digest, verdict, seconds, token: randomId() };
   try {
-    await send(body, "/api/verdict");
+    await send(body, "api/verdict");
   } catch (error) {
     if (error.status === 409 && now.sample === of) explain(of); // there is a new model, and a new counterfactual
     throw error;

@@ -18,7 +18,7 @@ let seen = { labels: -1, model: "", at: 0 };
 let peeked = -1;
 
 export async function loadMap() {
-  const response = await fetch("/api/map");
+  const response = await fetch("api/map");
   if (response.status === 425) { $("map-note").textContent = (await response.json()).error; return; }
   if (!response.ok) return;
   const bytes = await response.arrayBuffer();
@@ -150,7 +150,7 @@ function peek(event) {
   if (best === peeked) return;
   peeked = best;
   const number = ++peeking;
-  fetch(`/api/map/at?k=${best}`).then((response) => response.json()).then((found) => {
+  fetch(`api/map/at?k=${best}`).then((response) => response.json()).then((found) => {
     if (number !== peeking || peeked !== best) return;
     const image = box_.querySelector("img");
     image.onload = () => { image.classList.toggle("small", image.naturalWidth < 64); box_.hidden = false; };

@@ -19,7 +19,7 @@ export async function call(path, body, again = true) {
   const response = await fetch(path, options);
   if (response.status === 401) { location.href = "/login"; throw new Refused("log in first", 401); }
   if (response.status === 403 && again) { // the server has been started again since
-    session.csrf = (await call("/api/session")).csrf;
+    session.csrf = (await call("api/session")).csrf;
     return call(path, body, false);
   }
   const values = await response.json().catch(() => ({}));
@@ -53,11 +53,11 @@ export async function persist(task) {
 }
 
 // Answers without an acknowledgement. They outlive the tab, and have a token: sent twice, they count once.
-const unsentName = () => `ssld-unsent-${session.job}`;
+const unsentName = () => `ssld-unsent-${session.job}${session.account ? `-${session.account.name}` : ""}`;
 export const unsent = () => JSON.parse(localStorage.getItem(unsentName()) || "[]");
 const keepUnsent = (bodies) => localStorage.setItem(unsentName(), JSON.stringify(bodies));
 
-export async function send(body, path = "/api/label") {
+export async function send(body, path = "api/label") {
   keepUnsent([...unsent().filter((other) => other.token !== body.token), { ...body, path }]);
   const settled = () => keepUnsent(unsent().filter((other) => other.token !== body.token));
   try {

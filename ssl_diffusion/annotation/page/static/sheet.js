@@ -3,7 +3,7 @@
 import { enableClasses } from "./classes.js";
 import { $, element, notify, randomId } from "./elements.js";
 import { call, once, persist, send, soon } from "./requests.js";
-import { done, me, now, session } from "./session.js";
+import { done, me, now, session, stored } from "./session.js";
 import { next, show } from "./single.js";
 import { state } from "./state.js";
 
@@ -15,9 +15,9 @@ let under = null; // tile under the pointer
 // Samples that were clicked out wait to be labeled one at a time, also over a reload.
 const read = (name) => JSON.parse(sessionStorage.getItem(name) || "[]");
 export const waiting = {
-  all: () => read("ssld-out"),
-  add(ids) { sessionStorage.setItem("ssld-out", JSON.stringify([...new Set([...read("ssld-out"), ...ids])].slice(-400))); },
-  remove(id) { sessionStorage.setItem("ssld-out", JSON.stringify(read("ssld-out").filter((other) => other !== id))); },
+  all: () => read(stored("out")),
+  add(ids) { sessionStorage.setItem(stored("out"), JSON.stringify([...new Set([...read(stored("out")), ...ids])].slice(-400))); },
+  remove(id) { sessionStorage.setItem(stored("out"), JSON.stringify(read(stored("out")).filter((other) => other !== id))); },
 };
 
 const narrow = matchMedia("(max-width: 900px)");
@@ -42,10 +42,10 @@ export function showKinds() {
 export async function loadSheet(more = {}) {
   const n = Number($("sheet-size").value);
   now.sheet = false;
-  const found = await persist(() => call("/api/sheet", { ...me(), n, without: waiting.all(), sure: Number($("sure").value) / 100, ...wanted, ...more }));
+  const found = await persist(() => call("api/sheet", { ...me(), n, without: waiting.all(), sure: Number($("sure").value) / 100, ...wanted, ...more }));
   now.suggested = found.label;
   now.sample = null;
-  sessionStorage.setItem("ssld-until", found.samples.length ? String(found.samples[0].until) : "");
+  sessionStorage.setItem(stored("until"), found.samples.length ? String(found.samples[0].until) : "");
   $("sure-label").hidden = session.blind || wanted.kind !== "class";
   const title = found.samples.length ? found.title : "No such images are left: choose others, or label one at a time";
   $("sheet-title").replaceChildren(title, " ", element("small", found.samples.length ? `${found.samples.length} images${found.left ? `, ${found.left} more like these` : ""}` : ""));
@@ -108,7 +108,7 @@ export const labelSheet = (name) => once(async () => {
   const seconds = Math.min(86400, (performance.now() - now.shownAt) / 1000 / chosen.length);
   const samples = chosen.map(({ sample }) => ({ id: sample.id, digest: sample.digest }));
   try {
-    await send({ ...me(), samples, label: name, seconds, token }, "/api/sheet/label");
+    await send({ ...me(), samples, label: name, seconds, token }, "api/sheet/label");
     done.push(token);
     waiting.add(shown.filter((each) => each.out).map((each) => each.sample.id));
     const n = waiting.all().length;
@@ -134,7 +134,7 @@ const offered = () => { if (session.multilabel) notify("an image may have severa
 export async function setMode(mode, more) {
   if (mode === "sheet" && !offered()) return;
   now.mode = mode;
-  sessionStorage.setItem("ssld-mode", mode);
+  sessionStorage.setItem(stored("mode"), mode);
   const sheet = mode === "sheet";
   document.body.classList.toggle("sheeting", sheet);
   $("sheet").hidden = !sheet;

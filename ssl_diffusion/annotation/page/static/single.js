@@ -4,7 +4,7 @@ import { enableClasses } from "./classes.js";
 import { $, element, notify, randomId } from "./elements.js";
 import { clearExplanation, explain } from "./explanation.js";
 import { call, once, persist, send } from "./requests.js";
-import { done, me, now, session } from "./session.js";
+import { done, me, now, session, stored } from "./session.js";
 import { showWhole } from "./viewer.js";
 import { beginSet, keepSet, said, theSet } from "./sets.js";
 import { setMode, waiting } from "./sheet.js";
@@ -22,7 +22,7 @@ function enable() {
 export async function show(found) {
   now.sample = found;
   now.ready = now.flagged = false;
-  sessionStorage.setItem("ssld-until", found === null ? "" : String(found.until));
+  sessionStorage.setItem(stored("until"), found === null ? "" : String(found.until));
   $("flag").setAttribute("aria-pressed", "false");
   $("image").hidden = true;
   $("id").hidden = $("note").hidden = $("of-sample").hidden = found === null;
@@ -66,7 +66,7 @@ async function complaint(address) {
 
 export async function next() {
   clearTimeout(waitingFor);
-  const { sample: found, ahead } = (await takenOut()) || (await persist(() => call("/api/next", me())));
+  const { sample: found, ahead } = (await takenOut()) || (await persist(() => call("api/next", me())));
   show(found);
   // Images that are likely to follow; kept so that the browser keeps them, too.
   now.preloaded = ahead.map((address) => { const image = new Image(); image.src = address; return image; });
@@ -81,7 +81,7 @@ export async function next() {
 async function takenOut() {
   for (const id of waiting.all()) {
     waiting.remove(id);
-    const found = await persist(() => call("/api/take", { ...me(), id }));
+    const found = await persist(() => call("api/take", { ...me(), id }));
     if (found.sample.status === "open") return { sample: { ...found.sample, note: "taken out of a sheet" }, ahead: [] };
   }
   return null;
@@ -139,7 +139,7 @@ export function showFlag(on) {
 
 export const undo = () => once(async () => {
   while (done.last() !== undefined) {
-    const { sample: found, ids } = await persist(() => call("/api/undo", { ...me(), token: done.last() }));
+    const { sample: found, ids } = await persist(() => call("api/undo", { ...me(), token: done.last() }));
     done.pop();
     if (ids.length) {
       await setMode("sheet", { kind: "ids", ids, n: 96, without: [] });
@@ -158,7 +158,7 @@ export const undo = () => once(async () => {
 });
 
 export async function take(row) {
-  const { sample: found } = await call("/api/take", { ...me(), id: row.id });
+  const { sample: found } = await call("api/take", { ...me(), id: row.id });
   show(found);
   showFlag(row.flagged);
 }

@@ -2,21 +2,12 @@
 
 import { showCounts, useClasses } from "./classes.js";
 import { $, element, notify, percent } from "./elements.js";
+import { fitLine } from "./fit_line.js";
 import { away, call, isAway, once } from "./requests.js";
 import { followMap } from "./map.js";
 import { now, session } from "./session.js";
 
 const ENOUGH = 50; // labels of the audit that make an accuracy worth a large figure
-
-function fitLine(fit) {
-  const minutes = (seconds) => (seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
-  if (fit.state === "none") return "";
-  if (fit.state === "done") return "The last fit is finished.";
-  if (fit.state !== "running") return `The last fit ${fit.state === "failed" ? "failed" : "was interrupted"}: ${fit.message}`;
-  const part = fit.task ? `${fit.task}, ${Math.floor(100 * fit.done)} %` : "starting";
-  const left = fit.seconds_left === null ? `for ${minutes(fit.seconds)}` : `${minutes(fit.seconds_left)} left`;
-  return `Fitting: ${part}, ${left}.`;
-}
 
 function accuracyLine(estimate) {
   if (estimate === null) return "Not measured yet: this needs labels of an audit set, or of a round drawn at random.";
@@ -29,7 +20,7 @@ function accuracyLine(estimate) {
 export async function state() {
   let found;
   try {
-    found = await call("/api/state");
+    found = await call("api/state");
   } catch (error) {
     if (isAway(error)) away(error);
     return;
@@ -51,6 +42,8 @@ export async function state() {
   curve(found.curve);
   $("model").textContent = s.model;
   const running = s.fit.state === "running";
+  $("fit").hidden = running;
+  $("fit-stop").hidden = !running;
   $("fit").disabled = s.no_fit !== "";
   $("fit").title = s.no_fit;
   $("fit-reason").textContent = running ? "" : s.no_fit;
@@ -68,8 +61,14 @@ export async function state() {
 }
 
 export const fit = () => once(async () => {
-  const { started } = await call("/api/fit", {});
+  const { started } = await call("api/fit", {});
   notify(started ? "fitting a model in the background; you can continue labeling" : "a fit is already running");
+  state();
+});
+
+export const stopFit = () => once(async () => {
+  const { stopped } = await call("api/fit/stop", {});
+  notify(stopped ? "the fit is stopped; the next one continues it if the labels are the same" : "no fit is running");
   state();
 });
 

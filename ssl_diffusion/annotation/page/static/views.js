@@ -34,7 +34,7 @@ async function toLabel(task) {
 // -- review
 
 export async function review(kind = view()) {
-  const { samples } = await call(`/api/review?kind=${kind}`);
+  const { samples } = await call(`api/review?kind=${kind}`);
   $("review-title").textContent = kind === "suspicious" ? "Labels that are probably wrong, and other doubts" : "Disputed and flagged images";
   $("find-suspicious").hidden = kind !== "suspicious" || session.multilabel;
   $("review-empty").hidden = samples.length > 0;
@@ -96,7 +96,7 @@ const decide = (k, decision, label = null) => once(async () => {
   const item = items[k];
   if (!item) return;
   const token = randomId();
-  await send({ ...me(), id: item.row.id, decision, label, digest: item.row.digest, token }, "/api/decide");
+  await send({ ...me(), id: item.row.id, decision, label, digest: item.row.digest, token }, "api/decide");
   if (decision !== "keep") done.push(token);
   item.card.remove();
   items.splice(k, 1);
@@ -109,7 +109,7 @@ const decide = (k, decision, label = null) => once(async () => {
 // Takes the last action back, whatever it was; what was said before stands again.
 const undoHere = () => once(async () => {
   if (done.last() === undefined) { notify("this tab has nothing to undo"); return; }
-  const { sample, ids } = await call("/api/undo", { ...me(), token: done.last() });
+  const { sample, ids } = await call("api/undo", { ...me(), token: done.last() });
   done.pop();
   notify(sample || ids.length ? `withdrawn: ${sample ? sample.id : `${ids.length} images`}` : "that does not stand any more");
   if (now.mode === "single") now.sample = null; // the sample that the tab had went back to the queue
@@ -161,7 +161,7 @@ function rows(table, head, body, append = false) {
 
 async function history({ id = "", annotator = "", before = null } = {}) {
   const query = new URLSearchParams({ ...(id && { id }), ...(annotator && { annotator }), ...(before !== null && { before }) });
-  const found = await call(`/api/history?${query}`);
+  const found = await call(`api/history?${query}`);
   if (before === null) {
     $("history-title").textContent = id ? `History of ${id}` : "People";
     $("people").parentElement.hidden = Boolean(id);
@@ -187,7 +187,7 @@ async function history({ id = "", annotator = "", before = null } = {}) {
 let searched = { text: "", start: 0, samples: [] };
 
 async function find(text, start = 0) {
-  const found = await call(`/api/search?${new URLSearchParams({ q: text, start, n: 60 })}`);
+  const found = await call(`api/search?${new URLSearchParams({ q: text, start, n: 60 })}`);
   searched = { text, start: start + found.samples.length, samples: start ? [...searched.samples, ...found.samples] : found.samples };
   await open("search");
   $("search-title").textContent = `${found.total.toLocaleString("en")} ${found.total === 1 ? "image" : "images"}${text ? ` for ${text}` : ""}`;
@@ -214,14 +214,14 @@ export const comment = () => once(async () => {
   const of = now.sample.id;
   const text = await ask(`Comment on ${of}`, "");
   if (!text) return;
-  await call("/api/comment", { ...me(), id: of, text, token: randomId() });
+  await call("api/comment", { ...me(), id: of, text, token: randomId() });
   notify("comment kept: see the history of this image");
 });
 
 export function startViews() {
   for (const tab of document.querySelectorAll("nav > button")) tab.addEventListener("click", () => once(() => open(tab.dataset.view)));
   $("find-suspicious").addEventListener("click", () => once(async () => {
-    await call("/api/suspicious", {});
+    await call("api/suspicious", {});
     notify("looking for wrong labels; this takes a few seconds");
     setTimeout(() => once(async () => { if (view() === "suspicious") await review(); }), 3000);
   }));
