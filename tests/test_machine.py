@@ -1,6 +1,10 @@
 """Precision by measurement: what decides, and what `ssld doctor` says of it."""
 
 import json
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -47,6 +51,39 @@ def test_the_measurement_leaves_threads_and_random_state_alone() -> None:
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
     assert machine.convolution_times() is found  # once a process
+
+
+_FAULTS = """
+import resource, sys
+import torch
+from ssl_diffusion.machine import keep_freed_memory
+
+def batch():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    maps = [torch.ones(5_000_000) for _ in range(5)]  # 100 MB in parts of 20 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.set_num_threads(1)
+done = keep_freed_memory()
+for _ in range(6):  # it takes a few until the heap is large enough
+    batch()
+print(int(done), batch())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other thresholds")
+def test_memory_that_a_batch_has_freed_serves_the_next() -> None:
+    def faults(**environment: str) -> tuple[int, int]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+        command = [sys.executable, "-c", _FAULTS]
+        done, n = subprocess.run(command, env=clean | environment, check=True, capture_output=True, text=True).stdout.split()
+        return int(done), int(n)
+
+    done, kept = faults()
+    assert done
+    done, given_back = faults(MALLOC_TRIM_THRESHOLD_=str(2**26))  # as somebody asked for; 100 MB are 24,414 pages of 4 KiB
+    assert not done
+    assert kept < given_back / 5
 
 
 def test_doctor_shows_the_measurement_and_what_follows(measured: dict[str, float]) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssl_diffusion.inference.rows import Rows, features_at
+from ssl_diffusion.machine import keep_freed_memory
 from ssl_diffusion.models.fused import FusedDiffusion
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.packing import packed
@@ -54,6 +55,7 @@ def evaluating(model: nn.Module, precision: str, gradients: bool = False) -> Ite
         >>> with evaluating(model, "fp32") as device:
         ...     logits = model.classify(torch.zeros(2, 1, 8, 8, device=device))
     """
+    keep_freed_memory()
     device = next(model.parameters()).device
     training = model.training
     frozen = [p for p in model.parameters() if gradients and p.requires_grad]

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from ssl_diffusion.errors import Interrupted, SSLDError
-from ssl_diffusion.machine import Device, usable_cores
+from ssl_diffusion.machine import Device, keep_freed_memory, usable_cores
 from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.models.weights import load_tensors, prefixed, save_tensors, with_prefix
@@ -119,6 +119,7 @@ def _run_rank(fabric: Fabric, phase: Phase, precision: str, progress: ProgressCa
 def _run(fabric: Fabric, phase: Phase, precision: str, progress: ProgressCallback | None) -> TrainingResult:
     """The loop, in each rank."""
     s, ranks, device = phase.settings, fabric.world_size, fabric.device
+    keep_freed_memory()
     if ranks > 1:
         torch.set_num_threads(max(1, (phase.compute.threads or usable_cores()) // ranks))
     model = build_model(phase.config, s.seed, phase.initial, without_backbone=True)

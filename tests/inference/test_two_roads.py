@@ -78,10 +78,13 @@ def test_both_roads_lead_to_the_same_batch(
 
     assert len(one) == len(two) == len(open_)
     assert (one.n_classes, one.precision) == (two.n_classes, two.precision)
-    np.testing.assert_allclose(one.x, two.x, rtol=1e-4, atol=1e-4)
+    if kept or get_variant(strategy).reads_representation:  # a query leaves out what its strategy does not look at
+        np.testing.assert_allclose(one.x, two.x, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(one.p, two.p, atol=1e-5)
-    m = len(known) if get_variant(strategy).reads_labeled else 0  # a query leaves unread what its strategy does not look at
-    np.testing.assert_allclose(one.labeled_representation, two.labeled_representation[:m], rtol=1e-4, atol=1e-4)
+    m = len(known) if get_variant(strategy).reads_labeled else 0  # and unread
+    assert len(one.labeled_representation) == m
+    if m:
+        np.testing.assert_allclose(one.labeled_representation, two.labeled_representation, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(one.labeled_classes, two.labeled_classes[:m])
     np.testing.assert_array_equal(one.labeled_images, two.labeled_images[:m])
     some = np.arange(0, len(open_), 97)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssl_diffusion.errors import SSLDError
+from ssl_diffusion.machine import keep_freed_memory
 from ssl_diffusion.models.pixels import to_floats
 
 __all__ = ["Backbone", "fit_images"]
@@ -72,6 +73,7 @@ class Backbone(nn.Module, ABC):
         device = next(self.parameters(), next(self.buffers(), torch.zeros(0))).device
         at_once = _CACHED if device.type == "cpu" else len(images)
         self.eval()
+        keep_freed_memory()
         with torch.inference_mode():
             parts = [images[i : i + at_once] for i in range(0, len(images), at_once)] or [images]
             return np.concatenate([self.features(to_floats(part, device)).float().cpu().numpy() for part in parts])
