@@ -17,6 +17,7 @@ __all__ = [
     "AuditByClass",
     "by_class",
     "check_columns",
+    "figure_name",
     "macro_f1",
     "predicted_names",
     "predicted_sets",
@@ -70,7 +71,7 @@ def summarized(sets: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Sets of classes as one number each: that of the only class, K for none, K + 1 for several; int64 (n,).
 
     Args:
-        sets: Which classes each sample has, bool (n, K).
+        sets: Classes of each sample, bool (n, K).
     """
     n_classes = sets.sum(axis=1)
     found: NDArray[np.int64] = np.where(n_classes == 1, sets.argmax(axis=1), sets.shape[1] + (n_classes > 1))
@@ -80,6 +81,11 @@ def summarized(sets: NDArray[np.bool_]) -> NDArray[np.int64]:
 def summary_names(names: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the numbers of :func:`summarized`."""
     return (*names, "none of the classes", "several classes")
+
+
+def figure_name(multilabel: bool) -> str:
+    """Name of the figure by which the audit measures the models of a job."""
+    return "macro F1" if multilabel else "accuracy"
 
 
 def macro_f1(p: NDArray[np.float32], labels: NDArray[np.int64], level: float = 0.95) -> Estimate | None:
@@ -105,7 +111,7 @@ def macro_f1(p: NDArray[np.float32], labels: NDArray[np.int64], level: float = 0
     if not counted[0]:
         return None
     low, high = np.quantile(values[1:], ((1 - level) / 2, (1 + level) / 2)) if len(values) > 1 else (0.0, 1.0)
-    return Estimate(float(values[0]), float(low), float(high), n, "macro F1")
+    return Estimate(float(values[0]), float(low), float(high), n, figure_name(multilabel=True))
 
 
 def by_class(p: NDArray[np.float32], labels: NDArray[np.int64], names: tuple[str, ...]) -> AuditByClass:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from ssl_diffusion.annotation.loop.class_sets import figure_name
 from ssl_diffusion.annotation.loop.fit_state import FitState, fit_state
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.model_file import current_model
@@ -35,7 +36,9 @@ class JobOverview:
         to_review: Number of samples that are disputed, flagged, or doubted by a check.
         classes: Number of classes in use.
         model: Name of the current model; empty before the first fit.
-        accuracy: Accuracy on the labels of the audit set before the last round, in [0, 1]; None if it was never measured.
+        accuracy: Accuracy, or another figure, on the labels of the audit set before the last round, in [0, 1]; None if it was
+            never measured.
+        figure: Name of that figure, "accuracy" or, in a multi-label job, "macro F1".
         low: Lower end of its 95 % interval.
         high: Upper end.
         measured_at: Number of labels for training at that measurement.
@@ -53,6 +56,7 @@ class JobOverview:
     classes: int = 0
     model: str = ""
     accuracy: float | None = None
+    figure: str = "accuracy"
     low: float | None = None
     high: float | None = None
     measured_at: int | None = None
@@ -131,6 +135,7 @@ def overview(job: Job, name: str | None = None) -> JobOverview:
             classes=len(job.store.classes_in_use),
             model=model.model if model is not None else "",
             accuracy=accuracy[0],
+            figure=figure_name(job.store.multilabel),
             low=accuracy[1],
             high=accuracy[2],
             measured_at=int(measured["labels"].iloc[-1]) if len(measured) else None,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.acquisition.forecast import Forecast, forecast
 from ssl_diffusion.annotation.loop.accuracy import Estimate
-from ssl_diffusion.annotation.loop.class_sets import predicted_sets
+from ssl_diffusion.annotation.loop.class_sets import figure_name, predicted_sets
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.snapshot import Moment, Snapshot
 from ssl_diffusion.errors import DataError, StateError
@@ -96,7 +96,7 @@ def advice(moment: Moment) -> list[str]:
         )
     if not os.path.lexists(moment.job.path / _PROGRESS):
         return sentences
-    table, figure = progress_of(moment.job), "macro F1" if moment.job.store.multilabel else "accuracy"
+    table, figure = progress_of(moment.job), figure_name(moment.job.store.multilabel)
     promised = forecast_of(moment)
     if isinstance(promised, Forecast) and promised.accuracy - float(table["audit_accuracy"].dropna().iloc[-1]) < _WORTH:
         sentences.append(f"the forecast is {promised}: more labels may gain less than half a point")

@@ -18,9 +18,9 @@ function ago(at) {
 }
 
 function accuracyLine(job) {
-  if (job.accuracy === null) return "accuracy not measured yet";
+  if (job.accuracy === null) return `${job.figure} not measured yet`;
   const share = (p) => percent(p).replace(" ", "\u00a0"); // no line ends between a number and its sign
-  return `accuracy ${share(job.accuracy)}, between ${share(job.low)} and ${share(job.high)} (95\u00a0%), with ${whole(job.measured_at)} labels`;
+  return `${job.figure} ${share(job.accuracy)}, between ${share(job.low)} and ${share(job.high)} (95\u00a0%), with ${whole(job.measured_at)} labels`;
 }
 
 function made(address, name) {
