@@ -89,7 +89,7 @@ class _Convolution(nn.Module):
     def _pack(self, x: Tensor) -> Tensor | None:
         """The weights in the layout that is fast for maps like `x`; None where torch does not offer it."""
         try:
-            weight: Tensor = torch._C._nn.mkldnn_reorder_conv2d_weight(self.weight, *self.geometry, x.shape)  # type: ignore[call-arg]
+            weight: Tensor = torch._C._nn.mkldnn_reorder_conv2d_weight(self.weight.to_mkldnn(), *self.geometry, x.shape)  # type: ignore[call-arg]
             self._pointwise(x[:1], weight)
         except (AttributeError, RuntimeError, TypeError) as error:  # neither operator is public
             _log.debug("weights stay as they are: %s", error)
