@@ -37,7 +37,7 @@ def add(
     wanted, accounts = role_of(role), Accounts(file)
     accounts.check_new(name, wanted)
     made = accounts.add(name, wanted, _read_password())
-    context.output.result({"name": made.name, "role": made.role}, f"{made.name} is {made.role} now; written to {file}")
+    context.output.result({"name": made.name, "role": made.role}, f"{made.name} has the role {made.role}; written to {file}")
 
 
 @command(NOTHING)
@@ -70,7 +70,7 @@ def role(
 
     wanted = role_of(new_role)
     Accounts(file).set_role(name, wanted)
-    context.output.result({"name": name, "role": wanted}, f"{name} is {wanted} now")
+    context.output.result({"name": name, "role": wanted}, f"{name} has the role {wanted} now")
 
 
 @command(NOTHING)

@@ -142,8 +142,11 @@ def test_what_a_role_may_not_do_is_not_there(jobs: dict[str, Job], tmp_path: Pat
         assert await axe(page) == []
         assert await page.evaluate("() => document.documentElement.scrollWidth") <= 390
         await page.keyboard.press("n")
+        if role != "annotator":
+            await page.wait_for_selector("#ask[open]")
         assert (await page.locator("#ask[open]").count() == 1) == (role != "annotator")
         await page.keyboard.press("Escape")
+        await page.wait_for_function("() => !ssld.now.busy")
         await page.keyboard.press("1")
         await shown(page, id_)
         await page.get_by_role("button", name="Log out").click()
