@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from support.annotation_jobs import answer, asked, photos, truth
 from support.commands import ok, refused
 from support.shards import noise, png, write_parquet, write_tar
 
+from ssl_diffusion.annotation.files.contents import Contents
+from ssl_diffusion.annotation.files.import_folders import labels_of_data_set
 from ssl_diffusion.annotation.label_studio.sync import _address
 from ssl_diffusion.annotation.loop.current_model import present_model
 from ssl_diffusion.annotation.loop.job import Job, open_job
@@ -182,3 +184,45 @@ def test_bad_images_in_shards_are_left_out_of_a_job(tmp_path: Path) -> None:
     wanted = noise(5).transpose(0, 3, 1, 2)[[0, 2, 3, 4]]
     np.testing.assert_array_equal(job.images[:], wanted)
     np.testing.assert_array_equal(job.open_images("c"), wanted)
+
+
+def into_folder(folder: Path, files: dict[str, bytes]) -> Path:
+    """A data set of one class, "7", of some files."""
+    for name, content in files.items():
+        (folder / "7").mkdir(parents=True, exist_ok=True)
+        (folder / "7" / name).write_bytes(content)
+    return folder
+
+
+def test_labels_of_a_folder_are_found_by_the_pixels_that_are_packed(job: Job, digits_pool: Pool, tmp_path: Path) -> None:
+    content = [png(digits_pool.images[i, 0]) for i in range(N)]
+    found = labels_of_data_set(job, into_folder(tmp_path / "set", {"other.png": content[41]}))
+    assert [each[:2] for each in found] == [("0041.png", "7")]
+    # A name that fits is believed unless the pixels say otherwise; those of a file of another size say nothing.
+    large = png(digits_pool.images[6, 0].repeat(3, axis=0).repeat(3, axis=1))
+    assert [Contents(job).may_be("0005.png", x) for x in (content[5], content[6], large)] == [True, False, True]
+    foreign = into_folder(tmp_path / "foreign", {"new.png": png(np.full((8, 8), 7, dtype=np.uint8))})
+    with pytest.raises(DataError, match="none of the images of the job, neither by its name nor by its content"):
+        labels_of_data_set(job, foreign)
+    with pytest.raises(DataError, match="none of the images of the job"):
+        labels_of_data_set(job, into_folder(tmp_path / "broken", {"new.png": b"no image"}))
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_tar])
+def test_labels_of_a_folder_are_found_by_the_files_in_shards(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    ok("loop", "init", tmp_path / "job", "--data", write(tmp_path / "shards"), "--classes", "7,8", "--set", "model.stem=1")
+    made = open_job(tmp_path / "job")
+    files = {f"renamed-{i}.png": png(noise(10)[i]) for i in (9, 0, 4)}
+    found = labels_of_data_set(made, into_folder(tmp_path / "set", files))
+    expected = {name: str(made.store.ids[int(name[8:-4])]) for name in files}
+    assert {place[2:]: id_ for id_, _, place in found} == expected
+
+
+def test_what_is_exported_from_shards_is_imported_again(job: Job, tmp_path: Path) -> None:
+    ok("loop", "export", job.path, "--format", "yolo", "--out", tmp_path / "yolo")
+    files = sorted((tmp_path / "yolo").rglob("*.png"))
+    expected = {file.name: file.parent.name for file in files}
+    for k, file in enumerate(files):
+        file.rename(file.with_name(f"renamed-{k}.png"))
+    found = labels_of_data_set(job, tmp_path / "yolo")
+    assert {id_: label for id_, label, _ in found} == expected

@@ -2,17 +2,16 @@
 
 Understood are a folder per class (also below train, val and test: YOLO, torchvision, and the exports "folder" and "yolo"), a
 data set of FiftyOne (labels.json beside the folder data), and Parquet files with images and labels (Hugging Face `datasets`).
-Samples are found again by their id, by the name that an export gives it, or by the content of their file.
+Samples are found again by their id, by the name that an export gives it, or by the content of the image, in a file or a shard.
 """
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ssl_diffusion.annotation.files.contents import Contents
 from ssl_diffusion.annotation.files.foreign import parse_json
 from ssl_diffusion.annotation.files.names import flat_name, folder_name
 from ssl_diffusion.annotation.loop.job import Job
@@ -73,7 +72,7 @@ class _Samples:
     """Finds the samples of a job by what other programs call them, or by their content."""
 
     def __init__(self, job: Job) -> None:
-        self._job = job
+        self._contents = Contents(job)
         self._ids = set(job.store.ids.tolist())
         self._flat, self._stems = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
         for id_ in job.store.ids.tolist():
@@ -97,30 +96,16 @@ class _Samples:
             if name in self._ids:
                 return name
             candidates = self._flat.get(name) or self._stems.get(name) or []
-            if len(candidates) == 1 and (content is None or self._same(candidates[0], content)):
+            if len(candidates) == 1 and (content is None or self._contents.may_be(candidates[0], content)):
                 return candidates[0]
             several = several or candidates
         if content is not None:
-            several = self._by_content.get(hashlib.sha256(content).hexdigest(), several)
+            several = self._contents.find(content) or several
             if len(several) == 1:
                 return several[0]
         if several:
             raise DataError(f"{where} may be {shown(several[0])} or {shown(several[1])} of the job: give it the id as its name")
         raise DataError(f"{where} is none of the images of the job, neither by its name nor by its content: leave it out")
-
-    def _same(self, id_: str, content: bytes) -> bool:
-        """Whether a sample may have this content: its file is gone, or has it."""
-        file = self._job.image_root / id_
-        return not file.is_file() or file.read_bytes() == content
-
-    @cached_property
-    def _by_content(self) -> dict[str, list[str]]:
-        found = defaultdict[str, list[str]](list)
-        for id_ in self._job.store.ids.tolist():
-            file = self._job.image_root / id_
-            if file.is_file():
-                found[hashlib.sha256(file.read_bytes()).hexdigest()].append(id_)
-        return dict(found)
 
 
 def _class_folders(root: Path, samples: _Samples, classes: tuple[str, ...]) -> Iterator[Found]:

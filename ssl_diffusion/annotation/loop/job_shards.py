@@ -5,7 +5,7 @@ that others are refused by name: models and labels belong to these pixels.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
+from ssl_diffusion.data.shards.base import Damaged
 from ssl_diffusion.data.shards.loading import shard_source
 from ssl_diffusion.data.shards.marks import ShardMark, changed_shards
 from ssl_diffusion.data.shards.rows import ImageInShard, ShardImages
@@ -23,6 +24,7 @@ from ssl_diffusion.storage import atomic_write_text
 __all__ = ["JobShards", "save_shards"]
 
 _FILE = "shards.json"
+_AT_ONCE = 256  # images
 _IN_MEMORY = 4 * 2**30  # bytes of images beyond which a fit maps them from a temporary file
 
 
@@ -86,6 +88,31 @@ class JobShards:
     def image(self, position: int) -> ImageInShard:
         """The image of a sample as the content of a file."""
         return ImageInShard(self.images.source, int(self.images.rows[position]))
+
+    @property
+    def packed(self) -> bool:
+        """Whether the shards hold pixels, and not image files."""
+        return self.images.source.shards[0].packed is not None
+
+    def contents(self) -> Iterator[tuple[int, bytes | NDArray[np.uint8]]]:
+        """Every image as it lies in its shard, with its position in the job: bytes of an image file, or packed pixels.
+
+        Shards are read one after the other from their beginning. What is damaged is left out.
+
+        Raises:
+            DataError: If a shard has changed since it was found.
+        """
+        source, place = self.images.source, np.full(len(self.images.source), -1)
+        place[self.images.rows] = np.arange(len(self.images))
+        for start, shard in zip(source.starts[:-1].tolist(), source.shards, strict=True):
+            with shard.open() as reader:
+                for first, content in reader.stretches(_AT_ONCE):
+                    if isinstance(content, Damaged):
+                        continue
+                    for i, image in enumerate(content, start + first):
+                        if place[i] >= 0:
+                            yield int(place[i]), image
+            shard.place.check()
 
     def state(self, position: int) -> tuple[int | str, ...]:
         """What tells one version of the shard of a sample from another.
