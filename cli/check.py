@@ -39,6 +39,9 @@ def check(
     noise_levels: Annotated[
         int, number(Count, help="Noise levels, up to 4, at which the denoiser of a run is asked for foreign images.")
     ] = 1,
+    pair_pictures: Annotated[
+        int, number(Count, help="Most confused pairs of classes for which the model of a run draws what tells them apart.")
+    ] = 2,
     fix: Annotated[
         list[str] | None,
         typer.Option(help="Also write labels.csv without these findings: labels, duplicates or outliers. May be repeated."),
@@ -61,6 +64,7 @@ def check(
     from ssl_diffusion.curation.check import FIXES, check_collection, fixed_labels
     from ssl_diffusion.curation.collection import collect_photos, collect_run
     from ssl_diffusion.curation.page import write_check
+    from ssl_diffusion.curation.pair_pictures import draw_pairs
     from ssl_diffusion.data.shards.places import is_sharded
     from ssl_diffusion.data.shards.source import ShardSource
     from ssl_diffusion.data.shards.verifying import verify_shards
@@ -113,12 +117,13 @@ def check(
             verified = f"{n} of {len(source.shards)} shards hold what their footers say."
     result = check_collection(collection, seed=seed)
     fixed, changes = fixed_labels(result, fix) if fix else (None, {})
+    pictures = draw_pairs(result, pair_pictures, seed=seed, progress=output.bars)
     findings = None
     if is_job:
         from ssl_diffusion.annotation.loop.job_check import findings_of
 
         findings = findings_of(result)
-    files = write_check(result, out, fixed=fixed, findings=findings, overwrite=overwrite, inputs=inputs)
+    files = write_check(result, out, fixed=fixed, findings=findings, pictures=pictures, overwrite=overwrite, inputs=inputs)
     lines = result.sentences + ([verified] if verified else [])
     if findings is not None:
         from ssl_diffusion.annotation.loop.suspicious import queue_findings
@@ -141,6 +146,7 @@ def check(
         "duplicate_groups": len(result.duplicates.groups),
         "leaks": len(result.leaks),
         "outliers": len(result.foreign),
+        "pair_pictures": sum(bool(picture.png) for picture in pictures),
         "image_faults": len({i for _, i, _, _ in result.faults}),
         "unreadable": len(collection.pool.skipped),
         "changes": changes,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ssl_diffusion.curation.outliers import Outliers as Outliers
     from ssl_diffusion.curation.outliers import find_outliers as find_outliers
     from ssl_diffusion.curation.page import write_check as write_check
+    from ssl_diffusion.curation.pair_pictures import PairPicture as PairPicture
+    from ssl_diffusion.curation.pair_pictures import draw_pairs as draw_pairs
 
 # Imported on first use: who wants one name does not wait for torch and all the others.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
@@ -30,6 +32,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "near_duplicates": ["Duplicates", "find_duplicates"],
         "outliers": ["Outliers", "find_outliers"],
         "page": ["write_check"],
+        "pair_pictures": ["PairPicture", "draw_pairs"],
         "held_out": ["held_out_probabilities"],
         "label_issues": ["LabelIssues", "find_label_issues", "judge_labels"],
     },

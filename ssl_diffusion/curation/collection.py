@@ -25,7 +25,7 @@ from ssl_diffusion.models.backbones.registry import backbone_fault, load_backbon
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.training.data_changes import load_run_pool
 
-__all__ = ["Collection", "collect_photos", "collect_run", "denoised", "with_labels"]
+__all__ = ["Collection", "collect_photos", "collect_pool", "collect_run", "denoised", "with_labels"]
 
 _LEVELS = (0.4, 0.2, 0.8, 1.6)  # noise levels at which a denoiser is asked, the most telling one first
 _WHOLE = 2**30  # bytes of representations that are kept as they are; larger ones are projected
@@ -43,6 +43,7 @@ class Collection:
         z: Representations, float32 (N, F).
         by: Description of the representation, in words.
         errors: Errors of a denoiser, float32 (levels, N); None without one.
+        run: Fitted model that sees the images; None without one.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Collection:
     z: NDArray[np.float32]
     by: str
     errors: NDArray[np.float32] | None = None
+    run: Run | None = None
 
 
 def collect_run(
@@ -71,9 +73,26 @@ def collect_run(
         >>> collection = collect_run(load_run("runs/photos-s0"))  # doctest: +SKIP
     """
     pool = load_run_pool(run, progress=progress)
+    return collect_pool(run, pool if labels is None else with_labels(pool, labels), levels=levels, progress=progress)
+
+
+def collect_pool(run: Run, pool: Pool, *, levels: int = 1, progress: ProgressCallback | None = None) -> Collection:
+    """Images as the model of a run sees them, which need not be all of those that it was fitted to.
+
+    Args:
+        run: Fitted model.
+        pool: Images.
+        levels: Number of noise levels, 0 to 4, at which the denoiser is asked.
+        progress: Callback for the number of images read.
+
+    Raises:
+        DataError: If the images have another shape than those of the model.
+
+    Example:
+        >>> collection = collect_pool(run, pool)  # doctest: +SKIP
+    """
     if pool.image_shape != run.image_shape:
         raise DataError(f"the images of {run.path} have shape {pool.image_shape} now, and its model reads {run.image_shape}")
-    pool = pool if labels is None else with_labels(pool, labels)
     rows = pool_rows(run, pool, progress=progress)
     whole = 4 * len(pool) * run.model.n_features <= _WHOLE
     store = None if whole else store_of(run)
@@ -81,7 +100,7 @@ def collect_run(
         run.model, rows, store, classify=False, projected=not whole, precision=run.precision, progress=progress
     ).representation
     seen = survey(pool.images, pool.files, progress=progress)
-    return Collection(str(run.path), pool, seen, z, "the model of the run", denoised(run, rows, levels))
+    return Collection(str(run.path), pool, seen, z, "the model of the run", denoised(run, rows, levels), run)
 
 
 def denoised(run: Run, rows: Rows, levels: int) -> NDArray[np.float32] | None:

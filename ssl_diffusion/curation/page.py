@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ssl_diffusion.curation.check import CheckResult
+from ssl_diffusion.curation.pair_pictures import PairPicture
 from ssl_diffusion.data.thumbnails import shown_image, to_pil
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.outputs import output_folder
@@ -31,6 +32,7 @@ def write_check(
     *,
     fixed: pd.DataFrame | None = None,
     findings: pd.DataFrame | None = None,
+    pictures: Sequence[PairPicture] = (),
     overwrite: bool = False,
     inputs: Sequence[Path] = (),
 ) -> list[str]:
@@ -41,6 +43,7 @@ def write_check(
         out: Folder to write.
         fixed: Result of :func:`~ssl_diffusion.curation.check.fixed_labels`; None writes no labels.
         findings: Samples that people of a job should look at, for findings.csv; None writes no such file.
+        pictures: Result of :func:`~ssl_diffusion.curation.pair_pictures.draw_pairs`.
         overwrite: Whether an earlier output may be replaced.
         inputs: Files and folders that are read, which the output may not lie in.
 
@@ -54,7 +57,7 @@ def write_check(
         >>> write_check(result, Path("check"))  # doctest: +SKIP
     """
     with output_folder(out, overwrite=overwrite, inputs=inputs) as folder:
-        (folder / "index.html").write_text(_page(result), encoding="utf-8")
+        (folder / "index.html").write_text(_page(result, pictures), encoding="utf-8")
         overview_figure(result).savefig(folder / "overview.png", dpi=110)
         for name, table in result.tables().items():
             table.to_csv(folder / f"{name}.csv", index=False)
@@ -89,9 +92,9 @@ def overview_figure(result: CheckResult) -> Figure:
     return figure
 
 
-def _page(result: CheckResult) -> str:
+def _page(result: CheckResult, pictures: Sequence[PairPicture]) -> str:
     pool = result.collection.pool
-    parts = [_labels(result), _duplicates(result), _outliers(result), _faults(result), _classes(result)]
+    parts = [_labels(result), _duplicates(result), _outliers(result), _faults(result), _classes(result, pictures)]
     sentences = result.sentences
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(resources.files("ssl_diffusion.curation").joinpath("page.html").read_text("utf-8"))
@@ -173,7 +176,7 @@ def _faults(result: CheckResult) -> dict[str, Any]:
     }
 
 
-def _classes(result: CheckResult) -> dict[str, Any]:
+def _classes(result: CheckResult, pictures: Sequence[PairPicture]) -> dict[str, Any]:
     part = _part("classes", "Classes", len(result.collection.pool.classes))
     tables = [_table(result.classes)] if len(result.classes) else []
     pairs = result.pairs.head(_ROWS // 2)
@@ -183,11 +186,25 @@ def _classes(result: CheckResult) -> dict[str, Any]:
         "Labels of each class; recall of predictions by the classifier that has not seen them. Below, pairs of classes that "
         "are taken for each other, and labels that probably belong to the other one."
     )
-    return part | {"tables": tables, "about": about if tables else "There are no labels."}
+    shown = [_pair(result, picture) for picture in pictures]
+    return part | {"tables": tables, "pairs": shown, "about": about if tables else "There are no labels."}
+
+
+def _pair(result: CheckResult, picture: PairPicture) -> dict[str, str]:
+    """What is shown of a pair of classes, and said below it."""
+    first, second, run = picture.first, picture.second, result.collection.run
+    if picture.words or run is None:
+        return {"src": "", "alt": "", "text": f"What tells {first} from {second} is not drawn: {picture.words}."}
+    text = (
+        f"What tells {first} from {second} for the model: typical ones of each, changed until it is sure of the other class, "
+        f"and the mean change. More of it: ssld explain {run.path} --between {first},{second}"
+    )
+    source = f"data:image/png;base64,{base64.b64encode(picture.png).decode()}"
+    return {"src": source, "alt": f"{first} that become {second}, and the other way round", "text": text}
 
 
 def _part(key: str, title: str, count: int) -> dict[str, Any]:
-    return {"key": key, "title": title, "count": count, "items": [], "groups": [], "tables": [], "more": ""}
+    return {"key": key, "title": title, "count": count, "items": [], "groups": [], "tables": [], "pairs": [], "more": ""}
 
 
 def _more(n: int, shown: int, file: str) -> str:

@@ -108,11 +108,12 @@ def write_class_pair(
     classes: tuple[str, str],
     out: Path,
     *,
+    n: int | None = None,
     animation: bool = False,
     overwrite: bool = False,
     **options: Unpack[SearchOptions],
 ) -> tuple[pd.DataFrame, CounterfactualResult]:
-    """Explain what tells two classes apart: a folder of explanations of ten prototypes of each, with the page between.png.
+    """Explain what tells two classes apart: a folder of explanations of prototypes of each, with the page between.png.
 
     The page has the prototypes, their counterfactuals in the other class, the changes, and the mean of the changes that reached
     the other class.
@@ -122,6 +123,7 @@ def write_class_pair(
         pool: Images of the run.
         classes: The two class names.
         out: Folder to write, completely or not at all.
+        n: Prototypes of each class, at most 20; None takes ten.
         animation: Whether to write the way to each counterfactual as a WebP file.
         overwrite: Whether an earlier output may be replaced.
         options: Confidence, revert, seed, batch size and progress, as in :func:`write_explanations`.
@@ -131,17 +133,18 @@ def write_class_pair(
 
     Raises:
         RunError: If the place is taken or cannot be written, or the run has no classes, or several for one image.
-        DataError: If a class has fewer than ten images that the run classifies correctly.
+        DataError: If a class has fewer images that the run classifies correctly.
 
     Example:
         >>> table, result = write_class_pair(run, pool, ("shirt", "coat"), Path("between"))
     """
     run.check_single_label("to explain")
     check_output_folder(out, overwrite=overwrite, inputs=run_inputs(run))
-    chosen = prototypes(run, pool, classes, _PROTOTYPES)
+    n = _PROTOTYPES if n is None else n
+    chosen = prototypes(run, pool, classes, n)
 
     def page(folder: Path, result: CounterfactualResult, rows: list[list[Panel]]) -> list[Path]:
-        parts = [slice(0, _PROTOTYPES), slice(_PROTOTYPES, None)]
+        parts = [slice(0, n), slice(n, None)]
         changes = [
             ClassChange(*names, rows[part], _mean_change(result, part)) for names, part in zip(pairs, parts, strict=True)
         ]
@@ -150,7 +153,7 @@ def write_class_pair(
 
     pairs = [classes, classes[::-1]]
     ids = pool.ids[np.concatenate(chosen)].tolist()
-    target = [name for name in reversed(classes) for _ in range(_PROTOTYPES)]
+    target = [name for name in reversed(classes) for _ in range(n)]
     return write_explanations(
         run, pool, ids, out, target=target, animation=animation, page=page, overwrite=overwrite, **options
     )

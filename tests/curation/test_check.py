@@ -1,6 +1,7 @@
 """`ssld check`: runs, photos and jobs, the page and the files, and labels without the findings."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,43 @@ def test_a_run_is_checked_with_its_model(tiny_run: Path, tmp_path: Path) -> None
     assert printed["images"] == 1797
     assert printed["not_judged"] is None
     assert (pd.read_csv(tmp_path / "check" / "outliers.csv")["denoising"] != 0).any() or printed["outliers"] == 0
+
+
+def of_the_classes(out: Path) -> str:
+    """The last part of the page."""
+    return (out / "index.html").read_text(encoding="utf-8").partition('<h2 id="classes">')[2]
+
+
+def test_what_tells_confused_classes_apart_is_drawn_beside_them(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("ssl_diffusion.curation.pair_pictures"), "_PROTOTYPES", 1)
+    printed = json.loads(ok("check", tiny_run, "--out", tmp_path / "check", "--pair-pictures", 3, "--json", "-q").stdout)
+    shown = of_the_classes(tmp_path / "check")
+    pairs = pd.read_csv(tmp_path / "check" / "pairs.csv", dtype={"first": str, "second": str}).head(3)
+    assert printed["pair_pictures"] == shown.count("data:image/png;base64,")
+    for first, second in zip(pairs["first"], pairs["second"], strict=True):  # in which the model may know no image of a class
+        assert f"What tells {first} from {second}" in shown
+    assert printed["pair_pictures"] == shown.count(f"ssld explain {tiny_run} --between") > 0
+    none = ok("check", tiny_run, "--out", tmp_path / "none", "--pair-pictures", 0, "--json", "-q")
+    assert json.loads(none.stdout)["pair_pictures"] == 0
+    assert "What tells" not in of_the_classes(tmp_path / "none")
+
+
+def test_a_model_that_draws_noise_draws_no_pairs(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssl_diffusion.generation.readiness.LARGEST_RATIO", 0.85)  # that of the product
+    assert json.loads(ok("check", tiny_run, "--out", tmp_path / "c", "--json", "-q").stdout)["pair_pictures"] == 0
+    shown = of_the_classes(tmp_path / "c")
+    assert shown.count("is not drawn: what ") == 1  # and not for every pair
+    assert "draws is noise" in shown
+
+
+def test_labels_with_classes_that_a_run_does_not_know_are_told_of(tiny_run: Path, digits_pool: Pool, tmp_path: Path) -> None:
+    labels = zip(digits_pool.ids, (digits_pool.classes[k] for k in digits_pool.labels), strict=True)
+    rows = [f"{i},{name}" for i, label in labels if (name := {"3": "three", "8": "8"}.get(label))]
+    (tmp_path / "labels.csv").write_text("id,label\n" + "\n".join(rows) + "\n")
+    ok("check", tiny_run, "--labels", tmp_path / "labels.csv", "--out", tmp_path / "c", "-q")
+    assert "has no class 'three'" in of_the_classes(tmp_path / "c").replace("&#39;", "'")
 
 
 def test_a_job_is_checked_and_its_findings_can_be_reviewed(photos: Path, tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def collect_job(job: Job, *, levels: int = 1, progress: ProgressCallback | None 
     pool = Pool(job.path.name, images, job.store.ids, labels, state.names, is_test, sets, files=files)
     z = np.asarray(model.frozen.representation)
     errors = denoised(model.run, model.frozen.images, levels) if model.run is not None else None
-    return Collection(str(job.path), pool, survey(pool.images, files, progress=progress), z, model.description, errors)
+    seen = survey(pool.images, files, progress=progress)
+    return Collection(str(job.path), pool, seen, z, model.description, errors, model.run)
 
 
 def check_job(job: Job, *, levels: int = 1, seed: int = 0, progress: ProgressCallback | None = None) -> "pd.DataFrame":
