@@ -21,7 +21,9 @@ __all__ = ["Duplicates", "find_duplicates"]
 _SAME = 0.86  # agreement of copies; of other pairs of photos that were looked at, one in some thousands has more
 _RELATIVE = 0.4  # disagreement of copies, in that of ordinary neighbors
 _NEAR = 0.9  # product of signatures
-_EACH = 1.5  # candidates a sample, at most, on average
+_EACH = 1.5  # candidates a sample by the signature, at most, on average
+_NEAREST = 2  # candidates of a sample by the representation: a crop has its original there, however many images are like it
+_LEAST = 0.3  # product of their representations
 _SEARCHED = 64  # components of the representation
 _SAMPLED, _BLOCK = 400, 1024
 
@@ -96,20 +98,32 @@ def find_duplicates(small: NDArray[np.uint8], digests: NDArray[np.bytes_], z: ND
 def _candidates(small: NDArray[np.uint8], z: NDArray[np.float32] | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of images (a < b) that are near in one of the ways."""
     plain = signatures(small)
-    ways = [(plain, plain, _NEAR), (plain, signatures(small, flipped=True), _NEAR)]
+    found = [np.empty((0, 2), dtype=np.int64), *_near(plain, plain), *_near(plain, signatures(small, flipped=True))]
     if z is not None and len(z) > 2:
         x = condensed(z)[:, :_SEARCHED]
         x = x - x.mean(axis=0)
         x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-        ways.append((x, x, 0.3))
-    pairs = np.concatenate([np.empty((0, 2), dtype=np.int64), *(part for way in ways for part in _near(*way))])
+        found.extend(_nearest(x))
+    pairs = np.concatenate(found)
     if not len(pairs):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     pairs = np.unique(pairs, axis=0)
     return pairs[:, 0], pairs[:, 1]
 
 
-def _near(x: NDArray[np.float32], y: NDArray[np.float32], least: float) -> Iterator[NDArray[np.int64]]:
+def _nearest(x: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
+    """Pairs (a < b) of which one is among the nearest of the other."""
+    k = min(_NEAREST, len(x) - 1)
+    for start in range(0, len(x), _BLOCK):
+        products = x[start : start + _BLOCK] @ x.T
+        rows = np.arange(len(products))
+        products[rows, start + rows] = -np.inf
+        near = np.argpartition(-products, k - 1, axis=1)[:, :k]
+        pairs = np.stack([np.repeat(start + rows, k), near.ravel()], axis=1)
+        yield np.sort(pairs[np.take_along_axis(products, near, axis=1).ravel() > _LEAST], axis=1)
+
+
+def _near(x: NDArray[np.float32], y: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
     """Pairs (a < b) whose product is above a bound that leaves a few of them a sample."""
     n = len(x)
     if n < 2:
@@ -118,7 +132,7 @@ def _near(x: NDArray[np.float32], y: NDArray[np.float32], least: float) -> Itera
     products = x[some] @ y.T
     products[np.arange(len(some)), some] = -1
     kept = min(products.size - 1, int(_EACH * 2 * len(some)))
-    least = max(least, float(-np.partition(-products.ravel(), kept)[kept]))
+    least = max(_NEAR, float(-np.partition(-products.ravel(), kept)[kept]))
     for start in range(0, n, _BLOCK):
         at = np.argwhere(x[start : start + _BLOCK] @ y[start:].T > least)
         at = at[at[:, 1] > at[:, 0]]

@@ -9,8 +9,8 @@ from torch.nn import functional
 __all__ = ["agreement"]
 
 # Sides of the smaller picture at 16 pixels, and those tried then at 32, the others only if the first one is promising: a crop
-# keeps 72 % of a side or more.
-_SIDES = {16: (32, 31, 30), 14: (28, 27, 29, 26), 12: (24, 25, 23)}
+# keeps 70 % of a side or more. Those of neighbors overlap, as 16 pixels do not always tell which is nearest.
+_SIDES = {16: (32, 31, 30, 29), 14: (28, 27, 29, 26, 30, 25), 12: (24, 25, 23, 26, 22)}
 _PROMISING = 0.7
 _WORTH_A_LOOK = 0.85  # of the coarse correlation
 _BLUR = 9  # pixels; what is coarser is left out of the second correlation

@@ -69,6 +69,16 @@ def test_each_copy_is_found_and_nothing_else(planted: NDArray[np.uint8]) -> None
     assert np.flatnonzero(found.surplus).tolist() == list(range(N, N + len(HOW)))
 
 
+def test_a_crop_is_found_while_many_other_images_are_nearer_to_each_other() -> None:
+    originals = pictures()
+    images = np.concatenate([originals, [changed(originals[50], "crop")]])
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((N + 1, 8)).astype(np.float32)
+    z[:40] = z[0] + 0.01 * rng.standard_normal((40, 8))  # to the network they are all one
+    z[N] = z[50] + 0.4 * rng.standard_normal(8)
+    assert [group.tolist() for group in find_duplicates(images, digests(images), z).groups] == [[50, N]]
+
+
 def test_without_a_representation_all_but_crops_are_found(planted: NDArray[np.uint8]) -> None:
     found = find_duplicates(planted, digests(planted))
     assert {int(group[0]) for group in found.groups} >= {0, 1, 2, 3, 5}
