@@ -3,6 +3,7 @@
     python benchmarks/label_issues.py --arrays label-errors                           # somebody else's probabilities
     python benchmarks/label_issues.py --dataset digits fashion-mnist                  # pixels
     python benchmarks/label_issues.py --dataset cifar10 --cifar CIFAR --cache CACHE   # features of EfficientNet-Lite0
+    python benchmarks/label_issues.py --sheet RUN PNG                                 # what looks most wrong to its model
 
 `label-errors` is a folder with noisy_labels.npy, true_labels.npy and pred_probs.npy: those of a ResNet-18 for the training
 images of CIFAR-10 with 20 % of wrong labels, from the repository cleanlab/label-error-detection-benchmarks. For the other
@@ -31,6 +32,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from common import RESULTS, append_row, find_row, markdown_table
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
@@ -38,7 +40,12 @@ from sklearn.metrics import average_precision_score
 from ssl_diffusion.curation import find_label_issues, held_out_probabilities, judge_labels
 from ssl_diffusion.curation.held_out import condensed
 from ssl_diffusion.data.published.datasets import load_dataset
+from ssl_diffusion.data.thumbnails import to_pil
+from ssl_diffusion.inference.embedding import embed
+from ssl_diffusion.inference.run import load_run
+from ssl_diffusion.inference.run_rows import pool_rows
 from ssl_diffusion.machine import source_commit
+from ssl_diffusion.training.data_changes import load_run_pool
 
 CSV = RESULTS / "label_issues.csv"
 SCORES = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
@@ -161,6 +168,28 @@ def table(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
+def sheet(path: Path, out: Path, n: int = 50) -> None:
+    """A picture of the test samples whose labels look most wrong to the model of a run: given label, and the likelier one."""
+    run = load_run(path, "cpu")
+    pool = load_run_pool(run)
+    pool = pool.select(pool.is_test)
+    z = embed(run.model, pool_rows(run, pool), classify=False, projected=False, precision=run.precision).representation
+    issues = judge_labels(z, pool.labels, len(pool.classes))
+    print(f"{int(issues.flagged.sum())} of {len(pool)} labels are probably wrong")
+    figure = Figure(figsize=(10, 1.36 * -(-n // 10)))
+    for i, (cell, at) in enumerate(
+        zip(figure.subplots(-(-n // 10), 10, squeeze=False).flat, issues.ranked[:n], strict=False), 1
+    ):
+        cell.imshow(to_pil(pool.images[at]), cmap="gray", vmin=0, vmax=255)
+        text = f"{pool.classes[pool.labels[at]]}\n{pool.classes[issues.suggested[at]]} {issues.wrong[at]:.0%}"
+        cell.text(0.5, -0.04, text, transform=cell.transAxes, ha="center", va="top", fontsize=7, linespacing=1.1)
+        cell.text(0.02, 0.98, str(i), transform=cell.transAxes, ha="left", va="top", fontsize=7, color="white")
+    for cell in figure.axes:
+        cell.axis("off")
+    figure.subplots_adjust(0.005, 0.05, 0.995, 0.995, 0.06, 0.34)
+    figure.savefig(out, dpi=100)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arrays", type=Path, help="folder with noisy_labels.npy, true_labels.npy and pred_probs.npy")
@@ -168,7 +197,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cache", type=Path, help="folder of features, see photos.py")
     parser.add_argument("--cifar", type=Path, help="folder with train/ and test/ of CIFAR-10 as image files")
+    parser.add_argument("--sheet", type=Path, nargs=2, metavar=("RUN", "PNG"), help="draw the 50 test samples ranked first")
     arguments = parser.parse_args()
+    if arguments.sheet is not None:
+        sheet(*arguments.sheet)
+        return
     if arguments.arrays is not None:
         of_arrays(arguments.arrays)
     for name in arguments.dataset:
