@@ -99,14 +99,16 @@ class _GroupNorm(torch.autograd.Function):
         b, c, height, width = x.shape
         v = x.permute(0, 2, 3, 1).reshape(b, height * width, c)
         size = v.shape[1] * (c // groups)
-        mean = _of_groups(_sum(v), groups, size)
-        # A second pass: the difference of two large sums would lose the variance of maps with a large mean.
-        center = mean.to(v.dtype)
-        variance = _of_groups(_sum((v - center[:, None]).square_()), groups, size) - (mean - center).square()
+        center = _of_groups(_sum(v), groups, size).to(v.dtype)
+        # A second pass: the difference of two large sums would lose the variance of maps with a large mean. It also finds what
+        # rounding has left of the mean, if something is rounded.
+        centered = v - center[:, None]
+        mean = center + _of_groups(_sum(centered), groups, size) if v.dtype == torch.bfloat16 else center
+        variance = _of_groups(_sum(centered.square_()), groups, size) - (mean - center).square()
         inverse = (variance.clamp_(min=0) + _EPS).rsqrt()
         slope = inverse * weight * (1 + scale)
         offset = bias * (1 + scale) + shift - mean * slope
-        ctx.save_for_backward(v, weight, bias, scale, inverse, mean)
+        ctx.save_for_backward(v, weight, bias, scale, inverse, mean, center)
         ctx.groups, ctx.shapes = groups, (weight.shape, bias.shape, scale.shape, shift.shape)
         y = torch.addcmul(offset[:, None].to(v.dtype), v, slope[:, None].to(v.dtype))
         return y.view(b, height, width, c).permute(0, 3, 1, 2)
@@ -114,11 +116,14 @@ class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients with respect to the map, weight, bias, scale and shift."""
-        v, weight, bias, scale, inverse, mean = ctx.saved_tensors
+        v, weight, bias, scale, inverse, mean, center = ctx.saved_tensors
         b, c, height, width = g.shape
         d = g.permute(0, 2, 3, 1).reshape(b, height * width, c)
-        sums, products = _sum(d), _sum(d * v)
-        normalised = (products - mean * sums) * inverse  # sums of g times the normalised map
+        sums = _sum(d)  # below: sums of g times the normalised map; rounded sums must not be large beside their difference
+        if v.dtype == torch.bfloat16:
+            normalised = (_sum((v - center[:, None]).mul_(d)) - (mean - center) * sums) * inverse
+        else:
+            normalised = (_sum(d * v) - mean * sums) * inverse
         factor = 1 + scale
         gradients: list[Tensor | None] = [None] * 4
         for i, value in enumerate((normalised * factor, sums * factor, normalised * weight + sums * bias, sums)):
@@ -136,8 +141,8 @@ class _GroupNorm(torch.autograd.Function):
 
 
 def _sum(v: Tensor) -> Tensor:
-    """Sums over positions, (B, C), in float32 or better."""
-    return v.sum(dim=1, dtype=torch.float32 if v.dtype == torch.bfloat16 else v.dtype)
+    """Sums over positions, (B, C), in float32 or better; those of bf16 are rounded once, since torch would copy maps to float32."""
+    return v.sum(dim=1).to(torch.promote_types(v.dtype, torch.float32))
 
 
 def _of_groups(values: Tensor, groups: int, size: int) -> Tensor:
