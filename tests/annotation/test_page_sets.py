@@ -142,3 +142,31 @@ def test_predicted_sets_are_shown(made: tuple[Job, dict[str, tuple[str, ...]]]) 
         assert await page.text_content("#accuracy-title") == "Macro F1"
 
     browse(job, scenario)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian package chromium)")
+@pytest.mark.timeout(180)
+def test_many_classes_are_found_by_name_and_by_two_keys(made: tuple[Job, Any]) -> None:
+    job = made[0]
+    job.store.add_classes([f"thing {k}" for k in range(12)])
+
+    async def scenario(context: Any, url: str) -> None:
+        page = await open_page(context, url)
+        first = await shown(page)
+        await page.keyboard.press("/")
+        await page.keyboard.type("tg7")  # letters in order are enough
+        await page.keyboard.press("Enter")
+        keys = await page.evaluate("() => ssld.session.keys")
+        pair = keys[list(job.store.classes).index("thing 11")]
+        assert len(pair) == 2
+        for key in pair:
+            await page.keyboard.press(key)
+        assert await page.text_content("#confirm") == "⏎Label thing 7, thing 11"
+        await page.keyboard.press(pair[0])
+        await page.keyboard.press(pair[1])  # the same keys take it out again
+        assert await page.text_content("#confirm") == "⏎Label thing 7"
+        await page.keyboard.press("Enter")
+        await shown(page, first)
+        assert {row["id"]: row["label"] for row in queries.listing(job.store)} == {first: ("thing 7",)}
+
+    browse(job, scenario)

@@ -15,6 +15,7 @@ from ssl_diffusion.acquisition.open_pool import none_of, none_to_avoid
 from ssl_diffusion.acquisition.query import QueryBatch, choose
 from ssl_diffusion.annotation.loop.class_sets import predicted_names
 from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.model_file import lacking
 from ssl_diffusion.annotation.loop.snapshot import Snapshot, take_snapshot
 from ssl_diffusion.annotation.loop.status import audit_estimate
 from ssl_diffusion.annotation.loop.stopping import record
@@ -137,7 +138,7 @@ def choose_round(snapshot: Snapshot, n: int | None = None, strategy: str | None 
     if not len(open_) and not len(audit) and not len(carried):
         raise DataError(f"every sample of {job.path} has been labeled or skipped: nothing is left to choose")
     if chosen.needs != "images" and classifier is None:
-        raise RunError(f"{chosen.name} needs a classifier, which needs labels of two classes: use auto or typiclust until then")
+        raise RunError(f"{chosen.name} needs a classifier, which needs {lacking(sets)}: use auto or typiclust until then")
     batch = None
     if len(open_):
         open_ = job.store.by_id(open_)
