@@ -141,7 +141,7 @@ class _GroupNorm(torch.autograd.Function):
 
 
 def _sum(v: Tensor) -> Tensor:
-    """Sums over positions, (B, C), in float32 or better; those of bf16 are rounded once, since torch would copy maps to float32."""
+    """Sums over positions, (B, C), in float32 or better; of bf16 they are rounded, since torch would copy maps to float32."""
     return v.sum(dim=1).to(torch.promote_types(v.dtype, torch.float32))
 
 

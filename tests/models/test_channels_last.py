@@ -1,6 +1,7 @@
 """The network in channels_last: no map leaves the layout, and what is done for it does not change what is computed."""
 
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ssl_diffusion.models import JointConfig, JointDiffusion, ModelSettings, build_model, packed
+from ssl_diffusion.models import JointConfig, JointDiffusion, ModelSettings, build_model, convolution, packed
 from ssl_diffusion.models import packing as packing_module
 from ssl_diffusion.models.blocks import Block, Dropout
 from ssl_diffusion.models.build import weights_fault
@@ -132,7 +133,10 @@ def test_tiled_gradients_are_those_of_the_convolution(b: int, c_in: int, c_out: 
 
 
 @pytest.mark.parametrize("size", [4, 9])
-def test_gradients_in_bf16_are_near_those_in_fp32(size: int) -> None:
+@pytest.mark.parametrize("unit", [True, False])
+def test_gradients_in_bf16_are_near_those_in_fp32(size: int, unit: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "has_tile_unit", lambda: unit)
+    monkeypatch.setattr(convolution, "tiled", spy := Mock(wraps=tiled))
     torch.manual_seed(0)
     layer = Conv3x3(16, 16)
     x = torch.randn(5, 16, size, size, requires_grad=True)
@@ -145,6 +149,7 @@ def test_gradients_in_bf16_are_near_those_in_fp32(size: int) -> None:
     for mine, theirs in zip(*found, strict=True):
         assert mine.dtype == torch.float32
         assert (mine - theirs).norm() < 0.02 * theirs.norm()
+    assert spy.called == (unit and size == 4)
 
 
 def test_tiled_maps_lie_apart() -> None:
