@@ -69,8 +69,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep up to 256 MiB that it has freed, for what it allocates next; with glibc only.
 
     By itself glibc returns the end of the heap to the system from 64 MiB on. A network frees and allocates its maps in every
-    batch, so that tens of thousands of pages are given back, asked for again and filled with zeros each time. Reading loses
-    a tenth to a quarter of its time to that, training about a twentieth. Thresholds in the environment are respected.
+    batch, so that tens of thousands of pages are given back, asked for again and filled with zeros each time. That takes up to
+    a sixth of the time of reading, and a twentieth of training. Thresholds in the environment are respected.
 
     Returns:
         Whether the threshold is set.
