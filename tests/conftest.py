@@ -24,6 +24,7 @@ from support.commands import ok, write_digits
 from support.tried import summary
 from typer.testing import Result
 
+from ssl_diffusion import machine
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.training.recipe import Recipe, load_recipe
@@ -67,6 +68,14 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fp32_where_nothing_is_said() -> Iterator[None]:
+    """What `precision = auto` means depends on the processor; in the process of the tests it is fp32 on all of them."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(machine, "convolution_times", lambda: {"fp32": 1e-4, "bf16": 1e-3})
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

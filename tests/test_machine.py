@@ -11,6 +11,7 @@ import torch
 from support.commands import ok
 
 from ssl_diffusion import machine
+from ssl_diffusion.machine import convolution_times  # before the fixture of all tests takes its place
 
 
 @pytest.fixture
@@ -43,14 +44,14 @@ def test_what_is_asked_for_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_measurement_leaves_threads_and_random_state_alone() -> None:
-    machine.convolution_times.cache_clear()
+    convolution_times.cache_clear()
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    found = machine.convolution_times()
+    found = convolution_times()
     assert set(found) == {"fp32", "bf16"}
     assert min(found.values()) > 0
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
-    assert machine.convolution_times() is found  # once a process
+    assert convolution_times() is found  # once a process
 
 
 _FAULTS = """
