@@ -218,6 +218,7 @@ def test_reviewed_by_keyboard_and_the_views_are_accessible(job: Job, digits_pool
         assert await page.text_content("#search-title") == "1 image for is:labeled by:ann"
         assert await axe(page) == []
         await page.locator("#found button").first.click()
+        await page.wait_for_function("id => document.getElementById('id').textContent === id", arg=pool[1])
         assert await shown(page) == pool[1]
         await page.wait_for_function(free)
         await page.keyboard.press("c")
