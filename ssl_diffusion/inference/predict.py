@@ -111,7 +111,8 @@ def map_batches(
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         with evaluating(model, precision, gradients) as device:
-            if not start and not gradients and isinstance(model, JointDiffusion):
+            # Packing costs a few milliseconds, which a single batch does not earn: one image would take half as long again.
+            if not start and len(rows) > batch_size and not gradients and isinstance(model, JointDiffusion):
                 reader = packed(model, precision)
             values = tuple(value.cpu().numpy() for value in function(reader, tensor(data[part], device), part))
         yield part, values  # outside, so that no mode of torch is left on while the caller works
