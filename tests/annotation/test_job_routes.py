@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from support.commands import ok
 from ssl_diffusion.annotation.files.exports import export_text
 from ssl_diffusion.annotation.loop.fit_state import reporting
 from ssl_diffusion.annotation.loop.job import Job, open_job
-from ssl_diffusion.annotation.page.server import make_app
 from ssl_diffusion.annotation.store.store import Actor
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import SSLDError
@@ -23,13 +21,6 @@ from ssl_diffusion.errors import SSLDError
 @pytest.fixture
 def job(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> Job:
     return make_job(tmp_path, digits_pool, tiny, "--n", 10)
-
-
-@pytest.fixture
-def client(job: Job) -> Iterator[TestClient]:
-    with TestClient(make_app(job), base_url="http://127.0.0.1:8700") as client:
-        client.headers["X-CSRF-Token"] = client.get("/api/session").json()["csrf"]
-        yield client
 
 
 def test_a_fit_of_this_server_is_stopped_and_others_are_not(client: TestClient, job: Job) -> None:

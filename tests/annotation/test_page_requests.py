@@ -6,7 +6,6 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,6 @@ ME, BOB = {"annotator": "ann", "holder": "tab"}, {"annotator": "bob", "holder": 
 @pytest.fixture
 def job(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> Job:
     return make_job(tmp_path, digits_pool, tiny, "--n", 10)
-
-
-@pytest.fixture
-def client(job: Job) -> Iterator[TestClient]:
-    with TestClient(make_app(job), base_url="http://127.0.0.1:8700") as client:
-        client.headers["X-CSRF-Token"] = client.get("/api/session").json()["csrf"]
-        yield client
 
 
 def post(client: TestClient, path: str, **body: Any) -> dict[str, Any]:
