@@ -41,11 +41,18 @@ KEYS = ["dataset", "n_labeled", "method", "seed"]
 
 ALONE = "denoiser, probe"
 # name: arguments of `ssld fit`.
-OURS: dict[str, list[str]] = {
+PROBES: dict[str, list[str]] = {
     ALONE: ["--backbone", "none"],
     "denoiser and Lite0, probe": ["--backbone", BACKBONE],
     "denoiser and Lite0, probe without pseudo-labels": ["--backbone", BACKBONE, "--set", "backbone.pseudo_labels=false"],
 }
+# These take the recipe's own schedule, an hour of a core and more.
+TRAINED: dict[str, list[str]] = {
+    "denoiser, joint": ["--backbone", "none"],
+    "denoiser and Lite0, joint": ["--backbone", BACKBONE],
+    "denoiser and Lite0, match": ["--backbone", BACKBONE, "--consistency", "match"],
+}
+OURS = PROBES | TRAINED
 CHOSEN = "denoiser and Lite0, probe, labels chosen by auto"
 METHODS = (*RIVALS, *OURS, CHOSEN)
 
@@ -70,7 +77,10 @@ SUITES = {
     "elpv": Suite((100, 400), {"100": "51", "100, balanced": "48", "400": "60", "400, balanced": "52"}),
 }
 # Methods that take minutes a fit run for fewer seeds, and not on every data set.
-FEW_SEEDS = {"Lite0, fine-tuned": {("cifar10-2000", 100): 3, ("elpv", 100): 2, ("elpv", 400): 2}}
+FEW_SEEDS = {
+    "Lite0, fine-tuned": {("cifar10-2000", 100): 3, ("elpv", 100): 2, ("elpv", 400): 2},
+    **{method: {("cifar10-2000", 100): 3, ("elpv", 100): 3, ("elpv", 400): 3} for method in TRAINED},
+}
 
 
 def n_seeds(dataset: str, n_labeled: int, method: str) -> int:
@@ -125,7 +135,8 @@ def _scores(metrics: dict[str, float], recall: Sequence[float], f1: Sequence[flo
 def fit_ours(data: PhotoSet, n_labeled: int, method: str, seed: int) -> dict[str, Any]:
     """One `ssld fit` in a process of its own, on one thread."""
     suite = SUITES[data.name]
-    arguments = ["--recipe", suite.recipe, "--objective", "probe", "--pretrain-steps", str(suite.pretraining_steps)]
+    quick = ["--objective", "probe", "--pretrain-steps", str(suite.pretraining_steps)]
+    arguments = ["--recipe", suite.recipe, *(quick if method in PROBES else ["--objective", "joint"])]
     arguments += ["--labeled", str(n_labeled), "--seed", str(seed), *OURS[method]]
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
@@ -201,7 +212,7 @@ def run(arguments: argparse.Namespace) -> None:
         name = key["dataset"]
         if name not in sets:
             sets = {name: photo_set(name, arguments.cache, arguments.cifar)}  # one at a time: they are large
-        if arguments.shared and key["method"] in (*OURS, CHOSEN):
+        if arguments.shared and key["method"] in (*PROBES, CHOSEN):
             if name not in fits:
                 suite = SUITES[name]
                 fits = {name: SharedFits(sets[name], suite.recipe, [f"pretraining.steps={suite.pretraining_steps}"])}

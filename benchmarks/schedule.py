@@ -3,6 +3,7 @@
     python benchmarks/schedule.py --data cifar10/ --name cifar10 --schedules 50+50 100+100
     python benchmarks/schedule.py --data elpv/ --name elpv --test-fraction 0.3 --schedules 50+50 100+100
     python benchmarks/schedule.py --data digits --name digits --size 8 --recipe digits --schedules 150+40 300+80 600+160
+    python benchmarks/schedule.py --data elpv/ --name elpv --test-fraction 0.3 --seconds    # of a step of both phases, here
     python benchmarks/schedule.py --doubled         # from the rows: what twice the steps of both phases bring
 
 One row a schedule, objective and seed in `results/schedule.csv`; rows that are there are not run again. A schedule is the
@@ -33,9 +34,11 @@ from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.inference.predict import predict_logits
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.fit import FitOptions, fit_model
+from ssl_diffusion.training.measuring import time_steps
+from ssl_diffusion.training.phases import pretraining_job, training_job
 from ssl_diffusion.training.recipe import Recipe, load_recipe
 
-CSV = RESULTS / "schedule.csv"
+CSV, SECONDS = RESULTS / "schedule.csv", RESULTS / "schedule_seconds.csv"
 LARGEST_TEST = 1000  # images
 
 
@@ -62,9 +65,18 @@ def measure(recipe: Recipe, pool: Pool, n_labeled: int, cache: DenoiserCache) ->
     }
 
 
+def step_seconds(recipe: Recipe, pool: Pool, n_labeled: int) -> dict[str, Any]:
+    """Processor seconds of a pretraining step and of a step of joint training."""
+    training = training_job(recipe, pool, choose_labeled(pool, n_labeled, seed=0))
+    pretraining = pretraining_job(recipe, training, pool.fingerprint())
+    assert pretraining is not None
+    jobs = {"pretraining_step": pretraining, "training_step": training}
+    return {name: round(float(np.median(time_steps(job).alone)), 3) for name, job in jobs.items()}
+
+
 def recipes(name: str, schedules: list[tuple[int, int]], seed: int, overrides: list[str]) -> Iterator[Recipe]:
     """The probe of every pretraining and the joint training of every schedule, in the order in which they are run."""
-    base = load_recipe(name).with_setting("training.seed", seed).with_overrides(overrides)
+    base = load_recipe(name).with_settings({"training.seed": seed, "backbone.name": "none"}).with_overrides(overrides)
     known = set()
     for pretraining, training in schedules:
         recipe = base.with_setting("pretraining.steps", pretraining)
@@ -102,6 +114,7 @@ def main() -> None:
     parser.add_argument("--schedules", nargs="+", default=["50+50", "50+100", "100+100", "100+200", "200+200"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[71, 72])
     parser.add_argument("--cache", type=Path, help="Folder that keeps the denoisers")
+    parser.add_argument("--seconds", action="store_true", help="Only measure what a step of both phases takes")
     parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="Settings of the recipe, for trying out")
     args = parser.parse_args()
     if args.doubled:
@@ -119,6 +132,11 @@ def main() -> None:
     if torch.cuda.is_available():  # which is what fits then take; the seconds are still those of the processor
         facts["processor"] = torch.cuda.get_device_name()
     data = {"data": args.name, "px": args.size, "pool": len(pool.train), "labels": args.labeled}
+    if args.seconds:
+        row = data | step_seconds(load_recipe(args.recipe).with_overrides(args.overrides), pool, args.labeled)
+        append_row(SECONDS, row | facts)
+        print(row, file=sys.stderr)
+        return
     with tempfile.TemporaryDirectory() as folder:
         cache = DenoiserCache(args.cache or Path(folder))
         for seed in args.seeds:
