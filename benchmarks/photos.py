@@ -49,8 +49,8 @@ PROBES: dict[str, list[str]] = {
 # These take the recipe's own schedule, an hour of a core and more.
 TRAINED: dict[str, list[str]] = {
     "denoiser, joint": ["--backbone", "none"],
+    "denoiser, match": ["--backbone", "none", "--consistency", "match"],
     "denoiser and Lite0, joint": ["--backbone", BACKBONE],
-    "denoiser and Lite0, match": ["--backbone", BACKBONE, "--consistency", "match"],
 }
 OURS = PROBES | TRAINED
 CHOSEN = "denoiser and Lite0, probe, labels chosen by auto"
