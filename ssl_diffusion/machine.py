@@ -91,8 +91,8 @@ def convolution_times() -> dict[str, float]:
 
     What a processor says that it has does not tell which is faster: with AVX512-BF16 alone, bf16 is slower in a network on some
     and half as fast again on others, and without either of its instruction sets ten times as slow. It is timed as networks run
-    it, casts of images and weights included. The shortest of several runs on one thread is taken, so that other programs change
-    little.
+    it, casts of images and weights included, on one thread and by its processor time: by the clock on the wall the slower one
+    would be interrupted more often on a busy core. Of several runs the shortest is taken.
     """
     import torch
     from torch.nn.grad import conv2d_input, conv2d_weight
@@ -104,13 +104,13 @@ def convolution_times() -> dict[str, float]:
     torch.set_num_threads(1)
 
     def seconds(precision: str) -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         a, b = x.to(dtype), weight.to(dtype)
         y = torch.nn.functional.conv2d(a, b, padding=1)
         conv2d_input(x.shape, b, y, padding=1)  # type: ignore[no-untyped-call]
         conv2d_weight(a, weight.shape, y, padding=1)  # type: ignore[no-untyped-call]
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     try:
         with torch.inference_mode():

@@ -5,6 +5,8 @@ import os
 import platform
 import subprocess
 import sys
+import time
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +54,17 @@ def test_the_measurement_leaves_threads_and_random_state_alone() -> None:
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
     assert convolution_times() is found  # once a process
+
+
+def test_waiting_for_a_core_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    convolve = torch.nn.functional.conv2d
+
+    def interrupted(x: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        time.sleep(0.3 if x.dtype == torch.float32 else 0.0)
+        return convolve(x, *arguments, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", interrupted)
+    assert convolution_times.__wrapped__()["fp32"] < 0.3
 
 
 _FAULTS = """
