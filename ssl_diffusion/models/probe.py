@@ -24,6 +24,8 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.class_weight import compute_sample_weight
 
+from ssl_diffusion.models.held_out_likelihood import held_out_nll
+
 __all__ = ["LinearProbe", "Validation", "fit_probe", "reference_sample", "standardisation"]
 
 # Inverse penalties for standardised features divided by the square root of their number, where a sample has length 1.
@@ -177,7 +179,8 @@ class Validation:
         y = labels.argmax(axis=1) if labels.ndim == 2 else labels
         self.rows = np.random.default_rng(seed).permutation(len(y))[:largest]
         self.y = y[self.rows]
-        counts = np.unique(self.y, return_counts=True)[1]
+        present, self._number, counts = np.unique(self.y, return_inverse=True, return_counts=True)
+        self._k = len(present)
         folds = min(_FOLDS, int(counts.min()))
         self.possible = folds >= 2 and len(counts) >= 2
         splitter = StratifiedKFold(max(folds, 2), shuffle=True, random_state=seed)
@@ -204,6 +207,8 @@ class Validation:
             coordinates: Result of :meth:`coordinates`.
             inverse_penalty: Inverse penalty C.
         """
+        if self._weights is None and self._k > 2 and coordinates.dtype == np.float64:
+            return float(np.mean([self._held_out(coordinates, inverse_penalty, *fold) for fold in self.folds]))
         model, losses = LogisticRegression(C=inverse_penalty, max_iter=300, tol=1e-3, class_weight=self._weights), []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # of the weakest penalties, which then lose
@@ -214,6 +219,12 @@ class Validation:
                 weights = compute_sample_weight(self._weights, truth) if self._weights is not None else None
                 losses.append(log_loss(truth, p, labels=model.classes_, sample_weight=weights))
         return float(np.mean(losses))
+
+    def _held_out(
+        self, x: NDArray[np.float64], inverse_penalty: float, fitted: NDArray[np.int64], held_out: NDArray[np.int64]
+    ) -> float:
+        y = self._number
+        return held_out_nll(x[fitted], y[fitted], x[held_out], y[held_out], inverse_penalty)
 
 
 def _span(x: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -108,6 +108,8 @@ def write_report(path: Path, cache_dir: Path | None = None, highlight: Sequence[
 def _scenario(settings: StudySettings) -> str:
     """What is harder than in the data, in words."""
     said = []
+    if settings.pool_size:
+        said.append(f"labels can be asked of {settings.pool_size:,} images, drawn with the seed")
     if settings.foreign:
         said.append(f"images of {', '.join(settings.foreign)} are none of the classes")
     if settings.long_tail > 1:

@@ -37,6 +37,11 @@ def trial_pool(pool: Pool, settings: StudySettings, seed: int) -> Pool:
     if settings.foreign:
         labels, classes = _with_foreign(pool, settings.foreign)
     train = np.flatnonzero(pool.has_label & ~pool.is_test)
+    if 0 < settings.pool_size < len(train):
+        drawn = np.random.default_rng([seed, 6]).permutation(train)
+        labels = labels.copy()
+        labels[drawn[settings.pool_size :]] = -1
+        train = np.sort(drawn[: settings.pool_size])
     if settings.long_tail > 1:
         labels = labels.copy()
         labels[_beyond_the_tail(labels, train, len(classes), none_of(classes), settings.long_tail, seed)] = -1

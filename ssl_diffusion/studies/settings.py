@@ -59,6 +59,9 @@ class StudySettings(SettingsWithRecipe):
     start from a random set of the seed, as all do without it."""
     warm_steps: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Training steps of a warm refit, as a fraction of the recipe's."""
+    pool_size: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    """Training images that labels can be asked of, drawn with the seed of the trial; 0 for all. The denoiser sees the others
+    without labels."""
     foreign: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
     """Classes whose images stay in the pool, but are none of the classes: the annotator says "none of these", and they are not
     tested. For probe and self-training refits."""

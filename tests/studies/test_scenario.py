@@ -57,6 +57,21 @@ def test_a_long_tail_is_exponential_and_drawn_by_the_seed(settings: StudySetting
     assert round_facts(pools[0], known, long)["rare_labels"] == len(known)
 
 
+def test_a_smaller_pool_is_drawn_by_the_seed_and_tested_on_all(settings: StudySettings, digits_pool: Pool) -> None:
+    small = settings.replace(pool_size=200)
+    pools = [trial_pool(digits_pool, small, seed) for seed in (0, 0, 1)]
+    asked = [np.flatnonzero(pool.has_label & ~pool.is_test) for pool in pools]
+    assert [len(rows) for rows in asked] == [200, 200, 200]
+    np.testing.assert_array_equal(asked[0], asked[1])
+    assert len(np.intersect1d(asked[0], asked[2])) < 60  # 200 of 1,437 twice: 28 are expected
+    for pool, rows in zip(pools, asked, strict=True):
+        np.testing.assert_array_equal(pool.labels[rows], digits_pool.labels[rows])
+        np.testing.assert_array_equal(pool.labels[pool.test], digits_pool.labels[digits_pool.test])
+    assert trial_pool(digits_pool, settings.replace(pool_size=10_000), 0) is digits_pool
+    both = trial_pool(digits_pool, settings.replace(pool_size=200, long_tail=10.0), 0)
+    assert set(np.flatnonzero(both.has_label & ~both.is_test)) < set(asked[0])
+
+
 def test_annotators_err_as_often_as_they_say(settings: StudySettings, digits_pool: Pool) -> None:
     pool = trial_pool(digits_pool, settings.replace(label_noise=0.3), 3)
     wrong = pool.labels != digits_pool.labels
@@ -104,6 +119,7 @@ def test_a_study_of_all_three(settings: StudySettings, tmp_path: Path) -> None:
         ({"foreign": ("7", "7")}, "named twice"),
         ({"long_tail": 0.5}, "long_tail"),
         ({"label_noise": 1.0}, "label_noise"),
+        ({"pool_size": -1}, "pool_size"),
         ({"foreign": ("7",), "refits": ("scratch",)}, "'scratch' trains on all images of the pool, which foreign changes"),
         ({"long_tail": 10.0, "refits": ("probe", "warm")}, "which long_tail changes"),
     ],
@@ -120,6 +136,8 @@ def test_classes_that_are_not_there(settings: StudySettings, digits_pool: Pool, 
         trial_pool(digits_pool, settings.replace(foreign=tuple("012345678")), 0)
     with pytest.raises(SSLDError, match=r"larger than the \d+ labeled training images"):
         run_study(settings.replace(long_tail=1000.0, budgets=(10, 1000)), tmp_path / "study")
+    with pytest.raises(SSLDError, match="larger than the 30 labeled training images"):
+        run_study(settings.replace(pool_size=30), tmp_path / "study")
 
 
 def test_asking_again_costs_a_label_and_mends_what_is_wrong(settings: StudySettings, tmp_path: Path, digits_pool: Pool) -> None:
