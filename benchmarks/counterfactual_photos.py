@@ -1,14 +1,15 @@
 """Counterfactuals of photos through a pretrained network: how many arrive, and whether another network sees their class.
 
-    python benchmarks/counterfactual_photos.py --cifar CIFAR --run RUN              # RUN: a fit of 2,000 of these photos, see README
+    python benchmarks/counterfactual_photos.py --cifar CIFAR --run RUN      # RUN: a fit to 2,000 of these photos, see README
     python benchmarks/counterfactual_photos.py --table
 
-CIFAR is a folder with train/ and test/ of CIFAR-10 as image files. The first --images test photos that the run classifies correctly
-get the counterfactual of their runner-up class that `ssld explain` writes, at the boundary and with a probability of at least 0.9;
-what is judged are the saved 8-bit pictures. Judges share nothing with the explained model: a ResNet-18 with a stem for 32 px that is
-fitted to all training photos of CIFAR with their labels, logistic regression on histograms of oriented gradients (HOG) and the five
-nearest neighbors in them; the control is a ResNet-18 of random weights with a random head. `noise` are random changes as large as
-ours, from the same images: what a judge sees there is no explanation. One row a kind in `results/counterfactual_photos.csv`.
+CIFAR is a folder with train/ and test/ of CIFAR-10 as image files. The first --images test photos that the run classifies
+correctly get the counterfactual of their runner-up class that `ssld explain` writes, at the boundary and with a probability of
+at least 0.9; what is judged are the saved 8-bit pictures. Judges share nothing with the explained model: a ResNet-18 with a
+stem for 32 px that is fitted to all training photos of CIFAR with their labels, logistic regression on histograms of oriented
+gradients (HOG) and the five nearest neighbors in them; the control is a ResNet-18 of random weights. `noise` are random
+changes as large as ours, of the same images: what a judge sees there is no explanation. Two rows a confidence in
+`results/counterfactual_photos.csv`.
 """
 
 import argparse
@@ -36,7 +37,9 @@ from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.generation.explanations import write_explanations
-from ssl_diffusion.inference.run import Run, load_run, load_run_pool
+from ssl_diffusion.inference.run import Run, load_run
+from ssl_diffusion.inference.run_rows import pool_rows
+from ssl_diffusion.training.data_changes import load_run_pool
 
 CSV = RESULTS / "counterfactual_photos.csv"
 EPOCHS, BATCH, PEAK = 20, 256, 0.2
@@ -135,7 +138,7 @@ def explained(run: Run, pool: Pool, images: int) -> tuple[list[str], NDArray[np.
     """The first test photos that are classified correctly, and their positions."""
     test = pool.test[np.random.default_rng(0).permutation(len(pool.test))]
     rows = test[: 4 * images]
-    right = rows[run.predict_proba(pool.subset(rows)).argmax(axis=1) == pool.labels[rows]][:images]
+    right = rows[run.predict_proba(pool_rows(run, pool, rows)).argmax(axis=1) == pool.labels[rows]][:images]
     return pool.ids[right].tolist(), right
 
 
@@ -150,26 +153,25 @@ def measure(run: Run, pool: Pool, judges: dict[str, Judge], images: int, confide
     originals, changed = pool.images[positions[arrived]], read(out, saved["file"])
     wanted = saved["target"].map({name: k for k, name in enumerate(pool.classes)}).to_numpy()
     rms = np.sqrt(((changed.astype(np.float64) - originals) ** 2).mean(axis=(1, 2, 3))) / 255
-    facts = {"valid": round(float(arrived.mean()), 4), "rms": round(float(np.median(rms)), 4)}
-    facts |= {
+    facts = {
+        "valid": round(float(arrived.mean()), 4),
+        "rms": round(float(np.median(rms)), 4),
         "evaluations": round(float(result.network_evaluations.mean()), 1),
         "seconds_per_image": round(seconds / len(ids), 2),
     }
-    kinds = {"counterfactual": changed, "noise": noise_like(originals, changed)}
-    clean = {
-        f"{name}_clean": float((judge(originals) == pool.labels[positions[arrived]]).mean()) for name, judge in judges.items()
-    }
+    truth, kinds = pool.labels[positions[arrived]], {"counterfactual": changed, "noise": noise_like(originals, changed)}
+    clean = {f"{name}_clean": _share(judge(originals) == truth) for name, judge in judges.items()}
     return [
-        {
-            "kind": kind,
-            "confidence": confidence,
-            "n": len(ids),
-            **(facts if kind == "counterfactual" else {k: "" for k in facts}),
-        }
-        | {name: round(float((judge(seen) == wanted).mean()), 4) for name, judge in judges.items()}
-        | {name: round(value, 4) for name, value in clean.items()}
+        {"kind": kind, "confidence": confidence, "n": len(ids)}
+        | (facts if kind == "counterfactual" else dict.fromkeys(facts, ""))
+        | {name: _share(judge(seen) == wanted) for name, judge in judges.items()}
+        | clean
         for kind, seen in kinds.items()
     ]
+
+
+def _share(true: NDArray[np.bool_]) -> float:
+    return round(float(true.mean()), 4)
 
 
 def main() -> None:

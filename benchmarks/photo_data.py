@@ -171,5 +171,7 @@ def _solar_cells(cache: Path) -> tuple[Path, Path]:
     size = frame.groupby("label")["order"].transform("size")
     frame["split"] = np.where(rank <= (0.3 * size).round(), "test", "train")
     table = cache / "elpv.csv"
-    frame[["path", "label", "split"]].to_csv(table, index=False)
+    text = frame[["path", "label", "split"]].to_csv(index=False)
+    if not table.exists() or table.read_text(encoding="utf-8") != text:  # several processes may be reading it
+        table.write_text(text, encoding="utf-8")
     return table, root
