@@ -4,6 +4,7 @@
     python benchmarks/schedule.py --data elpv/ --name elpv --test-fraction 0.3 --schedules 50+50 100+100
     python benchmarks/schedule.py --data digits --name digits --size 8 --recipe digits --schedules 150+40 300+80 600+160
     python benchmarks/schedule.py --data elpv/ --name elpv --test-fraction 0.3 --seconds    # of a step of both phases, here
+    python benchmarks/schedule.py --curve           # from the rows: accuracy against minutes of one core, schedule.png
     python benchmarks/schedule.py --doubled         # from the rows: what twice the steps of both phases bring
 
 One row a schedule, objective and seed in `results/schedule.csv`; rows that are there are not run again. A schedule is the
@@ -100,11 +101,47 @@ def doubled(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(pairs)
 
 
+def curve(rows: pd.DataFrame, seconds: pd.DataFrame) -> pd.DataFrame:
+    """Mean accuracies of both objectives by the minutes that a core takes, of recipe `images` with 100 labels.
+
+    The minutes are those of the steps (`schedule_seconds.csv`), whatever device the row was measured on.
+    """
+    keys = ["data", "px"]
+    timed = rows[rows["labels"] == 100].merge(seconds.groupby(keys)[["pretraining_step", "training_step"]].median(), on=keys)
+    spent = timed["pretraining_steps"] * timed["pretraining_step"] + timed["training_steps"] * timed["training_step"]
+    timed["minutes"] = (spent / 60).round(1)
+    steps = ["pretraining_steps", "training_steps"]
+    return timed.groupby([*keys, "objective", *steps, "minutes"], as_index=False)[["accuracy", "balanced_accuracy"]].mean()
+
+
+def plot(points: pd.DataFrame, path: Path) -> None:
+    """One panel a data set: dashed the probe, solid joint training, a color a size."""
+    from matplotlib.figure import Figure
+
+    names = points["data"].unique()
+    figure = Figure(figsize=(4.6 * len(names), 3.6), layout="constrained")
+    for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        part = points[points["data"] == name]
+        for color, (px, of_size) in enumerate(part.groupby("px")):
+            for objective, style in (("probe", "o--"), ("joint", "o-")):
+                line = of_size[of_size["objective"] == objective].sort_values("minutes")
+                even = line[(line["training_steps"] == 0) | (line["training_steps"] == line["pretraining_steps"])]
+                axis.plot(
+                    even["minutes"], 100 * even["accuracy"], style, color=f"C{color}", ms=4, label=f"{px} px, {objective}"
+                )
+        axis.set(title=name, xlabel="minutes of one core", ylabel="test accuracy, %", xscale="log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.legend(fontsize="small", frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="Folder with one folder per class, or the name of a data set")
     parser.add_argument("--name")
     parser.add_argument("--recipe", default="images")
+    parser.add_argument("--curve", action="store_true", help="Only draw and print accuracy against minutes")
     parser.add_argument("--doubled", action="store_true", help="Only print what twice the steps bring")
     parser.add_argument("--image-root", default="", help="Folder that the paths of a table are relative to")
     parser.add_argument("--test-fraction", type=float, default=0.0)
@@ -117,6 +154,11 @@ def main() -> None:
     parser.add_argument("--seconds", action="store_true", help="Only measure what a step of both phases takes")
     parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="Settings of the recipe, for trying out")
     args = parser.parse_args()
+    if args.curve:
+        points = curve(pd.read_csv(CSV), pd.read_csv(SECONDS))
+        plot(points, RESULTS / "schedule.png")
+        print(points.to_string(index=False))
+        return
     if args.doubled:
         print(markdown_table(doubled(pd.read_csv(CSV)).to_dict("records")))
         return
