@@ -119,7 +119,7 @@ def plot(points: pd.DataFrame, path: Path) -> None:
     from matplotlib.figure import Figure
 
     names = points["data"].unique()
-    figure = Figure(figsize=(4.6 * len(names), 3.6), layout="constrained")
+    figure = Figure(figsize=(5.4 * len(names), 3.4), layout="constrained")
     for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
         part = points[points["data"] == name]
         for color, (px, of_size) in enumerate(part.groupby("px")):
@@ -131,7 +131,7 @@ def plot(points: pd.DataFrame, path: Path) -> None:
                 )
         axis.set(title=name, xlabel="minutes of one core", ylabel="test accuracy, %", xscale="log")
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.legend(fontsize="small", frameon=False)
+        axis.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 

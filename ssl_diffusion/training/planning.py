@@ -41,7 +41,7 @@ _SAME = 0.1  # of the steps: a plan that is this close is kept
 LEAST_STEPS = 50
 """Training steps below which the probe is nearly always better (benchmarks/README.md)."""
 ENOUGH_STEPS = 200
-"""Training steps from which on joint training is usually better; in between the fit compares both and keeps the better one."""
+"""Training steps from which on joint training is better on some data, and on other never (benchmarks/README.md)."""
 
 
 def parse_duration(text: str) -> float:
@@ -243,7 +243,7 @@ def time_plan(
             planned = costs.stretched(recipe, left)
             _log.warning(
                 "%g s are too short for joint training, so the probe is taken, logistic regression on the denoiser: "
-                "joint training needs about %d minutes here, and is then usually better: --time %dm",
+                "joint training needs about %d minutes here, and is better on some data: --time %dm",
                 seconds,
                 minutes,
                 minutes,
