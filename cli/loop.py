@@ -62,6 +62,10 @@ def init(
     n: Annotated[int, number(AtLeastOne, "--n", help="Samples per round.")] = 50,
     strategy: Annotated[str, typer.Option(help="auto, or a strategy listed by `ssld strategies`.")] = "auto",
     budget: Annotated[int, number(Count, help="Total number of labels wanted; 0 is no limit.")] = 0,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Labels wanted of every class (50), or of one (cat=50); repeatable. Default: any number."),
+    ] = None,
     refit_every: Annotated[int, number(Count, help="New labels that make the server refit; 0: never.")] = 0,
     recipe: Annotated[str, typer.Option(help="Recipe of the fits: a name (see `ssld recipes`) or TOML file.")] = "images",
     objective: Annotated[
@@ -91,6 +95,7 @@ def init(
 
       ssld loop init job/ --data 'shards/*.parquet' --classes cat,dog
     """
+    from ssl_diffusion.annotation.loop.class_targets import parsed_targets
     from ssl_diffusion.annotation.loop.job import create_job
     from ssl_diffusion.annotation.loop.settings import JobSettings
     from ssl_diffusion.data.shards.places import located
@@ -102,6 +107,7 @@ def init(
         raise SSLDError(f"--folders is classes or ignore, not {shown(folders)}")
     if "://" not in data and (fault := path_fault(Path(data))) is not None:
         raise DataError(fault)
+    wanted, targets = parsed_targets(target or [])
     base = load_recipe(recipe)
     described = base.data.replace(
         dataset="",
@@ -120,12 +126,13 @@ def init(
         batch=n,
         strategy=strategy,
         budget=budget,
+        target=wanted,
         refit_every=refit_every,
         seed=seed,
     )
     names = [name.strip() for name in classes.split(",")] if classes else []
     meaning: Folders = "classes" if folders == "classes" else "ignore"
-    made = create_job(job, settings, names, folders=meaning, progress=context.output.bars)
+    made = create_job(job, settings, names, folders=meaning, targets=targets, progress=context.output.bars)
     first = [f"job             {job}"]
     if pretrain:
         from ssl_diffusion.annotation.loop.fits import Background
@@ -329,6 +336,10 @@ def _fits_of(recipe: "Recipe", objective: str | None, backbone: str | None, over
     return made.with_setting("training.objective", "probe")  # which takes seconds, once the denoiser is pretrained
 
 
+def _of(n: int, target: int | None) -> str:
+    return str(n) if target is None else f"{n} of {target}"
+
+
 def _print_status(job: "Job", output: Output, first: list[str] | None = None) -> None:
     from ssl_diffusion.annotation.loop.status import status_of
 
@@ -343,7 +354,7 @@ def _status_lines(found: "JobStatus") -> list[str]:
         f"images          {height} x {width} pixels for models (see --size of `loop init`); the page shows the files",
         f"samples         {counts['samples']}, {counts['labeled']} labeled" + (f" ({others})" if others else ""),
         "classes         "
-        + (", ".join(f"{name} {n}" for name, n in found.labels.items()) or "none yet")
+        + (", ".join(f"{name} {_of(n, found.targets.get(name))}" for name, n in found.labels.items()) or "none yet")
         + (f"; none of them {found.without_class}" if found.without_class else ""),
         f"rounds          {found.rounds}, {found.waiting} samples are waiting",
         f"model           {found.model}" + (f", not fitted to {found.new_labels} new labels" if found.new_labels else ""),

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from support.annotation_faults import IDS, batch
 from support.stores import postgresql_database, postgresql_server
 
-from ssl_diffusion.annotation.store import leases, queries, schema
+from ssl_diffusion.annotation.store import leases, queries, schema, upgrades
 from ssl_diffusion.annotation.store.state import read_state
 from ssl_diffusion.annotation.store.store import Action, Actor, Store
 from ssl_diffusion.annotation.store.votes import Status, Vote, status_of
@@ -335,8 +335,8 @@ def test_migrations_make_the_tables_of_the_program(store: Store) -> None:
 
 def test_the_names_of_migrations_are_their_versions() -> None:
     script = ScriptDirectory(str(Path(schema.__file__).with_name("migrations")))
-    assert [found.revision for found in script.walk_revisions()][::-1] == schema.versions()
-    assert script.get_current_head() == schema.versions()[-1]
+    assert [found.revision for found in script.walk_revisions()][::-1] == upgrades.versions()
+    assert script.get_current_head() == upgrades.versions()[-1]
 
 
 def test_stores_that_cannot_be_used_are_named(store: Store, url: str, tmp_path: Path) -> None:

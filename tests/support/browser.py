@@ -111,7 +111,7 @@ async def shown(page: Any, other_than: str = "") -> str:
     await page.wait_for_function(
         """other => {
           const [id, image] = ['id', 'image'].map((name) => document.getElementById(name));
-          return !id.hidden && id.textContent && id.textContent !== other && image.complete && !image.hidden
+          return id && image && !id.hidden && id.textContent && id.textContent !== other && image.complete && !image.hidden
             && image.alt === 'sample ' + id.textContent;
         }""",
         arg=other_than,

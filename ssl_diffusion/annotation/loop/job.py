@@ -18,7 +18,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -241,6 +241,7 @@ def create_job(
     classes: Sequence[str] = (),
     *,
     folders: Folders = "ignore",
+    targets: Mapping[str, int] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Job:
     """Create a job folder.
@@ -253,6 +254,7 @@ def create_job(
         settings: Settings of the job; the recipe names a folder or CSV file of images, or shards, whose images are not copied.
         classes: Class names besides those of the data.
         folders: Meaning of the sub-folders of a folder of images: "classes" of the images in them, or nothing ("ignore").
+        targets: Numbers of labels that are wanted of single classes, by name; the other classes have that of the settings.
         progress: Callback for the number of images read.
 
     Raises:
@@ -301,7 +303,7 @@ def create_job(
         job = Job(temporary, settings, is_new=True)
         job.save_settings(settings)
         try:
-            fill_store(job.store, pool, settings, classes)
+            fill_store(job.store, pool, settings, classes, targets)
         finally:
             job.store.close()
     return Job(path, settings)

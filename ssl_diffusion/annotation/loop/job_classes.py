@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+from ssl_diffusion.annotation.loop.class_targets import check_target
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store import class_changes
 from ssl_diffusion.errors import DataError
@@ -15,7 +16,7 @@ from ssl_diffusion.settings import shown
 
 __all__ = ["RESERVED", "ClassVerb", "assign_keys", "change_class", "check_key", "classes_and_keys"]
 
-ClassVerb = Literal["rename", "merge", "remove", "key"]
+ClassVerb = Literal["rename", "merge", "remove", "key", "target"]
 
 RESERVED = "bcdfikmnsuxz"
 """Letters that mean something else on the labeling page."""
@@ -37,13 +38,14 @@ def classes_and_keys(job: Job) -> tuple[tuple[str, ...], list[str]]:
 
 
 def change_class(job: Job, verb: ClassVerb, name: str, to: str, annotator: str) -> None:
-    """Rename, merge or remove a class, or choose its key.
+    """Rename, merge or remove a class, or choose its key or its target.
 
     Args:
         job: Job of the class.
         verb: Kind of the change.
         name: Name of the class.
-        to: New name, name of the class that it becomes, or key; "" removes the choice of a key.
+        to: New name, name of the class that it becomes, key, or number of labels that are wanted, 0 for any; "" removes the
+            choice of a key or a target.
         annotator: Name of the annotator.
 
     Raises:
@@ -64,6 +66,8 @@ def change_class(job: Job, verb: ClassVerb, name: str, to: str, annotator: str) 
             if to:
                 check_key(to, [row.key for row in class_changes.class_rows(store) if row.key and row.name != name])
             class_changes.set_key(store, name, to or None)
+        case "target":
+            class_changes.set_target(store, name, check_target(to) if to else None)
 
 
 def assign_keys(names: Sequence[str], chosen: Mapping[str, str] | None = None) -> list[str]:

@@ -1,12 +1,13 @@
 """The samples, roles and first labels of a new job."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from ssl_diffusion.annotation.loop.settings import JobSettings
+from ssl_diffusion.annotation.store import class_changes
 from ssl_diffusion.annotation.store.store import Action, Actor, Store
 from ssl_diffusion.data.loading import is_table
 from ssl_diffusion.data.pool import Pool
@@ -44,7 +45,9 @@ def check_kind(settings: JobSettings, folders: Folders) -> None:
         raise RecipeError("sub-folders give one class to an image, and --multilabel asks for sets: leave out one of the two")
 
 
-def fill_store(store: Store, pool: Pool, settings: JobSettings, classes: Sequence[str]) -> None:
+def fill_store(
+    store: Store, pool: Pool, settings: JobSettings, classes: Sequence[str], targets: Mapping[str, int] | None = None
+) -> None:
     """Fill an empty store with the samples of a pool, their roles, and the labels that they have.
 
     Args:
@@ -52,10 +55,11 @@ def fill_store(store: Store, pool: Pool, settings: JobSettings, classes: Sequenc
         pool: Images of the job.
         settings: Settings of the job.
         classes: Class names besides those of the pool.
+        targets: Numbers of labels that are wanted of single classes, by name.
 
     Raises:
         RunError: If the store holds another job.
-        DataError: If the pool has one label an image, and the job is multi-label.
+        DataError: If the pool has one label an image, and the job is multi-label; or if there is no class of a target.
     """
     if len(store.ids):
         raise RunError(f"the store already holds a job of {len(store.ids)} samples: use an empty database")
@@ -69,6 +73,8 @@ def fill_store(store: Store, pool: Pool, settings: JobSettings, classes: Sequenc
     roles[audit] = "audit"
     store.add_samples([str(name) for name in pool.ids], roles.tolist())
     store.add_classes([*pool.classes, *classes])
+    for name, target in (targets or {}).items():
+        class_changes.set_target(store, name, target)
     by = Actor("data", "import")
     known = np.flatnonzero(pool.has_label).tolist()
     store.apply([Action("label", str(pool.ids[i]), by, _label_of(pool, i)) for i in known])

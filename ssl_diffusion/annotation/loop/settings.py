@@ -32,6 +32,8 @@ class JobSettings(SettingsWithRecipe):
     """Acquisition strategy that chooses them."""
     budget: Count = 0
     """Number of labels that are wanted in all; 0 is no limit."""
+    target: Count = 0
+    """Number of labels that are wanted of each class, where none is set for the class itself; 0 is no limit."""
     verdicts: Literal["on", "off"] = "off"
     """Whether models also learn the counterfactuals on which verdicts were given."""
     refit_every: Count = 0

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from ssl_diffusion.annotation.loop.accuracy import Estimate, audit_interval, lure
 from ssl_diffusion.annotation.loop.class_sets import AuditByClass, by_class, macro_f1
+from ssl_diffusion.annotation.loop.class_targets import progress_line, targets_of
 from ssl_diffusion.annotation.loop.fit_state import FitState
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.loop.model_file import FittedTo, described, lacking, teaches
@@ -39,6 +40,7 @@ class JobStatus:
         image_size: Height and width in pixels of the images as models see them.
         counts: Number of samples by status, see :func:`ssl_diffusion.annotation.store.queries.counts`.
         labels: Number of labeled samples by class.
+        targets: Number of labels that are wanted, by class; classes of which any number will do are left out.
         without_class: Number of labeled samples of a multi-label job that have none of the classes; None in other jobs.
         rounds: Number of rounds so far.
         waiting: Number of samples in the queue that need votes.
@@ -61,6 +63,7 @@ class JobStatus:
     image_size: tuple[int, int]
     counts: dict[str, int]
     labels: dict[str, int]
+    targets: dict[str, int]
     without_class: int | None
     rounds: int
     waiting: int
@@ -116,12 +119,15 @@ def _status(moment: Moment, model: tuple[str, str] | None, audit: Estimate | Non
     job, state = moment.job, moment.state
     given, sets = state.labels[1], job.store.multilabel
     counts = dict(enumerate(given.sum(axis=0).tolist())) if sets else Counter(given.tolist())
+    labels = {state.classes[k]: counts.get(k, 0) for k in state.in_use}
+    targets = targets_of(labels, state.targets, job.settings.target)
     waiting = len(state.waiting)
     _, _, height, width = job.images.shape
     return JobStatus(
         image_size=(height, width),
         counts=state.counts,
-        labels={state.classes[k]: counts.get(k, 0) for k in state.in_use},
+        labels=labels,
+        targets=targets,
         without_class=int((given.sum(axis=1) == 0).sum()) if sets else None,
         rounds=state.last_round["number"] if state.last_round is not None else 0,
         waiting=waiting,
@@ -135,7 +141,7 @@ def _status(moment: Moment, model: tuple[str, str] | None, audit: Estimate | Non
         labels_per_hour=labels_per_hour(job),
         next_step=_next_step(job, waiting),
         forecast=str(forecast_of(moment)),
-        advice=advice(moment),
+        advice=[line for line in (progress_line(labels, targets),) if line] + advice(moment),
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ssl_diffusion.annotation.loop import class_examples
 from ssl_diffusion.annotation.loop.class_sets import predicted_names, predicted_sets
 from ssl_diffusion.annotation.loop.counterfactuals import Counterfactual, Explainer
 from ssl_diffusion.annotation.loop.current_model import Classifier, Model, present_model
@@ -57,6 +58,7 @@ class PageState:
         status: Status of the job.
         classes: Names of the classes in use.
         keys: Key of the keyboard of each class, see :func:`~ssl_diffusion.annotation.loop.job_classes.assign_keys`.
+        examples: Word that changes when the examples of the classes may have become others.
         suspicious: Number of samples that a check doubts.
         curve: Labels, accuracy on the audit set, and the ends of its interval, one row per round.
         problem: Last failure in the background that no success has followed; empty if there is none.
@@ -65,6 +67,7 @@ class PageState:
     status: JobStatus
     classes: tuple[str, ...]
     keys: list[str]
+    examples: str
     suspicious: int
     curve: list[tuple[float, float, float, float]]
     problem: str
@@ -271,7 +274,9 @@ class Workbench:
         curve = list(zip(*columns, strict=True))
         names = snapshot.state.names
         keys = assign_keys(names, snapshot.state.keys)
-        return PageState(job_status(snapshot), names, keys, n_open(self.job.store), curve, self.problem)
+        status = job_status(snapshot)
+        seen = class_examples.stamp(snapshot.state, status.labels, self.pool.model)
+        return PageState(status, names, keys, seen, n_open(self.job.store), curve, self.problem)
 
     # -- in the background --------------------------------------------------------------------------------------------
 

@@ -107,6 +107,23 @@ class RemoteJob:
         """Samples that fit words and conditions, see :func:`ssl_diffusion.annotation.loop.search.search`; at most n."""
         return list(self._get("/api/search", {"q": text, "n": n})["samples"])
 
+    def set_target(self, name: str, target: int | None) -> None:
+        """Set the number of labels that are wanted of a class: 0 for any, None for the number in the job's settings."""
+        body = self.who | {"verb": "target", "name": name, "to": "" if target is None else str(target)}
+        self._post("/api/class", body)
+
+    def examples(self) -> dict[str, list[dict[str, Any]]]:
+        """Labeled images that show what the classes look like, by class name: id, image (its address), chosen."""
+        return dict(self._get("/api/examples")["examples"])
+
+    def choose_example(self, id_: str, name: str, *, on: bool = True) -> None:
+        """Make a labeled image an example of its class, or end that.
+
+        Raises:
+            SSLDError: If the image is not labeled, or has another class.
+        """
+        self._post("/api/example", {"id": id_, "name": name, "on": on})
+
     def fit(self) -> bool:
         """Start a fit in the background; returns whether it was started: one may be running."""
         return bool(self._post("/api/fit", {})["started"])

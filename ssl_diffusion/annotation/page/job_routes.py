@@ -7,17 +7,22 @@ from fastapi import APIRouter, Query, Response
 
 from ssl_diffusion.annotation.files.exports import default_output, export_text
 from ssl_diffusion.annotation.loop import job_classes
+from ssl_diffusion.annotation.loop.class_examples import examples_of_classes
 from ssl_diffusion.annotation.loop.job_classes import classes_and_keys
 from ssl_diffusion.annotation.page.messages import (
     ClassChangeRequest,
     ClassesResponse,
     ClassRequest,
+    ExampleMessage,
+    ExampleRequest,
+    ExamplesResponse,
     FitResponse,
     StopResponse,
+    image_url,
 )
 from ssl_diffusion.annotation.page.permissions import Who
-from ssl_diffusion.annotation.page.routes import Served
-from ssl_diffusion.annotation.store import class_changes
+from ssl_diffusion.annotation.page.routes import Page, Served
+from ssl_diffusion.annotation.store import class_changes, class_examples
 from ssl_diffusion.errors import RunError
 
 __all__ = ["job_api"]
@@ -63,9 +68,33 @@ def add_class(new: ClassRequest, page: Served) -> ClassesResponse:
 
 @job_api.post("/class")
 def change_class(what: ClassChangeRequest, page: Served, who: Who) -> ClassesResponse:
-    """Rename, merge or remove a class, or choose its key."""
+    """Rename, merge or remove a class, or choose its key or its target."""
     job_classes.change_class(page.job, what.verb, what.name, what.to, who.signs(what.annotator))
-    if what.verb != "key":
+    if what.verb not in ("key", "target"):
         page.bench.submit("rerank", page.bench.rerank)
     classes, keys = classes_and_keys(page.job)
     return ClassesResponse(classes=classes, keys=keys)
+
+
+@job_api.get("/examples")
+def get_examples(page: Served) -> ExamplesResponse:
+    """Labeled images that show what the classes look like; on a blind page the model has no say in which."""
+    return _examples(page)
+
+
+@job_api.post("/example")
+def choose_example(what: ExampleRequest, page: Served) -> ExamplesResponse:
+    """Choose a labeled image to show what its class looks like, or end that."""
+    change = class_examples.choose if what.on else class_examples.unchoose
+    change(page.job.store, what.id, what.name)
+    return _examples(page)
+
+
+def _examples(page: Page) -> ExamplesResponse:
+    found = examples_of_classes(page.job, None if page.blind else page.bench.pool.probabilities())
+    return ExamplesResponse(
+        examples={
+            name: [ExampleMessage(id=each.id, image=image_url(each.id), chosen=each.chosen) for each in images]
+            for name, images in found.items()
+        }
+    )

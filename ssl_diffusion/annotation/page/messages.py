@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from ssl_diffusion.annotation.loop.job_classes import ClassVerb
 from ssl_diffusion.annotation.loop.sheets import LARGEST, Wanted
 from ssl_diffusion.annotation.page.session_messages import ServerSession
 from ssl_diffusion.annotation.store.labels import NamedLabel
@@ -19,6 +20,9 @@ __all__ = [
     "CommentRequest",
     "DecisionRequest",
     "EventMessage",
+    "ExampleMessage",
+    "ExampleRequest",
+    "ExamplesResponse",
     "FitResponse",
     "FoundSample",
     "HistoryResponse",
@@ -168,11 +172,33 @@ class ClassRequest(BaseModel):
 
 
 class ClassChangeRequest(AnnotatorRequest):
-    """A change of a class: another name, the class that it becomes, an end, or a key of the keyboard."""
+    """A change of a class: another name, the class that it becomes, an end, a key of the keyboard, or a number of labels."""
 
-    verb: Literal["rename", "merge", "remove", "key"]
+    verb: ClassVerb
     name: Annotated[_Text, Field(max_length=1000)]
     to: Annotated[_Text, Field(max_length=100)] = ""
+
+
+class ExampleRequest(BaseModel):
+    """A labeled sample that shows what a class looks like, or, with `on` false, is not to show it any more."""
+
+    id: SampleId
+    name: Annotated[_Text, Field(max_length=1000)]
+    on: bool = True
+
+
+class ExampleMessage(BaseModel):
+    """A labeled sample that shows what a class looks like, the address of its image, and whether somebody chose it."""
+
+    id: str
+    image: str
+    chosen: bool
+
+
+class ExamplesResponse(BaseModel):
+    """Examples by class name; classes without a labeled image are left out."""
+
+    examples: dict[str, list[ExampleMessage]]
 
 
 class ClassesResponse(BaseModel):

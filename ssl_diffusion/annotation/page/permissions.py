@@ -38,6 +38,7 @@ NEEDED: dict[tuple[str, str], Role] = {
     ("POST", "/api/sheet/label"): "annotator",
     ("GET", "/api/explanation"): "annotator",
     ("POST", "/api/verdict"): "annotator",
+    ("GET", "/api/examples"): "annotator",
     ("GET", "/image"): "annotator",
     ("GET", "/counterfactual"): "annotator",
     # the pool
@@ -53,6 +54,7 @@ NEEDED: dict[tuple[str, str], Role] = {
     ("POST", "/api/classes"): "reviewer",
     # the job
     ("POST", "/api/class"): "owner",
+    ("POST", "/api/example"): "owner",
     ("POST", "/api/fit"): "owner",
     ("POST", "/api/fit/stop"): "owner",
     ("GET", "/api/export"): "owner",

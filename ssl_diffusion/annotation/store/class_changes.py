@@ -14,13 +14,25 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from ssl_diffusion.annotation.store import schema, statements
+from ssl_diffusion.annotation.store.class_examples import move_examples
 from ssl_diffusion.annotation.store.faults import retried
 from ssl_diffusion.annotation.store.labels import followed, label_in, row_of
 from ssl_diffusion.annotation.store.store import Store, add_classes_in
 from ssl_diffusion.errors import DataError, nearest_names
 from ssl_diffusion.settings import shown
 
-__all__ = ["ClassRow", "class_rows", "class_rows_in", "history", "merge", "remove", "rename", "set_key", "similar"]
+__all__ = [
+    "ClassRow",
+    "class_rows",
+    "class_rows_in",
+    "history",
+    "merge",
+    "remove",
+    "rename",
+    "set_key",
+    "set_target",
+    "similar",
+]
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,7 @@ class ClassRow:
         key: Key of the keyboard that annotators chose for it; None if they chose none.
         state: "merged" or "removed"; None for a class in use.
         into: Number of the class that a merged one is now.
+        target: Number of labels that are wanted of it, 0 for any; None takes the job's setting.
     """
 
     number: int
@@ -40,6 +53,7 @@ class ClassRow:
     key: str | None
     state: str | None
     into: int | None
+    target: int | None = None
 
 
 @retried
@@ -124,6 +138,18 @@ def set_key(store: Store, name: str, key: str | None) -> None:
 
 
 @retried
+def set_target(store: Store, name: str, target: int | None) -> None:
+    """Set the number of labels that are wanted of a class: 0 for any, None for the number in the job's settings.
+
+    Raises:
+        DataError: If there is no such class.
+    """
+    with store.writing() as connection:
+        number = _number_of(name, class_rows_in(connection))
+        connection.execute(update(schema.classes).where(schema.classes.c.number == number).values(target=target))
+
+
+@retried
 def history(store: Store) -> list[dict[str, Any]]:
     """Changes of classes, oldest first: the columns of `class_events`."""
     query = select(schema.class_events).order_by(schema.class_events.c.number)
@@ -168,6 +194,7 @@ def _merge(connection: Connection, store: Store, number: int, into: int, named: 
     positions += _in_sets(connection, {number: into})
     connection.execute(update(schema.votes).where(votes["class"] == number).values({"class": into}))
     connection.execute(update(schema.review).where(schema.review.c.suggested == number).values(suggested=into))
+    move_examples(connection, number, into)
     connection.execute(update(schema.classes).where(classes.into == number).values(into=into))
     _retire(connection, number, named, "merged", into)
     _write(connection, store, positions)
@@ -179,6 +206,7 @@ def _remove(connection: Connection, store: Store, number: int, named: str) -> No
     positions += _in_sets(connection, {number: None})
     connection.execute(delete(schema.votes).where(votes["class"] == number))
     connection.execute(update(schema.review).where(schema.review.c.suggested == number).values(suggested=None))
+    move_examples(connection, number, None)
     _retire(connection, number, named, "removed", None)
     _write(connection, store, positions)
 
@@ -201,7 +229,7 @@ def _retire(connection: Connection, number: int, named: str, state: str, into: i
     name, n = named, 2
     while name in taken:
         name, n = f"{named} {n}", n + 1
-    facts = {"name": name, "key": None, "state": state, "into": into}
+    facts = {"name": name, "key": None, "state": state, "into": into, "target": None}
     connection.execute(update(schema.classes).where(schema.classes.c.number == number).values(facts))
 
 

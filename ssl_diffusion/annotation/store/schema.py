@@ -5,7 +5,7 @@ view of it; they change in the transaction that adds the event and can be rebuil
 (:func:`ssl_diffusion.annotation.store.votes.replay`). `leases` is not part of the view: it says who is labeling what.
 
 A sample is a row of `samples`; its position there is its row in the arrays of the job and never leaves the package.
-Migrations are Alembic's (`migrations/`); a store of a newer version is refused.
+Migrations are Alembic's, see :mod:`ssl_diffusion.annotation.store.upgrades`.
 """
 
 import os
@@ -33,9 +33,7 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
-    inspect,
     make_url,
-    text,
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
@@ -54,6 +52,7 @@ __all__ = [
     "classes",
     "current",
     "events",
+    "examples",
     "leases",
     "metadata",
     "open_store",
@@ -61,7 +60,6 @@ __all__ = [
     "review",
     "rounds",
     "samples",
-    "upgrade",
     "verdicts",
     "votes",
     "writing",
@@ -70,8 +68,6 @@ __all__ = [
 _BUSY = 30.0  # seconds that a writer waits for another
 _CONNECT = 10  # seconds that a server has to accept a connection
 _LOCK = 7302  # advisory lock of PostgreSQL that every writer takes
-_MIGRATIONS = Path(__file__).parent / "migrations"
-_ADDED = {"class_events", "review", "verdicts"}  # tables that stores of earlier versions lack
 
 metadata = MetaData(
     naming_convention={
@@ -95,6 +91,7 @@ classes = Table(
     Column("key", String),  # of the keyboard, as the annotators chose it; NULL takes what is assigned
     Column("state", String),  # NULL: in use; "merged" or "removed"
     Column("into", Integer),  # number of the class that a merged one is now
+    Column("target", Integer),  # number of labels that are wanted, 0 for any; NULL takes the job's setting
 )
 
 samples = Table(
@@ -200,6 +197,15 @@ class_events = Table(
     Column("after", String, nullable=False),  # its new name, or the name of the class that it was merged into
 )
 
+# Labeled samples that people chose to show what a class looks like; they stand while the sample has the class.
+examples = Table(
+    "examples",
+    metadata,
+    Column("class", ForeignKey("classes.number"), primary_key=True),
+    _position(primary_key=True),
+    Column("at", Float, nullable=False),
+)
+
 # What people say of counterfactuals.
 verdicts = Table(
     "verdicts",
@@ -236,7 +242,7 @@ review = Table(
 
 
 def open_store(url: str | URL, *, exists: bool = False) -> Engine:
-    """Connect to a database by its URL; tables are created and migrated by :func:`upgrade`.
+    """Connect to a database by its URL; tables are created and migrated by :func:`~.upgrades.upgrade`.
 
     Args:
         url: URL of the database; "postgresql" needs no driver's name.
@@ -287,62 +293,6 @@ def _check_file(file: Path) -> None:
         raise StoreError(f"{file}, which holds the labels of the job, is {what}: {lost}")
     if not file.stat().st_size:
         raise StoreError(f"{file}, which holds the labels of the job, is empty: {lost}")
-
-
-def upgrade(engine: Engine, *, exists: bool = False) -> None:
-    """Create the tables, or migrate those of an older version, in one transaction.
-
-    Args:
-        engine: Engine of the database.
-        exists: Whether the tables must be there already.
-
-    Raises:
-        StoreError: If the store was written by a newer version, has tables of another program, or lacks some.
-    """
-    with reading(engine) as connection:  # usually nothing is to be done, also with a store that may only be read
-        if _is_present(connection, exists):
-            return
-    # Only here: Alembic takes as long to import as the rest of a command that only reads.
-    from alembic import command
-    from alembic.config import Config
-
-    with writing(engine) as connection:
-        if not _is_present(connection, exists):  # another process may have been faster
-            config = Config()
-            config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-
-
-def versions() -> list[str]:
-    """Versions that a store may have, the oldest first: `migrations/versions/v0001.py` makes version "0001"."""
-    return sorted(path.stem.removeprefix("v") for path in (_MIGRATIONS / "versions").glob("v*.py"))
-
-
-def _is_present(connection: Connection, exists: bool) -> bool:
-    """Whether the tables are those of this version; raises :class:`StoreError` if they cannot be made so."""
-    name, known = store_name(connection.engine.url), versions()
-    head, there = known[-1], set(inspect(connection).get_table_names())
-    found = _version_in(connection) if "alembic_version" in there else None
-    if found is not None and found not in known:
-        if found.isdigit() and set(metadata.tables) <= there:
-            raise StoreError(f"{name} has version {found}, which is newer than this program ({head}): update ssld")
-        raise StoreError(f"{name} is the database of another program: use an empty one")
-    expected = set(metadata.tables) - (_ADDED if found != head else set())
-    if found is not None and (missing := sorted(expected - there)):
-        raise StoreError(f"{name} is damaged: it has no table {', '.join(missing)}; put back a copy of it")
-    if found is None and exists:
-        what = "is the database of another program" if there else "is empty"
-        raise StoreError(f"{name} {what}, but should hold the labels of the job: put back a copy of it")
-    # A server's database may have tables of extensions.
-    if found is None and there and (connection.dialect.name == "sqlite" or there & set(metadata.tables)):
-        raise StoreError(f"{name} has tables of another program: use an empty database")
-    return found == head
-
-
-def _version_in(connection: Connection) -> str | None:
-    """What Alembic has noted; None before the first migration, and something that is no version if it has noted several."""
-    return "+".join(sorted(connection.execute(text("SELECT version_num FROM alembic_version")).scalars())) or None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from ssl_diffusion.annotation.store import schema
 from ssl_diffusion.annotation.store.class_changes import class_rows_in
+from ssl_diffusion.annotation.store.class_examples import chosen_in
 from ssl_diffusion.annotation.store.faults import retried
 from ssl_diffusion.annotation.store.labels import as_array, label_in
 from ssl_diffusion.annotation.store.leases import last_round_in, pending_in
@@ -29,6 +30,8 @@ class StoreState:
         classes: Class names by number, also of classes that are no longer in use.
         in_use: Numbers of the classes in use, increasing.
         keys: Keys of the keyboard by class name, as annotators chose them.
+        targets: Numbers of labels that are wanted, 0 for any, by class name, as far as they were set for single classes.
+        examples: Positions of the examples that were chosen, by the number of their class.
         labels: All labeled samples.
         roles: Roles of the samples ("pool", "audit" or "test"), (n,).
         counts: Number of samples, see :func:`ssl_diffusion.annotation.store.queries.counts`.
@@ -39,6 +42,8 @@ class StoreState:
     classes: tuple[str, ...]
     in_use: tuple[int, ...]
     keys: dict[str, str]
+    targets: dict[str, int]
+    examples: dict[int, list[int]]
     labels: Labels
     roles: NDArray[np.str_]
     counts: dict[str, int]
@@ -79,6 +84,8 @@ def read_state(store: Store) -> StoreState:
             classes=tuple(row.name for row in known),
             in_use=tuple(row.number for row in known if row.state is None),
             keys={row.name: row.key for row in known if row.key is not None and row.state is None},
+            targets={row.name: row.target for row in known if row.target is not None and row.state is None},
+            examples=chosen_in(connection),
             labels=(np.array([row[0] for row in rows], dtype=np.int64), given),
             roles=np.array([row[3] for row in rows], dtype=np.str_),
             counts=counts_in(connection, n),

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import URL, Connection, select, update
 
-from ssl_diffusion.annotation.store import schema, statements
+from ssl_diffusion.annotation.store import schema, statements, upgrades
 from ssl_diffusion.annotation.store.faults import StoreError, retried, store_name
 from ssl_diffusion.annotation.store.labels import Label, numbered, row_of
 from ssl_diffusion.annotation.store.votes import VOTE_KINDS, Status, Vote
@@ -127,7 +127,7 @@ class Store:
     def __init__(self, url: str | URL, agreement: int = 1, *, exists: bool = False, multilabel: bool = False) -> None:
         self.agreement, self.multilabel = agreement, multilabel
         self.engine = schema.open_store(url, exists=exists)
-        schema.upgrade(self.engine, exists=exists)
+        upgrades.upgrade(self.engine, exists=exists)
         self._writing = threading.Lock()
         self._samples: _Samples | None = None
         self._check_kind()

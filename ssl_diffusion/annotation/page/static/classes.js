@@ -1,6 +1,7 @@
 // The buttons of the classes, their keys, and the search for a class.
 
 import { $, ask, confirm, element, notify } from "./elements.js";
+import { examplesOf, picture, showsLarge } from "./examples.js";
 import { call, once } from "./requests.js";
 import { may, now, session } from "./session.js";
 import { showSet } from "./sets.js";
@@ -42,9 +43,14 @@ export function showClasses() {
       made.append(element("kbd", key));
       made.setAttribute("aria-keyshortcuts", [...key].join(" "));
     }
-    made.append(element("span", name, "name"));
-    if (now.counts[name]) made.append(element("span", String(now.counts[name]), "count"));
+    const [example] = examplesOf(name);
+    if (example) made.append(picture(example, "example"));
+    const words = element("span", undefined, "words"); // the count goes below a name that leaves no room for it
+    words.append(element("span", name, "name"), element("span", "", "count"));
+    made.append(words);
     made.dataset.name = name;
+    showCount(made);
+    showsLarge(made, name);
     made.hidden = fits === 0;
     made.addEventListener("click", () => choose(name));
     return made;
@@ -68,13 +74,25 @@ export function useClasses({ classes, keys }) {
   showClasses();
 }
 
-export function showCounts(labels) {
-  if (JSON.stringify(labels) === JSON.stringify(now.counts)) return;
-  now.counts = labels;
-  for (const made of $("classes").children) {
-    const count = made.querySelector(".count") || made.appendChild(element("span", "", "count"));
-    count.textContent = labels[made.dataset.name] ? String(labels[made.dataset.name]) : "";
-  }
+// The labels of a class beside those that are wanted, and how far that is as a line below.
+function showCount(made) {
+  const name = made.dataset.name;
+  const [n, target] = [now.counts[name] || 0, now.targets[name]];
+  const reached = target !== undefined && n >= target;
+  made.querySelector(".count").textContent = target === undefined ? (n ? String(n) : "") : `${reached ? "✓ " : ""}${n}/${target}`;
+  made.classList.toggle("wanted", target !== undefined);
+  made.classList.toggle("reached", reached);
+  made.style.setProperty("--done", target === undefined ? 0 : Math.min(1, n / target));
+  made.title = target === undefined ? "" : `${n} of ${target} labels that are wanted`;
+}
+
+export function showCounts(labels, targets) {
+  if (JSON.stringify([labels, targets]) === JSON.stringify([now.counts, now.targets])) return;
+  const before = now.counts;
+  Object.assign(now, { counts: labels, targets });
+  for (const made of $("classes").children) showCount(made);
+  const reached = Object.keys(targets).filter((name) => name in before && before[name] < targets[name] && labels[name] >= targets[name]);
+  if (reached.length) notify(`${reached.join(", ")}: ${reached.length > 1 ? "the numbers" : "the number"} of labels that ${reached.length > 1 ? "are" : "is"} wanted`);
 }
 
 // Whether a key was that of a class, or the first of a pair.

@@ -1,6 +1,7 @@
 // The state of the job beside the sample: progress, accuracy, model, advice, and what is to be reviewed.
 
 import { showCounts, useClasses } from "./classes.js";
+import { followExamples } from "./examples.js";
 import { $, element, notify, percent } from "./elements.js";
 import { fitLine } from "./fit_line.js";
 import { away, call, isAway, once } from "./requests.js";
@@ -17,7 +18,11 @@ function accuracyLine(estimate) {
   return more > 0 ? `${found}. ${more} more ${more === 1 ? "label narrows" : "labels narrow"} this to about ± 10 points.` : found;
 }
 
+let asked = 0; // looks at the state so far
+let latest = 0; // the last one that was shown
+
 export async function state() {
+  const number = ++asked;
   let found;
   try {
     found = await call("api/state");
@@ -25,10 +30,13 @@ export async function state() {
     if (isAway(error)) away(error);
     return;
   }
+  if (number < latest) return; // one that was slower than a later one
+  latest = number;
   if (!now.busy) $("away").hidden = true;
   const s = found.status;
   useClasses(found);
-  showCounts(s.labels);
+  showCounts(s.labels, s.targets);
+  followExamples(found.examples);
   const speed = s.labels_per_hour === null ? "" : ` · ${Math.round(s.labels_per_hour).toLocaleString("en")} an hour`;
   const fitting = s.fit.state === "running" ? ` · ${fitLine(s.fit).replace(/\.$/, "").toLowerCase()}` : "";
   $("progress").textContent = `${s.counts.labeled} labeled · ${s.waiting} waiting${speed}${fitting}`;

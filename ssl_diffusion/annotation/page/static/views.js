@@ -1,8 +1,9 @@
 // Views beside labeling: what is suspicious or disputed, history, and search.
 
 import { $, ask, button, element, notify, percent, randomId } from "./elements.js";
+import { chooseExample, isChosen } from "./examples.js";
 import { call, once, send } from "./requests.js";
-import { done, me, now, session } from "./session.js";
+import { done, may, me, now, session } from "./session.js";
 import { said } from "./sets.js";
 import { setMode, sheetOf } from "./sheet.js";
 import { take } from "./single.js";
@@ -204,9 +205,30 @@ async function find(text, start = 0) {
     const made = button("", () => toLabel(async () => { await setMode("single", each); await take(each); }));
     made.append(image, element("b", each.label === null ? "no label" : said(each.label)), element("span", `${each.id}${each.flagged ? " · flagged" : ""}`));
     const item = element("li");
-    item.append(made);
+    item.append(made, ...exampleButtons(each));
     return item;
   }));
+}
+
+// One click makes a labeled image what the class looks like, and another one ends that.
+function exampleButtons(each) {
+  if (!may("owner") || each.label === null) return [];
+  return [each.label].flat().filter((name) => session.classes.includes(name)).map((name) => {
+    const made = button(`Example of ${name}`, () => once(async () => {
+      const on = !isChosen(name, each.id);
+      await chooseExample(each.id, name, on);
+      made.setAttribute("aria-pressed", String(on));
+      notify(on ? `${each.id} shows what ${name} looks like` : `${each.id} is no longer an example of ${name}`);
+    }), "as-example");
+    made.setAttribute("aria-pressed", String(isChosen(name, each.id)));
+    made.setAttribute("aria-label", `${each.id} as example of ${name}`);
+    return made;
+  });
+}
+
+export async function findClass(name) {
+  $("search").value = `class:${/[\s"']/.test(name) ? `"${name.replaceAll(/["\\]/g, "\\$&")}"` : name} is:labeled`;
+  await find($("search").value);
 }
 
 export const comment = () => once(async () => {

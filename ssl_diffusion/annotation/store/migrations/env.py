@@ -1,4 +1,4 @@
-"""Run by Alembic, on the connection that :func:`ssl_diffusion.annotation.store.schema.upgrade` hands over."""
+"""Run by Alembic, on the connection that :func:`ssl_diffusion.annotation.store.upgrades.upgrade` hands over."""
 
 from alembic import context
 
