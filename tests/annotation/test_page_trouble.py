@@ -191,11 +191,8 @@ def test_a_closed_tab_leaves_its_sample_to_others(job: Job) -> None:
         await page.wait_for_load_state("networkidle")
         assert lease() > leases.LEASE - 60  # the page before the reload has ended nothing
         await page.close(run_before_unload=True)
-        for _ in range(100):
-            if lease() < 20:
-                break
+        while lease() > 20:  # the test's time limit ends this
             await asyncio.sleep(0.1)
-        assert lease() < 20
 
     browse(job, scenario)
 
