@@ -118,9 +118,11 @@ def _nearest(x: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
         products = x[start : start + _BLOCK] @ x.T
         rows = np.arange(len(products))
         products[rows, start + rows] = -np.inf
-        near = np.argpartition(-products, k - 1, axis=1)[:, :k]
-        pairs = np.stack([np.repeat(start + rows, k), near.ravel()], axis=1)
-        yield np.sort(pairs[np.take_along_axis(products, near, axis=1).ravel() > _LEAST], axis=1)
+        for _ in range(k):  # two looks at the products take a fifth of the time of a partition
+            near = products.argmax(axis=1)
+            pairs = np.stack([start + rows, near], axis=1)
+            yield np.sort(pairs[products[rows, near] > _LEAST], axis=1)
+            products[rows, near] = -np.inf
 
 
 def _near(x: NDArray[np.float32], y: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:

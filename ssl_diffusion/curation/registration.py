@@ -56,11 +56,12 @@ def agreement(
             for rows in _batches(np.flatnonzero(alike & (way == i))):
                 a, b = (torch.from_numpy(small[which[rows]]).float() / 255 for which in (first, second))
                 b = b.flip(-1) if mirrored else b
-                large, inner = (b, a) if swapped else (a, b)
+                large, inner = ((x, _details(x)) for x in ((b, a) if swapped else (a, b)))
                 found = _closely(large, inner, _SIDES[side][0])
-                promising = found >= _PROMISING
-                for other in _SIDES[side][1:] if promising.any() else ():
-                    found[promising] = torch.maximum(found[promising], _closely(large[promising], inner[promising], other))
+                if (promising := found >= _PROMISING).any():
+                    large, inner = ((x[promising], details[promising]) for x, details in (large, inner))
+                    others = [_closely(large, inner, other) for other in _SIDES[side][1:]]
+                    found[promising] = torch.stack([found[promising], *others]).amax(dim=0)
                 best[rows] = found.numpy()
     return best
 
@@ -101,10 +102,10 @@ def _batches(rows: NDArray[np.int64], size: int = _BATCH) -> list[NDArray[np.int
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
-def _closely(large: Tensor, inner: Tensor, side: int) -> Tensor:
-    """The mean of both correlations at the best place, (m,)."""
-    both = (_laid_over(large, inner, side) + _laid_over(_details(large), _details(inner), side)) / 2
-    return both.amax(dim=1)
+def _closely(large: tuple[Tensor, Tensor], inner: tuple[Tensor, Tensor], side: int) -> Tensor:
+    """The mean of the correlations of pictures and of their details at the best place, (m,)."""
+    each = [_laid_over(x, y, side) for x, y in zip(large, inner, strict=True)]
+    return torch.stack(each).mean(dim=0).amax(dim=1)
 
 
 def _details(x: Tensor) -> Tensor:
@@ -120,5 +121,13 @@ def _laid_over(large: Tensor, inner: Tensor, side: int) -> Tensor:
     energy = template.square().sum(dim=(1, 2, 3))
     windows = large.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 1, 4, 5).reshape(m, -1, c * side * side)
     products = torch.bmm(windows, template.reshape(m, -1, 1))[..., 0]
-    variance = windows.var(dim=2, correction=0) * windows.shape[2]
-    return products / (variance.clamp_min(_LEAST) * energy.clamp_min(_LEAST)[:, None]).sqrt()
+    squares, sums = (_sums(x.sum(dim=1), side).flatten(1) for x in (large.double().square(), large))
+    variance = squares - sums.square() / windows.shape[2]
+    return products / (variance.to(products).clamp_min(_LEAST) * energy.clamp_min(_LEAST)[:, None]).sqrt()
+
+
+def _sums(x: Tensor, side: int) -> Tensor:
+    """Sums over every window, in double precision, (m, places, places)."""
+    total = functional.pad(x.double(), (1, 0, 1, 0)).cumsum(dim=1).cumsum(dim=2)
+    rows = total[:, side:] - total[:, :-side]
+    return rows[..., side:] - rows[..., :-side]
