@@ -90,6 +90,7 @@ def test_the_page_needs_nothing_else(checked: tuple[dict[str, object], Path]) ->
     assert "data:image/png;base64," in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
+    assert page.count('<div class="scroll"') == page.count('<div class="scroll" tabindex="0" role="region" aria-label="') > 0
     assert Image.open(out / "overview.png").size[0] > 500
 
 
