@@ -8,13 +8,13 @@ about the classes themselves, such as which of them are rare, would take these t
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_diffusion.acquisition.names import READ_LABELS
 from ssl_diffusion.acquisition.registry import Strategy
 from ssl_diffusion.errors import SSLDError
 
 __all__ = ["check_independent", "two_sided"]
 
 _UNSURE = ("entropy", "least-confidence", "margin", "uherding")  # they read no more than how unsure the model is
-_OF_CLASSES = ("balanced", "relabel")  # variants
 
 
 def two_sided(p: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -41,7 +41,7 @@ def check_independent(strategy: Strategy) -> None:
         SSLDError: If it does; names those that do not.
     """
     base, _, variant = strategy.name.partition(":")
-    if variant in _OF_CLASSES or (strategy.needs != "images" and base not in _UNSURE):
+    if variant in READ_LABELS or (strategy.needs != "images" and base not in _UNSURE):
         raise SSLDError(
             f"{strategy.name} is for images with one class each, and these may have several: use auto, {', '.join(_UNSURE)}, "
             "or a strategy that needs no labels"

@@ -15,7 +15,7 @@ from ssl_diffusion.acquisition.label_doubts import suspicious_labels
 from ssl_diffusion.acquisition.registry import Choice, Strategy, get_strategy
 from ssl_diffusion.errors import SSLDError, nearest_names, shown
 
-__all__ = ["AUTO_RULE", "VARIANTS", "get_variant", "strategy_for"]
+__all__ = ["AUTO_RULE", "READ_LABELS", "VARIANTS", "get_variant", "strategy_for"]
 
 
 _AGAIN = 0.2  # of a batch
@@ -75,7 +75,8 @@ VARIANTS: dict[str, tuple[str, Callable[[Candidates, Choice, int], Choice]]] = {
     ),
     "power": ("drawn in proportion to utility (Kirsch et al. 2021, arXiv 2106.12059)", _power),
 }
-_READ_LABELS = ("balanced", "relabel")
+READ_LABELS = ("balanced", "relabel")
+"""Variants that reason about the classes of labeled samples."""
 _READ_REPRESENTATION = ("diverse", "balanced", "relabel")
 
 
@@ -107,7 +108,7 @@ def get_variant(name: str) -> Strategy:
         score=None,
         batch=batch,
         when=words,
-        reads_labeled=strategy.reads_labeled or variant in _READ_LABELS,
+        reads_labeled=strategy.reads_labeled or variant in READ_LABELS,
         reads_representation=strategy.reads_representation or variant in _READ_REPRESENTATION,
     )
 
