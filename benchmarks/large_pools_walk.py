@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from common import RESULTS, high_water, markdown_table, provenance, write_csv
-from large_pools import make_shards
+from large_pools_data import make_shards
 from PIL import Image
 
 SIDE, CLASSES, LABELED = 32, 10, 5000
