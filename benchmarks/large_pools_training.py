@@ -1,0 +1,135 @@
+"""Training speed of a pool in memory, in a mapped file that the page cache holds, and in one of which every page is on the disk.
+
+    python benchmarks/large_pools_training.py --work /tmp/pools --images 2000000
+
+A tiny network pretrains on shards as `ssld fit` reads them; with a larger one the ways differ less. "mapped" is the file
+that `ssld fit` maps above --max-memory, read once before, as it is where memory has room for the file. "mapped, dropped" is the same after
+madvise and posix_fadvise(DONTNEED) before every round: each image of the round comes from the disk, as with a pool far larger
+than memory. All ways take turns in one process, one thread each; `read_mb` is what the process read from the disk meanwhile. The last row
+is of a process with the dropped file alone, for its memory: `anon_mb` is what the kernel cannot take back.
+"""
+
+import argparse
+import json
+import mmap
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from common import RESULTS, append_row, find_row, markdown_table, provenance
+from large_pools_data import PER_SHARD, make_shards
+
+CSV = RESULTS / "large_pools_training.csv"
+WAYS = ("memory", "mapped", "mapped, dropped")
+STEPS, ROUNDS = 100, 3
+
+
+def drop(images: Any) -> None:
+    """Remove the pages of a mapped array from this process and from the page cache."""
+    images.flush()
+    images._mmap.madvise(mmap.MADV_DONTNEED)
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the folder that is listed
+            target = os.readlink(f"/proc/self/fd/{name}")
+            if target.endswith(" (deleted)") or "/ssld-" in target:
+                os.posix_fadvise(int(name), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def facts_of_process() -> tuple[int, int]:
+    """Bytes that this process has read from the disk, and bytes of its memory that no file is behind."""
+    read = next(line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("read_bytes"))
+    anon = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(read.split()[1]), int(anon.split()[1]) * 1024
+
+
+def train(shards: Path, n: int, ways: Sequence[str], rounds: int) -> list[dict[str, Any]]:
+    """Pretrain on the first n images in each way in turn, `rounds` times; in a process of its own."""
+    from ssl_diffusion.data.loading import load_pool
+    from ssl_diffusion.data.settings import DataSettings
+    from ssl_diffusion.training.fit import fit_model
+    from ssl_diffusion.training.recipe import load_recipe
+
+    path = str(shards / f"shard-{{00000..{n // PER_SHARD - 1:05d}}}.parquet")
+    pools, reading = {}, {}
+    for where in {way.partition(",")[0] for way in ways}:
+        begin = time.perf_counter()
+        pools[where] = load_pool(DataSettings(path=path, size=0), max_memory=0 if where == "mapped" else None)
+        reading[where] = time.perf_counter() - begin
+    tiny = ["model.channels=8", "model.blocks=1", "model.decoder_blocks=1", f"pretraining.steps={STEPS}"]
+    plain = ["training.objective=denoise-only", "augmentation.policy=photo", "augmentation.flip=on"]
+    recipe = load_recipe("images").with_overrides([*tiny, *plain])
+    fit_model(recipe.with_setting("pretraining.steps", 10), pools[ways[0].partition(",")[0]], None)  # what is allocated once
+    rows = []
+    for number in range(rounds):
+        for way in ways:
+            pool = pools[way.partition(",")[0]]
+            if way == "mapped":
+                pool.images.max()
+            elif way == "mapped, dropped":
+                drop(pool.images)
+            before, faults = facts_of_process()[0], resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+            begin, cpu = time.perf_counter(), time.process_time()
+            fit_model(recipe, pool, None)
+            seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
+            read, anon = facts_of_process()
+            seen = STEPS * recipe.pretraining.batch_size
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            rows.append(
+                {
+                    "what": f"training, {way}" + ("" if len(ways) > 1 else ", alone"),
+                    "images": n,
+                    "round": number,
+                    "seconds": round(seconds, 2),
+                    "cpu_seconds": round(cpu_seconds, 2),
+                    "images_per_second": round(seen / seconds),
+                    "images_per_cpu_second": round(seen / cpu_seconds),
+                    "read_mb": round((read - before) / 1e6, 1),
+                    "major_faults": used.ru_majflt - faults,
+                    "peak_mb": round(used.ru_maxrss / 1024),
+                    "anon_mb": round(anon / 2**20),
+                    "reading_seconds": round(reading[way.partition(",")[0]], 2),
+                }
+            )
+            print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def child(*arguments: object) -> list[dict[str, Any]]:
+    command = [sys.executable, __file__, "--child", *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for shards; the mapped file lies in $TMPDIR")
+    parser.add_argument("--images", type=int, default=2_000_000)
+    parser.add_argument("--rows", type=Path, default=CSV, help="file of rows")
+    arguments = parser.parse_args()
+    shards, n = arguments.work / "shards", arguments.images
+    make_shards(shards, n)
+    for ways, rounds, last in ((WAYS, ROUNDS, WAYS[-1]), (WAYS[2:], 1, f"{WAYS[2]}, alone")):
+        if find_row(arguments.rows, {"what": f"training, {last}", "images": n, "round": rounds - 1}) is None:
+            for row in child(shards, n, json.dumps(ways), rounds):
+                append_row(arguments.rows, row | provenance())
+    print(markdown_table([dict(row) for row in pd.read_csv(arguments.rows).to_dict("records")]))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if "--child" in sys.argv:
+        import torch
+
+        torch.set_num_threads(1)
+        shards_, n_, ways_, rounds_ = sys.argv[2:6]
+        print(json.dumps(train(Path(shards_), int(n_), json.loads(ways_), int(rounds_))))
+    else:
+        main()
