@@ -1,12 +1,13 @@
-"""Training speed of a pool in memory, in a mapped file that the page cache holds, and in one of which every page is on the disk.
+"""Training speed of a pool in memory, in a mapped file that the page cache holds, and in one of which nothing is in memory.
 
     python benchmarks/large_pools_training.py --work /tmp/pools --images 2000000
 
-A tiny network pretrains on shards as `ssld fit` reads them; with a larger one the ways differ less. "mapped" is the file
-that `ssld fit` maps above --max-memory, read once before, as it is where memory has room for the file. "mapped, dropped" is the same after
-madvise and posix_fadvise(DONTNEED) before every round: each image of the round comes from the disk, as with a pool far larger
-than memory. All ways take turns in one process, one thread each; `read_mb` is what the process read from the disk meanwhile. The last row
-is of a process with the dropped file alone, for its memory: `anon_mb` is what the kernel cannot take back.
+A tiny network pretrains on shards as `ssld fit` reads them; with a larger one the ways differ less. "mapped" is the file that
+`ssld fit` maps above --max-memory, read once before, as it is where memory has room for the file. "mapped, dropped" is the
+same after madvise and posix_fadvise(DONTNEED) before every round: each image of the round comes from the disk, as with a pool
+far larger than memory. All ways take turns in one process, with one thread; `read_mb` is what the process read from the disk
+meanwhile. The last row is of a process with the dropped file alone, for its memory: `anon_mb` is what the kernel cannot take
+back.
 """
 
 import argparse

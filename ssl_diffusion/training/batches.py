@@ -1,7 +1,8 @@
 """One phase of training as data: its images, its settings, and the batch of every step.
 
 Every draw of step s comes from a generator seeded with (seed, phase, s), and the streams of images are functions of the
-number of images seen: a batch depends on the step alone, not on what was drawn before.
+number of images seen: a batch depends on the step alone, not on what was drawn before. So the images of the next step are
+known, too, and a mapped pool brings them in from the disk while this one computes.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_diffusion.machine import read_ahead
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.noise import Parameterisation
 from ssl_diffusion.seeding import derive_seed
@@ -35,6 +37,7 @@ class TrainingData:
         hidden:  classes of `train`, int64, (n,), -1 where unknown; not for training: they measure the pseudo-labels. None
                  leaves those unmeasured
         features: features of V views of every labeled image by a backbone, float32, (m, V, Fb); None without one
+        mapped:  whether the images are those of a mapped file, which are read from the disk when memory has no room for them
     """
 
     images: Tensor
@@ -43,6 +46,18 @@ class TrainingData:
     labels: Tensor
     hidden: Tensor | None = None
     features: Tensor | None = None
+    mapped: bool = False
+
+    def read_ahead(self, positions: Tensor) -> None:
+        """Begin to read the images at some positions from the disk, of a mapped pool.
+
+        Args:
+            positions: Positions, int64, (n,).
+        """
+        if self.mapped:
+            n_bytes = self.images[0].nbytes
+            for position in positions.tolist():
+                read_ahead(self.images.data_ptr() + position * n_bytes, n_bytes)
 
 
 @dataclass(frozen=True)
@@ -136,9 +151,11 @@ class BatchSampler:
         self._denoising = _Stream(n, phase.denoising_batch_size, seed) if phase.denoising_batch_size else None
         self._labeled = _Stream(m, phase.labeled_batch_size, seed + 1) if phase.labeled_batch_size else None
         self._unlabeled = _Stream(n, phase.unlabeled_batch_size, seed + 2) if phase.unlabeled_batch_size else None
+        self._asked = -1  # the last step whose images have been asked for
 
     def __call__(self, step: int) -> TrainingBatch:
         """The batch of a step, on the CPU; a function of the step alone."""
+        self._read_ahead(step)
         generator = torch.Generator().manual_seed(derive_seed(self.phase.settings.seed, self.phase.name, step))
         batch = TrainingBatch()
         if self._denoising is not None:
@@ -148,6 +165,17 @@ class BatchSampler:
         if self._unlabeled is not None:
             batch.unlabeled = self._unlabeled_batch(self._unlabeled.rows(step), generator)
         return batch
+
+    def _read_ahead(self, step: int) -> None:
+        """Begin to read the images of the next step, and of this one if that has not been done."""
+        data = self.phase.data
+        if not data.mapped:
+            return
+        for s in range(step if self._asked != step else step + 1, min(step + 2, self.phase.settings.steps)):
+            for stream, among in ((self._denoising, data.train), (self._labeled, data.labeled), (self._unlabeled, data.train)):
+                if stream is not None:
+                    data.read_ahead(among[stream.rows(s)])
+            self._asked = s
 
     def _denoising_batch(self, rows: Tensor, generator: torch.Generator) -> DenoisingBatch:
         data = self.phase.data

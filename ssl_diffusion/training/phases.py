@@ -47,6 +47,7 @@ def training_job(recipe: Recipe, pool: Pool, labeled: LabeledSet | None) -> Phas
         labeled=torch.from_numpy(positions),
         labels=labels.float() if pool.multilabel else labels,
         hidden=None if pool.multilabel else torch.from_numpy(pool.labels[pool.train]),
+        mapped=isinstance(pool.images, np.memmap),
     )
     return Phase(
         name="training",
