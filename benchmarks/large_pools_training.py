@@ -5,9 +5,10 @@
 A tiny network pretrains on shards as `ssld fit` reads them; with a larger one the ways differ less. "mapped" is the file that
 `ssld fit` maps above --max-memory, read once before, as it is where memory has room for the file. "mapped, dropped" is the
 same after madvise and posix_fadvise(DONTNEED) before every round: each image of the round comes from the disk, as with a pool
-far larger than memory. All ways take turns in one process, with one thread; `read_mb` is what the process read from the disk
-meanwhile. The last row is of a process with the dropped file alone, for its memory: `anon_mb` is what the kernel cannot take
-back.
+far larger than memory; "not asked for" does so without asking the kernel for the images of the next step. All ways take turns
+in one process, with one thread. Steps are timed, from the end of the first one on; `read_mb` is what the process read from the
+disk meanwhile. The last row is of a process with the dropped file alone, for its memory: `anon_mb` is what the kernel cannot
+take back. What a fit looks at once, 10,000 images for the scale of the pixels, is looked at before.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from common import RESULTS, append_row, find_row, markdown_table, provenance
 from large_pools_data import PER_SHARD, make_shards
 
 CSV = RESULTS / "large_pools_training.csv"
-WAYS = ("memory", "mapped", "mapped, dropped")
+WAYS = ("memory", "mapped", "mapped, dropped", "mapped, dropped, not asked for")
 STEPS, ROUNDS = 100, 3
 
 
@@ -53,8 +54,11 @@ def facts_of_process() -> tuple[int, int]:
 def train(shards: Path, n: int, ways: Sequence[str], rounds: int) -> list[dict[str, Any]]:
     """Pretrain on the first n images in each way in turn, `rounds` times; in a process of its own."""
     from ssl_diffusion.data.loading import load_pool
+    from ssl_diffusion.data.pool import Pool
     from ssl_diffusion.data.settings import DataSettings
-    from ssl_diffusion.training.fit import fit_model
+    from ssl_diffusion.progress import ProgressUpdate
+    from ssl_diffusion.training import batches
+    from ssl_diffusion.training.fit import FitOptions, fit_model
     from ssl_diffusion.training.recipe import load_recipe
 
     path = str(shards / f"shard-{{00000..{n // PER_SHARD - 1:05d}}}.parquet")
@@ -67,20 +71,30 @@ def train(shards: Path, n: int, ways: Sequence[str], rounds: int) -> list[dict[s
     plain = ["training.objective=denoise-only", "augmentation.policy=photo", "augmentation.flip=on"]
     recipe = load_recipe("images").with_overrides([*tiny, *plain])
     fit_model(recipe.with_setting("pretraining.steps", 10), pools[ways[0].partition(",")[0]], None)  # what is allocated once
+    sigma, ask = next(iter(pools.values())).sigma_data(), batches.read_ahead
+    Pool.sigma_data = lambda self: sigma  # type: ignore[method-assign]
     rows = []
+    began: list[tuple[int, int, float, float]] = []
+
+    def note(update: ProgressUpdate) -> None:
+        if not began:
+            faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+            began.append((facts_of_process()[0], faults, time.perf_counter(), time.process_time()))
+
     for number in range(rounds):
         for way in ways:
             pool = pools[way.partition(",")[0]]
             if way == "mapped":
                 pool.images.max()
-            elif way == "mapped, dropped":
+            elif way != "memory":
                 drop(pool.images)
-            before, faults = facts_of_process()[0], resource.getrusage(resource.RUSAGE_SELF).ru_majflt
-            begin, cpu = time.perf_counter(), time.process_time()
-            fit_model(recipe, pool, None)
+            batches.read_ahead = ask if not way.endswith("not asked for") else lambda *_: False
+            began.clear()
+            fit_model(recipe, pool, None, options=FitOptions(progress=note))
+            before, faults, begin, cpu = began[0]
             seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
             read, anon = facts_of_process()
-            seen = STEPS * recipe.pretraining.batch_size
+            seen = (STEPS - 1) * recipe.pretraining.batch_size
             used = resource.getrusage(resource.RUSAGE_SELF)
             rows.append(
                 {
@@ -117,7 +131,7 @@ def main() -> None:
     arguments = parser.parse_args()
     shards, n = arguments.work / "shards", arguments.images
     make_shards(shards, n)
-    for ways, rounds, last in ((WAYS, ROUNDS, WAYS[-1]), (WAYS[2:], 1, f"{WAYS[2]}, alone")):
+    for ways, rounds, last in ((WAYS, ROUNDS, WAYS[-1]), (WAYS[2:3], 1, f"{WAYS[2]}, alone")):
         if find_row(arguments.rows, {"what": f"training, {last}", "images": n, "round": rounds - 1}) is None:
             for row in child(shards, n, json.dumps(ways), rounds):
                 append_row(arguments.rows, row | provenance())

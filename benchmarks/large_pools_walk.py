@@ -3,25 +3,26 @@
     python benchmarks/large_pools_walk.py --work /tmp/walk                 # 200,000 images of 32 px; a few training steps
     python benchmarks/large_pools_walk.py --work /tmp/walk --images 6000   # the same in minutes
 
-The images are synthetic, ten patterns under noise. `pack` makes shards of a tenth of them, PNG files without labels; the shards
-of all, as it would have made them, are written directly. labels.csv names 5,000. A command that ended well is not run again.
-Seconds of the processor are given beside those of the clock, since other programs change them less.
+The images are synthetic, ten patterns under noise, PNG files without labels, which `pack` makes the shards of that all other
+commands read. labels.csv names 5,000. The program is the one of this Python environment; a command that ended well is not run
+again. Seconds of the processor, those of Ray's processes included, are given beside those of the clock, since other programs
+change them less; memory is that of the largest process.
 """
 
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 from common import RESULTS, high_water, markdown_table, provenance, write_csv
-from large_pools_data import make_shards
 from PIL import Image
 
 SIDE, CLASSES, LABELED = 32, 10, 5000
@@ -30,21 +31,27 @@ FEW = ("model.channels=8", "model.blocks=1", "model.decoder_blocks=1", "pretrain
 
 def make_images(folder: Path, n: int) -> None:
     """Write image files without labels, a thousand in a folder; goes on where it was stopped."""
+    patterns = np.random.default_rng(0).integers(0, 256, (CLASSES, 4, 4, 3)).repeat(8, axis=1).repeat(8, axis=2)
     for start in range(0, n, 1000):
-        place = folder / "unlabeled" / f"{start // 1000:04d}"
         rows = range(start, min(start + 1000, n))
-        if (place / f"{rows[-1]:07d}.png").exists():
+        if Path(folder, name_of(rows[-1])).exists():
             continue
-        place.mkdir(parents=True, exist_ok=True)
-        images = np.random.default_rng(start).integers(0, 256, (len(rows), SIDE, SIDE, 3), dtype=np.uint8)
+        noise = np.random.default_rng(start).integers(-40, 41, (len(rows), SIDE, SIDE, 3), dtype=np.int16)
+        images = (patterns[np.array(rows) % CLASSES] + noise).clip(0, 255).astype(np.uint8)
+        Path(folder, name_of(start)).parent.mkdir(parents=True, exist_ok=True)
         for i, image in zip(rows, images, strict=True):
-            Image.fromarray(image).save(place / f"{i:07d}.png", compress_level=1)
+            Image.fromarray(image).save(Path(folder, name_of(i)), compress_level=1)
+
+
+def name_of(i: int) -> str:
+    """Path of an image in its folder, which is its sample id."""
+    return f"unlabeled/{i // 1000:04d}/{i:07d}.png"
 
 
 def write_labels(file: Path, ids: Iterable[str]) -> None:
     """A CSV file with what images of these ids show."""
     known = list(ids)
-    pd.DataFrame({"id": known, "label": [f"c{int(sample) % CLASSES}" for sample in known]}).to_csv(file, index=False)
+    pd.DataFrame({"id": known, "label": [f"c{int(Path(sample).stem) % CLASSES}" for sample in known]}).to_csv(file, index=False)
 
 
 def commands() -> list[tuple[str, ...]]:
@@ -52,9 +59,9 @@ def commands() -> list[tuple[str, ...]]:
     few = tuple(word for text in FEW for word in ("--set", text))
     shards = ("--data", "shards/*.parquet")
     return [
-        ("pack", "photos/", "--out", "packed/", "--size", str(SIDE)),
+        ("pack", "photos/", "--out", "shards/", "--size", str(SIDE)),
         ("fit", *shards, "--labels", "labels.csv", "--labeled", "4000", "--out", "runs/R", "--no-cache", *few),
-        ("embed", "runs/R", "shards/", "--out", "features/"),
+        ("embed", "runs/R", "shards/", "--out", "features/", "--engine", "ray", "--workers", "2"),
         ("query", "runs/R", "--pool", "features/", "--n", "500", "--strategy", "margin", "--out", "batch.csv"),
         ("loop", "init", "job/", *shards, "--classes", ",".join(f"c{k}" for k in range(CLASSES)), *few),
         ("loop", "next", "job/", "--n", "100"),
@@ -68,21 +75,28 @@ def commands() -> list[tuple[str, ...]]:
 
 def run(work: Path, command: tuple[str, ...], n: int) -> dict[str, Any]:
     """Run one command in the folder and measure it."""
-    begin, peak, ended = time.perf_counter(), 0.0, 0
+    begin, peak, spent = time.perf_counter(), 0, dict[tuple[int, float], float]()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "ssl_diffusion.cli", *command, "--quiet"], cwd=work, env=environment)
-    while not ended:  # the kernel's high-water mark, since rusage counts the size of this process into it
-        peak = max(peak, high_water(process.pid))
-        time.sleep(0.2)
-        ended, status, used = os.wait4(process.pid, os.WNOHANG)
+    process = psutil.Popen([sys.executable, "-m", "ssl_diffusion.cli", *command, "--quiet"], cwd=work, env=environment)
+    while True:  # the kernel's high-water mark, since rusage counts the size of this process into it
+        with suppress(psutil.Error):
+            for each in [process, *process.children(recursive=True)]:
+                with suppress(psutil.Error):
+                    peak = max(peak, high_water(each.pid))
+                    spent[each.pid, each.create_time()] = sum(each.cpu_times()[:2])
+        try:
+            status = process.wait(timeout=0.2)
+            break
+        except psutil.TimeoutExpired:
+            continue
     if status:
-        raise SystemExit(f"ssld {' '.join(command)} ended with status {os.waitstatus_to_exitcode(status)}")
-    name = command[:2] if command[0] == "loop" else command[:1]
+        raise SystemExit(f"ssld {' '.join(command)} ended with status {status}")
+    name = command[:2] if command[0] == "loop" else (*command[:1], *(["--engine", "ray"] if "ray" in command else []))
     return {
         "command": " ".join(("ssld", *name)),
         "images": n,
         "seconds": round(time.perf_counter() - begin, 1),
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "cpu_seconds": round(sum(spent.values()), 1),
         "peak_mb": round(peak / 2**20),
     }
 
@@ -90,9 +104,8 @@ def run(work: Path, command: tuple[str, ...], n: int) -> dict[str, Any]:
 def prepare(work: Path, n: int) -> None:
     """Write image files, shards and labels, once."""
     work.mkdir(parents=True, exist_ok=True)
-    make_images(work / "photos", n // 10)
-    make_shards(work / "shards", n, labeled=False)
-    write_labels(work / "labels.csv", (f"{i:09d}" for i in np.random.default_rng(2).permutation(n)[:LABELED]))
+    make_images(work / "photos", n)
+    write_labels(work / "labels.csv", (name_of(i) for i in np.random.default_rng(2).permutation(n)[:LABELED]))
 
 
 def main() -> None:
@@ -113,7 +126,7 @@ def main() -> None:
             if command[:2] == ("loop", "import"):
                 asked = max((work / "job" / "batches").glob("*.csv"))
                 write_labels(work / "answers.csv", pd.read_csv(asked, dtype={"id": str})["id"])
-            done.write_text(json.dumps(run(work, command, n // 10 if command[0] == "pack" else n)))
+            done.write_text(json.dumps(run(work, command, n)))
         rows.append(json.loads(done.read_text()))
         print(rows[-1], flush=True)
     about = provenance()
