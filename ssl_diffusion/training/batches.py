@@ -5,6 +5,7 @@ number of images seen: a batch depends on the step alone, not on what was drawn 
 known, too, and a mapped pool brings them in from the disk while this one computes.
 """
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,17 +48,6 @@ class TrainingData:
     hidden: Tensor | None = None
     features: Tensor | None = None
     mapped: bool = False
-
-    def read_ahead(self, positions: Tensor) -> None:
-        """Begin to read the images at some positions from the disk, of a mapped pool.
-
-        Args:
-            positions: Positions, int64, (n,).
-        """
-        if self.mapped:
-            n_bytes = self.images[0].nbytes
-            for position in positions.tolist():
-                read_ahead(self.images.data_ptr() + position * n_bytes, n_bytes)
 
 
 @dataclass(frozen=True)
@@ -151,7 +141,9 @@ class BatchSampler:
         self._denoising = _Stream(n, phase.denoising_batch_size, seed) if phase.denoising_batch_size else None
         self._labeled = _Stream(m, phase.labeled_batch_size, seed + 1) if phase.labeled_batch_size else None
         self._unlabeled = _Stream(n, phase.unlabeled_batch_size, seed + 2) if phase.unlabeled_batch_size else None
-        self._asked = -1  # the last step whose images have been asked for
+        self._asked = -1  # the last step whose images have been asked for, in another thread
+        self._reader = ThreadPoolExecutor(1)
+        self._asking: Future[None] = Future()
 
     def __call__(self, step: int) -> TrainingBatch:
         """The batch of a step, on the CPU; a function of the step alone."""
@@ -168,14 +160,26 @@ class BatchSampler:
 
     def _read_ahead(self, step: int) -> None:
         """Begin to read the images of the next step, and of this one if that has not been done."""
-        data = self.phase.data
-        if not data.mapped:
+        if not self.phase.data.mapped:
             return
-        for s in range(step if self._asked != step else step + 1, min(step + 2, self.phase.settings.steps)):
-            for stream, among in ((self._denoising, data.train), (self._labeled, data.labeled), (self._unlabeled, data.train)):
-                if stream is not None:
-                    data.read_ahead(among[stream.rows(s)])
-            self._asked = s
+        if self._asked != step:
+            self._asking = self._reader.submit(self._ask_for, self._positions(step))
+        self._asking.result()  # asking itself waits where the disk has a long queue, for which the step before had time
+        self._asked = step + 1
+        if self._asked < self.phase.settings.steps:
+            self._asking = self._reader.submit(self._ask_for, self._positions(self._asked))
+
+    def _positions(self, step: int) -> list[int]:
+        """Positions of all images of a step."""
+        data = self.phase.data
+        streams = ((self._denoising, data.train), (self._labeled, data.labeled), (self._unlabeled, data.train))
+        return [i for stream, among in streams if stream is not None for i in among[stream.rows(step)].tolist()]
+
+    def _ask_for(self, positions: list[int]) -> None:
+        images = self.phase.data.images
+        n_bytes = images[0].nbytes
+        for position in positions:
+            read_ahead(images.data_ptr() + position * n_bytes, n_bytes)
 
     def _denoising_batch(self, rows: Tensor, generator: torch.Generator) -> DenoisingBatch:
         data = self.phase.data

@@ -38,6 +38,7 @@ def test_the_images_of_every_step_are_asked_for_once_and_before(asked: list[int]
     wanted = [[*held._denoising.rows(s).tolist(), *held._labeled.rows(s).tolist()] for s in range(5)]  # type: ignore[union-attr]
     for step in range(5):
         batch, other = mapped(step), held(step)
+        mapped._asking.result()
         assert torch.equal(batch.denoising.clean, other.denoising.clean)  # type: ignore[union-attr]
         assert torch.equal(batch.labeled.images, other.labeled.images)  # type: ignore[union-attr]
         so_far = [row for rows in wanted[: step + 2] for row in rows]
@@ -47,7 +48,9 @@ def test_the_images_of_every_step_are_asked_for_once_and_before(asked: list[int]
 
 def test_a_resumed_phase_asks_for_its_first_step_too(asked: list[int]) -> None:
     phase = make_job()
-    sampler(replace(phase, data=replace(phase.data, mapped=True)))(3)
+    resumed = sampler(replace(phase, data=replace(phase.data, mapped=True)))
+    resumed(3)
+    resumed._asking.result()
     assert len(asked) == 2 * 8
 
 
