@@ -8,6 +8,7 @@ its parts. Ray Data starts actors as there is work and room (autoscaling), and h
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -91,24 +92,26 @@ def _parts(
 ) -> Iterator[tuple[int, PartFacts]]:
     import ray
 
-    with suppress(AttributeError):
-        ray.data.DataContext.get_current().enable_progress_bars = False
+    _hush()
     device = next(run.model.parameters()).device.type
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     room = int(resources.get("GPU" if device == "cuda" else "CPU", 1))
     most = max(1, min(workers or room, len(todo)))
     arguments = (str(run.path.resolve()), device, run.precision, source, str(out.resolve()), kind, model, batch_size)
     listed = ray.data.from_items([{"shard": int(i)} for i in todo], override_num_blocks=len(todo))
-    done = listed.map_batches(
-        _Reader,
-        fn_constructor_args=arguments,
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
-        num_cpus=_CORES,
-        num_gpus=1 if device == "cuda" else 0,
-        max_restarts=_RETRIES,
-        max_task_retries=_RETRIES,
-    )
+    with warnings.catch_warnings():
+        # From 2.64 on Ray is to take no numbers of retries; without them it tries for ever a shard that kills its actor.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        done = listed.map_batches(
+            _Reader,
+            fn_constructor_args=arguments,
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+            num_cpus=_CORES,
+            num_gpus=1 if device == "cuda" else 0,
+            max_restarts=_RETRIES,
+            max_task_retries=_RETRIES,
+        )
     try:
         for row in done.iter_rows():
             i = int(row["shard"])
@@ -122,6 +125,17 @@ def _parts(
         raise RunError(
             f"Ray could not read all shards ({first_line(error)}): run the command again, which keeps what is done"
         ) from error
+
+
+def _hush() -> None:
+    """Keep what Ray Data says of its plans off the screen; its files of logs have it, and errors are shown."""
+    import ray
+
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.ERROR)
+    with suppress(AttributeError):
+        ray.data.DataContext.get_current().enable_progress_bars = False
 
 
 class _Reader:
