@@ -280,13 +280,13 @@ def serve(
 
       ssld loop serve job/
 
-      ssld loop serve jobs/          # every job in the folder
+      ssld loop serve jobs/          # every job in the folder, also those that are made there later
 
       ssld loop serve jobs/ --host 0.0.0.0 --accounts team.json
     """
     from ssl_diffusion.annotation.accounts import Accounts
     from ssl_diffusion.annotation.loop.job import open_job
-    from ssl_diffusion.annotation.loop.several_jobs import find_jobs
+    from ssl_diffusion.annotation.loop.several_jobs import Newcomers, find_jobs
 
     opened = {name: open_job(path) for name, path in find_jobs(jobs).items()}
     with needing("annotate"):
@@ -298,7 +298,11 @@ def serve(
         for job in opened.values():
             locks.enter_context(job.alone("serve"))
         alone = list(opened.values()) if [job.path for job in opened.values()] == jobs else []
-        made = make_app(alone[0], **options) if len(alone) == 1 else make_jobs_app(opened, **options)
+        made = (
+            make_app(alone[0], **options)
+            if len(alone) == 1
+            else make_jobs_app(opened, newcomers=Newcomers(jobs, opened, locks), **options)
+        )
         what = "labeling page" if len(alone) == 1 else "start page"
         server.serve(made, port, what, context.output, browser=open_browser and not (server.token or known))
 

@@ -1,6 +1,7 @@
 """Several jobs on one server: which folders hold them, the start page's figures, and that none touches another."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from support.commands import refused
 
 from ssl_diffusion.annotation.loop.fit_state import reporting
 from ssl_diffusion.annotation.loop.job import Job, open_job
-from ssl_diffusion.annotation.loop.several_jobs import find_jobs, overview
+from ssl_diffusion.annotation.loop.several_jobs import Newcomers, find_jobs, overview
 from ssl_diffusion.annotation.page.client import RemoteJob
 from ssl_diffusion.annotation.page.server import make_jobs_app
 from ssl_diffusion.annotation.store import queries
@@ -70,6 +71,42 @@ def test_the_command_says_what_cannot_be_served(jobs: dict[str, Job], tmp_path: 
     with jobs["first"].alone("serve"):
         assert "first is in use: serve by process" in refused("loop", "serve", folder, "--no-open")
     assert "--token" in refused("loop", "serve", folder, "--host", "0.0.0.0", "--no-open")
+
+
+def test_a_job_that_is_made_in_the_folder_is_served_without_a_new_start(
+    jobs: dict[str, Job], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "jobs"
+    jobs["first"].path.rename(tmp_path / "elsewhere")
+    known = {name: job for name, job in jobs.items() if name != "first"}
+    with (
+        ExitStack() as locks,
+        TestClient(
+            make_jobs_app(known, newcomers=Newcomers([folder, tmp_path / "elsewhere"], known, locks)), base_url=HERE
+        ) as client,
+    ):
+
+        def served() -> list[str]:
+            return [each["overview"]["name"] for each in client.get("/api/jobs").json()["jobs"]]
+
+        assert served() == list(known)
+        assert client.get("/job/first/api/session").status_code == 404
+        (folder / "broken").mkdir()
+        (folder / "broken" / "job.toml").write_text("[job]\nbatch = 'many'\n")
+        (tmp_path / "elsewhere").rename(folder / "first")
+        with open_job(folder / "first").alone("serve"):  # another server has it
+            assert served() == list(known)
+        assert served() == [*known, "first"]
+        assert served() == [*known, "first"]
+        assert client.get("/job/first/api/session").json()["job"] == "first"
+        with pytest.raises(RunError, match="is in use: serve"), open_job(folder / "first").alone("serve"):
+            pass
+        assert [
+            record.message.partition(" is not served")[0] for record in caplog.records if "is not served" in record.message
+        ] == [
+            str(folder / "broken"),
+            str(folder / "first"),
+        ]
 
 
 def test_how_far_jobs_are(client: TestClient, jobs: dict[str, Job], digits_pool: Pool) -> None:

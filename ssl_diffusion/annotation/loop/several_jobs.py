@@ -1,7 +1,9 @@
 """Several jobs side by side: the folders that hold them, and how far each of them is, without opening a model."""
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from sqlalchemy import select
 
 from ssl_diffusion.annotation.loop.class_sets import figure_name
 from ssl_diffusion.annotation.loop.fit_state import FitState, fit_state
-from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.job import Job, open_job
 from ssl_diffusion.annotation.loop.model_file import current_model
 from ssl_diffusion.annotation.loop.stopping import progress_of
 from ssl_diffusion.annotation.store import schema
@@ -21,7 +23,9 @@ from ssl_diffusion.annotation.store.review import n_open
 from ssl_diffusion.annotation.store.store import Store
 from ssl_diffusion.errors import RunError, SSLDError, shown
 
-__all__ = ["JobOverview", "find_jobs", "job_name", "overview"]
+__all__ = ["JobOverview", "Newcomers", "find_jobs", "job_name", "overview"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,45 @@ def _jobs_in(place: Path) -> list[Path]:
             f"ssld loop init {place / 'NAME'} --data FOLDER"
         )
     return jobs
+
+
+class Newcomers:
+    """Jobs that are made in folders of jobs while these are served; each call returns those that were not known before.
+
+    One that cannot be opened, or that another server serves, is tried again at the next call; the log says why, once.
+
+    Args:
+        places: Job folders, in which nothing is looked for, and folders that contain job folders.
+        known: Names of the jobs that are known.
+        locks: Stack that gets the lock of each job that is served.
+
+    Example:
+        >>> Newcomers([Path("jobs")], ["birds"], locks)()  # doctest: +SKIP
+        {'cells': <ssl_diffusion.annotation.loop.job.Job object at 0x7f3a5c0d6b10>}
+    """
+
+    def __init__(self, places: Sequence[Path], known: Iterable[str], locks: ExitStack) -> None:
+        self._places = [place for place in places if not os.path.lexists(place / "job.toml")]
+        self._known, self._locks = set(known), locks
+        self._refused: dict[str, str] = {}
+
+    def __call__(self) -> dict[str, Job]:
+        """The new jobs by name, locked."""
+        found: dict[str, Job] = {}
+        for path in (path.parent for place in self._places for path in sorted(place.glob("*/job.toml"))):
+            if (name := job_name(path)) in self._known:
+                continue
+            try:
+                job = open_job(path)
+                self._locks.enter_context(job.alone("serve"))
+            except SSLDError as error:
+                if self._refused.get(name) != str(error):
+                    _log.warning("%s is not served: %s", path, error)
+                self._refused[name] = str(error)
+                continue
+            self._known.add(name)
+            found[name] = job
+        return found
 
 
 def overview(job: Job, name: str | None = None) -> JobOverview:

@@ -1,6 +1,7 @@
 """The applications that serve labeling pages: of one job, or of several behind a start page."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -84,6 +85,7 @@ def make_jobs_app(
     blind: bool = False,
     refit_every: int | None = None,
     map_method: str = "pca",
+    newcomers: Callable[[], Mapping[str, Job]] | None = None,
 ) -> FastAPI:
     """Make the application of several jobs: a start page, and the page of each job at `/job/NAME/`.
 
@@ -98,6 +100,8 @@ def make_jobs_app(
         blind: See there.
         refit_every: See there.
         map_method: See there.
+        newcomers: Function that returns jobs that are not served yet, by name, which is called when somebody asks for the jobs;
+            see :class:`~ssl_diffusion.annotation.loop.several_jobs.Newcomers`. None: there are none.
 
     Returns:
         Application whose `state.pages` are the pages by name.
@@ -107,22 +111,30 @@ def make_jobs_app(
             read.
     """
     guard = Guard(host, token, accounts)
-    pages = {
-        name: Page(job, Workbench(job, refit_every, map_method=map_method), blind, Pictures(job), name, home="/")
-        for name, job in jobs.items()
-    }
+    apps, looking = _JobApps(), threading.Lock()
+
+    def add(jobs: Mapping[str, Job]) -> None:
+        for name, job in jobs.items():
+            apps.add(Page(job, Workbench(job, refit_every, map_method=map_method), blind, Pictures(job), name, home="/"))
+
+    def look() -> None:
+        if newcomers is not None:
+            with looking:
+                add(newcomers())
+
+    add(jobs)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
-        for page in pages.values():
+        for page in apps.pages.values():
             page.bench.stop()
 
     app = _application("ssld start page", lifespan=lifespan)
     _guarded(app, guard)
-    app.state.pages = pages
+    app.state.pages, app.state.look = apps.pages, look
     app.include_router(start)
-    app.mount("/job/{name}", _JobApps(list(pages.values())))
+    app.mount("/job/{name}", apps)
     return app
 
 
@@ -143,9 +155,14 @@ def on_invalid_request(_request: Request, error: Exception) -> JSONResponse:
 class _JobApps:
     """The applications of several jobs, below the part of the path that names one."""
 
-    def __init__(self, pages: Sequence[Page]) -> None:
-        self._pages = {page.name: page for page in pages}
-        self._apps = {page.name: _with_page(_application("ssld labeling page"), page) for page in pages}
+    def __init__(self) -> None:
+        self.pages: dict[str, Page] = {}
+        self._apps: dict[str, FastAPI] = {}
+
+    def add(self, page: Page) -> None:
+        """Serve a job."""
+        self._apps[page.name] = _with_page(_application("ssld labeling page"), page)
+        self.pages[page.name] = page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = scope["path_params"]["name"]
@@ -154,7 +171,7 @@ class _JobApps:
         elif name not in self._apps:
             await JSONResponse({"error": "there is no such job on this server"}, 404)(scope, receive, send)
         else:
-            self._pages[name].bench.start()
+            self.pages[name].bench.start()
             await self._apps[name](scope, receive, send)
 
 

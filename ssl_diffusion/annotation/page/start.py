@@ -40,8 +40,8 @@ def get_server_session(who: Who) -> ServerSession:
 
 @start.get("/api/jobs")
 def get_jobs(request: Request) -> JobsResponse:
-    """The jobs, and how far each of them is."""
+    """The jobs, and how far each of them is; jobs that are new in a folder are served from now on."""
+    request.app.state.look()
     pages: dict[str, Page] = request.app.state.pages
-    return JobsResponse(
-        jobs=[JobMessage(address=job_address(name), overview=overview(page.job, name)) for name, page in pages.items()]
-    )
+    there = list(pages.items())
+    return JobsResponse(jobs=[JobMessage(address=job_address(name), overview=overview(page.job, name)) for name, page in there])
