@@ -135,14 +135,19 @@ def test_an_image_that_cannot_be_shown_says_why_and_can_be_skipped(job: Job, tmp
 
 def test_a_label_outlives_a_store_that_is_away_and_a_reload(job: Job) -> None:
     async def scenario(context: Any, url: str) -> None:
-        page = await open_page(context, url)
-        id_ = await shown(page)
         gone = {"error": "the store does not answer: start it again"}
+        is_away = True
 
         async def away(route: Any) -> None:
-            await route.fulfill(status=503, content_type="application/json", body=json.dumps(gone))
+            if is_away:
+                await route.fulfill(status=503, content_type="application/json", body=json.dumps(gone))
+            else:
+                await route.continue_()
 
-        await page.route("**/api/label", away)
+        # Before the page is opened: one that is open already may send its next request past a new route.
+        await context.route("**/api/label", away)
+        page = await open_page(context, url)
+        id_ = await shown(page)
         await page.keyboard.press("1")
         await page.wait_for_selector("#away:visible")
         text = await page.text_content("#away")
@@ -152,7 +157,7 @@ def test_a_label_outlives_a_store_that_is_away_and_a_reload(job: Job) -> None:
         await page.reload()
         await page.wait_for_selector("#away:visible")
         assert votes(job) == []
-        await page.unroute("**/api/label")
+        is_away = False
         await shown(page, id_)
         assert await page.locator("#away:visible").count() == 0
         assert await page.evaluate("() => import('/static/requests.js').then((m) => m.unsent().length)") == 0
