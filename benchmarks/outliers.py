@@ -96,10 +96,11 @@ class Seen:
 
 def methods(seen: Seen) -> Iterator[tuple[str, Found]]:
     """Scores of all images by each method."""
-    found = find_outliers(seen.z, errors=seen.errors)
+    found, by_distance = find_outliers(seen.z, errors=seen.errors, images=seen.images), find_outliers(seen.z)
     yield "ours", (found.score, found.flagged)
-    yield "ours, distance alone", (found.distance, found.distance > 2.5)
-    yield "ours, denoiser alone", (found.denoising, found.denoising > 2.5)
+    yield "ours, distance alone", (by_distance.score, by_distance.flagged)
+    yield "ours, denoiser alone", (found.denoising, None)
+    yield "ours, error beside the detail", (found.detail, None)
     of_lite = find_outliers(seen.lite)
     yield "ours, Lite0 instead of a model", (of_lite.score, of_lite.flagged)
     last = seen.lite[:, -_LAST:] / np.linalg.norm(seen.lite[:, -_LAST:], axis=1, keepdims=True)

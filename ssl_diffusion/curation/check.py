@@ -120,9 +120,10 @@ class CheckResult:
             "outliers": pd.DataFrame(
                 {
                     "id": ids[foreign],
-                    "score": self.outliers.score[foreign].round(2),
+                    "ordinary": self.outliers.ordinary[foreign].round(4),
                     "distance": self.outliers.distance[foreign].round(2),
                     "denoising": self.outliers.denoising[foreign].round(2),
+                    "detail": self.outliers.detail[foreign].round(2),
                     "label": [self.label_of(i) for i in foreign],
                 }
             ),
@@ -183,7 +184,7 @@ def check_collection(collection: Collection, *, seed: int = 0) -> CheckResult:
     if not (finite := np.isfinite(z).all(axis=1)).all():
         raise DataError(f"the representation of {str(pool.ids[finite.argmin()])!r} is not finite: compute the features again")
     duplicates = find_duplicates(collection.seen.small, collection.seen.digests, z)
-    outliers = find_outliers(z, errors=collection.errors, group=duplicates.group)
+    outliers = find_outliers(z, errors=collection.errors, images=pool.images, group=duplicates.group)
     labeled, issues, why = np.flatnonzero(pool.has_label), None, ""
     classes, pairs = pd.DataFrame(), pd.DataFrame(columns=["first", "second", "swapped", "confused"])
     if pool.multilabel:

@@ -1,4 +1,15 @@
-"""Foreign images: far from all others in the representation, or such that a denoiser of the others restores them badly."""
+r"""Foreign images: far from all others in the representation, or such that a denoiser of the others restores them badly.
+
+Three measures speak: the distance to the nearest images, the error of the denoiser, and that error beside the one of images
+with such detail, since rich detail is restored badly in ordinary images, too. How much a measure :math:`x` says depends on its
+tail. That of ordinary images is taken for exponential beyond the 85th percentile, with the scale that the 96th gives, so that a
+part :math:`p(x)` of them has more. Of n images, of which m have at least x, a fraction
+
+.. math:: q(x) = n \, p(x) / m
+
+should be ordinary (Benjamini and Hochberg 1995, with an extrapolated p). An image is as foreign as the measure with the least q
+says: a measure with a heavy tail, and no more in it than its shape explains, keeps silent.
+"""
 
 from dataclasses import dataclass
 
@@ -7,13 +18,19 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.curation.held_out import condensed
 from ssl_diffusion.inference.projection import project
+from ssl_diffusion.inference.rows import Rows
 
 __all__ = ["Outliers", "find_outliers"]
 
 _NEIGHBORS = 5
 _REFERENCE = 10_000  # images that distances are measured to
 _BLOCK = 1024
-_FLAGGED = 2.5  # robust deviations; of a normal distribution one in 160 has more
+_LOWER, _UPPER = 0.85, 0.96  # quantiles that give the tail of ordinary images
+_LONGEST = 1.0  # scale of the tail, in distances of the 85th percentile from the median: 0.5 of a normal distribution
+_ORDINARY = 0.7  # largest fraction of ordinary images among those that count as foreign
+_SILENT = 0.95  # fraction from which on a measure says nothing
+_DOUBT = 5.0  # the third measure has to say as many times more than the others
+_ROUNDS, _KEPT = 3, 2.5  # of a robust regression; deviations of the images that it is fitted to
 
 
 @dataclass(frozen=True)
@@ -21,24 +38,33 @@ class Outliers:
     """How foreign N images are.
 
     Attributes:
-        score: The larger of the two deviations, float64 (N,).
+        score: Rank, float64 (N,), larger for more foreign images; images that no measure calls odd follow by their distance.
+        ordinary: Fraction of ordinary images that is expected among those at least as odd, float64 (N,); 1 from 0.95 on.
         distance: Robust deviations of the log-distance to the nearest images, float64 (N,): the mean of those of features as
             they are, in which large ones count, and of standardised ones.
         denoising: Robust deviations of the log-error of the denoiser, float64 (N,); zeros without one.
+        detail: Robust deviations of that log-error from the one of images with such detail, float64 (N,); zeros without a
+            denoiser or images.
     """
 
     score: NDArray[np.float64]
+    ordinary: NDArray[np.float64]
     distance: NDArray[np.float64]
     denoising: NDArray[np.float64]
+    detail: NDArray[np.float64]
 
     @property
     def flagged(self) -> NDArray[np.bool_]:
-        """Images that are more foreign than chance makes them, bool (N,)."""
-        return np.asarray(self.score > _FLAGGED)
+        """Images that count as foreign, bool (N,): at most 70 % of those at least as odd should be ordinary."""
+        return np.asarray(self.ordinary < _ORDINARY)
 
 
 def find_outliers(
-    z: NDArray[np.float32], *, errors: NDArray[np.float32] | None = None, group: NDArray[np.int64] | None = None
+    z: NDArray[np.float32],
+    *,
+    errors: NDArray[np.float32] | None = None,
+    images: Rows | None = None,
+    group: NDArray[np.int64] | None = None,
 ) -> Outliers:
     """Find foreign images.
 
@@ -46,6 +72,7 @@ def find_outliers(
         z: Representations, float32 (N, F).
         errors: Errors of a denoiser, float32 (levels, N); None: no denoiser. See
             :func:`ssl_diffusion.inference.denoising_errors`.
+        images: Images, uint8 (N, C, H, W), whose detail says which errors are to be expected; None: errors alone count.
         group: Number of the group of copies of each image, int64 (N,): copies are no neighbors. None: there are none.
 
     Returns:
@@ -60,8 +87,70 @@ def find_outliers(
     n = len(z)
     group = np.arange(n) if group is None else group
     distance = (_deviations(_distances(project(z), group)) + _deviations(_distances(condensed(z), group))) / 2
-    denoising = np.zeros(n) if errors is None else np.mean([_deviations(level) for level in errors], axis=0)
-    return Outliers(np.maximum(distance, denoising), distance, denoising)
+    denoising, detail = np.zeros(n), np.zeros(n)
+    said = [_said(distance)]
+    if errors is not None:
+        denoising = np.mean([_deviations(level) for level in errors], axis=0)
+        said.append(_said(denoising))
+        if images is not None:
+            shown = _detail(images)
+            detail = np.mean([_scaled(_residuals(level, shown)) for level in errors], axis=0)
+            said.append(_said(detail, doubt=_DOUBT))
+    ordinary = np.exp(np.min([q for q, _ in said], axis=0))
+    # Images with the same q are ranked by p, and those of which nothing is said by their distance.
+    score = np.max([-q - 1e-3 * np.where(q < 0, p, 0) for q, p in said], axis=0) - 1e-6 * said[0][1]
+    return Outliers(score, ordinary, distance, denoising, detail)
+
+
+def _said(x: NDArray[np.float64], doubt: float = 1.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Logarithms of q, which is at most 1, and p of a measure, see the formulas above; float64 (N,) each."""
+    n = len(x)
+    middle, lower, upper = np.quantile(x, [0.5, _LOWER, _UPPER])
+    scale = (upper - lower) / np.log((1 - _LOWER) / (1 - _UPPER))
+    scale = max(min(float(scale), _LONGEST * float(lower - middle)), 1e-9)  # many foreign images would lengthen the tail
+    order = np.argsort(-x, kind="stable")
+    rank = np.empty(n)
+    rank[order] = np.arange(1, n + 1)
+    p = np.where(x > upper, np.log(1 - _LOWER) - (x - lower) / scale, np.log(rank / (n + 1)))
+    p = np.minimum(p, 0)
+    q = p[order] + np.log(doubt * n) - np.log(np.arange(1, n + 1))
+    least = np.empty(n)
+    least[order] = np.minimum.accumulate(q[::-1])[::-1]
+    return np.where(least < np.log(_SILENT), least, 0), p
+
+
+def _detail(images: Rows) -> NDArray[np.float64]:
+    """Logarithms of four measures of detail, float64 (N, 4): differences of neighbors, their size, curvature, and contrast."""
+    found = np.empty((len(images), 4))
+    for start in range(0, len(images), _BLOCK):
+        x = np.asarray(images[np.arange(start, min(start + _BLOCK, len(images)))]).astype(np.float32) / 127.5 - 1
+        measures = [x.std(axis=(1, 2, 3))]
+        along = [np.diff(x, axis=axis) for axis in (2, 3)]
+        curved = [np.diff(x, n=2, axis=axis) for axis in (2, 3)]
+        for parts, power in ((along, 2), (along, 1), (curved, 2)):
+            each = [np.power(np.abs(part), power).mean(axis=(1, 2, 3)) for part in parts if part.size]
+            measures.append(np.sum(each, axis=0) ** (1 / power) if each else np.zeros(len(x)))
+        found[start : start + len(x)] = np.log(np.stack(measures, axis=1) + 1e-3)
+    return found
+
+
+def _residuals(errors: NDArray[np.float32], detail: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log-errors (N,) less those expected of such detail (N, k), by a robust regression on its squares and products.
+
+    Detail beyond that of 96 % of the images counts as if it were there: what is foreign in its detail is not explained by it.
+    """
+    y = np.log(np.maximum(errors.astype(np.float64), 1e-12))
+    low, high = np.quantile(detail, [0.02, 0.98], axis=0)
+    x = np.clip(detail, low, high)
+    x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-9)
+    products = [x[:, i] * x[:, j] for i in range(x.shape[1]) for j in range(i, x.shape[1])]
+    design = np.stack([np.ones(len(x)), *x.T, *products], axis=1)
+    kept, residuals = np.ones(len(y), dtype=bool), y
+    for _ in range(_ROUNDS):
+        weights = np.linalg.lstsq(design[kept], y[kept], rcond=None)[0]
+        residuals = y - design @ weights
+        kept = np.abs(residuals) <= _KEPT * 1.4826 * np.median(np.abs(residuals - np.median(residuals)))
+    return residuals
 
 
 def _distances(x: NDArray[np.float32], group: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -82,8 +171,12 @@ def _distances(x: NDArray[np.float32], group: NDArray[np.int64]) -> NDArray[np.f
 
 
 def _deviations(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Robust deviations of logarithms from their median; the spread is that above the median."""
-    log = np.log(np.maximum(values.astype(np.float64), 1e-12))
+    """Robust deviations of logarithms from their median, see :func:`_scaled`."""
+    return _scaled(np.log(np.maximum(values.astype(np.float64), 1e-12)))
+
+
+def _scaled(log: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Robust deviations from the median; the spread is that above the median."""
     above = log - np.median(log)
     spread = 1.4826 * np.median(above[above >= 0])
     return np.asarray(above / max(float(spread), 1e-3))

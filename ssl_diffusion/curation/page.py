@@ -149,15 +149,15 @@ def _duplicates(result: CheckResult) -> dict[str, Any]:
 
 def _outliers(result: CheckResult) -> dict[str, Any]:
     found, foreign = result.outliers, result.foreign
-    by = "distance to the nearest images in the representation" + (
-        ", or the error of the denoiser" if result.collection.errors is not None else ""
+    by = "by the distance to the nearest images in the representation" + (
+        ", or by the error of the denoiser" if result.collection.errors is not None else ""
     )
     shown = np.argsort(-found.score, kind="stable")[: max(12, min(len(foreign), _SHOWN))]
-    items = [_item(result, int(i), f"{result.label_of(int(i)) or 'no label'}, {found.score[i]:.1f}") for i in shown]
+    items = [_item(result, int(i), f"{result.label_of(int(i)) or 'no label'}, {found.ordinary[i]:.0%}") for i in shown]
     return _part("outliers", "Foreign images", len(foreign)) | {
         "items": items,
-        "about": f"Label and score: the {by}, in robust deviations from the usual one. Those above 2.5 count as foreign; "
-        "the dozen with the largest scores is shown in any case.",
+        "about": f"Label, and how many of the images that are at least as odd, {by}, should be ordinary. Those with less "
+        "than 70 % count as foreign; the oddest dozen is shown in any case.",
         "more": _more(len(foreign), _SHOWN, "outliers.csv"),
     }
 

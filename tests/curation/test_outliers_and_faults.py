@@ -38,7 +38,51 @@ def test_what_the_denoiser_restores_badly_is_foreign() -> None:
     errors[:, 5] *= 4
     found = find_outliers(z, errors=errors)
     assert (int(found.score.argmax()), bool(found.flagged[5])) == (5, True)
-    assert found.denoising[5] == found.score[5] > found.distance[5]
+    assert found.ordinary[5] < 0.01 < found.ordinary[6]
+    assert found.denoising[5] > 5 > found.distance[5]
+
+
+def test_a_measure_with_a_heavy_tail_keeps_silent_beside_one_that_is_sure() -> None:
+    rng = np.random.default_rng(1)
+    z = rng.standard_normal((1000, 12)).astype(np.float32)
+    foreign = np.arange(1000) < 10
+    z[foreign] += 6 * rng.standard_normal((10, 12)).astype(np.float32)
+    errors = np.exp(rng.standard_t(2, (1, 1000))).astype(np.float32)  # large ones are quite ordinary
+    with_errors, without = find_outliers(z, errors=errors), find_outliers(z)
+    assert with_errors.denoising[~foreign].max() > with_errors.distance[foreign].max()
+    assert set(np.argsort(-without.score)[:10]) == set(np.flatnonzero(foreign))
+    assert np.isin(np.argsort(-with_errors.score)[:10], np.flatnonzero(foreign)).sum() >= 9
+    assert (with_errors.flagged & ~foreign).sum() <= 3
+
+
+def test_nothing_is_foreign_where_nothing_is_odd() -> None:
+    rng = np.random.default_rng(2)
+    z = rng.standard_normal((2000, 8)).astype(np.float32)
+    errors = np.exp(0.3 * rng.standard_normal((1, 2000))).astype(np.float32)
+    images = rng.integers(0, 256, (2000, 1, 8, 8), dtype=np.uint8)
+    assert find_outliers(z, errors=errors, images=images).flagged.sum() <= 2
+
+
+def test_rich_detail_explains_a_large_error_and_little_detail_does_not() -> None:
+    rng = np.random.default_rng(3)
+    z = rng.standard_normal((1000, 8)).astype(np.float32)
+    contrast = rng.uniform(5, 60, 1000)
+    images = np.clip(128 + contrast[:, None, None, None] * rng.standard_normal((1000, 1, 12, 12)), 0, 255).astype(np.uint8)
+    errors = (1e-4 * contrast**2 * np.exp(0.05 * rng.standard_normal(1000))).astype(np.float32)[None]
+    plain = int(contrast.argmin())
+    errors[0, plain] = np.median(errors)  # as much as of other images, but not of such a plain one
+    found = find_outliers(z, errors=errors, images=images)
+    assert (int(found.score.argmax()), bool(found.flagged[plain])) == (plain, True)
+    assert found.flagged.sum() <= 3
+    assert not find_outliers(z, errors=errors).flagged[plain]
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_few_images_have_scores(n: int) -> None:
+    errors, images = np.full((1, n), 0.1, dtype=np.float32), np.zeros((n, 3, 1, 4), dtype=np.uint8)
+    found = find_outliers(np.ones((n, 4), dtype=np.float32), errors=errors, images=images)
+    assert np.isfinite(found.score).all()
+    assert ((found.ordinary >= 0) & (found.ordinary <= 1)).all()
 
 
 def test_faults_of_files(tmp_path: Path) -> None:

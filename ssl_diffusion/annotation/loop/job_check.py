@@ -97,7 +97,7 @@ def findings_of(result: CheckResult) -> "pd.DataFrame":
             first = str(pool.ids[group[0]])
             rows.append((pool.ids[position], "duplicate", 1.0, result.label_of(position), "", first, f"a copy of {first}"))
     for position in result.foreign.tolist():
-        score = round(float(result.outliers.score[position]), 2)
+        score = round(1 - float(result.outliers.ordinary[position]), 4)
         rows.append((pool.ids[position], "outlier", score, result.label_of(position), "", "", "unlike all other images"))
     for name, position, score, what in result.faults:
         rows.append((pool.ids[position], "fault", round(score, 3), result.label_of(position), "", "", f"{name}: {what}"))
