@@ -2,7 +2,7 @@
 
     python benchmarks/near_duplicates.py --dataset cifar10 --cifar CIFAR --cache CACHE     # CIFAR-10 as JPEG files
     python benchmarks/near_duplicates.py --dataset fashion-mnist --run RUN --cache CACHE   # RUN: a fit of Fashion-MNIST
-    python benchmarks/near_duplicates.py --speed --cifar CIFAR --cache CACHE               # 60,000 images
+    python benchmarks/near_duplicates.py --speed --dataset cifar10 fashion-mnist --cifar CIFAR     # 60,000 images each
     python benchmarks/near_duplicates.py --look SHEETS ...                                 # pairs to be judged by eye
 
 Of 10,000 training images 2 % are copied, a fifth of the copies each way: a crop of 75 to 95 % of the sides, JPEG of
@@ -28,7 +28,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from common import RESULTS, append_row, find_row, markdown_table
+import torch
+from common import RESULTS, append_row, find_row, markdown_table, provenance
 from numpy.typing import NDArray
 from photo_data import BACKBONE, PhotoSet, photo_set
 from PIL import Image, ImageEnhance
@@ -280,22 +281,25 @@ def look(data: PhotoSet, out: Path, seen_by: Features, *, development: bool) -> 
     pd.DataFrame(table, columns=["dataset", "first", "second", "same"]).to_csv(out / f"{data.name}.csv", index_label="number")
 
 
-def speed(data: PhotoSet) -> None:
-    """Seconds of one core for all images of the data set."""
-    pool = data.pool
-    z = data.features(np.arange(len(pool)))
+def speed(data: PhotoSet, limit: int, *, lite: bool) -> None:
+    """Seconds of one core for images of the data set, by the features of the backbone or, as without one, by their pixels."""
+    pool = data.pool.select(np.arange(len(data.pool)) < limit)
+    images = np.asarray(pool.images[np.arange(len(pool))])
+    z = data.features(np.arange(len(pool))) if lite else None
     began = time.process_time()
-    seen = survey(pool.images, pool.files)
+    seen = survey(images)
     looked = time.process_time()
+    z = seen.small.reshape(len(images), -1).astype(np.float32) / np.float32(255) if z is None else z
     found = find_duplicates(seen.small, seen.digests, z)
     ended = time.process_time()
     facts = {
         "dataset": data.name,
         "images": len(pool),
+        "representation": BACKBONE if lite else "pixels",
         "looking_s": round(looked - began, 1),
         "finding_s": round(ended - looked, 1),
     }
-    append_row(SPEED, facts | {"groups": len(found.groups), "commit": source_commit() or "unknown"})
+    append_row(SPEED, facts | {"groups": len(found.groups)} | provenance())
 
 
 def table(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -321,12 +325,17 @@ def main() -> None:
     parser.add_argument("--development", action="store_true", help="test images, for trying things")
     parser.add_argument("--ours", action="store_true", help="leave out rivals")
     parser.add_argument("--look", type=Path, help="folder for sheets of pairs to be judged; nothing is measured")
-    parser.add_argument("--speed", action="store_true", help="time of all 60,000 images of CIFAR-10")
+    parser.add_argument("--speed", action="store_true", help="measure only the time of many images, by their pixels")
+    parser.add_argument("--lite0", action="store_true", help="with --speed: by the features of EfficientNet-Lite0")
+    parser.add_argument("--images", type=int, default=60_000, help="with --speed: at most as many images")
     parser.add_argument("--cache", type=Path, default=Path("cache"), help="folder of features, see photos.py")
     parser.add_argument("--cifar", type=Path, help="folder with train/ and test/ of CIFAR-10 as image files")
     arguments = parser.parse_args()
     for name in arguments.dataset:
         data = photo_set(name, arguments.cache, arguments.cifar)
+        if arguments.speed:
+            speed(data, arguments.images, lite=arguments.lite0)
+            continue
         seen_by = features_by(arguments.run if name == "fashion-mnist" else None, arguments.cache)
         if arguments.look is not None:
             look(data, arguments.look, seen_by, development=arguments.development)
@@ -335,11 +344,10 @@ def main() -> None:
             measure(
                 data, seed + 100 * arguments.development, seen_by, development=arguments.development, rivals=not arguments.ours
             )
-    if arguments.speed:
-        speed(photo_set("cifar10", arguments.cache, arguments.cifar))
-    if CSV.exists():
+    if CSV.exists() and not arguments.speed:
         print(markdown_table(table(pd.read_csv(CSV))))
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main()
