@@ -15,6 +15,7 @@ from ssl_diffusion.studies.figures import curves_figure
 REPORTS = Path(__file__).resolve().parents[1] / "docs" / "reports"
 HIGHLIGHT = {
     "digits-ceiling": ("oracle", "maxherding"),
+    "fashion-ceiling": ("maxherding",),
     "fashion-probe": ("entropy",),
     "digits-probe": ("latent-mix", "margin:diverse", "entropy"),
 }
