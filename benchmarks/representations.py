@@ -91,12 +91,12 @@ def work(args: argparse.Namespace) -> None:
 
 def jobs(data: str, args: argparse.Namespace) -> list[tuple[int, dict[str, Any] | None]]:
     """Keys of the rows of a data set, each with its rank among those of all; None where one has to wait for those before."""
-    every = [(v.kind, v.setting) for v in VARIANTS]
+    every = [(v.kind, v.setting) for v in VARIANTS if v.kind in ("baseline", *args.kinds)]
     first: list[dict[str, Any] | None] = [_key(data, "development", *v, DEVELOPMENT, args) for v in every]
     found = [(0, key) for key in first] + [(1, _key(data, "report", *every[0], seed, args)) for seed in REPORT]
     if any(find_row(args.out, key) is None for key in first if key is not None):
         return [*found, (2, None)]
-    best = chosen(pd.read_csv(args.out), data)
+    best = {kind: found for kind, found in chosen(pd.read_csv(args.out), data, args.scale).items() if kind in args.kinds}
     chosen_keys = [(2 + i, _key(data, "report", k, best[k][0], seed, args)) for i, seed in enumerate(REPORT) for k in best]
     return found + chosen_keys
 
@@ -105,9 +105,9 @@ def _key(data: str, stage: str, kind: str, setting: str, seed: int, args: argpar
     return {"data": data, "stage": stage, "kind": kind, "setting": setting, "seed": seed, "scale": args.scale}
 
 
-def chosen(frame: pd.DataFrame, data: str) -> dict[str, tuple[str, str]]:
+def chosen(frame: pd.DataFrame, data: str, scale: float) -> dict[str, tuple[str, str]]:
     """For each kind of variant its setting and the column of the noise level, by accuracy with 100 labels in development."""
-    rows = frame[(frame["data"] == data) & (frame["stage"] == "development")]
+    rows = frame[(frame["data"] == data) & (frame["stage"] == "development") & (frame["scale"] == scale)]
     best = {}
     for kind, part in rows.groupby("kind", sort=False):
         columns = ["accuracy_100", "read_100"]
@@ -179,9 +179,9 @@ def measured(model: JointDiffusion, key: dict[str, Any], args: argparse.Namespac
         found |= probes(name, reader, pool.images, pool.labels, rows, precision)
     unseen = pool.images[rows.unseen]
     made = to_bytes(sample(model, args.samples, generator=torch.Generator().manual_seed(key["seed"]), precision=precision))
-    features = judge(key["data"], pool, args.cache, args.device)
+    features, name = judge(key["data"], pool, args.cache, args.device)
     found["loss"] = round(loss_of(model, unseen, precision), 5)
-    return found | {"fd": round(frechet_distance(features(unseen), features(made)), 4)}
+    return found | {"fd": round(frechet_distance(features(unseen), features(made)), 4), "judge": name}
 
 
 def read_at(model: JointDiffusion, level: float) -> JointDiffusion:
@@ -282,32 +282,37 @@ def ratio_of(data: str, variant: Variant) -> float:
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Reported rows of the chosen settings beside the baseline, and below them those of development."""
-    text = []
-    for data, part in frame[frame["stage"] == "report"].groupby("data", sort=False):
-        best, lines = chosen(frame, str(data)), []
-        for kind, (setting, column) in best.items():
-            rows = part[(part["kind"] == kind) & (part["setting"] == setting)]
-            if len(rows):
-                level = "recipe's" if column.startswith("accuracy") else f"{TOLD:g}"
-                lines.append({"variant": kind, "setting": setting, "read at": level, "seeds": len(rows)} | _means(rows, column))
-        text += [f"#### {data}", "", markdown_table(lines), ""]
-    every = frame[frame["stage"] == "development"][["data", "kind", "setting", *_SHOWN]]
-    return "\n".join([*text, "#### development", "", markdown_table(every.to_dict(orient="records"))])
+    """Of each data set the rows of development, and before them those reported of the chosen settings, if there are any."""
+    text, frame = [], frame[frame["scale"] == 1.0]
+    for data, rows in frame.groupby("data", sort=False):
+        best = chosen(frame, str(data), 1.0)
+        reported = rows[rows["stage"] == "report"]
+        wanted = [(k, reported[(reported["kind"] == k) & (reported["setting"] == setting)]) for k, (setting, _) in best.items()]
+        lines = [_line(k, part, best[k][1]) for k, part in wanted if len(part)]
+        stages = [("report", lines)] if len(lines) > 1 else []
+        tried = rows[rows["stage"] == "development"]
+        every = [(v.kind, tried[(tried["kind"] == v.kind) & (tried["setting"] == v.setting)]) for v in VARIANTS]
+        stages.append(("development", [_line(kind, part) for kind, part in every if len(part)]))
+        base = rows[rows["kind"] == "baseline"]["judge"]
+        for stage, found in stages:
+            for line in found:  # distances by another judge than the baseline's do not compare with it
+                line["FD"] = line["FD"] if line.pop("judge") in set(base) else "–"
+            text += [f"#### {data}, {stage}", "", markdown_table(found), ""]
+    return "\n".join(text)
 
 
-_SHOWN = ["step_ratio", "steps", "accuracy_100", "accuracy_1000", "read_100", "read_1000", "loss", "fd"]
-
-
-def _means(rows: pd.DataFrame, column: str) -> dict[str, Any]:
-    means = rows.mean(numeric_only=True)
-    name = column.removesuffix("_100")
-    return {
-        "step": float(means["step_ratio"]),
-        "100 labels, %": 100 * float(means[f"{name}_100"]),
-        "1,000 labels, %": 100 * float(means[f"{name}_1000"]),
+def _line(kind: str, rows: pd.DataFrame, column: str = "accuracy_100") -> dict[str, Any]:
+    """Means over the seeds of a variant, images read at the noise level of a column."""
+    means, name = rows.mean(numeric_only=True), column.removesuffix("_100")
+    line = {"variant": kind, "setting": rows["setting"].iloc[0], "step": float(means["step_ratio"])}
+    line |= {f"{n:,} labels, %": f"{100 * means[f'{name}_{n}']:.1f}" for n in DRAWS}
+    if name == "accuracy":
+        line |= {f"{n:,} at {TOLD:g}, %": f"{100 * means[f'read_{n}']:.1f}" for n in DRAWS}
+    return line | {
         "loss": f"{means['loss']:.4f}",
-        "FD": float(means["fd"]),
+        "FD": f"{means['fd']:.3f}",
+        "seeds": len(rows),
+        "judge": rows["judge"].iloc[0],
     }
 
 
@@ -318,6 +323,8 @@ def _name(device: torch.device) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", choices=POOLS, default=list(POOLS))
+    kinds = list(dict.fromkeys(v.kind for v in VARIANTS))
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="changes to run beside the baseline")
     parser.add_argument("--cache", type=Path, default=Path("runs/representations"))
     parser.add_argument("--cifar", type=Path, help="folder with train/ of CIFAR-10 as image files")
     parser.add_argument("--device", default="cpu")

@@ -29,6 +29,7 @@ from ssl_diffusion.training.recipe import Recipe, load_recipe
 
 __all__ = ["POOLS", "Judged", "judge", "phase_of", "pool_of", "rows_of"]
 
+Features = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 POOLS = {"digits": "digits", "fashion-mnist": "fashion-mnist", "cifar10": "images"}  # recipes
 
 
@@ -86,8 +87,12 @@ def phase_of(data: str, pool: Pool, seed: int, scale: float) -> Phase:
     return phase
 
 
-def judge(data: str, pool: Pool, cache: Path, device: str) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Channel means of a labels-only fit with all labels: features of images, float32 (n, F). The cache keeps it."""
+def judge(data: str, pool: Pool, cache: Path, device: str) -> tuple[Features, str]:
+    """Channel means of a labels-only fit with all labels, which the cache keeps.
+
+    Returns:
+        Function from images to features, float32 (n, F), and a name: distances by judges of different names do not compare.
+    """
     recipe = _recipe(data, "labels-only").with_settings(
         {"training.keep": "trained", "compute.accelerator": device, "training.head_start": "zero"}
     )
@@ -101,7 +106,8 @@ def judge(data: str, pool: Pool, cache: Path, device: str) -> Callable[[NDArray[
     def means(model: JointDiffusion, x: Tensor, _: NDArray[np.int64]) -> Tensor:
         return model.pool_features(model.encode(x, model.read_level(0.0)), (1,))
 
-    return lambda images: by_batches(copy.copy(model), means, images)
+    name = hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in model.state_dict().values())).hexdigest()[:8]
+    return lambda images: by_batches(copy.copy(model), means, images), name
 
 
 def _recipe(data: str, objective: str) -> Recipe:
