@@ -110,19 +110,24 @@ def _closely(large: tuple[Tensor, Tensor], inner: tuple[Tensor, Tensor], side: i
 
 def _details(x: Tensor) -> Tensor:
     margin = _BLUR // 2
-    return x - functional.avg_pool2d(functional.pad(x, (margin,) * 4, mode="reflect"), _BLUR, 1)
+    padded = functional.pad(x, (margin,) * 4, mode="reflect").flatten(0, 1)
+    return x - (_sums(padded, _BLUR) / _BLUR**2).to(x).reshape(x.shape)
 
 
 def _laid_over(large: Tensor, inner: Tensor, side: int) -> Tensor:
     """Correlations of `inner`, made smaller, with what it covers of `large`, at every place, (m, places)."""
-    m, c, h, _ = large.shape
+    h = large.shape[2]
     template = functional.interpolate(inner, (side, side), mode="bilinear", antialias=True) if side < h else inner
     template = template - template.mean(dim=(1, 2, 3), keepdim=True)
     energy = template.square().sum(dim=(1, 2, 3))
-    windows = large.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 1, 4, 5).reshape(m, -1, c * side * side)
-    products = torch.bmm(windows, template.reshape(m, -1, 1))[..., 0]
+    large = large - large.mean(dim=(1, 2, 3), keepdim=True)  # the products stay as they are, and are more exact
+    if side == h:
+        products = (large * template).sum(dim=(1, 2, 3))[:, None]
+    else:  # in the frequencies: a tenth of the time of sums over windows
+        spectrum = torch.fft.rfft2(large) * torch.fft.rfft2(template, s=(h, h)).conj()
+        products = torch.fft.irfft2(spectrum.sum(dim=1), s=(h, h))[:, : h - side + 1, : h - side + 1].flatten(1)
     squares, sums = (_sums(x.sum(dim=1), side).flatten(1) for x in (large.double().square(), large))
-    variance = squares - sums.square() / windows.shape[2]
+    variance = squares - sums.square() / template[0].numel()
     return products / (variance.to(products).clamp_min(_LEAST) * energy.clamp_min(_LEAST)[:, None]).sqrt()
 
 
