@@ -138,7 +138,10 @@ def test_what_a_role_may_not_do_is_not_there(jobs: dict[str, Job], tmp_path: Pat
         there = {
             name: await page.is_visible(name) for name in ("[data-view=disputed]", "#add", "#edit-classes", "#fit", "#flag")
         }
-        assert list(there.values()) == [role != "annotator", role != "annotator", role == "owner", role == "owner", True]
+        assert list(there.values()) == [role != "annotator", role != "annotator", True, role == "owner", True]
+        await page.click("#edit-classes")  # which all may look at, with their targets and examples
+        assert (await page.locator("#class-table input, #class-table button").count() > 0) == (role == "owner")
+        await page.click("#class-done")
         assert await axe(page) == []
         assert await page.evaluate("() => document.documentElement.scrollWidth") <= 390
         await page.keyboard.press("n")
