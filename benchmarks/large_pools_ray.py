@@ -96,6 +96,7 @@ def main() -> None:
         assert ids == others
         largest = max(largest, float(np.abs(z - other).max()))
     rows = pd.read_csv(arguments.rows)
+    rows = rows[rows["images"] == n]
     print(markdown_table([dict(row) for row in rows.to_dict("records")]))
     for column in ("seconds", "cpu_seconds"):
         local, ray = (statistics.median(rows[rows["engine"] == way][column]) for way in ("local", "ray"))
