@@ -23,6 +23,7 @@ from ssl_diffusion.machine import memory_bytes, resolve_accelerator
 from ssl_diffusion.progress import log_to
 from ssl_diffusion.training.announcement import Announcement
 from ssl_diffusion.training.augment import policy
+from ssl_diffusion.training.backbone_hint import backbone_hint
 from ssl_diffusion.training.backbones import fit_backbone, with_backbone_of
 from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.class_balance import with_balanced_thresholds
@@ -186,6 +187,8 @@ def fit_run(
     if seconds is not None:
         plan = time_plan(recipe, pool, labeled, fingerprint, seconds, options.cache, began=began, may_probe=may_probe)
         recipe = plan.recipe
+    if hint := backbone_hint(recipe, pool, labeled, options.features):
+        _log.info("%s", hint)
     recipe = with_backbone_of(recipe, pool)  # after the plan, which may choose the objective
     plan = replace(plan, recipe=recipe) if plan is not None else None
     conditions = _conditions(recipe, pool, labeled, fingerprint, options)

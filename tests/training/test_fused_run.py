@@ -13,6 +13,7 @@ from support.backbones import Quadrants, write_photos
 from support.commands import ok, refused
 
 from ssl_diffusion.acquisition import query
+from ssl_diffusion.data.label_choice import choose_labeled
 from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.source import FileSource
 from ssl_diffusion.errors import DataError, RecipeError, RunError, SSLDError
@@ -24,6 +25,7 @@ from ssl_diffusion.inference.run_rows import pool_rows
 from ssl_diffusion.models import load_backbone
 from ssl_diffusion.models.fused import FusedConfig, FusedDiffusion
 from ssl_diffusion.models.pixels import rounded
+from ssl_diffusion.training.backbone_hint import backbone_hint
 from ssl_diffusion.training.backbones import with_backbone_of
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.evaluate import evaluate_run
@@ -307,6 +309,33 @@ def test_auto_is_the_backbone_of_the_extra_for_color_files(
     assert with_backbone_of(auto, pool).backbone.name == wanted
     pool.files = None  # arrays, published data sets
     assert with_backbone_of(auto, pool).backbone.name == "none"
+
+
+@pytest.fixture
+def joint(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """Joint training whose backbone is left open, where the one of "auto" is a quick one."""
+    monkeypatch.setattr("ssl_diffusion.training.backbones._AUTO", "quadrants")
+    return recipe.with_settings({"backbone.name": "auto", "training.objective": "joint", "labels.budget": 24})
+
+
+def test_a_joint_training_says_what_the_backbone_alone_would_give(
+    joint: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture, no_pictures: None
+) -> None:
+    with caplog.at_level("INFO"):
+        fit_run(joint, tmp_path / "run")
+    assert "quadrants alone, a pretrained network that joint training does not read, gets 100% of the labels right" in caplog.text
+    assert "--objective probe --backbone quadrants" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"backbone.name": "none"}, {"backbone.name": "quadrants"}, {"training.objective": "probe"}, {"labels.budget": 18}],
+    ids=["none is asked for", "one is named", "the probe reads it", "few labels"],
+)
+def test_there_is_no_hint_at_a_backbone_where_it_would_be_none(change: dict[str, object], joint: Recipe) -> None:
+    changed, pool = joint.with_settings(change), load_pool(joint.data)
+    assert backbone_hint(changed, pool, choose_labeled(pool, changed.labels.budget, seed=0)) is None
+    assert backbone_hint(joint, pool, None) is None
 
 
 def test_features_of_ones_own_by_sample_id(recipe: Recipe, photos: Path, tmp_path: Path, no_pictures: None) -> None:
