@@ -323,7 +323,7 @@ def test_a_joint_training_says_what_the_backbone_alone_would_give(
 ) -> None:
     with caplog.at_level("INFO"):
         fit_run(joint, tmp_path / "run")
-    assert "quadrants alone, a pretrained network that joint training does not read, gets 100% of the labels right" in caplog.text
+    assert "quadrants alone, a pretrained network that joint training does not read, gets 100% of the labels" in caplog.text
     assert "--objective probe --backbone quadrants" in caplog.text
 
 
