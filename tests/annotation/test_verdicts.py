@@ -68,7 +68,9 @@ def test_the_last_word_of_everybody_counts(job: Job) -> None:
 def client(job: Job, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     with TestClient(make_app(job), base_url="http://127.0.0.1:8700") as client:
         client.headers["X-CSRF-Token"] = client.get("/api/session").json()["csrf"]
-        monkeypatch.setattr(client.app.state.page.bench, "explanation", lambda id_: found(200))  # type: ignore[attr-defined]
+        bench = client.app.state.page.bench  # type: ignore[attr-defined]
+        assert bench.idle(60)  # it has opened the model, whose name a verdict has
+        monkeypatch.setattr(bench, "explanation", lambda id_: found(200))
         yield client
 
 
