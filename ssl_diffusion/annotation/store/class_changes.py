@@ -132,9 +132,7 @@ def set_key(store: Store, name: str, key: str | None) -> None:
     Raises:
         DataError: If there is no such class.
     """
-    with store.writing() as connection:
-        number = _number_of(name, class_rows_in(connection))
-        connection.execute(update(schema.classes).where(schema.classes.c.number == number).values(key=key))
+    _set(store, name, key=key)
 
 
 @retried
@@ -144,9 +142,13 @@ def set_target(store: Store, name: str, target: int | None) -> None:
     Raises:
         DataError: If there is no such class.
     """
+    _set(store, name, target=target)
+
+
+def _set(store: Store, name: str, **values: str | int | None) -> None:
     with store.writing() as connection:
         number = _number_of(name, class_rows_in(connection))
-        connection.execute(update(schema.classes).where(schema.classes.c.number == number).values(target=target))
+        connection.execute(update(schema.classes).where(schema.classes.c.number == number).values(**values))
 
 
 @retried
