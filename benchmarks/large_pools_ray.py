@@ -46,9 +46,9 @@ def measure(run: Path, shards: Path, n: int, out: Path, way: str) -> dict[str, A
     out.mkdir(parents=True)
     others, begin = os.getloadavg()[0], time.perf_counter()
     spent = dict[tuple[int, float], float]()
-    started = [
-        psutil.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) for command in commands(run, shards, n, out, way)
-    ]
+    # What this process has bound its own threads to would bind those of all commands to one core.
+    free = {name: value for name, value in os.environ.items() if name not in ("OMP_PROC_BIND", "OMP_PLACES")}
+    started = [psutil.Popen(command, env={**free, "OMP_NUM_THREADS": "1"}) for command in commands(run, shards, n, out, way)]
     while any(process.poll() is None for process in started):
         for process in started:
             with suppress(psutil.Error):
