@@ -56,12 +56,12 @@ def bind_threads(threads: int = 0) -> None:
     Two unbound threads on two cores slow down several times over as soon as another process runs (the OpenMP barrier
     waits for the thread that lost its core). Binding is left out when fewer threads than cores are used: several
     such processes side by side would all be bound to the same first cores. Environment variables that are set already
-    are respected.
+    are respected, a smaller OMP_NUM_THREADS too.
     """
     cores = usable_cores()
     threads = threads or cores
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    if 1 < threads == cores:
+    if 1 < threads == cores and os.environ["OMP_NUM_THREADS"] == str(threads):
         os.environ.setdefault("OMP_PROC_BIND", "true")
         os.environ.setdefault("OMP_PLACES", "cores")
 

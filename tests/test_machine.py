@@ -67,6 +67,21 @@ def test_waiting_for_a_core_does_not_count(monkeypatch: pytest.MonkeyPatch) -> N
     assert convolution_times.__wrapped__()["fp32"] < 0.3
 
 
+@pytest.mark.parametrize(("set_before", "bound"), [("1", None), ("2", "true"), (None, "true")])
+def test_fewer_threads_than_cores_are_not_bound(
+    set_before: str | None, bound: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes of one thread would all be bound to the first core."""
+    for name in ("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES"):
+        monkeypatch.setenv(name, "")  # so that what is set by the function is taken back after the test
+        monkeypatch.delenv(name)
+    if set_before is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", set_before)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    machine.bind_threads()
+    assert os.environ.get("OMP_PROC_BIND") == bound
+
+
 _FAULTS = """
 import resource, sys
 import torch
