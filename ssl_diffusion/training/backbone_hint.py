@@ -7,6 +7,8 @@ which some are held out; what joint training will give they cannot tell before i
 
 from pathlib import Path
 
+import numpy as np
+
 from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.inference.backbone_features import backbone_features, backbone_reads
@@ -38,7 +40,8 @@ def backbone_hint(recipe: Recipe, pool: Pool, labeled: LabeledSet | None, cache_
     if recipe.training.objective != "joint" or recipe.backbone.name != "auto" or pool.multilabel or labeled is None:
         return None
     name = with_backbone_of(recipe.with_setting("training.objective", "probe"), pool).backbone.name
-    positions = pool.positions(labeled.fitted)[:_MOST]
+    fitted = pool.positions(labeled.fitted)  # in the order of the pool, often class by class
+    positions = np.random.default_rng(recipe.training.seed).permutation(fitted)[:_MOST] if len(fitted) > _MOST else fitted
     if name == "none" or len(positions) < _LEAST:
         return None
     backbone = load_backbone(name).to(resolve_accelerator(recipe.compute.accelerator))

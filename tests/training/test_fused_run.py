@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,14 +16,17 @@ from support.commands import ok, refused
 from ssl_diffusion.acquisition import query
 from ssl_diffusion.data.label_choice import choose_labeled
 from ssl_diffusion.data.loading import load_pool
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.source import FileSource
 from ssl_diffusion.errors import DataError, RecipeError, RunError, SSLDError
 from ssl_diffusion.generation import explain_run
 from ssl_diffusion.generation.explanations import write_explanations
 from ssl_diffusion.generation.sampling import sample_run
 from ssl_diffusion.inference import EmbeddedPool, load_run, predict_files, predict_logits, represent
+from ssl_diffusion.inference.backbone_features import backbone_features
 from ssl_diffusion.inference.run_rows import pool_rows
 from ssl_diffusion.models import load_backbone
+from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.fused import FusedConfig, FusedDiffusion
 from ssl_diffusion.models.pixels import rounded
 from ssl_diffusion.training.backbone_hint import backbone_hint
@@ -336,6 +340,20 @@ def test_there_is_no_hint_at_a_backbone_where_it_would_be_none(change: dict[str,
     changed, pool = joint.with_settings(change), load_pool(joint.data)
     assert backbone_hint(changed, pool, choose_labeled(pool, changed.labels.budget, seed=0)) is None
     assert backbone_hint(joint, pool, None) is None
+
+
+def test_a_hint_reads_labels_of_all_classes_where_there_are_too_many(joint: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, seen = load_pool(joint.data), []
+    monkeypatch.setattr("ssl_diffusion.training.backbone_hint._MOST", 22)
+
+    def read(backbone: Backbone, pool: Pool, rows: np.ndarray, *arguments: Any, **options: Any) -> np.ndarray:
+        seen.extend(rows)
+        return backbone_features(backbone, pool, rows, *arguments, **options)
+
+    monkeypatch.setattr("ssl_diffusion.training.backbone_hint.backbone_features", read)
+    assert backbone_hint(joint, pool, choose_labeled(pool, 36, seed=0))
+    assert len(seen) == 22
+    assert set(pool.labels[seen]) == {0, 1, 2}
 
 
 def test_features_of_ones_own_by_sample_id(recipe: Recipe, photos: Path, tmp_path: Path, no_pictures: None) -> None:
