@@ -25,6 +25,7 @@ import pandas as pd
 import torch
 from common import RESULTS, append_row, markdown_table, provenance
 from numpy.typing import NDArray
+from photo_data import hog
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -100,14 +101,6 @@ def judged_by(model: nn.Module) -> Judge:
     return judge
 
 
-def hog(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Histograms of oriented gradients of cells of 4 px, of the strongest channel."""
-    from skimage.feature import hog as describe
-
-    rows = [describe(x.transpose(1, 2, 0), 9, (4, 4), (2, 2), channel_axis=-1) for x in images]
-    return np.asarray(rows, dtype=np.float32)
-
-
 def make_judges(pool: Pool, epochs: int) -> dict[str, Judge]:
     """Judges by name, from a pool whose training photos have their labels."""
     labels, n = pool.labels[pool.train], len(pool.classes)
@@ -136,17 +129,18 @@ def noise_like(images: NDArray[np.uint8], changed: NDArray[np.uint8]) -> NDArray
     return noisy.round().clip(0, 255).astype(np.uint8)
 
 
-def explained(run: Run, pool: Pool, images: int) -> tuple[list[str], NDArray[np.int64]]:
-    """The first test photos that are classified correctly, and their positions."""
+def explained(run: Run, pool: Pool, images: int) -> NDArray[np.int64]:
+    """Positions of the first test photos that are classified correctly."""
     test = pool.test[np.random.default_rng(0).permutation(len(pool.test))]
     rows = test[: 4 * images]
-    right = rows[run.predict_proba(pool_rows(run, pool, rows)).argmax(axis=1) == pool.labels[rows]][:images]
-    return pool.ids[right].tolist(), right
+    return rows[run.predict_proba(pool_rows(run, pool, rows)).argmax(axis=1) == pool.labels[rows]][:images]
 
 
-def measure(run: Run, pool: Pool, judges: dict[str, Judge], images: int, confidence: float, out: Path) -> list[dict[str, Any]]:
+def measure(
+    run: Run, pool: Pool, positions: NDArray[np.int64], judges: dict[str, Judge], confidence: float, out: Path
+) -> list[dict[str, Any]]:
     """Rows of the counterfactuals with a confidence, and of noise of their size."""
-    ids, positions = explained(run, pool, images)
+    ids = pool.ids[positions].tolist()
     began = time.monotonic()
     table, result = write_explanations(run, pool, ids, out, confidence=confidence, overwrite=True)
     seconds = time.monotonic() - began
@@ -189,15 +183,15 @@ def main() -> None:
         run, all_photos = load_run(args.run), load_pool(DataSettings(path=str(args.cifar)))
         judges = make_judges(all_photos, args.epochs)
         tested = all_photos.test
-        print(
-            {k: float((j(all_photos.images[tested]) == all_photos.labels[tested]).mean()) for k, j in judges.items()},
-            file=sys.stderr,
-        )
+        truth = all_photos.labels[tested]
+        print({name: _share(judge(all_photos.images[tested]) == truth) for name, judge in judges.items()}, file=sys.stderr)
+        pool = load_run_pool(run)
+        positions = explained(run, pool, args.images)
         with tempfile.TemporaryDirectory() as folder:
             for confidence in (0.0, 0.9):
                 out = (args.out or Path(folder)) / f"p{confidence}"
                 out.parent.mkdir(parents=True, exist_ok=True)
-                for row in measure(run, load_run_pool(run), judges, args.images, confidence, out):
+                for row in measure(run, pool, positions, judges, confidence, out):
                     append_row(CSV, row | {"judge_training_photos": len(all_photos.train)} | provenance())
                     print(row, file=sys.stderr, flush=True)
     print(markdown_table(pd.read_csv(CSV).fillna("").to_dict("records")))

@@ -33,7 +33,7 @@ from ssl_diffusion.machine import resolve_accelerator
 from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.backbones.registry import load_backbone
 
-__all__ = ["BACKBONE", "INPUTS", "PhotoSet", "photo_set"]
+__all__ = ["BACKBONE", "INPUTS", "PhotoSet", "hog", "photo_set"]
 
 BACKBONE = "efficientnet-lite0"
 _LAST = 1280  # features of the last level of the backbone, which are what a rival would take
@@ -75,14 +75,8 @@ class PhotoSet:
 
     @cached_property
     def hog(self) -> NDArray[np.float32]:
-        """Histograms of oriented gradients of scikit-image, of all images: 9 orientations, 8 x 8 cells, blocks of 2 x 2, the
-        strongest channel."""
-        from skimage.feature import hog
-
-        images = self.images(np.arange(len(self.pool)))
-        side = round(images.shape[-1] / 8)  # of a cell; images of 28 px have 7 x 7 cells of 4 px
-        rows = [hog(x.transpose(1, 2, 0), 9, (side, side), (2, 2), channel_axis=-1) for x in images]
-        return np.asarray(rows, dtype=np.float32)
+        """Histograms of oriented gradients of all images."""
+        return hog(self.images(np.arange(len(self.pool))))
 
     def features(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Features of the backbone, float32 (n, F), which `ssld fit` keeps in the same cache: nothing is read twice."""
@@ -110,6 +104,15 @@ class PhotoSet:
     @cached_property
     def _backbone(self) -> Backbone:
         return load_backbone(BACKBONE).to(resolve_accelerator("auto"))
+
+
+def hog(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Histograms of oriented gradients of scikit-image: 9 orientations, 8 x 8 cells, blocks of 2 x 2, the strongest channel."""
+    from skimage.feature import hog as describe
+
+    side = round(images.shape[-1] / 8)  # of a cell; images of 28 px have 7 x 7 cells of 4 px
+    rows = [describe(x.transpose(1, 2, 0), 9, (side, side), (2, 2), channel_axis=-1) for x in images]
+    return np.asarray(rows, dtype=np.float32)
 
 
 def _pixels(data: PhotoSet, positions: NDArray[np.int64]) -> NDArray[np.float32]:
