@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, TypeVar, get_args
 
 import typer
 
-from .options import ACCELERATOR, PRECISION, DebugOption, JsonOption, QuietOption, ThreadsOption
+from .options import ACCELERATOR, PRECISION, DebugOption, JsonOption, QuietOption, ShardOptions, ThreadsOption
 from .output import Output
 
 if TYPE_CHECKING:
@@ -73,9 +73,6 @@ def _with_run(
     accelerator: Annotated[str, ACCELERATOR] = "auto",
     precision: Annotated[str, PRECISION] = "auto",
 ) -> RunContext:
-    from ssl_diffusion.inference.run_path import model_file_of
-
-    model_file_of(run)  # a wrong folder is an error before torch is imported
     from ssl_diffusion.inference.run import load_run
 
     return RunContext(output, load_run(run, accelerator, precision), accelerator, precision)
@@ -130,13 +127,24 @@ def command(
             output = Output(values["as_json"], values["quiet"], values.get("debug", False))
             with output.running():
                 _check_words(values)
+                given = {p.name: _value(p, values) for p in own}
+                if needs is RUN:
+                    from ssl_diffusion.inference.run_path import model_file_of
+
+                    model_file_of(values["run"])  # a wrong folder is an error before anything is started
+                groups = [group for group in given.values() if isinstance(group, ShardOptions)]
+                for group in groups:
+                    group.begin()
                 # With several devices the ranks share the cores, which binding all threads of one process would prevent.
                 if "threads" in values and (values.get("devices") or 1) == 1:
                     from ssl_diffusion.machine import bind_threads
 
                     bind_threads(values["threads"] or 0)
-                context = needs(output, **{p.name: values[p.name] for p in opening})
-                body(context, **{p.name: _value(p, values) for p in own})
+                try:
+                    body(needs(output, **{p.name: values[p.name] for p in opening}), **given)
+                finally:
+                    for group in groups:
+                        group.end()
 
         run.__name__, run.__doc__, run.__module__ = body.__name__, body.__doc__, body.__module__
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]

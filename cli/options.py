@@ -1,14 +1,18 @@
 """Options that several commands share: each has one name and one help text."""
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 import typer
 
 from ssl_diffusion.settings import AtLeastOne, Count, Seed, Threads, bounds
 
 from .output import Output, needing
+
+if TYPE_CHECKING:
+    from ssl_diffusion.inference.engines.ray_start import RayStart
 
 __all__ = [
     "ACCELERATOR",
@@ -137,6 +141,23 @@ class ShardOptions:
             raise RecipeError(f"{given[0]} is for Parquet or tar shards: leave it out")
         if self.engine == "local" and (given := [flag for flag in given_options(self) if flag in ("--address", "--workers")]):
             raise RecipeError(f"{given[0]} has no effect without --engine ray: leave it out")
+
+    @cached_property
+    def ray(self) -> "RayStart":
+        """Ray, which is started when it is first asked for."""
+        from ssl_diffusion.inference.engines.ray_start import RayStart
+
+        return RayStart(self.address, self.workers)
+
+    def begin(self) -> None:
+        """Start Ray, if it is asked for, while the command opens its run."""
+        if self.engine == "ray":
+            _ = self.ray
+
+    def end(self) -> None:
+        """Stop Ray, if it is still there."""
+        if "ray" in self.__dict__:
+            self.ray.stop()
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ def read_shards(
         engine="ray" if options.engine == "ray" else "local",
         address=options.address,
         workers=options.workers,
+        start=options.ray if options.engine == "ray" else None,
         progress=output.bars,
     )
     what = "representations" if kind == "embed" else "predictions"

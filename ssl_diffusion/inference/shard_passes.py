@@ -12,6 +12,7 @@ from ssl_diffusion.data.shards.places import located
 from ssl_diffusion.data.shards.source import ShardSource
 from ssl_diffusion.errors import DataError, RunError, StateError
 from ssl_diffusion.inference.engines.ray import parts_on_ray
+from ssl_diffusion.inference.engines.ray_start import RayStart
 from ssl_diffusion.inference.run import Run
 from ssl_diffusion.inference.shard_parts import (
     INDEX,
@@ -93,6 +94,7 @@ def pass_over_shards(
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     workers: int | None = None,
+    start: RayStart | None = None,
     progress: ProgressCallback | None = None,
 ) -> Pass:
     """Write a part for each shard into a folder; parts that are there already, by this model, are kept.
@@ -108,6 +110,7 @@ def pass_over_shards(
         engine: "local" reads one shard after the other here; "ray" many at once, on this machine or a cluster.
         address: Address of a Ray cluster; None starts Ray here.
         workers: Number of Ray's actors; None for one a processor core or accelerator, as Ray finds them.
+        start: Ray that was started for this address and these workers before; it is stopped when the shards are read.
         progress: Callback for the number of images read.
 
     Raises:
@@ -150,7 +153,7 @@ def pass_over_shards(
             progress(ProgressUpdate("reading shards", min(read, len(source)), len(source)))
 
     if engine == "ray" and todo:
-        cluster: dict[str, Any] = {"address": address, "workers": workers}
+        cluster: dict[str, Any] = {"address": address, "workers": workers, "start": start}
         for i, facts in parts_on_ray(run, source, todo, out, kind, model, batch_size=batch_size, **cluster):
             found[i] = facts
             report(facts.images)

@@ -1,5 +1,6 @@
 """Shards read on Ray: the same parts as here, also when an actor dies."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ from ssl_diffusion.data.listings import list_folder
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.shards.pack import pack
 from ssl_diffusion.errors import SSLDError
-from ssl_diffusion.inference.engines.ray import _Reader
+from ssl_diffusion.inference.engines.ray import _ATTEMPTS, _attempts, _Reader
+from ssl_diffusion.inference.engines.ray_start import RayStart
 from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.inference.shard_passes import Pass, pass_over_shards, shards_for
 from ssl_diffusion.progress import ProgressUpdate
@@ -64,6 +66,45 @@ def test_without_ray_it_says_what_to_install(
     ):
         assert message in refused("embed", tiny_run, shards, "--out", tmp_path / "f", *options)
     assert "--engine is for Parquet or tar shards" in refused("embed", tiny_run, "--engine", "ray", "--out", tmp_path / "f.npz")
+
+
+def test_a_shard_that_ends_its_actors_is_named_after_some_attempts(run: Run, shards: Path, tmp_path: Path) -> None:
+    source = shards_for(run, [str(shards)])
+    actor = _Reader(str(run.path), "cpu", "fp32", source, str(tmp_path), "embed", f"{run.digest()} fp32", 256)
+    assert actor({"shard": np.array([0])})["error"] == [""]
+    (part,) = tmp_path.iterdir()  # what counts attempts is gone
+    part.unlink()
+    _attempts(part).write_bytes(b"." * (_ATTEMPTS - 1))  # as of actors that were killed while they read it
+    assert actor({"shard": np.array([0])})["error"] == [""]
+    part.unlink()
+    _attempts(part).write_bytes(b"." * _ATTEMPTS)
+    (error,) = actor({"shard": np.array([0])})["error"]
+    assert "shard-00000.parquet has ended 4 actors that read it" in error
+    assert not part.exists()
+
+
+def test_what_stops_ray_from_starting_is_raised_where_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    start = RayStart(None, 2)
+    with pytest.raises(SSLDError, match=r"pip install 'ssld\[ray\]'"):
+        start.wait()
+    start.stop()
+    start.stop()  # is no error
+
+
+@pytest.mark.slow  # Ray starts a dozen processes
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes cannot be bound to cores here")
+def test_actors_are_not_bound_to_the_core_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="needs ray: pip install 'ssld[ray]'")
+    monkeypatch.setenv("OMP_PROC_BIND", "true")
+    start = RayStart(None, 1)
+    try:
+        start.wait()
+        found = ray.get(ray.remote(lambda: (os.environ["OMP_PROC_BIND"], os.sched_getaffinity(0))).remote())
+        assert found == ("false", os.sched_getaffinity(0))
+    finally:
+        start.stop()
+    assert not ray.is_initialized()
 
 
 @pytest.mark.slow  # Ray starts a dozen processes

@@ -7,22 +7,21 @@ its parts. Ray Data starts actors as there is work and room (autoscaling), and h
 """
 
 import logging
-import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from ssl_diffusion.data.shards.source import ShardSource
 from ssl_diffusion.errors import DataError, RunError, SSLDError, first_line
+from ssl_diffusion.inference.engines.ray_start import RayStart
 from ssl_diffusion.inference.run import Run, load_run
 from ssl_diffusion.inference.shard_parts import Kind, PartFacts, part_facts, part_name, write_part
 
 __all__ = ["parts_on_ray"]
 
-_RETRIES = 3
-_OBJECTS = 256 * 2**20  # bytes of Ray's object store, which holds numbers of shards only
+_ATTEMPTS = 4  # at a shard; Ray itself would give one that kills its actor to another one for ever
 _CORES = 0.5  # of an actor; the tasks that list the shards need some, too
 
 
@@ -37,6 +36,7 @@ def parts_on_ray(
     batch_size: int,
     address: str | None,
     workers: int | None,
+    start: RayStart | None = None,
 ) -> Iterator[tuple[int, PartFacts]]:
     """Write parts on Ray, and give each with what its footer says, in the order in which they end.
 
@@ -50,34 +50,19 @@ def parts_on_ray(
         batch_size: Images in a batch.
         address: Address of a running cluster, or "auto"; None starts Ray here and stops it in the end.
         workers: Number of actors; None for one a processor core or accelerator, as Ray finds them.
+        start: Ray that was started with this address and these workers before; it is stopped in the end.
 
     Raises:
         SSLDError: If ray is not installed.
         RunError: If there is no cluster at the address, or a shard could not be read in several attempts.
         DataError: If an image cannot be read and the source does not skip it.
     """
+    start = start or RayStart(address, workers)
     try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise SSLDError("--engine ray needs Ray Data: pip install 'ssld[ray]'") from error
-    own = not ray.is_initialized()
-    if own:
-        # By its default Ray starts workers at niceness 15, at which on a busy machine they wait for minutes to be started.
-        os.environ.setdefault("RAY_worker_niceness", "0")
-        here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _OBJECTS}
-        if workers is not None:
-            here["num_cpus"] = workers
-        try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **(here if address is None else {"address": address}))
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            hint = "is it running there? One that asks for a token needs RAY_AUTH_MODE=token here"
-            raise RunError(f"no Ray cluster at {address!r} ({first_line(error)}): {hint}") from None
-    try:
+        start.wait()
         yield from _parts(run, source, todo, out, kind, model, batch_size, workers)
     finally:
-        if own:
-            ray.shutdown()
+        start.stop()
 
 
 def _parts(
@@ -91,40 +76,51 @@ def _parts(
     workers: int | None,
 ) -> Iterator[tuple[int, PartFacts]]:
     import ray
+    import ray.data
 
     _hush()
     device = next(run.model.parameters()).device.type
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     room = int(resources.get("GPU" if device == "cuda" else "CPU", 1))
     most = max(1, min(workers or room, len(todo)))
+    parts = {i: out / part_name(source.shards[i].place.stem, source.shards[i].digest) for i in todo}
+    for part in parts.values():
+        _attempts(part).unlink(missing_ok=True)  # of a command that was killed
     arguments = (str(run.path.resolve()), device, run.precision, source, str(out.resolve()), kind, model, batch_size)
     listed = ray.data.from_items([{"shard": int(i)} for i in todo], override_num_blocks=len(todo))
-    with warnings.catch_warnings():
-        # From 2.64 on Ray is to take no numbers of retries; without them it tries for ever a shard that kills its actor.
-        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        done = listed.map_batches(
-            _Reader,
-            fn_constructor_args=arguments,
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
-            num_cpus=_CORES,
-            num_gpus=1 if device == "cuda" else 0,
-            max_restarts=_RETRIES,
-            max_task_retries=_RETRIES,
-        )
+    pool: dict[str, Any] = {"min_size": 1, "max_size": most}
+    if "initial_size" in signature(ray.data.ActorPoolStrategy).parameters:  # of later versions
+        # All at once: they take seconds to start, and one after the other as the load is seen would keep cores waiting.
+        pool["initial_size"] = most
+    done = listed.map_batches(
+        _Reader,
+        fn_constructor_args=arguments,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(**pool),
+        num_cpus=_CORES,
+        num_gpus=1 if device == "cuda" else 0,
+    )
     try:
         for row in done.iter_rows():
-            i = int(row["shard"])
             if row["error"]:
                 raise DataError(row["error"])
-            facts = part_facts(out / part_name(source.shards[i].place.stem, source.shards[i].digest))
+            part = parts[int(row["shard"])]
+            facts = part_facts(part)
             if facts is None:
-                raise RunError(f"a part of {out} is not there after it was written: is the folder the same on all machines?")
-            yield i, facts
+                raise RunError(f"{part} is not there after it was written: is the folder the same on all machines?")
+            yield int(row["shard"]), facts
     except ray.exceptions.RayError as error:
         raise RunError(
             f"Ray could not read all shards ({first_line(error)}): run the command again, which keeps what is done"
         ) from error
+    finally:
+        for part in parts.values():
+            _attempts(part).unlink(missing_ok=True)
+
+
+def _attempts(part: Path) -> Path:
+    """File beside a part that holds a byte for every actor that began it; gone when one has ended it."""
+    return part.with_name(f".{part.name}.attempts")
 
 
 def _hush() -> None:
@@ -153,8 +149,23 @@ class _Reader:
             shard = self._source.shards[i]
             path = self._out / part_name(shard.place.stem, shard.digest)
             try:
+                _count(path, shard.place.name)
                 write_part(self._run, self._source, i, path, self._kind, self._model, batch_size=self._batch_size)
                 errors.append("")
             except SSLDError as error:
                 errors.append(str(error))
+            _attempts(path).unlink(missing_ok=True)
         return {"shard": batch["shard"], "error": errors}
+
+
+def _count(part: Path, shard: str) -> None:
+    """Note that an actor begins a part; raise :class:`RunError` if as many as may have done so, and none has ended it."""
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with _attempts(part).open("ab") as file:
+            file.write(b".")
+            begun = file.tell()
+    except OSError as error:
+        raise RunError(f"{part.parent} cannot be written: {error.strerror}") from error
+    if begun > _ATTEMPTS:
+        raise RunError(f"{shard} has ended {_ATTEMPTS} actors that read it, as by too little memory: see the logs of Ray")
