@@ -35,11 +35,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_diffusion.errors import DataError, RunError
+from ssl_diffusion.generation.counterfactual.masks import region_masks, within_region
 from ssl_diffusion.generation.counterfactual.refining import CHECKS, blended, loosened, reverted
 from ssl_diffusion.generation.counterfactual.reflection import SCALES, Reference, pulls
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, Pairs, make_pairs
 from ssl_diffusion.generation.guidance import Guidance
-from ssl_diffusion.generation.sampling import DDIM, Denoiser, NoiseStream, integrate
+from ssl_diffusion.generation.sampling import DDIM, NoiseStream, integrate
 from ssl_diffusion.inference.embedding import embed
 from ssl_diffusion.inference.predict import evaluating, predict_logits, represent
 from ssl_diffusion.inference.rows import FusedRows, Rows
@@ -122,7 +123,7 @@ def explain(
     if not 0 <= confidence < 1:
         raise DataError(f"the confidence of a counterfactual is a probability in [0, 1), not {confidence}")
     pairs = make_pairs(logits, target)
-    masks = _masks(region, images)
+    masks = region_masks(region, images)
     pull = None
     if reference is not None:
         z = represent(model, _rows(model, images, originals))
@@ -130,18 +131,6 @@ def explain(
     search = _Search(model, images, originals, masks, pairs, pull, confidence, revert, seed, batch_size, precision, progress)
     result = search.run()
     return result.nearest() if isinstance(target, str) and target == "nearest" else result
-
-
-def _masks(region: NDArray[np.float32] | None, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-    """The region of each image, (n, 1, H, W)."""
-    if region is None:
-        return None
-    shape = (len(images), *images.shape[2:])
-    if region.shape not in (shape, shape[1:]):
-        raise DataError(f"a region has the shape {shape[1:]} of the images, or {shape} with one for each, not {region.shape}")
-    if not (np.isfinite(region).all() and region.min(initial=0) >= 0 and region.max(initial=0) <= 1):
-        raise DataError("a region has values from 0 (nothing changes) to 1")
-    return np.ascontiguousarray(np.broadcast_to(region, shape)[:, None], dtype=np.float32)
 
 
 def check_images(
@@ -321,7 +310,7 @@ class _Search:
                     change = integrate(DDIM, towards, start, levels, noise) - plain[at]
                 else:  # around the region the guided denoiser sees what will be there: the image as it was
                     mask = torch.from_numpy(self.masks[part]).to(device)
-                    within = _within(towards, mask, {s: here[at] for s, here in way.items()})
+                    within = within_region(towards, mask, {s: here[at] for s, here in way.items()})
                     change = mask * (integrate(DDIM, within, start, levels, noise) - plain[at])
             moved = rounded(x[at] + change)
             costs = [1 if self.pull is not None else guidance.evaluations(model, s) for s in levels[:-1].tolist()]
@@ -394,11 +383,6 @@ class _Search:
         if self.progress is not None:
             done = len(self.success) if final else int(self.success.sum())
             self.progress(ProgressUpdate("explain", done, len(self.success), "counterfactuals"))
-
-
-def _within(denoise: Denoiser, mask: Tensor, way: dict[float, Tensor]) -> Denoiser:
-    """A denoiser that sees images as they were, by noise level, outside of a region."""
-    return lambda x, sigma: denoise(mask * x + (1 - mask) * way[sigma], sigma)
 
 
 def _image_seed(image: NDArray[np.uint8], seed: int) -> int:
