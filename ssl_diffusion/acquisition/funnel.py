@@ -105,7 +105,7 @@ def query_features(
     classes = _labels_of(run)
     known = features.find(classes)
     k = len(run.classes) if features.classified else 0
-    chosen, reason = strategy_for(strategy, len(known), k)
+    chosen, reason = strategy_for(strategy, len(known), k, run.model)
     if chosen.needs == "labels" and not k:
         raise SSLDError(
             f"the strategy {chosen.name} needs a classifier of single labels, and {run.path} has none: use typiclust"

@@ -6,6 +6,7 @@ seen when one is changed and the other kept.
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from ssl_diffusion.acquisition.candidates import Candidates
 from ssl_diffusion.acquisition.label_doubts import suspicious_labels
 from ssl_diffusion.acquisition.registry import Choice, Strategy, get_strategy
 from ssl_diffusion.errors import SSLDError, nearest_names, shown
+
+if TYPE_CHECKING:
+    from ssl_diffusion.models.joint import JointDiffusion
 
 __all__ = ["AUTO_RULE", "READ_LABELS", "VARIANTS", "get_variant", "strategy_for"]
 
@@ -116,16 +120,20 @@ def get_variant(name: str) -> Strategy:
 # Fewer labels a class than this, and covering the pool beats asking the classifier.
 _FEW_LABELS = 2
 
-AUTO_RULE = f"typiclust below {_FEW_LABELS} labels per class, then uherding"
+AUTO_RULE = (
+    f"below {_FEW_LABELS} labels per class maxherding on the representation of a denoiser, typiclust where a backbone joins it "
+    "or there is no model; then uherding"
+)
 
 
-def strategy_for(name: str, n_labeled: int, n_classes: int) -> tuple[Strategy, str]:
+def strategy_for(name: str, n_labeled: int, n_classes: int, model: "JointDiffusion | None" = None) -> tuple[Strategy, str]:
     """The strategy of a name, and why.
 
     Args:
         name: Name of a strategy, also with a variant ("margin:diverse"), or "auto".
         n_labeled: labels there are.
         n_classes: Number of classes of the classifier; 0 without one.
+        model: Model whose representation strategies see; None if it is no denoiser's.
 
     Raises:
         SSLDError: if there is no such strategy; names the nearest.
@@ -134,11 +142,20 @@ def strategy_for(name: str, n_labeled: int, n_classes: int) -> tuple[Strategy, s
     if base != "auto":
         return get_variant(name), f"{name}, as asked for"
     if colon:
-        chosen, reason = strategy_for(base, n_labeled, n_classes)
+        chosen, reason = strategy_for(base, n_labeled, n_classes, model)
         return get_variant(f"{chosen.name}:{variant}"), reason
     if not n_classes:
-        return get_variant("typiclust"), "typiclust: there is no classifier yet, so cover the pool"
+        first = _first(model)
+        return get_variant(first), f"{first}: there is no classifier yet, so cover the pool"
     labels = f"{n_labeled} labels for {n_classes} classes"
     if n_labeled < _FEW_LABELS * n_classes:
-        return get_variant("typiclust"), f"typiclust: {labels} are few, and typical samples teach most"
+        first = _first(model)
+        return get_variant(first), f"{first}: {labels} are few, so cover the pool"
     return get_variant("uherding"), f"uherding: {labels} are enough to cover what the classifier is unsure of"
+
+
+def _first(model: "JointDiffusion | None") -> str:
+    """The strategy that begins; which one is better was measured for both kinds of representation (docs/how-to/studies.md)."""
+    from ssl_diffusion.models.fused import FusedDiffusion
+
+    return "typiclust" if model is None or isinstance(model, FusedDiffusion) else "maxherding"

@@ -188,7 +188,7 @@ def query(
         open_ = _without_copies(pool, open_, known)
     k = len(run.classes) if not run.multilabel else 0
     classes = pool.labels[known] if not pool.multilabel else np.zeros(len(known), dtype=np.int64)
-    chosen, reason = strategy_for(strategy, len(known), k)
+    chosen, reason = strategy_for(strategy, len(known), k, run.model)
     none = none_to_avoid(run.classes, classes) if k else None
     if not chosen.reads_labeled and none is None and map_by is None:
         known, classes = known[:0], classes[:0]

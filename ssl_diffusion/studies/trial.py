@@ -219,19 +219,19 @@ def _choose(
     if learner is not None:
         none = none_of(shared.pool.classes)
         of_classes = int((shared.pool.labels[known] != none).sum()) if none is not None else len(known)
-        strategy = _strategy(trial.strategy, of_classes, len(shared.pool.classes) - (none is not None))
+        strategy = _strategy(trial.strategy, of_classes, len(shared.pool.classes) - (none is not None), shared)
         candidates = learner.candidates(open_, known, rng)
         if settings.label_noise:
             candidates = replace(candidates, asked_again=asked_again[known])
         return choose(strategy, candidates, n), strategy.name
-    strategy = _strategy(trial.strategy, 0, 0)
+    strategy = _strategy(trial.strategy, 0, 0, shared)
     if strategy.needs != "images" or not settings.cold_start:
-        strategy = _strategy("random", 0, 0)
+        strategy = _strategy("random", 0, 0, shared)
     return choose(strategy, blind_candidates(shared, open_, known, rng), n), strategy.name
 
 
-def _strategy(name: str, n_labeled: int, n_classes: int) -> Strategy:
-    return foreign_strategy(name) if is_foreign(name) else strategy_for(name, n_labeled, n_classes)[0]
+def _strategy(name: str, n_labeled: int, n_classes: int, shared: Shared) -> Strategy:
+    return foreign_strategy(name) if is_foreign(name) else strategy_for(name, n_labeled, n_classes, shared.frozen.model)[0]
 
 
 def _pick_rows(pool: Pool, chosen: NDArray[np.int64], choice: Choice, key: dict[str, Any]) -> list[dict[str, Any]]:

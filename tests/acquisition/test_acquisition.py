@@ -332,10 +332,14 @@ def test_projected_representations_keep_distances(tiny_run: Path, digits_pool: P
 
 def test_auto_follows_the_regime(unlabeled_run: Path, digits_pool: Pool) -> None:
     cold = query(load_run(unlabeled_run, "cpu", "fp32"), digits_pool, 5)
-    assert cold.strategy == "typiclust"
+    assert cold.strategy == "maxherding"
     assert "no classifier yet" in cold.reason
     assert cold.predictions == []
-    assert strategy_for("auto", 19, 10)[0].name == "typiclust"
+    denoiser = load_run(unlabeled_run, "cpu", "fp32").model
+    assert strategy_for("auto", 19, 10, denoiser)[0].name == "maxherding"
+    assert strategy_for("auto:balanced", 19, 10, denoiser)[0].name == "maxherding:balanced"
+    assert strategy_for("auto", 20, 10, denoiser)[0].name == "uherding"
+    assert strategy_for("auto", 19, 10)[0].name == "typiclust"  # pixels, or features of a backbone
     assert strategy_for("auto", 20, 10)[0].name == "uherding"
     assert strategy_for("auto", 4000, 10)[0].name == "uherding"
 

@@ -77,7 +77,7 @@ def test_draws_by_power_repeat_with_their_seed(tiny_run: Path, tmp_path: Path) -
 
 def test_a_cold_start_needs_no_labels(unlabeled_run: Path, tmp_path: Path) -> None:
     values = json.loads(ok("query", unlabeled_run, "--n", 3, "--out", tmp_path / "b.csv", "--picture", "--json", *CPU).stdout)
-    assert values["strategy"] == "typiclust"
+    assert values["strategy"] == "maxherding"
     assert "there is no classifier yet" in values["reason"]
 
 

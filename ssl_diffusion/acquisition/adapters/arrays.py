@@ -66,7 +66,7 @@ def choose_rows(
     at, rng = np.arange(len(embedded.images)), np.random.default_rng(random_state)
     classes = np.searchsorted(estimator.classes_, labels[known]).astype(np.int64)
     seen = Candidates.of(embedded, at[: len(rows)], at[len(rows) :], classes, k, rng, model=model)
-    choice = choose(strategy_for(strategy, len(known), k)[0], seen, n, power=power)
+    choice = choose(strategy_for(strategy, len(known), k, model)[0], seen, n, power=power)
     utilities = np.full(len(images), np.nan)
     utilities[rows] = choice.utilities
     return Choice(rows[choice.picks], utilities, choice.probabilities, choice.notes)
