@@ -106,8 +106,9 @@ class _Probe:
     def candidates(self, open_: NDArray[np.int64], known: NDArray[np.int64], rng: np.random.Generator) -> Candidates:
         k, classes = len(self.pool.classes), self.pool.labels[known]
         p = probabilities(self.frozen.logits(self.probe, open_), multilabel=False)
-        assert self.frozen.model is not None
-        model = self.frozen.model.with_linear_head(self.probe.weight, self.probe.bias)
+        model = self.frozen.model
+        if model is not None:
+            model = model.with_linear_head(self.probe.weight, self.probe.bias)
         return Candidates.of(
             self.frozen, open_, known, classes, k, rng, p, model, none=none_to_avoid(self.pool.classes, classes)
         )
