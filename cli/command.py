@@ -127,6 +127,11 @@ def command(
             output = Output(values["as_json"], values["quiet"], values.get("debug", False))
             with output.running():
                 _check_words(values)
+                # With several devices the ranks share the cores, which binding all threads of one process would prevent.
+                if "threads" in values and (values.get("devices") or 1) == 1:
+                    from ssl_diffusion.machine import bind_threads
+
+                    bind_threads(values["threads"] or 0)
                 given = {p.name: _value(p, values) for p in own}
                 if needs is RUN:
                     from ssl_diffusion.inference.run_path import model_file_of
@@ -135,11 +140,6 @@ def command(
                 groups = [group for group in given.values() if isinstance(group, ShardOptions)]
                 for group in groups:
                     group.begin()
-                # With several devices the ranks share the cores, which binding all threads of one process would prevent.
-                if "threads" in values and (values.get("devices") or 1) == 1:
-                    from ssl_diffusion.machine import bind_threads
-
-                    bind_threads(values["threads"] or 0)
                 try:
                     body(needs(output, **{p.name: values[p.name] for p in opening}), **given)
                 finally:
