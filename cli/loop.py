@@ -355,7 +355,7 @@ def _status_lines(found: "JobStatus") -> list[str]:
     counts, (height, width) = found.counts, found.image_size
     others = ", ".join(f"{counts[key]} {key}" for key in ("partial", "disputed", "skipped", "flagged") if counts[key])
     lines = [
-        f"images          {height} x {width} pixels for models (see --size of `loop init`); the page shows them as they are stored",
+        f"images          {height} x {width} pixels for models (see --size of `loop init`); the page shows them as stored",
         f"samples         {counts['samples']}, {counts['labeled']} labeled" + (f" ({others})" if others else ""),
         "classes         "
         + (", ".join(f"{name} {_of(n, found.targets.get(name))}" for name, n in found.labels.items()) or "none yet")

@@ -80,7 +80,7 @@ def test_a_run_of_an_earlier_version_resumes_at_the_size_of_its_files(large: Pat
 def test_a_job_says_and_keeps_the_size_that_was_chosen(large: Path, tmp_path: Path) -> None:
     result = ok("loop", "init", tmp_path / "job", "--data", large)
     assert SAID in result.stderr
-    line = "images          32 x 32 pixels for models (see --size of `loop init`); the page shows them as they are stored"
+    line = "images          32 x 32 pixels for models (see --size of `loop init`); the page shows them as stored"
     assert line in result.stdout
     assert line in ok("loop", "status", tmp_path / "job").stdout
     job = open_job(tmp_path / "job")
