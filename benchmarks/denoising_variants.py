@@ -67,6 +67,8 @@ class Variant:
     """
 
     kind: ClassVar[str] = "baseline"
+    draws: ClassVar[bool] = False
+    """Whether the loss draws something itself."""
 
     @property
     def setting(self) -> str:
@@ -114,6 +116,7 @@ class Masked(Variant):
     """A share of the batch is masked instead of noised."""
 
     kind: ClassVar[str] = "masked"
+    draws: ClassVar[bool] = True
     share: float
     hidden: float
 
@@ -216,7 +219,9 @@ class PCANoise(Variant):
 
     @in_full_precision
     def _noised(self, clean: Tensor, sigma: Tensor, eps: Tensor) -> Tensor:
-        basis, scale, mean = (t.to(clean.device) for t in (self._basis, self._scale, self._mean))
+        if self._basis.device != clean.device:  # once: a CUDA graph cannot have it done for every batch
+            self._basis, self._scale, self._mean = (t.to(clean.device) for t in (self._basis, self._scale, self._mean))
+        basis, scale, mean = self._basis, self._scale, self._mean
         # White noise is white in the basis, too; of the subspace only some of it is used.
         noise = (to_patches(eps) @ basis * scale) @ basis.T
         signal = to_patches(clean)

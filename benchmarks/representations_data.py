@@ -30,7 +30,12 @@ from ssl_diffusion.training.recipe import Recipe, load_recipe
 __all__ = ["POOLS", "Judged", "judge", "phase_of", "pool_of", "rows_of"]
 
 Features = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-POOLS = {"digits": "digits", "fashion-mnist": "fashion-mnist", "cifar10": "images"}  # recipes
+POOLS = {  # recipes
+    "digits": "digits",
+    "fashion-mnist": "fashion-mnist",
+    "cifar10": "images",
+    "fashion-mnist, thorough": "fashion-mnist-thorough",
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def rows_of(pool: Pool, data: str, stage: str, seed: int, most: int) -> Judged:
 def pool_of(data: str, cifar: Path | None, cache: Path) -> Pool:
     """A data set; of CIFAR-10 the training photos, one in five of which no denoiser sees."""
     if data != "cifar10":
-        return load_dataset(data)
+        return load_dataset(data.split(",")[0])
     kept = cache / "cifar10.npz"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{kept}.lock"):
@@ -93,6 +98,7 @@ def judge(data: str, pool: Pool, cache: Path, device: str) -> tuple[Features, st
     Returns:
         Function from images to features, float32 (n, F), and a name: distances by judges of different names do not compare.
     """
+    data = data.split(",")[0]
     recipe = _recipe(data, "labels-only").with_settings(
         {"training.keep": "trained", "compute.accelerator": device, "training.head_start": "zero"}
     )
