@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.pool import Pool
@@ -20,7 +21,7 @@ from ssl_diffusion.inference.embedded_pool import EmbeddedPool
 from ssl_diffusion.models.backbones.registry import load_backbone
 from ssl_diffusion.studies.attempts import StudyFolder, attempt
 from ssl_diffusion.studies.learners import Shared
-from ssl_diffusion.studies.settings import load_study
+from ssl_diffusion.studies.settings import StudySettings, load_study
 from ssl_diffusion.studies.trial import trials_of
 from ssl_diffusion.training.fit import FitOptions
 
@@ -40,21 +41,29 @@ def first_files(pool: Pool) -> Pool:
     )
 
 
+def run_trials(settings: StudySettings, pool: Pool, z: NDArray[np.float32], out: Path) -> None:
+    """Run the trials that the folder lacks, on these features of the pool's samples, (n, F)."""
+    shared, folder = (
+        Shared(settings.recipe, pool, EmbeddedPool(pool.images, z, pool.train, None), FitOptions()),
+        StudyFolder(out),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    folder.settings_file.write_text(settings.to_toml(), encoding="utf-8")
+    for trial in trials_of(settings):
+        if folder.result(trial, settings) is None:
+            print(trial.name, attempt(folder, settings, shared, trial) or "done", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("cifar", "cache", "recipe", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     asked = parser.parse_args()
-    settings, folder = load_study(asked.recipe), StudyFolder(asked.out)
+    settings = load_study(asked.recipe)
     pool = first_files(load_pool(DataSettings(path=str(asked.cifar))))
     backbone = load_backbone("efficientnet-lite0")
     z = backbone_features(backbone, pool, np.arange(len(pool)), backbone_reads(backbone, pool), cache_dir=asked.cache)
-    shared = Shared(settings.recipe, pool, EmbeddedPool(pool.images, z, pool.train, None), FitOptions())
-    asked.out.mkdir(parents=True, exist_ok=True)
-    folder.settings_file.write_text(settings.to_toml(), encoding="utf-8")
-    for trial in trials_of(settings):
-        if folder.result(trial, settings) is None:
-            print(trial.name, attempt(folder, settings, shared, trial) or "done", flush=True)
+    run_trials(settings, pool, z, asked.out)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ def curves() -> pd.DataFrame:
         budgets = [c for c in table if str(c).isdecimal()]
         if "strategy" in table and budgets:
             mean = table.melt(["strategy", "n"], budgets, "n_labeled", "accuracy").rename(columns={"n": "trials"})
-            parts.append(mean.assign(study=path.stem, curve=mean["strategy"], kind="mean"))
+            study = path.stem.removesuffix("-1000")  # the same trials, some of them longer
+            parts.append(mean.assign(study=study, curve=mean["strategy"], kind="mean"))
     every = pd.concat(parts, ignore_index=True)
     every["n_labeled"] = every["n_labeled"].astype(int)
     return every[~every["curve"].str.startswith("oracle")].dropna(subset=["accuracy"])

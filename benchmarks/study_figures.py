@@ -14,6 +14,8 @@ from ssl_diffusion.studies.figures import curves_figure
 
 REPORTS = Path(__file__).resolve().parents[1] / "docs" / "reports"
 HIGHLIGHT = {
+    "cifar10-lite0": ("oracle", "bait", "uherding"),
+    "cifar10-lite0-1000": ("bait", "uherding", "typiclust"),
     "digits-ceiling": ("oracle", "maxherding"),
     "fashion-ceiling": ("maxherding",),
     "fashion-probe": ("entropy",),
