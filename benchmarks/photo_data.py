@@ -1,6 +1,7 @@
 """Data sets of :mod:`photos`: what `ssld fit` is told to read, and what the rivals read of the same images.
 
 cifar10        60,000 photos of 32 px as JPEG files, in folders train/ and test/ (`--cifar`)
+digits-on-photos, garments-in-color   simple pictures of simple_pictures.py
 cifar10-2000   the first 200 photos of each class of train/ and of test/, copied to the cache: a small collection of one's own
 fashion-mnist  70,000 gray pictures of 28 px
 elpv           2,624 gray pictures of solar cells, 300 px, in four grades by their probability of a defect (0, 1/3, 2/3, 1),
@@ -23,6 +24,7 @@ import numpy as np
 import pandas as pd
 from baselines import components
 from numpy.typing import NDArray
+from simple_pictures import SIMPLE_PICTURES
 
 from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.pool import Pool
@@ -144,6 +146,8 @@ def photo_set(name: str, cache: Path, cifar: Path | None) -> PhotoSet:
     if name == "elpv":
         table, root = _solar_cells(cache)
         return PhotoSet(name, DataSettings(path=str(table), image_root=str(root)), cache)
+    if name in SIMPLE_PICTURES:
+        return PhotoSet(name, DataSettings(path=str(SIMPLE_PICTURES[name](cache / name, cifar))), cache)
     if cifar is None:
         raise SystemExit(f"{name} is made of CIFAR-10 as image files: say where with --cifar")
     return PhotoSet(name, DataSettings(path=str(cifar if name == "cifar10" else _small(cifar, cache / name))), cache)

@@ -73,13 +73,16 @@ class Suite:
 SUITES = {
     "cifar10": Suite((40, 100, 400, 1000, 4000), {"40": "50", "100": "62", "400": "70", "1000": "74", "4000": "78"}),
     "cifar10-2000": Suite((100,)),
+    "digits-on-photos": Suite((100,)),
+    "garments-in-color": Suite((100,)),
     "fashion-mnist": Suite((100, 400, 1000, 4000), recipe="fashion-mnist", pretraining_steps=800),
     "elpv": Suite((100, 400), {"100": "51", "100, balanced": "48", "400": "60", "400, balanced": "52"}),
 }
+_TRAINED_ON = [(name, 100) for name in ("cifar10-2000", "digits-on-photos", "garments-in-color", "elpv")] + [("elpv", 400)]
 # Methods that take minutes a fit run for fewer seeds, and not on every data set.
 FEW_SEEDS = {
     "Lite0, fine-tuned": {("cifar10-2000", 100): 3, ("elpv", 100): 2, ("elpv", 400): 2},
-    **{method: {("cifar10-2000", 100): 3, ("elpv", 100): 3, ("elpv", 400): 3} for method in TRAINED},
+    **{method: dict.fromkeys(_TRAINED_ON, 3) for method in TRAINED},
 }
 
 
