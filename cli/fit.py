@@ -161,7 +161,8 @@ class TrainingOptions:
     objective: Annotated[
         str | None,
         typer.Option(
-            help="joint (default), labels-only, probe (logistic regression on the pretrained denoiser) or denoise-only."
+            help="joint, labels-only, probe (logistic regression on the pretrained denoiser) or denoise-only. Default: joint; probe "
+            "where it reads a backbone."
         ),
     ] = None
     backbone: Annotated[str | None, BACKBONE] = None
@@ -199,10 +200,12 @@ class TrainingOptions:
         }
 
     def leaves_objective(self) -> bool:
-        """Whether nothing on the command line says what to train: neither the objective, nor a term of it, nor a recipe."""
+        """Whether nothing on the command line says what to train: neither the objective, nor a term or a number of steps of it,
+        nor a recipe."""
         named = {text.partition("=")[0].strip() for text in self.overrides or []}
-        asked = self.objective, self.consistency, self.recipe
-        return asked == (None, None, None) and not named & {"training.objective", "training.consistency"}
+        asked = self.objective, self.consistency, self.steps, self.recipe
+        told = {"training.objective", "training.consistency", "training.steps"}
+        return asked == (None,) * len(asked) and not named & told
 
 
 @dataclass(frozen=True)
@@ -263,7 +266,7 @@ def fit(
 
       ssld fit --data 's3://bucket/pool/*.parquet' --labels labels.csv --labeled 4000
 
-      ssld fit --data photos/ --labeled 100 --objective probe --backbone efficientnet-lite0
+      ssld fit --data photos/ --labeled 100 --backbone efficientnet-lite0
 
       ssld fit --labeled 100 --consistency match --time 20m
 

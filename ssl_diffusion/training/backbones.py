@@ -29,7 +29,7 @@ from ssl_diffusion.training.backbone_views import view_features
 from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.recipe import Recipe
 
-__all__ = ["FusedHead", "fit_backbone", "fit_fused_head", "fused_phase", "head_rows", "with_backbone_of"]
+__all__ = ["FusedHead", "fit_backbone", "fit_fused_head", "fused_phase", "head_rows", "probe_with_backbone", "with_backbone_of"]
 
 _log = logging.getLogger(__name__)
 _AUTO = "efficientnet-lite0"
@@ -67,9 +67,35 @@ def with_backbone_of(recipe: Recipe, pool: Pool) -> Recipe:
     """
     if recipe.backbone.name != "auto":
         return recipe
-    suits = recipe.training.objective == _AUTO_OBJECTIVE and pool.files is not None and pool.image_shape[0] == 3
+    suits = recipe.training.objective == _AUTO_OBJECTIVE and _in_color_files(pool)
     name = _AUTO if suits and backbone_fault(_AUTO) is None else "none"
     return recipe.replace(backbone=recipe.backbone.replace(name=name))
+
+
+def probe_with_backbone(recipe: Recipe, pool: Pool) -> Recipe:
+    """The recipe of a fit whose objective was left open: "probe" in place of "joint" where the probe reads a backbone.
+
+    Joint training beside a frozen network has ended no better than the probe on all photos that were measured, after several
+    times as long, and without one far below (benchmarks/README.md).
+
+    Args:
+        recipe: Settings.
+        pool: Images.
+    """
+    probe = recipe.with_settings({"training.objective": "probe", "training.consistency": "none"})
+    name = with_backbone_of(probe, pool).backbone.name
+    if recipe.training.objective != "joint" or pool.multilabel or not recipe.pretraining.steps:
+        return recipe
+    if name == "none":
+        if recipe.backbone.name == "auto" and _in_color_files(pool):
+            _log.info("a pretrained network knows more of most photos than their denoiser: %s", backbone_fault(_AUTO))
+        return recipe
+    _log.info(
+        "the probe on the denoiser and %s is taken, which was best on most photos; on pictures of one kind of simple object joint "
+        "training can be better: compare with --objective joint --backbone none --val-fraction 0.2",
+        name,
+    )
+    return probe
 
 
 def fit_backbone(recipe: Recipe) -> Backbone | None:
@@ -221,6 +247,10 @@ def fit_fused_head(
     facts |= {"nll": nll, "choice": said, "pseudo_labels": None if taught is None else taught.facts()}
     assert isinstance(model.config, FusedConfig)
     return FusedHead(model.config, model.state_dict(), facts, probe.inverse_penalty)
+
+
+def _in_color_files(pool: Pool) -> bool:
+    return pool.files is not None and pool.image_shape[0] == 3
 
 
 def _spreads(recipe: Recipe, pool: Pool, n_labels: int) -> bool:

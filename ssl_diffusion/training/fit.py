@@ -24,7 +24,7 @@ from ssl_diffusion.progress import log_to
 from ssl_diffusion.training.announcement import Announcement
 from ssl_diffusion.training.augment import policy
 from ssl_diffusion.training.backbone_hint import backbone_hint
-from ssl_diffusion.training.backbones import fit_backbone, with_backbone_of
+from ssl_diffusion.training.backbones import fit_backbone, probe_with_backbone, with_backbone_of
 from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.class_balance import with_balanced_thresholds
 from ssl_diffusion.training.conditions import Conditions, RunConditions, resumed_conditions, using_threads
@@ -136,7 +136,7 @@ def fit_run(
         overwrite: Whether a run that is there already is replaced.
         seconds: Time for the whole fit, in seconds; the numbers of steps are then chosen to fit into it
             (:func:`ssl_diffusion.training.time_plan`). None takes those of the recipe.
-        may_probe: Whether the probe takes the place of joint training where that time is too short for it.
+        may_probe: Whether the probe takes the place of joint training where it reads a backbone, or that time is too short.
         pool: Images and labels that `recipe.data` names, where the caller holds them already; None reads them. Later commands
             on the run read what `recipe.data` names, so the two must agree.
         options: Cache, memory and progress; None is the default of :class:`FitOptions`.
@@ -178,6 +178,7 @@ def fit_run(
         )
         recipe = recipe.replace(labels=labels.replace(budget=len(labeled)))
     _check_batches(recipe, pool)
+    recipe = probe_with_backbone(recipe, pool) if may_probe else recipe
     name = default_run_name(pool.name, len(labeled) if labeled else 0, recipe.training)
     folder = RunFolder(out if out is not None else Path("runs") / name)
     folder.check_free(overwrite, input_paths(recipe.data))

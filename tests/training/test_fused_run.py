@@ -30,7 +30,7 @@ from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.fused import FusedConfig, FusedDiffusion
 from ssl_diffusion.models.pixels import rounded
 from ssl_diffusion.training.backbone_hint import backbone_hint
-from ssl_diffusion.training.backbones import with_backbone_of
+from ssl_diffusion.training.backbones import probe_with_backbone, with_backbone_of
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.evaluate import evaluate_run
 from ssl_diffusion.training.fit import FitOptions, fit_run
@@ -329,6 +329,36 @@ def test_a_joint_training_says_what_the_backbone_alone_would_give(
         fit_run(joint, tmp_path / "run")
     assert "quadrants alone, a pretrained network that joint training does not read, gets 100% of the labels" in caplog.text
     assert "--objective probe --backbone quadrants" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["auto", "quadrants"])
+def test_a_fit_whose_objective_is_left_open_takes_the_probe_beside_a_backbone(
+    name: str, joint: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture, no_pictures: None
+) -> None:
+    with caplog.at_level("INFO"):
+        run = fit_run(joint.with_setting("backbone.name", name), tmp_path / "run", may_probe=True)
+    made = load_recipe(run / "recipe.toml")
+    assert (made.training.objective, made.backbone.name) == ("probe", "quadrants")
+    assert load_metrics(run)["objective"] == "probe"
+    assert "the probe on the denoiser and quadrants is taken" in caplog.text
+    assert "--objective joint --backbone none --val-fraction 0.2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change", [{"backbone.name": "none"}, {"pretraining.steps": 0}, {"training.objective": "labels-only"}]
+)
+def test_a_fit_without_a_backbone_keeps_its_objective(change: dict[str, object], joint: Recipe) -> None:
+    changed = joint.with_settings(change)
+    assert probe_with_backbone(changed, load_pool(joint.data)) == changed
+
+
+def test_without_the_extra_a_fit_of_photos_says_what_to_install(
+    joint: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ssl_diffusion.training.backbones.backbone_fault", lambda _: "pip install '.[photos]'")
+    with caplog.at_level("INFO"):
+        assert probe_with_backbone(joint, load_pool(joint.data)) == joint
+    assert "a pretrained network knows more of most photos than their denoiser: pip install '.[photos]'" in caplog.text
 
 
 @pytest.mark.parametrize(
