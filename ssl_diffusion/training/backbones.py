@@ -91,8 +91,8 @@ def probe_with_backbone(recipe: Recipe, pool: Pool) -> Recipe:
             _log.info("a pretrained network knows more of most photos than their denoiser: %s", backbone_fault(_AUTO))
         return recipe
     _log.info(
-        "the probe on the denoiser and %s is taken, which was best on most photos; on pictures of one kind of simple object joint "
-        "training can be better: compare with --objective joint --backbone none --val-fraction 0.2",
+        "the probe on the denoiser and %s is taken, which was best on most photos; on pictures of one kind of simple object "
+        "joint training can be better: compare with --objective joint --backbone none --val-fraction 0.2",
         name,
     )
     return probe

@@ -344,9 +344,7 @@ def test_a_fit_whose_objective_is_left_open_takes_the_probe_beside_a_backbone(
     assert "--objective joint --backbone none --val-fraction 0.2" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "change", [{"backbone.name": "none"}, {"pretraining.steps": 0}, {"training.objective": "labels-only"}]
-)
+@pytest.mark.parametrize("change", [{"backbone.name": "none"}, {"pretraining.steps": 0}, {"training.objective": "labels-only"}])
 def test_a_fit_without_a_backbone_keeps_its_objective(change: dict[str, object], joint: Recipe) -> None:
     changed = joint.with_settings(change)
     assert probe_with_backbone(changed, load_pool(joint.data)) == changed
