@@ -204,8 +204,7 @@ class TrainingOptions:
         nor a recipe."""
         named = {text.partition("=")[0].strip() for text in self.overrides or []}
         asked = self.objective, self.consistency, self.steps, self.recipe
-        told = {"training.objective", "training.consistency", "training.steps"}
-        return asked == (None,) * len(asked) and not named & told
+        return asked == (None,) * len(asked) and not named & {"training.objective", "training.consistency"}
 
 
 @dataclass(frozen=True)

@@ -150,3 +150,19 @@ def test_a_run_is_resumed_with_its_own_recipe_and_what_is_asked_for(calls: list[
     assert (resumed.recipe.data.dataset, resumed.recipe.model.channels) == ("digits", 8)
     changed = call_of(calls, "--resume", tiny_run, "--steps", 9).recipe
     assert resumed.recipe.differences(changed) == [f"training.steps: {resumed.recipe.training.steps} -> 9"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "may_probe"),
+    [
+        ((), True),
+        (("--backbone", "efficientnet-lite0"), True),
+        (("--steps", 10), False),
+        (("--objective", "joint"), False),
+        (("--consistency", "match"), False),
+        (("--recipe", "digits"), False),
+        (("--set", "training.objective=joint"), False),
+    ],
+)
+def test_whether_the_objective_is_left_open(asked: tuple[object, ...], may_probe: bool, calls: list[Call]) -> None:
+    assert call_of(calls, *asked).more["may_probe"] is may_probe
