@@ -156,6 +156,8 @@ def strategy_for(name: str, n_labeled: int, n_classes: int, model: "JointDiffusi
 
 def _first(model: "JointDiffusion | None") -> str:
     """The strategy that begins; which one is better was measured for both kinds of representation (docs/how-to/studies.md)."""
-    from ssl_diffusion.models.fused import FusedDiffusion
+    if model is None:
+        return "typiclust"
+    from ssl_diffusion.models.fused import FusedDiffusion  # torch, which names alone do not need
 
-    return "typiclust" if model is None or isinstance(model, FusedDiffusion) else "maxherding"
+    return "typiclust" if isinstance(model, FusedDiffusion) else "maxherding"
