@@ -76,6 +76,12 @@ def find_row(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
     return None if found.empty else {str(name): value for name, value in found.iloc[0].to_dict().items()}
 
 
+def figures_of(path: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV file without the columns of :func:`provenance`; values that are missing are empty."""
+    frame = pd.read_csv(path).drop(columns=list(provenance()))
+    return [{str(k): v for k, v in row.items()} for row in frame.astype(object).fillna("").to_dict("records")]
+
+
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Add a row to a CSV file that several processes may be adding to."""
     path.parent.mkdir(parents=True, exist_ok=True)

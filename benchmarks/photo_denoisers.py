@@ -29,9 +29,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-import pandas as pd
 import torch
-from common import RESULTS, append_row, find_row, markdown_table, provenance
+from common import RESULTS, append_row, figures_of, find_row, markdown_table, provenance
 from counterfactual_photos import EPOCHS, Judge, explained, fitted, judged_by, network, noise_like
 from numpy.typing import NDArray
 from torch import Tensor
@@ -160,8 +159,7 @@ def main() -> None:
         if args.cifar is None:
             parser.error("say where CIFAR-10 is as image files: --cifar")
         work(args)
-    rows = [{str(k): v for k, v in row.items()} for row in pd.read_csv(args.out).astype(object).fillna("").to_dict("records")]
-    print(markdown_table([{k: v for k, v in row.items() if k not in provenance()} for row in rows if row["part"] == "report"]))
+    print(markdown_table([row for row in figures_of(args.out) if row["part"] == "report"]))
 
 
 def work(args: argparse.Namespace) -> None:

@@ -20,11 +20,9 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
-from common import RESULTS, append_row, find_row, markdown_table, provenance
+from common import RESULTS, append_row, figures_of, find_row, markdown_table, provenance
 from counterfactual_photos import EPOCHS, Judge, fitted, judged_by
 from numpy.typing import NDArray
 
@@ -122,11 +120,7 @@ def main() -> None:
                 classes, each = COLLECTIONS[name]
                 folder = collection(args.cifar, list(classes or whole.classes), each, args.work / name)
                 measure(name, folder, whole, judge, args.work, args)
-    rows: list[dict[str, Any]] = [
-        {str(k): v for k, v in row.items()} for row in pd.read_csv(args.out).astype(object).fillna("").to_dict("records")
-    ]
-    hidden = ("threads", "torch", "processor", "commit")
-    print(markdown_table([{k: v for k, v in row.items() if k not in hidden} for row in rows]))
+    print(markdown_table(figures_of(args.out)))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from ssl_diffusion.settings import LARGEST_SEED
 from ssl_diffusion.studies.scenario import tested
 from ssl_diffusion.studies.settings import StudySettings
 from ssl_diffusion.training.fit import FitOptions, fit_model
+from ssl_diffusion.training.phases import as_probe
 from ssl_diffusion.training.recipe import Recipe
 
 __all__ = ["Learner", "ProbeRefits", "Shared", "blind_candidates", "learner_of", "prepare"]
@@ -76,7 +77,7 @@ def prepare(settings: StudySettings, pool: Pool, folder: Path, options: FitOptio
         folder: Folder in which the representation is kept; it is made again if it belongs to another denoiser.
         options: Cache of denoisers and progress callback.
     """
-    recipe = settings.recipe.with_setting("training.objective", "probe").with_setting("training.consistency", "none")
+    recipe = as_probe(settings.recipe)
     start = LabeledSet(tuple(map(str, pool.ids[pool.train[:1]])))
     fitted = fit_model(recipe, pool, start, options=options)
     device = Device.resolve(recipe.compute.accelerator, recipe.compute.precision)

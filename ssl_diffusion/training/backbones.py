@@ -27,6 +27,7 @@ from ssl_diffusion.models.pseudo_labels import LARGEST_BUDGET, fit_pseudo_label_
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.training.backbone_views import view_features
 from ssl_diffusion.training.batches import Phase
+from ssl_diffusion.training.phases import as_probe
 from ssl_diffusion.training.recipe import Recipe
 
 __all__ = ["FusedHead", "fit_backbone", "fit_fused_head", "fused_phase", "head_rows", "probe_with_backbone", "with_backbone_of"]
@@ -82,7 +83,7 @@ def probe_with_backbone(recipe: Recipe, pool: Pool) -> Recipe:
         recipe: Settings.
         pool: Images.
     """
-    probe = recipe.with_settings({"training.objective": "probe", "training.consistency": "none"})
+    probe = as_probe(recipe)
     name = with_backbone_of(probe, pool).backbone.name
     if recipe.training.objective != "joint" or pool.multilabel or not recipe.pretraining.steps:
         return recipe

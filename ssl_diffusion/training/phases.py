@@ -13,10 +13,15 @@ from ssl_diffusion.training.batches import Phase, TrainingData
 from ssl_diffusion.training.denoiser_cache import denoiser_key
 from ssl_diffusion.training.recipe import Recipe
 
-__all__ = ["PRETRAINING_ONLY", "joint_config", "mirrored", "pretraining_job", "training_job"]
+__all__ = ["PRETRAINING_ONLY", "as_probe", "joint_config", "mirrored", "pretraining_job", "training_job"]
 
 # Objectives that end with the pretraining and have no training steps.
 PRETRAINING_ONLY = ("denoise-only", "probe")
+
+
+def as_probe(recipe: Recipe) -> Recipe:
+    """The recipe with the objective "probe"."""
+    return recipe.with_settings({"training.objective": "probe", "training.consistency": "none"})
 
 
 def joint_config(recipe: Recipe, pool: Pool) -> JointConfig:

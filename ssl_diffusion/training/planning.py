@@ -28,7 +28,7 @@ from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.clocks import BUSY, slowdown
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.measuring import time_steps
-from ssl_diffusion.training.phases import PRETRAINING_ONLY, pretraining_job, training_job
+from ssl_diffusion.training.phases import PRETRAINING_ONLY, as_probe, pretraining_job, training_job
 from ssl_diffusion.training.reading import Reading, reading_of
 from ssl_diffusion.training.recipe import Recipe
 
@@ -136,7 +136,7 @@ class TimePlan:
             _log.warning(
                 "the pretraining has left %.0f s, which are too short for joint training, so the probe is taken", max(0.0, left)
             )
-            return _as_probe(recipe)
+            return as_probe(recipe)
         steps = max(1, steps)
         self.revisions.append({**facts, "training_steps": steps})
         _log.info(
@@ -239,7 +239,7 @@ def time_plan(
         too_few = planned.training.steps < LEAST_STEPS
         if may_probe and too_few and recipe.training.objective == "joint" and pretraining is not None:
             trains, costs = False, replace(costs, per_step=0.0)
-            recipe, reading, left = without_reading(_as_probe(recipe))
+            recipe, reading, left = without_reading(as_probe(recipe))
             planned = costs.stretched(recipe, left)
             _log.warning(
                 "%g s are too short for joint training, so the probe is taken, logistic regression on the denoiser: "
@@ -321,11 +321,6 @@ class _Costs:
 
     def _seconds(self, recipe: Recipe) -> float:
         return recipe.pretraining.steps * self.per_pretraining_step + recipe.training.steps * self.per_step
-
-
-def _as_probe(recipe: Recipe) -> Recipe:
-    """The recipe with the objective "probe"."""
-    return recipe.with_settings({"training.objective": "probe", "training.consistency": "none"})
 
 
 def _seconds_per_step(training: Phase | None, pretraining: Phase | None) -> tuple[float, float, float]:
