@@ -36,9 +36,10 @@ from ssl_diffusion.models.probe import fit_probe
 from ssl_diffusion.seeding import derive_seed
 from ssl_diffusion.training.batches import BatchSampler, Phase
 from ssl_diffusion.training.moving_average import MovingAverage
-from ssl_diffusion.training.optimizer import learning_rate, make_optimizer
+from ssl_diffusion.training.optimizer import make_optimizer
 from ssl_diffusion.training.phases import pretraining_job, training_job
 from ssl_diffusion.training.recipe import load_recipe
+from ssl_diffusion.training.schedule import Schedule
 
 CSV = RESULTS / "alignment.csv"
 LAST, HIDDEN = 1280, 512  # features of the backbone's last level; width of the small network
@@ -106,7 +107,7 @@ def _trained(phase: Phase, weight: float, features: Tensor) -> dict[str, Any]:
         assert draw._denoising is not None
         torch.manual_seed(derive_seed(s.seed, phase.name, "dropout", step, 0))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, s) * group["scale"]
+            group["lr"] = Schedule(s).rate(step) * group["scale"]
         noised = part.noised()
         seen = model.encode(noised, part.sigma)
         raw = model.raw_output(seen, part.clean.shape)

@@ -46,7 +46,8 @@ from ssl_diffusion.seeding import derive_seed
 from ssl_diffusion.training.batches import BatchSampler, Phase
 from ssl_diffusion.training.moving_average import MovingAverage
 from ssl_diffusion.training.objective import DenoisingBatch
-from ssl_diffusion.training.optimizer import learning_rate, make_optimizer
+from ssl_diffusion.training.optimizer import make_optimizer
+from ssl_diffusion.training.schedule import Schedule
 
 CSV, TIMES = RESULTS / "representations.csv", RESULTS / "representations_time.csv"
 DEVELOPMENT, REPORT = 100, (0, 1, 2)  # seeds
@@ -168,7 +169,7 @@ def trained(phase: Phase, variant: Variant, device: torch.device, deadline: floa
             gradients = graphed(model, loss, part, precision, recorded=not variant.draws)
         gradients(part)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, s) * group["scale"]
+            group["lr"] = Schedule(s).rate(step) * group["scale"]
         nn_clip(model, s.clip)
         optimizer.step()
         average.update(step)

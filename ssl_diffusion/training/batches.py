@@ -5,6 +5,7 @@ number of images seen: a batch depends on the step alone, not on what was drawn 
 known, too, and a mapped pool brings them in from the disk while this one computes.
 """
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from ssl_diffusion.models.noise import Parameterisation
 from ssl_diffusion.seeding import derive_seed
 from ssl_diffusion.training.augment import Augmentation, augment, mirror
 from ssl_diffusion.training.objective import DenoisingBatch, LabeledBatch, TrainingBatch, UnlabeledBatch
+from ssl_diffusion.training.schedule import Schedule
 from ssl_diffusion.training.settings import ComputeSettings, PhaseSettings, TrainingSettings
 
 __all__ = ["BatchSampler", "EndlessShuffle", "Phase", "TrainingData"]
@@ -70,6 +72,9 @@ class Phase:
         checkpoint_every: seconds between checkpoints
         identity:         hash of everything that determines the result; a checkpoint with another one is refused
         family:           hash of everything but the number of steps; of a pretraining only
+        key:              identity, with the steps at which the number of steps was planned again; of a pretraining only
+        pace:             function that is told the number of steps taken and the schedule after every step, and says how many
+                          steps there will be from there on; 0 leaves the schedule as it is. None never asks
     """
 
     name: str
@@ -87,6 +92,8 @@ class Phase:
     checkpoint_every: float = 60.0
     identity: str = ""
     family: str = ""
+    key: str = ""
+    pace: Callable[[int, Schedule], int] | None = None
 
     @property
     def supervision(self) -> TrainingSettings | None:

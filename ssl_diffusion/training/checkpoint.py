@@ -31,6 +31,7 @@ class _Counters(State):
     seconds: Annotated[float, Field(ge=0)]
     non_finite_steps: _Count
     history: list[dict[str, Any]]
+    replanned: tuple[_Count, ...] = ()
 
 
 class TrainingState:
@@ -70,6 +71,7 @@ class TrainingState:
             "seconds": result.seconds,
             "non_finite_steps": result.non_finite_steps,
             "history": result.history,
+            "replanned": list(result.replanned),
         }
         save_tensors(path, tensors, metadata)
 

@@ -22,7 +22,7 @@ from ssl_diffusion.models.build import weights_fault
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.weights import load_tensors, read_metadata, save_tensors
 from ssl_diffusion.outputs import path_fault, place_fault
-from ssl_diffusion.settings import State, parse_state
+from ssl_diffusion.settings import Count, State, parse_state
 from ssl_diffusion.storage import clear_place
 from ssl_diffusion.training.conditions import Conditions, file_digest
 from ssl_diffusion.training.result import TrainingResult
@@ -48,6 +48,8 @@ class CachedDenoiser:
         images_seen: Number of images that these steps read.
         seconds: Time of the pretraining, in seconds.
         made_with: Conditions of the pretraining, as plain values; None if they are not known, or changed on the way.
+        replanned: Steps at which their number was planned again; see :attr:`PhaseSettings.replanned`.
+        planned: Number of steps before that.
     """
 
     weights: dict[str, Tensor]
@@ -56,12 +58,15 @@ class CachedDenoiser:
     images_seen: int
     seconds: float
     made_with: dict[str, Any] | None = None
+    replanned: tuple[int, ...] = ()
+    planned: int | None = None
 
     @classmethod
-    def from_result(cls, result: TrainingResult, made_with: dict[str, Any] | None = None) -> "CachedDenoiser":
-        """The denoiser of a finished pretraining."""
+    def from_result(cls, result: TrainingResult, planned: int, made_with: dict[str, Any] | None = None) -> "CachedDenoiser":
+        """The denoiser of a finished pretraining, of which so many steps were planned at first."""
         weights = {name: t for name, t in result.ema.items() if not name.startswith("head.")}
-        return cls(weights, result.history, result.steps, result.images_seen, result.seconds, made_with)
+        facts = (result.steps, result.images_seen, result.seconds, made_with, result.replanned, planned)
+        return cls(weights, result.history, *facts)
 
 
 def denoiser_key(fingerprint: str, config: JointConfig, settings: PhaseSettings, flip: bool) -> str:
@@ -88,7 +93,8 @@ def denoiser_key(fingerprint: str, config: JointConfig, settings: PhaseSettings,
         "image_shape": config.image_shape,
         "sigma_data": config.sigma_data,
     }
-    identity = [_VERSION, fingerprint, network, settings.to_dict(), flip]
+    phase = {name: value for name, value in settings.to_dict().items() if name != "replanned" or value}
+    identity = [_VERSION, fingerprint, network, phase, flip]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -100,11 +106,13 @@ class _Facts(State):
     images_seen: Annotated[int, Field(ge=0)]
     seconds: Annotated[float, Field(ge=0)]
     made_with: dict[str, Any] | None = None
+    replanned: tuple[Count, ...] = ()
+    planned: Count | None = None
     family: str = ""
     key: str | None = None
 
 
-_KEPT = ("history", "steps", "images_seen", "seconds", "made_with")
+_KEPT = ("history", "steps", "images_seen", "seconds", "made_with", "replanned", "planned")
 
 
 def _facts(path: Path, metadata: dict[str, Any]) -> _Facts:
@@ -131,6 +139,22 @@ class DenoiserCache:
 
     def steps_of(self, family: str) -> list[int]:
         """Numbers of steps of the finished pretrainings of a family, see :func:`denoiser_key`."""
+        return sorted(facts.steps for facts in self._of(family))
+
+    def longest(self, family: str, settings: PhaseSettings) -> PhaseSettings | None:
+        """Settings of the finished pretraining of a family that has the most steps; None if there is none.
+
+        Args:
+            family: Key of the family.
+            settings: Settings of one of its pretrainings.
+        """
+        if not (found := self._of(family)):
+            return None
+        facts = max(found, key=lambda facts: facts.steps)
+        return settings.replace(steps=facts.planned or facts.steps, replanned=facts.replanned)
+
+    def _of(self, family: str) -> list[_Facts]:
+        """What the files of a family say of themselves."""
         paths = [
             path for path in sorted(self.folder.glob("*.safetensors")) if path.stem.isalnum()
         ]  # neither partial nor temporary
@@ -139,8 +163,8 @@ class DenoiserCache:
             if (metadata := read_metadata(path)) is not None:
                 with suppress(StateError):  # a damaged one is reported when it is wanted
                     facts = _facts(path, metadata)
-                    found += [facts.steps] if facts.family == family else []
-        return sorted(found)
+                    found += [facts] if facts.family == family else []
+        return found
 
     def load(self, key: str, config: JointConfig | None = None) -> CachedDenoiser | None:
         """A denoiser of the cache.

@@ -6,7 +6,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,18 +19,19 @@ from ssl_diffusion.data.loading import check_used, input_paths, load_pool, with_
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.shards.places import located
 from ssl_diffusion.errors import DataError, Interrupted, RecipeError, RunError
-from ssl_diffusion.machine import memory_bytes, resolve_accelerator
 from ssl_diffusion.progress import log_to
 from ssl_diffusion.training.announcement import Announcement
 from ssl_diffusion.training.augment import policy
 from ssl_diffusion.training.backbone_hint import backbone_hint
 from ssl_diffusion.training.backbones import fit_backbone, probe_with_backbone, with_backbone_of
 from ssl_diffusion.training.batches import Phase
+from ssl_diffusion.training.checks import check_batches, check_recipe
 from ssl_diffusion.training.class_balance import with_balanced_thresholds
 from ssl_diffusion.training.conditions import Conditions, RunConditions, resumed_conditions, using_threads
 from ssl_diffusion.training.evaluate import report_fit
-from ssl_diffusion.training.loop import check_divisible
-from ssl_diffusion.training.objective_fits import FITS, FitOptions, FitTask, Replan, no_pretraining
+from ssl_diffusion.training.fit_task import FitOptions, FitTask, Replan
+from ssl_diffusion.training.objective_fits import FITS
+from ssl_diffusion.training.pace import Pace
 from ssl_diffusion.training.phases import PRETRAINING_ONLY, mirrored, pretraining_job, training_job
 from ssl_diffusion.training.planning import TimePlan, time_plan
 from ssl_diffusion.training.reading import Reading, reading_of
@@ -55,6 +56,7 @@ def fit_model(
     conditions: RunConditions | None = None,
     keep_better: bool = False,
     replan: Replan | None = None,
+    paces: Callable[[str], Pace] | None = None,
 ) -> Fitted:
     """Fit a model to a pool: pretraining (or a denoiser from the cache), then training under the recipe's objective.
 
@@ -73,6 +75,8 @@ def fit_model(
             (:mod:`ssl_diffusion.training.starting_point`) and the setting `training.keep` does not forbid it.
         replan: Function that is called with the rows of the pretraining when it is over (none if the denoiser came from the
             cache) and returns the recipe with the training steps to take; None keeps the recipe.
+        paces: Function that returns what plans the steps of a phase, "pretraining" or "training", again while it runs
+            (:mod:`ssl_diffusion.training.pace`); None keeps their numbers.
 
     Returns:
         The model's configuration, its weights, the history and the cost.
@@ -88,7 +92,7 @@ def fit_model(
         >>> model = fitted.model()
     """
     options = options or FitOptions()
-    _check(recipe)
+    check_recipe(recipe)
     if pool.multilabel and recipe.training.consistency != "none":
         raise RecipeError("pseudo-labels are for data with one label per image: leave out --consistency")
     if start is not None and (recipe.training.objective in PRETRAINING_ONLY or checkpoints is not None):
@@ -111,6 +115,7 @@ def fit_model(
         keep_better,
         backbone,
         replan,
+        paces,
     )
     fitted = FITS[recipe.training.objective](task)
     if recipe.training.thresholds == "none" or labeled is None:
@@ -154,7 +159,7 @@ def fit_run(
     """
     began = time.monotonic()
     options = options or FitOptions()
-    _check(recipe)
+    check_recipe(recipe)
     if pool is None:
         check_used(recipe.data)
     objective = recipe.training.objective
@@ -177,7 +182,7 @@ def fit_run(
             allow_missing_classes=labels.allow_missing_classes,
         )
         recipe = recipe.replace(labels=labels.replace(budget=len(labeled)))
-    _check_batches(recipe, pool)
+    check_batches(recipe, pool)
     recipe = probe_with_backbone(recipe, pool) if may_probe else recipe
     name = default_run_name(pool.name, len(labeled) if labeled else 0, recipe.training)
     folder = RunFolder(out if out is not None else Path("runs") / name)
@@ -268,7 +273,7 @@ def _conditions(recipe: Recipe, pool: Pool, labeled: LabeledSet | None, fingerpr
     denoiser = None
     if options.cache is not None:
         phase = pretraining_job(recipe, training_job(recipe, pool, labeled), fingerprint)
-        denoiser = options.cache.digest(phase.identity) if phase is not None else None
+        denoiser = options.cache.digest(phase.key) if phase is not None else None
     here = Conditions.here(recipe.compute).model_dump()
     return RunConditions.model_validate({**here, "cache": options.cache is not None, "denoiser": denoiser})
 
@@ -312,6 +317,10 @@ def _complete(
             folder.save_plan(recipe, plan.to_dict())
         return recipe
 
+    def pace(name: str) -> Pace:
+        assert plan is not None
+        return plan.pace(name, lambda: folder.save_plan(recipe, plan.to_dict()))
+
     if plan is None and recipe.compute.devices == 1:  # a plan has been told, and ranks report from other processes
         options = _announced(recipe, pool, labeled, fingerprint, options)
     with log_to(_log_file(folder.log)):
@@ -327,9 +336,13 @@ def _complete(
                 conditions=conditions,
                 keep_better=True,
                 replan=replan if plan is not None else None,
+                paces=pace if plan is not None else None,
             )
         except Interrupted as error:
             raise Interrupted(f"{error}; continue with: ssld fit --resume {folder.path}") from None
+        if (done := _as_done(recipe, fitted)) != recipe:
+            recipe = done
+            folder.save_plan(recipe, None)
         metadata = model_metadata(fitted.config, pool, recipe.training.objective)
         if recipe.data.aspect != "squeeze":  # models of earlier versions do not name it
             metadata["aspect"] = recipe.data.aspect
@@ -337,47 +350,14 @@ def _complete(
         report_fit(folder, recipe, pool, labeled, fitted, options.progress, cache_dir=options.features)
 
 
-def _check(recipe: Recipe) -> None:
-    """Refuse settings that cannot be trained here, before anything is read or written."""
-    t = recipe.training
-    if t.objective in PRETRAINING_ONLY and not recipe.pretraining.steps:
-        raise no_pretraining(t.objective)
-    if t.objective in PRETRAINING_ONLY and t.consistency != "none":
-        raise RecipeError(f"consistency {t.consistency!r} needs training steps, but objective {t.objective!r} has none")
-    if t.objective == "joint" and t.head_start == "probe" and recipe.model.head_width:
-        raise RecipeError(
-            "training.head_start = 'probe' needs a linear head: set model.head_width to 0, or head_start to 'zero'"
-        )
-    if t.class_weights != "none" and t.thresholds != "none":
-        raise RecipeError("training.class_weights and training.thresholds both make classes equal: set one of them to 'none'")
-    if t.objective == "denoise-only" and (t.class_weights, t.thresholds) != ("none", "none"):
-        raise RecipeError(
-            "objective 'denoise-only' has no classifier: leave out training.class_weights and training.thresholds"
-        )
-    fit_backbone(recipe)
-    resolve_accelerator(recipe.compute.accelerator)
-    check_divisible([recipe.pretraining.batch_size], recipe.compute.devices)
-    unlabeled = [t.unlabeled_batch_size] if t.consistency != "none" else []
-    check_divisible([t.batch_size, t.labeled_batch_size, *unlabeled], recipe.compute.devices)
-
-
-def _check_batches(recipe: Recipe, pool: Pool) -> None:
-    """Refuse batches that cannot fit into the memory of this machine; say if they are larger than the pool."""
-    sizes = {"training.batch_size": recipe.training.batch_size}
-    if recipe.pretraining.steps:
-        sizes["pretraining.batch_size"] = recipe.pretraining.batch_size
-    there = memory_bytes()
-    _, height, width = pool.image_shape
-    for name, size in sizes.items():
-        # The first layer's outputs and their gradients: less than a tenth of what a step takes.
-        least = 2 * 4 * size * recipe.model.channels * (height // recipe.model.stem) * (width // recipe.model.stem)
-        if there and least > there * recipe.compute.devices and resolve_accelerator(recipe.compute.accelerator) == "cpu":
-            raise RecipeError(
-                f"{name} = {size} needs more than {least / 2**30:.0f} GiB of memory, of which this machine has "
-                f"{there / 2**30:.0f}; take smaller batches"
-            )
-        if size > len(pool.train):
-            _log.warning("%s = %d is more than the %d training images: some come twice a step", name, size, len(pool.train))
+def _as_done(recipe: Recipe, fitted: Fitted) -> Recipe:
+    """The recipe with the steps at which the numbers of steps were planned again, from which the run can be repeated."""
+    for name, replanned in (
+        ("pretraining", (fitted.pretraining or {}).get("replanned", recipe.pretraining.replanned)),
+        ("training", fitted.training.replanned or recipe.training.replanned),
+    ):
+        recipe = recipe.with_setting(f"{name}.replanned", tuple(replanned))
+    return recipe
 
 
 def _resolve(recipe: Recipe, pool: Pool) -> Recipe:

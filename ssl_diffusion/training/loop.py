@@ -40,8 +40,9 @@ from ssl_diffusion.training.history import LossMeter, is_recorded, summary
 from ssl_diffusion.training.interruption import stop_requested
 from ssl_diffusion.training.moving_average import MovingAverage
 from ssl_diffusion.training.objective import Objective
-from ssl_diffusion.training.optimizer import encoder_scale, learning_rate, make_optimizer
+from ssl_diffusion.training.optimizer import encoder_scale, make_optimizer
 from ssl_diffusion.training.result import TrainingResult
+from ssl_diffusion.training.schedule import Schedule
 
 __all__ = ["check_divisible", "train"]
 
@@ -78,7 +79,8 @@ def train(phase: Phase, progress: ProgressCallback | None = None) -> TrainingRes
     with compiler_errors():
         result = run(fabric, phase, device.precision, progress)
     if result.interrupted:
-        raise Interrupted(f"stopped at step {result.steps} of {phase.settings.steps} of {phase.name}")
+        steps = Schedule(phase.settings, result.replanned).steps
+        raise Interrupted(f"stopped at step {result.steps} of {steps} of {phase.name}")
     return result
 
 
@@ -130,19 +132,20 @@ def _run(fabric: Fabric, phase: Phase, precision: str, progress: ProgressCallbac
     objective = make_objective(phase, model, average.model)
     module, optimizer = fabric.setup(objective, make_optimizer(model, s, device, encoder_scale(phase)))
     state = TrainingState(model, average.weights, optimizer, objective.consistency, phase)
-    result = TrainingResult(device=str(device), precision=precision)
+    result = TrainingResult(device=str(device), precision=precision, replanned=s.replanned)
     if phase.checkpoint is not None and phase.checkpoint.exists():
         state.load(result)
     draw, meter, guard = BatchSampler(phase, model.noise), LossMeter(fabric), _NonFiniteGuard(phase.name)
     module.train()
     began, saved = time.monotonic() - result.seconds, time.monotonic()
+    schedule = Schedule(s, result.replanned)
     alone, clocks = _alone_before(result), Clocks.now()
 
     with stop_requested() as stop, torch.random.fork_rng(devices=[]):
-        for step in range(result.steps, s.steps):
+        while (step := result.steps) < schedule.steps:
             batch = draw(step).for_rank(fabric.global_rank, ranks, device)
             torch.manual_seed(derive_seed(s.seed, phase.name, "dropout", step, fabric.global_rank))
-            rate = learning_rate(step, s)
+            rate = schedule.rate(step)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             losses = module(batch)
@@ -161,14 +164,18 @@ def _run(fabric: Fabric, phase: Phase, precision: str, progress: ProgressCallbac
             spent = Clocks(*(now - then for now, then in zip(clocks, before, strict=True)))
             alone += spent.alone() if device.type == "cpu" else spent.wall
             meter.add(losses)
-            if is_recorded(step, s.steps):
+            again = phase.pace is not None and phase.pace(step + 1, schedule)
+            if again:
+                schedule = schedule.again(step + 1, again)
+                result.replanned = schedule.replanned
+            if is_recorded(step, schedule.steps):
                 result.history.append(_history_row(phase, result, alone, rate, meter.means()))
             if progress is not None and fabric.is_global_zero:
-                total = s.steps * phase.images_per_step
+                total = schedule.steps * phase.images_per_step
                 progress(ProgressUpdate(phase.name, result.images_seen, total, "images", summary(result.history)))
-            last = step + 1 == s.steps
+            last = step + 1 == schedule.steps
             result.interrupted = _any_rank(stop(), fabric) and not last
-            if result.interrupted or last or time.monotonic() - saved > phase.checkpoint_every:
+            if result.interrupted or last or again or time.monotonic() - saved > phase.checkpoint_every:
                 if fabric.is_global_zero and phase.checkpoint is not None:
                     state.save(result)
                 saved = time.monotonic()

@@ -3,11 +3,9 @@
 import hashlib
 import json
 import logging
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,115 +16,29 @@ from torch.nn import functional
 
 from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.errors import CheckpointError, DataError, RecipeError
 from ssl_diffusion.inference.predict import predict_logits, represent
 from ssl_diffusion.inference.run_rows import model_rows
 from ssl_diffusion.machine import Device
 from ssl_diffusion.models.backbones.base import Backbone
-from ssl_diffusion.models.build import build_model, weights_fault
+from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.fused import FusedConfig
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.probe import fit_probe, reference_sample
-from ssl_diffusion.models.weights import load_tensors, save_tensors
-from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.training.backbones import FusedHead, fit_fused_head, fused_phase
-from ssl_diffusion.training.batches import Phase
-from ssl_diffusion.training.conditions import Conditions, RunConditions
-from ssl_diffusion.training.denoiser_cache import CachedDenoiser, DenoiserCache
+from ssl_diffusion.training.fit_task import FitTask, Pretrained
 from ssl_diffusion.training.fused_finish import compare_with_fused_start, with_mean_head
 from ssl_diffusion.training.loop import train
-from ssl_diffusion.training.phases import joint_config, pretraining_job, training_job
+from ssl_diffusion.training.phases import joint_config
+from ssl_diffusion.training.pretraining import no_pretraining, pretrain
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.result import Fitted, TrainingResult
 from ssl_diffusion.training.starting_point import compare_with_start, unlabeled_sample
 from ssl_diffusion.training.warning_signs import chance_nll, history_signs, pseudo_label_signs, validation_sign
 
-__all__ = ["FITS", "FitOptions", "FitTask", "Replan", "no_pretraining"]
+__all__ = ["FITS"]
 
 _log = logging.getLogger(__name__)
 _LEAST_SAMPLE = 100  # unlabeled images, to say which classes are predicted
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """Options that do not change the result of a fit.
-
-    Args:
-        cache:            cache of pretrained denoisers; None neither reads nor writes one
-        cache_dir:        folder of data sets, for those that are downloaded; None is the default
-        checkpoint_every: seconds between checkpoints
-        max_memory:       bytes of images above which the pool is memory-mapped; None keeps any pool in memory
-        progress:         callback for the state of long-running work
-    """
-
-    cache: DenoiserCache | None = None
-    cache_dir: Path | None = None
-    checkpoint_every: float = 60.0
-    max_memory: int | None = None
-    progress: ProgressCallback | None = None
-
-    @property
-    def features(self) -> Path | None:
-        """Cache directory for the features of a backbone, that of the denoisers; None keeps none."""
-        return self.cache.folder.parent if self.cache is not None else None
-
-
-Replan = Callable[[Sequence[dict[str, Any]]], Recipe]
-"""The recipe with the training steps to take, from the rows of the pretraining that has just ended; none if it was not run."""
-
-
-@dataclass(frozen=True)
-class FitTask:
-    """Everything that a fit depends on, whatever its objective; `phase` is the training from random weights."""
-
-    recipe: Recipe
-    pool: Pool
-    labeled: LabeledSet | None
-    phase: Phase
-    fingerprint: str
-    start: dict[str, Tensor] | None
-    checkpoints: Path | None
-    options: FitOptions
-    conditions: RunConditions | None = None
-    keep_better: bool = False
-    backbone: Backbone | None = None
-    replan: Replan | None = None
-
-    def labels(self) -> LabeledSet:
-        """The labels to use, for an objective that needs some."""
-        if self.labeled is None:
-            raise DataError(f"objective {self.recipe.training.objective!r} needs labels, but no labeled set was given")
-        return self.labeled
-
-    def pretraining(self) -> Phase | None:
-        """The pretraining before the training; None if the recipe or the objective has none."""
-        return pretraining_job(self.recipe, self.phase, self.fingerprint)
-
-    def planned_again(self, pretrained: "_Pretrained") -> "FitTask":
-        """The task with the training steps that are planned when the pretraining is over."""
-        if self.replan is None:
-            return self
-        recipe = self.replan([] if pretrained.facts["cached"] else pretrained.history)
-        phase = training_job(recipe, self.pool, self.labeled)
-        return replace(self, recipe=recipe, phase=replace(phase, checkpoint_every=self.phase.checkpoint_every))
-
-    @property
-    def cache_dir(self) -> Path | None:
-        """Cache directory for the features of a backbone; None keeps none."""
-        return self.options.features
-
-    def checkpoint(self, name: str) -> Path | None:
-        """File for the state of a phase."""
-        return self.checkpoints / name if self.checkpoints is not None else None
-
-
-@dataclass(frozen=True)
-class _Pretrained:
-    """A denoiser, and what the metrics say of its pretraining."""
-
-    weights: dict[str, Tensor]
-    history: list[dict[str, Any]]
-    facts: dict[str, Any]
 
 
 def _fit_denoiser(task: FitTask) -> Fitted:
@@ -142,7 +54,7 @@ def _fit_head(task: FitTask) -> Fitted:
     return _with_head(task, _pretrain_first(task))
 
 
-def _with_head(task: FitTask, pretrained: _Pretrained) -> Fitted:
+def _with_head(task: FitTask, pretrained: Pretrained) -> Fitted:
     """A pretrained denoiser with a head by logistic regression, as a fit without training steps."""
     labeled = task.labels()
     result = _untrained(task.recipe)
@@ -183,7 +95,7 @@ def _fused_start(task: FitTask, backbone: Backbone, weights: dict[str, Tensor]) 
 def _fit_network(task: FitTask) -> Fitted:
     """Objectives "joint" and "labels-only": training steps, from a pretrained denoiser if the recipe has one."""
     labeled, phase = task.labels(), task.pretraining()
-    pretrained = _pretrain(task, phase) if phase is not None and task.start is None else None
+    pretrained = pretrain(task, phase) if phase is not None and task.start is None else None
     initial = pretrained.weights if pretrained is not None else task.start
     fused = None
     if task.backbone is not None:
@@ -199,6 +111,8 @@ def _fit_network(task: FitTask) -> Fitted:
     settings = recipe.identity()
     for name in ("keep", "metric", "thresholds"):  # which decide after the last step
         del settings["training"][name]
+    for name in ("pretraining", "training"):  # which the checkpoint has from its own steps
+        settings[name].pop("replanned", None)
     if recipe.training.class_weights == "none":  # as runs of earlier versions
         del settings["training"]["class_weights"]
     parts = [settings, task.fingerprint, labeled.identity()]
@@ -209,7 +123,8 @@ def _fit_network(task: FitTask) -> Fitted:
         parts.append(backbone.identity)
     elif pretrained is not None and recipe.training.head_start == "probe":
         training = replace(training, initial=_with_probe(task.phase.config, pretrained.weights, task.pool, labeled, recipe))
-    training = replace(training, checkpoint=task.checkpoint("checkpoint.safetensors"), identity=_digest(parts))
+    checkpoint = task.checkpoint("checkpoint.safetensors")
+    training = replace(training, checkpoint=checkpoint, identity=_digest(parts), pace=task.pace("training"))
     result = train(training, task.options.progress)
     ema = result.ema
     if fused is not None and backbone is not None and result.steps:
@@ -275,75 +190,12 @@ def _signs(task: FitTask, fitted: Fitted) -> list[str]:
     return signs
 
 
-def _pretrain_first(task: FitTask) -> _Pretrained:
+def _pretrain_first(task: FitTask) -> Pretrained:
     """The pretrained denoiser of an objective that cannot do without."""
     phase = task.pretraining()
     if phase is None:
         raise no_pretraining(task.recipe.training.objective)
-    return _pretrain(task, phase)
-
-
-def _pretrain(task: FitTask, phase: Phase) -> _Pretrained:
-    """The denoiser that a pretraining makes: the one that the run has used before, one from the cache, or a new one."""
-    cache, key = task.options.cache, phase.identity
-    own = task.checkpoint("denoiser.safetensors") if cache is not None else None
-    if own is not None and (pretrained := _load_own(own, phase)) is not None:
-        return pretrained
-    now = Conditions.here(task.recipe.compute)
-    begun = task.conditions.rounding() if task.conditions is not None else now
-    denoiser = cache.load(key, phase.config) if cache is not None else None
-    foreign = cache is not None and denoiser is not None and _is_foreign(task, cache.digest(key), denoiser, begun)
-    if cached := denoiser is not None and not foreign:
-        assert denoiser is not None
-        _log.info("pretrained denoiser %s taken from the cache", key)
-    else:
-        checkpoint = task.checkpoint("pretraining.safetensors")
-        partial = cache.partial(key, begun) if cache is not None else None
-        if partial is not None and now == begun:
-            checkpoint = partial
-        elif partial is not None and checkpoint is not None and partial.exists() and not checkpoint.exists():
-            shutil.copyfile(partial, checkpoint)  # what other conditions make of it is not for others
-        made_with = now.model_dump() if now == begun else None
-        result = train(replace(phase, checkpoint=checkpoint), task.options.progress)
-        denoiser = CachedDenoiser.from_result(result, made_with)
-        if cache is not None and not foreign:
-            cache.store(key, denoiser, phase.family)
-    facts = {"key": key, "cached": cached, "steps": denoiser.steps, "images_seen": denoiser.images_seen}
-    facts |= {"seconds": round(denoiser.seconds, 1)}
-    if own is not None:
-        save_tensors(own, denoiser.weights, {"facts": facts, "history": denoiser.history})
-    if cache is not None and not cached:
-        cache.discard_partial(key, begun)  # not before the run has its own
-    return _Pretrained(denoiser.weights, denoiser.history, facts)
-
-
-def _is_foreign(task: FitTask, digest: str | None, denoiser: CachedDenoiser, begun: Conditions) -> bool:
-    """Whether a denoiser has come into the cache since the run began, and is not what the run would have made itself."""
-    if task.conditions is None or digest == task.conditions.denoiser or denoiser.made_with == begun.model_dump():
-        return False
-    _log.warning(
-        "the denoiser in the cache was made since this run began, with other threads, device or precision: the run makes "
-        "its own"
-    )
-    return True
-
-
-def _load_own(path: Path, phase: Phase) -> _Pretrained | None:
-    """The denoiser that an interrupted run has used; None if it had none, or the file is damaged, which is a warning."""
-    if not path.exists():
-        return None
-    try:
-        weights, metadata = load_tensors(path)
-        if metadata["facts"]["key"] == phase.identity and not weights_fault(phase.config, weights, head=False):
-            return _Pretrained(weights, metadata["history"], metadata["facts"])
-    except (CheckpointError, KeyError, TypeError) as error:
-        _log.warning("the run's own denoiser is left out: %s", error)
-    return None
-
-
-def no_pretraining(objective: str) -> RecipeError:
-    """The error of an objective that needs the pretraining, in a recipe without one."""
-    return RecipeError(f"objective {objective!r} needs the pretraining phase, but pretraining.steps is 0")
+    return pretrain(task, phase)
 
 
 def _untrained(recipe: Recipe) -> TrainingResult:

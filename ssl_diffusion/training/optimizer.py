@@ -1,6 +1,4 @@
-"""Optimiser and learning rates."""
-
-import math
+"""The optimiser, and the learning rate of the encoder beside that of the head."""
 
 import torch
 
@@ -8,7 +6,7 @@ from ssl_diffusion.models.joint import JointDiffusion
 from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.settings import PhaseSettings
 
-__all__ = ["encoder_scale", "learning_rate", "make_optimizer"]
+__all__ = ["encoder_scale", "make_optimizer"]
 
 
 def make_optimizer(
@@ -38,11 +36,3 @@ def encoder_scale(phase: Phase) -> float:
     if phase.initial is None or s is None:
         return 1.0
     return s.encoder_lr * min(1.0, len(phase.data.labeled) / max(1, s.encoder_lr_labels))
-
-
-def learning_rate(step: int, s: PhaseSettings) -> float:
-    """Learning rate of a step, counted from 0: linear warm-up, then half a cosine to zero at the last step."""
-    warmup = max(1, round(s.warmup * s.steps))
-    if step < warmup:
-        return s.learning_rate * (step + 1) / warmup
-    return s.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, s.steps - warmup)))

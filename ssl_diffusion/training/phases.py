@@ -82,8 +82,9 @@ def pretraining_job(recipe: Recipe, training: Phase, fingerprint: str) -> Phase 
     if not recipe.pretraining.steps or training.objective == "labels-only":
         return None
     settings = recipe.pretraining
-    identity, family = (
-        denoiser_key(fingerprint, training.config, s, training.flip) for s in (settings, settings.replace(steps=0))
+    plain, any_length = settings.replace(replanned=()), settings.replace(replanned=(), steps=0)
+    key, identity, family = (
+        denoiser_key(fingerprint, training.config, s, training.flip) for s in (settings, plain, any_length)
     )
     return replace(
         training,
@@ -93,4 +94,5 @@ def pretraining_job(recipe: Recipe, training: Phase, fingerprint: str) -> Phase 
         settings=settings,
         identity=identity,
         family=family,
+        key=key,
     )

@@ -2,15 +2,15 @@
 
 The learning rate falls to zero at the last step, so a schedule has to know its length in advance; stopping a longer one when
 the time is up would waste its best part. The training's steps are planned once more when the pretraining is over, from the time
-that is really left: between the phases no learning rate has to be bent, the pretrained denoiser keeps its place in the cache,
-and the recipe of the run says what was done to the end, so that the run can be repeated and resumed.
+that is really left, and either phase while it runs, where the machine has become faster or slower
+(:mod:`ssl_diffusion.training.pace`). The recipe of the run says what was done to the end, so that the run can be repeated.
 """
 
 import logging
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,9 +28,12 @@ from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.clocks import BUSY, slowdown
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.measuring import time_steps
+from ssl_diffusion.training.pace import Pace
 from ssl_diffusion.training.phases import PRETRAINING_ONLY, as_probe, pretraining_job, training_job
 from ssl_diffusion.training.reading import Reading, reading_of
 from ssl_diffusion.training.recipe import Recipe
+from ssl_diffusion.training.schedule import Schedule
+from ssl_diffusion.training.settings import PhaseSettings
 
 __all__ = ["ENOUGH_STEPS", "LEAST_STEPS", "TimePlan", "parse_duration", "plan_for_time", "time_plan"]
 
@@ -113,6 +116,23 @@ class TimePlan:
             "revisions": self.revisions,
         }
 
+    def pace(self, name: str, noted: Callable[[], None]) -> Pace:
+        """What plans the steps of a phase again while it runs.
+
+        Args:
+            name: Name of the phase, "pretraining" or "training".
+            noted: Function that is called when it has, after the plan has taken note.
+        """
+
+        def note(facts: dict[str, Any]) -> None:
+            self.revisions.append(facts)
+            noted()
+
+        if name == "training":
+            return Pace(name, self.ends, self.per_step, 0.0, self.reserve, note)
+        later = self.per_step * self.recipe.training.steps
+        return Pace(name, self.ends, self.per_pretraining_step, later, self.reserve, note)
+
     def after_pretraining(self, history: Sequence[Mapping[str, Any]]) -> Recipe:
         """The recipe with as many training steps as the time allows that is left when the pretraining is over.
 
@@ -146,7 +166,7 @@ class TimePlan:
             steps,
             recipe.training.steps,
         )
-        return recipe.replace(training=recipe.training.replace(steps=steps))
+        return recipe.replace(training=recipe.training.replace(steps=steps, replanned=()))
 
 
 def plan_for_time(
@@ -220,7 +240,7 @@ def time_plan(
     trains = recipe.training.steps > 0 and training.objective not in PRETRAINING_ONLY
     per_step, per_pretraining_step, slower = _seconds_per_step(training if trains else None, pretraining)
     evaluation = _seconds_to_evaluate(training, pool) + _SECONDS_TO_START
-    cached = max(cache.steps_of(pretraining.family), default=0) if cache and pretraining is not None else 0
+    cached = cache.longest(pretraining.family, recipe.pretraining) if cache and pretraining is not None else None
     costs = _Costs(per_step, per_pretraining_step, cached)
 
     def without_reading(recipe: Recipe) -> tuple[Recipe, Reading | None, float]:
@@ -292,24 +312,30 @@ def time_plan(
 
 @dataclass(frozen=True)
 class _Costs:
-    """What the phases of a fit cost: seconds of their steps (0 for a phase that it has not), and the pretraining steps of the
-    longest denoiser in the cache."""
+    """What the phases of a fit cost: seconds of their steps (0 for a phase that it has not), and the pretraining of the longest
+    denoiser in the cache, if there is one."""
 
     per_step: float
     per_pretraining_step: float
-    cached: int
+    longest: PhaseSettings | None
+
+    @property
+    def cached(self) -> int:
+        """Pretraining steps of the longest denoiser in the cache."""
+        return 0 if self.longest is None else Schedule(self.longest, self.longest.replanned).steps
 
     def stretched(self, recipe: Recipe, seconds: float) -> Recipe:
         """The recipe with the steps of both phases scaled by one factor, so that they take a time; or with those of the
         denoiser in the cache, if these are at least half of that, and all of the time left to the training."""
         stretch = max(0.0, seconds) / self._seconds(recipe) if self._seconds(recipe) else 0.0
-        steps, pretraining_steps = int(recipe.training.steps * stretch), int(recipe.pretraining.steps * stretch)
-        if self.per_pretraining_step and self.cached >= max(1.0, pretraining_steps / 2):
-            steps, pretraining_steps = int(seconds / self.per_step) if self.per_step else 0, self.cached
+        steps = int(recipe.training.steps * stretch)
+        pretraining = recipe.pretraining.replace(steps=int(recipe.pretraining.steps * stretch), replanned=())
+        if self.longest is not None and self.per_pretraining_step and self.cached >= max(1.0, pretraining.steps / 2):
+            steps, pretraining = int(seconds / self.per_step) if self.per_step else 0, self.longest
         if self.per_step:
-            recipe = recipe.replace(training=recipe.training.replace(steps=max(0, steps)))
+            recipe = recipe.replace(training=recipe.training.replace(steps=max(0, steps), replanned=()))
         if self.per_pretraining_step:
-            recipe = recipe.replace(pretraining=recipe.pretraining.replace(steps=pretraining_steps))
+            recipe = recipe.replace(pretraining=pretraining)
         return recipe
 
     def seconds_until(self, recipe: Recipe, steps: int) -> float:

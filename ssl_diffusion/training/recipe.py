@@ -59,6 +59,8 @@ class Recipe(Settings):
         merged: dict[str, Any] = self.to_dict()
         for key, value in values.items():
             both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+            if both and "steps" in value and "replanned" in merged[key]:  # which is about other steps
+                del merged[key]["replanned"]
             merged[key] = {**merged[key], **value} if both else value
         return self.from_dict(merged, source)
 
@@ -101,7 +103,11 @@ class Recipe(Settings):
 
     def identity(self) -> dict[str, Any]:
         """The settings that results depend on, as plain values: all but the name, the description and [compute]."""
-        return self.to_dict() | {"compute": None, "name": None, "description": None}
+        values = self.to_dict() | {"compute": None, "name": None, "description": None}
+        for section in ("pretraining", "training"):
+            if not values[section]["replanned"]:  # as recipes of earlier versions
+                del values[section]["replanned"]
+        return values
 
     def differences(self, other: "Recipe") -> list[str]:
         """Settings in which two recipes differ, as "section.name: mine -> other's"; names and [compute] are left out."""

@@ -28,6 +28,7 @@ class TrainingResult:
         device: Device that was used, such as "cpu".
         precision: Precision that was used, "fp32" or "bf16".
         interrupted: Whether the phase was stopped before its last step.
+        replanned: Steps at which the number of steps was planned again, each followed by the number from there on.
     """
 
     raw: dict[str, Tensor] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class TrainingResult:
     device: str = "cpu"
     precision: str = "fp32"
     interrupted: bool = False
+    replanned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

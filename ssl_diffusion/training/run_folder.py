@@ -226,18 +226,19 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"cannot create the run folder {self.path} ({error})") from error
 
-    def save_plan(self, recipe: Recipe, plan: dict[str, Any]) -> None:
+    def save_plan(self, recipe: Recipe, plan: dict[str, Any] | None) -> None:
         """Write the recipe with the steps that were planned from a given time, and what they were planned from.
 
         Args:
             recipe: Resolved settings.
-            plan: Plain values.
+            plan: Plain values; None leaves them as they are.
 
         Raises:
             RunError: If the folder cannot be written.
         """
         try:
-            atomic_write_text(self.path / "plan.json", json.dumps(plan, indent=2) + "\n")
+            if plan is not None:
+                atomic_write_text(self.path / "plan.json", json.dumps(plan, indent=2) + "\n")
             atomic_write_text(self.path / "recipe.toml", recipe.to_toml())
         except OSError as error:
             raise cannot_write(self.path, error) from error

@@ -4,9 +4,10 @@ The names of policies and objectives are written out here, so that reading a rec
 losses, and with them torch; a test holds them against the registries.
 """
 
-from typing import Annotated, Literal
+import itertools
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ssl_diffusion.settings import Count, Devices, Fraction, Images, Seed, Settings, Steps, Threads
 
@@ -57,6 +58,18 @@ class PhaseSettings(Settings):
     """Horizon of the weights' moving average, as a fraction of the steps."""
     seed: Seed = 0
     """Seed of the phase's draws."""
+    replanned: tuple[Count, ...] = ()
+    """Steps at which `--time` has planned the number of steps again, each followed by the number from there on."""
+
+    @model_validator(mode="after")
+    def _check_replanned(self) -> Self:
+        at, numbers = self.replanned[::2], self.replanned[1::2]
+        pairs = list(zip(at, numbers, strict=False))
+        rising = all(first < second for first, second in itertools.pairwise((0, *at)))
+        reached = all(step < number for step, number in zip(at[1:], numbers, strict=False)) and all(s < n for s, n in pairs)
+        if len(at) != len(numbers) or not rising or not reached or (at and at[0] >= self.steps):
+            raise ValueError("replanned is a list of pairs of a step, later than those before, and a larger number of steps")
+        return self
 
 
 class TrainingSettings(PhaseSettings):

@@ -23,6 +23,7 @@ from ssl_diffusion.training import planning
 from ssl_diffusion.training.batches import Phase
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.fit import FitOptions, fit_model, fit_run, resume_run
+from ssl_diffusion.training.pace import Pace
 from ssl_diffusion.training.planning import ENOUGH_STEPS, LEAST_STEPS, TimePlan, parse_duration, plan_for_time, time_plan
 from ssl_diffusion.training.recipe import Recipe, load_recipe
 from ssl_diffusion.training.run_folder import load_metrics
@@ -46,6 +47,9 @@ def test_seconds_are_seconds(n: int) -> None:
     assert parse_duration(f"{n}s") == n == parse_duration(str(n))
 
 
+PACE = TimePlan.pace
+
+
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that takes 0.1 s for a training step, 0.2 s for one of pretraining, and 4 s for the evaluation."""
@@ -57,6 +61,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "_late_seconds_per_step", lambda history: 0.2)
     monkeypatch.setattr(planning, "_seconds_to_evaluate", lambda job, pool: 4.0)
     monkeypatch.setattr(planning, "_SECONDS_TO_START", 0.0)
+    monkeypatch.setattr(TimePlan, "pace", lambda plan, name, noted: lambda step, schedule: 0)  # by a clock that is real
 
 
 def plan(recipe: Recipe, pool: Pool, seconds: float, cache: DenoiserCache | None = None) -> tuple[int, int]:
@@ -164,6 +169,81 @@ def test_the_steps_that_are_planned_again_are_those_of_the_run(interrupted: bool
 def assert_same_weights(run: Path, other: Path) -> None:
     weights, others = (load_tensors(path / "model.safetensors")[0] for path in (run, other))
     assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@pytest.fixture
+def slower_and_slower(measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that take twice as long as planned in the pretraining, and three times in the training, by a clock of their own."""
+
+    def pace(plan: TimePlan, name: str, noted: Any) -> Pace:
+        seconds = iter(range(10_000))
+        made = PACE(plan, name, noted)
+        slow = {"pretraining": 2 * plan.per_pretraining_step, "training": 3 * plan.per_step}[name]
+        each = plan.per_pretraining_step * plan.recipe.pretraining.steps + plan.per_step * plan.recipe.training.steps
+        return replace(made, ends=each, reserve=0.0, clock=lambda: next(seconds) * slow)
+
+    monkeypatch.setattr(TimePlan, "pace", pace)
+    monkeypatch.setattr(TimePlan, "after_pretraining", lambda plan, history: plan.recipe)
+
+
+@pytest.mark.usefixtures("slower_and_slower", "no_pictures")
+@pytest.mark.parametrize("stop_in", ["", "pretraining", "training"])
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_run_that_was_planned_again_while_it_ran_is_repeated_from_its_recipe(
+    stop_in: str, cached: bool, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    """Interrupted after the plan was made or not, with a cache or without."""
+    plan_file = tmp_path / "run" / "plan.json"
+
+    def stop(update: ProgressUpdate) -> None:
+        if update.task == stop_in and any(r["during"] == stop_in for r in json.loads(plan_file.read_text())["revisions"]):
+            signal.raise_signal(signal.SIGINT)
+
+    recipe = tiny_recipe.with_overrides(["labels.budget=20", "pretraining.steps=24", "training.steps=48"])
+    cache = DenoiserCache(tmp_path / "cache") if cached else None
+    run, options = tmp_path / "run", FitOptions(cache=cache, progress=stop if stop_in else None, checkpoint_every=1e9)
+    seconds = 24 * 0.2 + 48 * 0.1 + 4.5  # the recipe's own steps, whatever the tests' machine takes to plan
+    if stop_in:
+        with pytest.raises(Interrupted, match=f"of {stop_in}; continue"):
+            fit_run(recipe, run, seconds=seconds, options=options)
+        resume_run(run, options=replace(options, progress=None))
+    else:
+        fit_run(recipe, run, seconds=seconds, options=options)
+    kept, done = load_recipe(run / "recipe.toml"), load_metrics(run)
+    assert kept.pretraining.replanned[-1] == done["pretraining"]["steps"] < kept.pretraining.steps
+    assert bool(kept.training.replanned) == (stop_in != "pretraining")  # what goes on has no time to be on
+    assert done["steps"] == (kept.training.replanned or (kept.training.steps,))[-1]
+    noted = [revision["during"] for revision in json.loads(plan_file.read_text())["revisions"]]
+    assert noted[0] == "pretraining"
+    again = fit_run(kept, tmp_path / "again")
+    assert_same_weights(run, again)
+    if cache is not None:  # it is found there by the next fit, which would have made the same
+        family = fit_run(kept, tmp_path / "from_cache", options=FitOptions(cache=cache))
+        assert load_metrics(family)["pretraining"]["cached"]
+        assert_same_weights(run, family)
+        assert not list(cache.folder.glob("*.partial.*"))
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_denoiser_that_was_planned_again_is_taken_with_its_schedule(
+    tiny_recipe: Recipe, digits_pool: Pool, tmp_path: Path
+) -> None:
+    cache, made = DenoiserCache(tmp_path), {"pretraining.steps": 4, "pretraining.replanned": (2, 8)}
+    alone = tiny_recipe.with_settings({**made, "training.objective": "denoise-only"})
+    fit_model(alone, digits_pool, None, options=FitOptions(cache=cache))
+    recipe = tiny_recipe.with_overrides(["pretraining.steps=1", "training.steps=8"])
+    labeled, fingerprint = choose_labeled(digits_pool, 20, seed=0), digits_pool.fingerprint()
+    planned = plan_for_time(recipe, digits_pool, labeled, fingerprint, 6.0, cache)
+    assert (planned.pretraining.steps, planned.pretraining.replanned) == (4, (2, 8))
+    fitted = fit_model(planned, digits_pool, labeled, options=FitOptions(cache=cache))
+    assert fitted.pretraining is not None
+    assert (fitted.pretraining["cached"], fitted.pretraining["steps"]) == (True, 8)
+
+
+def test_other_steps_have_another_schedule() -> None:
+    recipe = load_recipe("digits").with_settings({"training.steps": 40, "training.replanned": (20, 60)})
+    assert recipe.with_setting("training.learning_rate", 0.1).training.replanned == (20, 60)
+    assert recipe.with_overrides(["training.steps=40"]).training.replanned == ()
 
 
 def plan_of(recipe: Recipe, **changes: Any) -> TimePlan:
