@@ -34,6 +34,7 @@ POOLS = {  # recipes
     "digits": "digits",
     "fashion-mnist": "fashion-mnist",
     "cifar10": "images",
+    "fashion-mnist, quick": "fashion-mnist-quick",
     "fashion-mnist, thorough": "fashion-mnist-thorough",
 }
 
