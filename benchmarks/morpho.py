@@ -24,7 +24,7 @@ Judges: `counterfactual_judges.py`, over the counterfactuals that the model take
 import argparse
 import sys
 import time
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,12 @@ import pandas as pd
 import torch
 from common import RESULTS, append_row, find_row, markdown_table, provenance
 from counterfactual_judges import agreement, make_judges
-from counterfactuals import picture
+from counterfactuals import picture, region_first
 from morpho_digits import FOLDER, Digits, load_digits
 from morphometry import MEASURES, measure, measure_all, outlines
 from numpy.typing import NDArray
 
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.generation.attribution import attributed_regions
 from ssl_diffusion.generation.counterfactual.reflection import reference_of
 from ssl_diffusion.generation.counterfactual.result import CounterfactualResult, joined
 from ssl_diffusion.generation.counterfactual.search import SURE, explain
@@ -127,14 +126,11 @@ def searched(method: str, run: Run, pool: Pool, images: NDArray[np.uint8], targe
         some = slice(start, start + _AT_ONCE)
         if not path.exists():
             began = time.process_time()
-            confidence, region = 0.0 if method == "boundary" else SURE, None
+            confidence = 0.0 if method == "boundary" else SURE
             if method.startswith("in the"):
-                region = attributed_regions(run.model, images[some], target[some])
-            result = explain(run.model, images[some], target[some], confidence=confidence, reference=reference, region=region)
-            if region is not None and len(failed := np.flatnonzero(~result.success)):  # as `ssld explain --region auto` does
-                again = explain(run.model, images[some][failed], target[some][failed], confidence=confidence)
-                spent = result.network_evaluations[failed]
-                result = result.with_rows(failed, replace(again, network_evaluations=again.network_evaluations + spent))
+                result = region_first(run.model, images[some], target[some], confidence)
+            else:
+                result = explain(run.model, images[some], target[some], confidence=confidence, reference=reference)
             values = {f.name: getattr(result, f.name) for f in fields(result)}
             values["seconds"] = np.full(len(result), (time.process_time() - began) / len(result))
             path.parent.mkdir(exist_ok=True)
