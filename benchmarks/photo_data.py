@@ -14,7 +14,7 @@ import importlib.util
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,9 +35,10 @@ from ssl_diffusion.machine import resolve_accelerator
 from ssl_diffusion.models.backbones.base import Backbone
 from ssl_diffusion.models.backbones.registry import load_backbone
 
-__all__ = ["BACKBONE", "INPUTS", "PhotoSet", "hog", "photo_set"]
+__all__ = ["BACKBONE", "INPUTS", "PhotoSet", "first_photos", "hog", "photo_set"]
 
 BACKBONE = "efficientnet-lite0"
+_EACH = 200  # photos of a class of cifar10-2000, for training and to test
 _LAST = 1280  # features of the last level of the backbone, which are what a rival would take
 _READ_AT = 160  # the side in pixels at which HOG and fine-tuning read larger files, as the backbone does
 
@@ -150,17 +151,26 @@ def photo_set(name: str, cache: Path, cifar: Path | None) -> PhotoSet:
         return PhotoSet(name, DataSettings(path=str(SIMPLE_PICTURES[name](cache / name, cifar))), cache)
     if cifar is None:
         raise SystemExit(f"{name} is made of CIFAR-10 as image files: say where with --cifar")
-    return PhotoSet(name, DataSettings(path=str(cifar if name == "cifar10" else _small(cifar, cache / name))), cache)
+    return PhotoSet(name, DataSettings(path=str(cifar if name == "cifar10" else first_photos(cifar, cache / name))), cache)
 
 
-def _small(cifar: Path, into: Path, each: int = 200) -> Path:
+def first_photos(cifar: Path, into: Path, classes: Sequence[str] | None = None, each: dict[str, int] | None = None) -> Path:
+    """A folder with copies of the first photos of CIFAR, for training and to test; made if it is not there.
+
+    Args:
+        cifar: Folder with train/ and test/ of CIFAR-10 as image files.
+        into: The folder.
+        classes: Names of the classes; all, if it is not given.
+        each: How many photos of a class in each split; 200, if it is not given.
+    """
     if not into.exists():
         new = into.with_suffix(".new")
         shutil.rmtree(new, ignore_errors=True)
-        for folder in sorted(p for split in ("train", "test") for p in (cifar / split).iterdir()):
-            (new / folder.relative_to(cifar)).mkdir(parents=True)
-            for file in sorted(folder.iterdir())[:each]:
-                shutil.copy(file, new / file.relative_to(cifar))
+        for split in ("train", "test"):
+            for name in classes or sorted(p.name for p in (cifar / split).iterdir()):
+                (new / split / name).mkdir(parents=True)
+                for file in sorted((cifar / split / name).iterdir())[: (each or {}).get(split, _EACH)]:
+                    shutil.copy(file, new / split / name / file.name)
         new.rename(into)
     return into
 

@@ -18,26 +18,26 @@ valid: share that arrives. Of those that arrived: rms, the median change; judge,
 as the changes; random, of a network of random weights; judge_clean, accuracy of the judge on the originals. `report` are the
 first photos, `development` others that follow.
 
-Rows in `results/photo_denoisers.csv`, which are not run again; photos, counterfactuals and samples in the folder, as .npz.
+Rows in `results/photo_denoisers.csv`, which are not run again; photos, counterfactuals and samples in the folder, as .npz, of
+which photo_pictures.py makes pictures.
 """
 
 import argparse
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from common import RESULTS, append_row, figures_of, find_row, markdown_table, provenance
-from counterfactual_photos import EPOCHS, Judge, explained, fitted, judged_by, network, noise_like
+from counterfactual_photos import explained, noise_like
 from numpy.typing import NDArray
+from photo_judge import Judge, cifar_judge, judged_by, network, photo_arguments
 from torch import Tensor
 
 from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.generation import explain_run, sample_run
 from ssl_diffusion.generation.counterfactual import search
 from ssl_diffusion.generation.guidance import EstimateGuidance
@@ -53,11 +53,9 @@ SEARCHES = ("explain", "low noise unguided, tested")
 LEAST_LEVEL = 0.4  # of guidance
 TEST_LEVEL, TEST_DRAWS = 0.25, 4
 DENOISER = {
-    "model.channels": 96,
     "model.multipliers": [1, 2, 2],
     "model.blocks": 2,
     "model.attention": [1],
-    "pretraining.batch_size": 512,
     "compute.threads": 1,
 }
 FITS = {
@@ -116,7 +114,8 @@ def measure(pool: Pool, key: dict[str, str], judges: dict[str, Judge], names: li
     changed, success = result.images(), result.success
     as_judged = np.array([names.index(c) for c in pool.classes])
     wanted, truth = as_judged[result.target], as_judged[pool.labels[positions]]
-    seen = {kind: judge(changed) == wanted for kind, judge in judges.items()}
+    said = judges["judge"](changed)
+    seen = {"judge": said == wanted, "random": judges["random"](changed) == wanted}
     seen["noise"] = judges["judge"](noise_like(photos, changed)) == wanted
     seen["judge_clean"] = judges["judge"](photos) == truth
     rms = np.sqrt(((changed.astype(np.float64) - photos) ** 2).mean(axis=(1, 2, 3))) / 255
@@ -128,32 +127,31 @@ def measure(pool: Pool, key: dict[str, str], judges: dict[str, Judge], names: li
         success=success,
         source=result.source,
         target=result.target,
-        judge=seen["judge"],
+        judge=np.array(names)[said],
         classes=np.array(pool.classes),
     )
-    for part, rows in (("report", slice(0, args.report)), ("development", slice(args.report, None))):
+    parts = {"report": slice(0, args.report), "development": slice(args.report, None)}
+    for part, rows in list(parts.items())[: 1 + (args.development > 0)]:
         arrived = success[rows]
         row = key | {"part": part, "n": len(arrived), "valid": round(float(arrived.mean()), 4)}
-        row |= {"rms": round(float(np.median(rms[rows][arrived])), 4)}
-        row |= {kind: round(float(found[rows][arrived].mean()), 4) for kind, found in seen.items()}
+        of_arrived = {"rms": float(np.median(rms[rows][arrived]))} if arrived.any() else {}
+        of_arrived |= {kind: float(found[rows][arrived].mean()) for kind, found in seen.items() if arrived.any()}
+        row |= {kind: round(of_arrived[kind], 4) if kind in of_arrived else "" for kind in ("rms", *seen)}
         row |= {"evaluations": round(float(result.network_evaluations[rows].mean()), 1)}
         row |= {"accuracy": metrics["test_accuracy"], "ratio": metrics["denoiser"]["ratio"], "steps": args.steps}
         append_row(args.out, row | provenance())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cifar", type=Path)
+    parser = photo_arguments(__doc__, "photo_denoisers", CSV)
     parser.add_argument("--classes", nargs="+", help="folders of CIFAR to take; all, if it is not given")
     parser.add_argument("--steps", type=int, default=2000, help="of the denoiser")
     parser.add_argument("--joint", type=int, default=0, help="steps of joint training; none if 0")
     parser.add_argument("--labels", type=int, default=4000)
+    parser.add_argument("--channels", type=int, default=96, help="of the denoiser; fewer try the script out")
+    parser.add_argument("--batch", type=int, default=512, help="photos of a step of the denoiser")
     parser.add_argument("--report", type=int, default=200, help="photos")
     parser.add_argument("--development", type=int, default=100, help="further photos")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the judge")
-    parser.add_argument("--work", type=Path, default=Path("runs/photo_denoisers"), help="folder of runs and pictures")
-    parser.add_argument("--out", type=Path, default=CSV)
-    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     if not args.table:
         if args.cifar is None:
@@ -170,24 +168,32 @@ def work(args: argparse.Namespace) -> None:
     if not missing:
         return
     args.work.mkdir(parents=True, exist_ok=True)
-    whole = load_pool(DataSettings(path=str(args.cifar)))
+    whole, judge = cifar_judge(args.cifar, args.epochs)
     folder = args.work / name
     for split in ("train", "test") if args.classes else ():
         (folder / split).mkdir(parents=True, exist_ok=True)
         for one in args.classes:
             if not (folder / split / one).exists():
                 (folder / split / one).symlink_to((args.cifar / split / one).resolve(), target_is_directory=True)
-    recipe = load_recipe("images").with_settings(DENOISER | {"data.path": str(folder if args.classes else args.cifar)})
+    told = {"data.path": str(folder if args.classes else args.cifar)}
+    told |= {"model.channels": args.channels, "pretraining.batch_size": args.batch}
+    recipe = load_recipe("images").with_settings(DENOISER | told)
     pool = load_pool(recipe.data)
-    judge = fitted(whole.images[whole.train], whole.labels[whole.train], len(whole.classes), args.epochs)
-    judges = {"judge": judged_by(judge), "random": judged_by(network(len(whole.classes), 1))}
+    judges = {"judge": judge, "random": judged_by(network(len(whole.classes), 1))}
     for fit in dict.fromkeys(key["fit"] for key in missing):
         settings = FITS[fit] | {"pretraining.steps": args.steps, "labels.budget": args.labels, "training.seed": 0}
         settings |= {"training.steps": args.joint} if fit == "joint" else {}
         run = load_run(fit_run(recipe.with_settings(settings), args.work / f"run {name} {fit}", pool=pool, overwrite=True))
         drawn = np.arange(100) % len(run.classes)
+        what = f"{len(pool.train):,} photos of {len(run.classes)} classes"
+        trained = f"{args.steps:,} steps of {args.batch}" + (f" + {args.joint} joint" if fit == "joint" else "")
         np.savez_compressed(
-            args.work / f"samples {name} {fit}.npz", plain=sample_run(run, 100), guided=sample_run(run, 100, drawn)
+            args.work / f"samples {name} {fit}.npz",
+            title=f"{what}, {trained}" + (", fused probe" if fit == "fused" else ""),
+            plain=sample_run(run, 100),
+            guided=sample_run(run, 100, drawn),
+            wanted=drawn,
+            classes=np.array(run.classes),
         )
         for key in missing:
             if key["fit"] == fit:

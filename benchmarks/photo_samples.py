@@ -13,22 +13,22 @@ its accuracy on the test photos of the collection. fd, density, coverage: of ung
 in the features of a labels-only fit to the 400 labels; fd_test: of its test photos. ratio: error of the denoiser in units of
 that of a linear filter.
 
-Rows in `results/photo_samples.csv`, which are not run again; pictures in the folder.
+Rows in `results/photo_samples.csv`, which are not run again; samples in the folder, as .npz, of which photo_pictures.py makes a
+picture.
 """
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 from common import RESULTS, append_row, figures_of, find_row, markdown_table, provenance
-from counterfactual_photos import EPOCHS, Judge, fitted, judged_by
 from numpy.typing import NDArray
+from photo_data import first_photos
+from photo_judge import Judge, cifar_judge, photo_arguments
 
 from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.generation import sample_run
 from ssl_diffusion.generation.extractors import labels_only_extractor
 from ssl_diffusion.generation.guidance import Guidance
@@ -42,16 +42,6 @@ CSV = RESULTS / "photo_samples.csv"
 COLLECTIONS = {"ten classes": (None, 200), "four classes": (("airplane", "automobile", "frog", "horse"), 500)}
 SCALES = (1.5, 4.0)  # of the guidance; the first is the default
 STEPS = (490, 600)  # of pretraining and of training
-
-
-def collection(cifar: Path, classes: list[str], each: int, out: Path) -> Path:
-    """Folder with the first `each` training photos and 200 test photos of some classes."""
-    for split, most in (("train", each), ("test", 200)):
-        for name in classes:
-            (out / split / name).mkdir(parents=True, exist_ok=True)
-            for file in sorted((cifar / split / name).iterdir())[:most]:
-                shutil.copy(file, out / split / name)
-    return out
 
 
 def measure(name: str, folder: Path, whole: Pool, judge: Judge, work: Path, args: argparse.Namespace) -> None:
@@ -81,7 +71,12 @@ def measure(name: str, folder: Path, whole: Pool, judge: Judge, work: Path, args
     for scale in SCALES:
         guided = sample_run(run, args.samples, wanted, guidance=Guidance("estimate", scale))
         np.savez_compressed(
-            work / f"{name}-{scale}.npz", guided=guided, plain=plain, wanted=wanted, classes=np.array(run.classes)
+            work / f"{name}-{scale}.npz",
+            title=f"{len(pool.train):,} photos of {name}, {pretraining} + {training} steps, guidance {scale:g}",
+            guided=guided,
+            plain=plain,
+            wanted=wanted,
+            classes=np.array(run.classes),
         )
         row = {"collection": name, "guidance": scale, "photos": len(pool.train), "steps": f"{pretraining}+{training}"}
         row |= {"ratio": metrics["denoiser"]["ratio"], "samples": args.samples}
@@ -98,14 +93,9 @@ def share(true: NDArray[np.bool_]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cifar", type=Path)
-    parser.add_argument("--work", type=Path, default=Path("runs/photo_samples"), help="folder of photos, runs and samples")
+    parser = photo_arguments(__doc__, "photo_samples", CSV)
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the judge")
     parser.add_argument("--scale-steps", type=float, default=1.0, help="steps in units of those of the rows")
-    parser.add_argument("--out", type=Path, default=CSV)
-    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     if not args.table:
         if args.cifar is None:
@@ -113,12 +103,10 @@ def main() -> None:
         missing = [n for n in COLLECTIONS if any(find_row(args.out, {"collection": n, "guidance": s}) is None for s in SCALES)]
         if missing:
             args.work.mkdir(parents=True, exist_ok=True)
-            whole = load_pool(DataSettings(path=str(args.cifar)))
-            known = whole.images[whole.train], whole.labels[whole.train]
-            judge = judged_by(fitted(*known, len(whole.classes), args.epochs))
+            whole, judge = cifar_judge(args.cifar, args.epochs)
             for name in missing:
                 classes, each = COLLECTIONS[name]
-                folder = collection(args.cifar, list(classes or whole.classes), each, args.work / name)
+                folder = first_photos(args.cifar, args.work / name, classes, {"train": each})
                 measure(name, folder, whole, judge, args.work, args)
     print(markdown_table(figures_of(args.out)))
 
