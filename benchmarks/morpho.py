@@ -85,12 +85,12 @@ def recipe_of(shared: Path) -> Recipe:
 
 def fitted(path: Path, shared: Path, pool: Pool) -> Run:
     """The run in a folder, after what it lacks of its fit."""
-    options, recipe = FitOptions(checkpoint_every=30.0), recipe_of(shared)
+    options = FitOptions(checkpoint_every=30.0)
     if not (path / "metrics.json").exists():
         if path.exists():
-            resume_run(path, recipe, pool=pool, options=options)
+            resume_run(path, pool=pool, options=options)
         else:
-            fit_run(recipe, path, pool=pool, options=options)
+            fit_run(recipe_of(shared), path, pool=pool, options=options)
     return load_run(path, "cpu", "fp32")
 
 

@@ -161,7 +161,7 @@ def first_photos(cifar: Path, into: Path, classes: Sequence[str] | None = None, 
         cifar: Folder with train/ and test/ of CIFAR-10 as image files.
         into: The folder.
         classes: Names of the classes; all, if it is not given.
-        each: How many photos of a class in each split; 200, if it is not given.
+        each: Number of photos of a class in a split, by its name; 200, if it is not given.
     """
     if not into.exists():
         new = into.with_suffix(".new")
