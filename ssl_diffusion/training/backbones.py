@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor
 
 from ssl_diffusion.data.label_choice import LabeledSet
@@ -22,11 +23,11 @@ from ssl_diffusion.models.build import build_model
 from ssl_diffusion.models.fused import BackboneConfig, FusedConfig, FusedDiffusion
 from ssl_diffusion.models.fusion import fit_fused_probe
 from ssl_diffusion.models.joint import JointConfig
-from ssl_diffusion.models.probe import reference_sample
+from ssl_diffusion.models.probe import LinearProbe, reference_sample
 from ssl_diffusion.models.pseudo_labels import LARGEST_BUDGET, fit_pseudo_label_probe
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.training.backbone_views import view_features
-from ssl_diffusion.training.batches import Phase
+from ssl_diffusion.training.batches import Phase, ReadImages
 from ssl_diffusion.training.phases import as_probe
 from ssl_diffusion.training.recipe import Recipe
 
@@ -49,12 +50,14 @@ class FusedHead:
         facts: Facts for the metrics: name, identity, reads, weight, the NLL of held-out labels by weight, and whether
             pseudo-labels were used.
         inverse_penalty: Inverse penalty C of the logistic regression.
+        read: Unlabeled images that the backbone has read, and what the probe says of them; None for multi-label data.
     """
 
     config: FusedConfig
     weights: dict[str, Tensor]
     facts: dict[str, Any]
     inverse_penalty: float
+    read: ReadImages | None = None
 
 
 def with_backbone_of(recipe: Recipe, pool: Pool) -> Recipe:
@@ -120,11 +123,6 @@ def fit_backbone(recipe: Recipe) -> Backbone | None:
         )
     if objective == "joint" and not recipe.pretraining.steps:
         raise RecipeError("objective 'joint' with a backbone needs the pretraining phase, but pretraining.steps is 0")
-    if recipe.training.consistency != "none":
-        raise RecipeError(
-            f"consistency {recipe.training.consistency!r} reads new views of all images in every step, for which a backbone is "
-            "too slow: leave out --consistency, or use --backbone none"
-        )
     return load_backbone(settings.name, **({"weights": settings.weights} if settings.weights else {}))
 
 
@@ -162,7 +160,8 @@ def fused_phase(
         cache_dir=cache_dir,
         progress=progress,
     )
-    return replace(phase, config=config, initial=initial, data=replace(phase.data, features=torch.from_numpy(features)))
+    data = replace(phase.data, features=torch.from_numpy(features), read=fused.read)
+    return replace(phase, config=config, initial=initial, data=data)
 
 
 def head_rows(
@@ -247,7 +246,25 @@ def fit_fused_head(
     nll = {f"{weight:g}": round(value, 4) for weight, value in fused.choice.nll.items()} if fused.choice else {}
     facts |= {"nll": nll, "choice": said, "pseudo_labels": None if taught is None else taught.facts()}
     assert isinstance(model.config, FusedConfig)
-    return FusedHead(model.config, model.state_dict(), facts, probe.inverse_penalty)
+    read = None if pool.multilabel else _read(pool, rows, positions, fused.fusion(z, features), features, probe)
+    return FusedHead(model.config, model.state_dict(), facts, probe.inverse_penalty, read)
+
+
+def _read(
+    pool: Pool,
+    rows: NDArray[np.int64],
+    labeled: NDArray[np.int64],
+    joined: NDArray[np.float32],
+    features: NDArray[np.float32],
+    probe: LinearProbe,
+) -> ReadImages:
+    """The images among `rows`, with these fused representations and features, that are not labeled; all, if none are left."""
+    others = np.setdiff1d(rows, labeled)
+    once, first = np.unique(rows, return_index=True)
+    first = first[np.searchsorted(once, others)] if len(others) else first
+    start = softmax(probe.logits(joined[first]), axis=1)
+    some = rows[first]
+    return ReadImages(*map(torch.from_numpy, (some, features[first], start, pool.labels[some])))
 
 
 def _in_color_files(pool: Pool) -> bool:

@@ -28,6 +28,23 @@ __all__ = ["BatchSampler", "EndlessShuffle", "Phase", "TrainingData"]
 
 
 @dataclass(frozen=True)
+class ReadImages:
+    """Training images that a backbone has read and whose labels are not used: those of the terms without labels beside it.
+
+    Args:
+        rows:     positions of the images, int64, (l,)
+        features: features of the images by the backbone, float32, (l, Fb); None in a phase that is only measured
+        start:    class probabilities by the probe that the training begins at, float32, (l, K)
+        hidden:   classes of the images, int64, (l,), -1 where unknown; not for training: they measure the pseudo-labels
+    """
+
+    rows: Tensor
+    features: Tensor | None
+    start: Tensor
+    hidden: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class TrainingData:
     """Data of a phase. Images at other positions than `train` and `labeled` are never read, so that a memory-mapped pool needs
     no copy without its test split.
@@ -41,6 +58,7 @@ class TrainingData:
                  leaves those unmeasured
         features: features of V views of every labeled image by a backbone, float32, (m, V, Fb); None without one
         mapped:  whether the images are those of a mapped file, which are read from the disk when memory has no room for them
+        read:    images that the terms without labels draw among beside a backbone; None draws among all of `train`
     """
 
     images: Tensor
@@ -50,6 +68,7 @@ class TrainingData:
     hidden: Tensor | None = None
     features: Tensor | None = None
     mapped: bool = False
+    read: ReadImages | None = None
 
 
 @dataclass(frozen=True)
@@ -113,9 +132,14 @@ class Phase:
 
     @property
     def unlabeled_batch_size(self) -> int:
-        """Images of the consistency term in one step, over all ranks; 0 without that term."""
+        """Images of the consistency term or the anchor in one step, over all ranks; 0 without both."""
         s = self.supervision
-        return 0 if s is None or s.consistency == "none" else s.unlabeled_batch_size
+        return 0 if s is None or (s.consistency == "none" and not self.anchor) else s.unlabeled_batch_size
+
+    @property
+    def anchor(self) -> float:
+        """Weight of the term that holds the model to what the training begins at; 0 without a backbone."""
+        return 0.0 if self.supervision is None or self.data.read is None else self.supervision.anchor
 
     @property
     def batch_sizes(self) -> list[int]:
@@ -147,7 +171,9 @@ class BatchSampler:
         n, m = len(phase.data.train), len(phase.data.labeled)
         self._denoising = _Stream(n, phase.denoising_batch_size, seed) if phase.denoising_batch_size else None
         self._labeled = _Stream(m, phase.labeled_batch_size, seed + 1) if phase.labeled_batch_size else None
-        self._unlabeled = _Stream(n, phase.unlabeled_batch_size, seed + 2) if phase.unlabeled_batch_size else None
+        self._among = phase.data.train if phase.data.read is None else phase.data.read.rows
+        m = len(self._among)
+        self._unlabeled = _Stream(m, phase.unlabeled_batch_size, seed + 2) if phase.unlabeled_batch_size else None
         self._asked = -1  # the last step whose images have been asked for, in another thread
         self._reader = ThreadPoolExecutor(1)
         self._asking: Future[None] = Future()
@@ -179,7 +205,7 @@ class BatchSampler:
     def _positions(self, step: int) -> list[int]:
         """Positions of all images of a step."""
         data = self.phase.data
-        streams = ((self._denoising, data.train), (self._labeled, data.labeled), (self._unlabeled, data.train))
+        streams = ((self._denoising, data.train), (self._labeled, data.labeled), (self._unlabeled, self._among))
         return [i for stream, among in streams if stream is not None for i in among[stream.rows(step)].tolist()]
 
     def _ask_for(self, positions: list[int]) -> None:
@@ -208,10 +234,13 @@ class BatchSampler:
 
     def _unlabeled_batch(self, rows: Tensor, generator: torch.Generator) -> UnlabeledBatch:
         data = self.phase.data
-        images = data.images[data.train[rows]].float() / 255
+        images = data.images[self._among[rows]].float() / 255
         weak = augment(images, self.phase.weak, generator) * 2 - 1
         strong, sigma = self._with_noise(augment(images, self.phase.strong, generator) * 2 - 1, generator)
-        return UnlabeledBatch(weak, strong, sigma, None if data.hidden is None else data.hidden[rows])
+        if (read := data.read) is None:
+            return UnlabeledBatch(weak, strong, sigma, None if data.hidden is None else data.hidden[rows])
+        hidden, features = (None if t is None else t[rows] for t in (read.hidden, read.features))
+        return UnlabeledBatch(weak, strong, sigma, hidden, features, read.start[rows])
 
     def _with_noise(self, views: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Views with the noise that the head is trained on, and its levels."""

@@ -122,7 +122,7 @@ def compare_with_fused_start(
     start, z = read(*_model(fused.config, fused.weights, backbone, recipe))
     balanced = recipe.training.class_weights == "balanced"
     folds = fold_logits(z, pool.labels[positions], None, len(pool.classes), fused.inverse_penalty, seed, balanced=balanced)
-    comparison = compared(pool, labeled, unlabeled, start, logits, folds, recipe.training.metric)
+    comparison = compared(pool, labeled, unlabeled, start, logits, folds, recipe.training.metric, beside_backbone=True)
     if not len(val):  # then the weight of the probe is all that is known of the backbone alone
         return Start(fused.config, fused.weights, comparison)
     weights = {name: tensor for name, tensor in fused.weights.items() if name.startswith("unet.")}

@@ -241,6 +241,7 @@ def make_objective(phase: Phase, model: JointDiffusion, teacher: JointDiffusion)
         class_weights=balanced_weights(phase.data.labels, phase.config.n_classes) if s.class_weights == "balanced" else None,
         consistency=make_consistency(phase),
         teacher=teacher,
+        anchor=phase.anchor,
     )
 
 

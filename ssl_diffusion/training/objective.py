@@ -104,12 +104,16 @@ class UnlabeledBatch(_Part):
         strong: Strongly augmented views with their noise, float32, (B, C, H, W).
         sigma: Noise levels of the strong views, float32, (B,).
         hidden: True classes, int64, (B,), -1 where unknown; for the history only. None leaves the pseudo-labels unmeasured.
+        features: Features of the same images by the backbone, float32, (B, Fb); None for a model without one.
+        start: Class probabilities by the probe that the training began at, float32, (B, K); None leaves out the anchor.
     """
 
     weak: Tensor
     strong: Tensor
     sigma: Tensor
     hidden: Tensor | None = None
+    features: Tensor | None = None
+    start: Tensor | None = None
 
     def encoder_input(self, model: JointDiffusion) -> tuple[Tensor, Tensor]:
         """Strong views and the noise levels at which the encoder reads them."""
@@ -145,6 +149,8 @@ class Objective(nn.Module):
             multi-label data; None weighs all samples alike.
         consistency: Pseudo-label term; None leaves it out.
         teacher: Model that reads the weak views, in evaluation mode; the caller updates its weights.
+        anchor: Weight of the cross-entropy of the strong views to what the probe says of their images, relative to
+            `classification_weight`.
     """
 
     def __init__(
@@ -157,6 +163,7 @@ class Objective(nn.Module):
         class_weights: Tensor | None = None,
         consistency: Match | None = None,
         teacher: JointDiffusion | None = None,
+        anchor: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -164,6 +171,7 @@ class Objective(nn.Module):
         self.label_smoothing = label_smoothing
         self._class_weights = (class_weights,)  # in a tuple, so that no state of the model holds them
         self.consistency = consistency
+        self.anchor = anchor
         self._teacher = (teacher,)  # in a tuple, so that it is no submodule: neither trained nor saved with this one
         for part, parameters in model.parameter_groups().items():
             for parameter in parameters:
@@ -185,15 +193,18 @@ class Objective(nn.Module):
         if batch.labeled is not None:
             labels, z = batch.labeled.labels, model.pool_features(read_features)
             if isinstance(model, FusedDiffusion):
-                if batch.labeled.features is None:
-                    raise ValueError("a model with a backbone is trained with its features of the labeled images")
-                z = model.fuse(z, batch.labeled.features)
+                z = model.fuse(z, _features(batch))
             logits = model.classify_representation(z)
             terms |= self._classification_terms(logits[: len(labels)], labels)
             loss = loss + weight * terms["classification_loss"]
             if batch.unlabeled is not None:
-                terms |= self._consistency_terms(batch.unlabeled, logits[len(labels) :])
-                loss = loss + weight * terms["consistency_loss"]
+                unlabeled = logits[len(labels) :]
+                if self.consistency is not None:
+                    terms |= self._consistency_terms(batch.unlabeled, unlabeled)
+                    loss = loss + weight * terms["consistency_loss"]
+                if batch.unlabeled.start is not None and self.anchor:
+                    terms["anchor_loss"] = functional.cross_entropy(unlabeled, batch.unlabeled.start)
+                    loss = loss + weight * self.anchor * terms["anchor_loss"]
         return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
 
     def _classification_terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -212,7 +223,10 @@ class Objective(nn.Module):
         if teacher is None or self.consistency is None:
             raise ValueError("a batch with unlabeled images needs an objective with a consistency term and its teacher")
         with torch.no_grad():
-            weak_logits = teacher.classify(batch.weak)
+            if isinstance(teacher, FusedDiffusion):
+                weak_logits = teacher.classify_representation(teacher.representation(batch.weak, features=batch.features))
+            else:
+                weak_logits = teacher.classify(batch.weak)
         result = self.consistency(weak_logits, strong_logits)
         terms = {"consistency_loss": result.loss, "mask_rate": result.confident.float().mean()}
         if batch.hidden is not None:
@@ -221,3 +235,12 @@ class Objective(nn.Module):
             terms["pseudo_known"] = (result.confident & known).float().mean()
             terms["pseudo_right"] = (result.confident & known & (result.pseudo_labels == batch.hidden)).float().mean()
         return terms
+
+
+def _features(batch: TrainingBatch) -> Tensor:
+    """Features by the backbone of all images that are classified, labeled ones first."""
+    parts = [part.features for part in (batch.labeled, batch.unlabeled) if part is not None]
+    known = [features for features in parts if features is not None]
+    if len(known) < len(parts):
+        raise ValueError("a model with a backbone is trained with its features of the images that are classified")
+    return torch.cat(known)

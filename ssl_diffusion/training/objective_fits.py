@@ -115,19 +115,19 @@ def _fit_network(task: FitTask) -> Fitted:
         settings[name].pop("replanned", None)
     if recipe.training.class_weights == "none":  # as runs of earlier versions
         del settings["training"]["class_weights"]
-    parts = [settings, task.fingerprint, labeled.identity()]
+    parts: list[Any] = [settings, task.fingerprint, labeled.identity()]
     training = replace(task.phase, initial=initial)
     if fused is not None and backbone is not None:
         progress = task.options.progress
         training = fused_phase(training, fused, backbone, task.pool, cache_dir=task.cache_dir, progress=progress)
-        parts.append(backbone.identity)
+        parts += [backbone.identity, training.anchor]
     elif pretrained is not None and recipe.training.head_start == "probe":
         training = replace(training, initial=_with_probe(task.phase.config, pretrained.weights, task.pool, labeled, recipe))
     checkpoint = task.checkpoint("checkpoint.safetensors")
     training = replace(training, checkpoint=checkpoint, identity=_digest(parts), pace=task.pace("training"))
     result = train(training, task.options.progress)
     ema = result.ema
-    if fused is not None and backbone is not None and result.steps:
+    if fused is not None and backbone is not None and result.steps and not training.anchor:
         ema = with_mean_head(training.config, ema, fused, backbone, task.pool, labeled, recipe, cache_dir=task.cache_dir)
     facts = pretrained.facts if pretrained is not None else None
     fitted = Fitted(

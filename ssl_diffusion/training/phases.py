@@ -9,7 +9,7 @@ from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.training.augment import policy
-from ssl_diffusion.training.batches import Phase, TrainingData
+from ssl_diffusion.training.batches import Phase, ReadImages, TrainingData
 from ssl_diffusion.training.denoiser_cache import denoiser_key
 from ssl_diffusion.training.recipe import Recipe
 
@@ -53,6 +53,7 @@ def training_job(recipe: Recipe, pool: Pool, labeled: LabeledSet | None) -> Phas
         labels=labels.float() if pool.multilabel else labels,
         hidden=None if pool.multilabel else torch.from_numpy(pool.labels[pool.train]),
         mapped=isinstance(pool.images, np.memmap),
+        read=_unread(recipe, pool),
     )
     return Phase(
         name="training",
@@ -67,6 +68,17 @@ def training_job(recipe: Recipe, pool: Pool, labeled: LabeledSet | None) -> Phas
         flip=weak.flip,
         compute=recipe.compute,
     )
+
+
+def _unread(recipe: Recipe, pool: Pool) -> ReadImages | None:
+    """What stands for the images that a backbone will read, so that steps take as long as with them; None without a backbone.
+
+    :func:`ssl_diffusion.training.backbones.fused_phase` puts these images into their place.
+    """
+    if recipe.training.objective != "joint" or recipe.backbone.name in ("none", "auto") or pool.multilabel:
+        return None
+    n, k = len(pool.train), len(pool.classes)
+    return ReadImages(torch.from_numpy(pool.train), None, torch.full((1, k), 1 / k).expand(n, k))
 
 
 def mirrored(recipe: Recipe, pool: Pool) -> tuple[str, bool]:

@@ -107,6 +107,8 @@ class Recipe(Settings):
         for section in ("pretraining", "training"):
             if not values[section]["replanned"]:  # as recipes of earlier versions
                 del values[section]["replanned"]
+        if values["training"]["anchor"] == TrainingSettings().anchor:
+            del values["training"]["anchor"]
         return values
 
     def differences(self, other: "Recipe") -> list[str]:

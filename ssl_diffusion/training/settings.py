@@ -99,6 +99,9 @@ class TrainingSettings(PhaseSettings):
     """Figure by which validation, and what a fit keeps, go; the others count every class the same."""
     class_weights: Literal["none", "balanced"] = "none"
     """Weights of the labels in the classification loss; "balanced" makes every class weigh the same."""
+    anchor: _Weight = 1.0
+    """Weight of a term that holds the model, beside a backbone, to what the probe that training began at says of unlabeled
+    images."""
     thresholds: Literal["none", "balanced"] = "none"
     """Shift of the fitted logits; "balanced" takes the frequencies of the classes among the labels out of them, so that rare
     classes are named more often."""

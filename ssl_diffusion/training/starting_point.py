@@ -11,6 +11,13 @@ need no second training decide then, and where neither speaks against it, the tr
   labeling of the pool lets the neighbors guess more of the true labels. The probe is kept if :math:`b` labels are guessed only
   from its labeling, :math:`c` only from that of the trained model, and :math:`(b - c) / \sqrt{b + c} > 2` (McNemar 1947).
 
+Beside a backbone the burden of proof is the other way round: the trained model is kept only where something speaks for it. With
+few labels the encoder learns to tell apart the labeled images and drowns the backbone, which has ended up to 13 points below
+the probe; on no collection of photos has it ended clearly above. Neither of the two facts sees that: the labeled images are all
+right, and where the pixels say nothing about the classes, as of digits on photos, the neighbors guess at random. So with
+validation labels the trained model has to be right on more of them by a standard error, :math:`c - b > \sqrt{b + c}`, and
+without, in the neighbors' votes, by 1.64 of them, which happens to a model that is no better once in twenty times.
+
 Multi-label models are scored by their mean negative log-likelihood per class (NLL) instead of their accuracy: where most
 classes are absent from most images, a model that never names one is nearly always right. Their neighbors have no vote.
 """
@@ -22,7 +29,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 from sklearn.model_selection import KFold, StratifiedKFold
 from torch import Tensor
 
@@ -37,24 +43,19 @@ from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.models.probe import fit_probe, reference_sample
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.settings import MetricName
+from ssl_diffusion.training.which_is_better import Score, decide, decide_beside_backbone, mcnemar, neighbor_votes, worse
 
 __all__ = [
     "Score",
     "Start",
     "StartComparison",
     "compare_with_start",
-    "decide",
-    "mcnemar",
-    "neighbor_votes",
     "unlabeled_sample",
 ]
-
-Score = Literal["nll"] | MetricName
 
 _log = logging.getLogger(__name__)
 _SAMPLE = 2000  # unlabeled images, at most
 _LEAST_SAMPLE, _LEAST_LABELS = 100, 20  # below these the neighbors say nothing
-_NEIGHBORS, _COMPONENTS = 10, 64
 _COLLAPSED = 0.4  # total variation between the classes that the two models predict
 
 
@@ -64,7 +65,7 @@ class StartComparison:
 
     Attributes:
         kept: Model that the fit returns, "trained", "probe", or "backbone" for a probe on the backbone alone.
-        reason: Ground of the decision: "validation", "own labels", "neighbors", or "nothing against it".
+        reason: Ground of the decision: "validation", "own labels", "neighbors", "nothing against it", or "nothing for it".
         probe: Scores of the probe: `validation`; `folds`, on labels that were held out for it; `neighbors`.
         trained: Scores of the trained model: `validation`; `own_labels`, on labels that it was trained with; `neighbors`.
         class_change: Total variation between the class frequencies that both predict for unlabeled images, in [0, 1]; None for
@@ -103,14 +104,23 @@ class StartComparison:
                 f"the backbone alone is better ({shown[0]} of the validation labels, the trained model {shown[1]}, the probe "
                 f"on both {shown[2]}), so it is kept: train longer (--steps, --time)"
             )
+        if self.reason == "nothing for it":
+            return (
+                "nothing that the labels say speaks for the trained model, so the probe on both that training began at is "
+                "kept: hold out labels to see which is better (--val-fraction 0.2), or use --objective probe for seconds"
+            )
         mine, theirs, what = {
             "validation": ("validation", "validation", "of the validation labels"),
             "own labels": ("own_labels", "folds", "of its labels, the probe of labels held out for it"),
             "neighbors": ("neighbors", "neighbors", "of the labels, guessed by neighbors that either labels"),
         }[self.reason]
-        scores = f"{self._shown(self.trained[mine])} against {self._shown(self.probe[theirs], name=False)}"
+        value, other = self.trained[mine], self.probe[theirs]
+        assert value is not None
+        assert other is not None
+        scores = f"{self._shown(value)} against {self._shown(other, name=False)}"
+        how = "worse" if worse(value, other, self.score) else "not clearly better"
         return (
-            f"the trained model is worse than the probe that training can start from ({scores} {what}), so the probe is kept: "
+            f"the trained model is {how} than the probe that training can start from ({scores} {what}), so the probe is kept: "
             "train longer (--steps, --time), or use --objective probe, which takes seconds"
         )
 
@@ -185,6 +195,8 @@ def compared(
     trained: NDArray[np.float32],
     folds: NDArray[np.float32] | None,
     metric: MetricName = "accuracy",
+    *,
+    beside_backbone: bool = False,
 ) -> StartComparison:
     """Compare a trained model with a probe by what both say of the same images; a collapse is logged as a warning.
 
@@ -196,6 +208,7 @@ def compared(
         trained: Logits of the trained model for the same images.
         folds: Logits of probes for labels that were held out for them (:func:`fold_logits`); None without.
         metric: Figure that decides; the NLL instead of the accuracy of multi-label data. Neighbors vote on accuracy only.
+        beside_backbone: Whether the trained model has to be better to be kept, and not only no worse.
     """
     positions, val = pool.positions(labeled.fitted), pool.positions(labeled.val)
     rows, y, k, logits = np.concatenate([positions, val, unlabeled]), pool.labels[positions], len(pool.classes), trained
@@ -205,10 +218,12 @@ def compared(
     scores: dict[str, float | None] = {"validation": None, "own_labels": scored(score, logits[own], y), "neighbors": None}
     if folds is not None:
         probe_scores["folds"] = scored(score, folds, y)
+    statistic = change = on_held_out = None
     if len(val):
         probe_scores["validation"] = scored(score, start[held_out], pool.labels[val])
         scores["validation"] = scored(score, logits[held_out], pool.labels[val])
-    statistic = change = None
+        if score == "accuracy":
+            on_held_out = mcnemar(*(values[held_out].argmax(axis=1) == pool.labels[val] for values in (start, logits)))
     if len(rest) >= _LEAST_SAMPLE:
         guesses = [values[rest].argmax(axis=1) for values in (start, logits)]
         counts = [np.bincount(classes, minlength=k) / len(rest) for classes in guesses]
@@ -218,7 +233,10 @@ def compared(
             right = [votes == y for votes in neighbor_votes(pixels[own], pixels[rest], guesses, k)]
             probe_scores["neighbors"], scores["neighbors"] = (float(r.mean()) for r in right)
             statistic = mcnemar(right[0], right[1]) if score == "accuracy" else None
-    kept, reason = decide(probe_scores, scores, statistic, score)
+    if beside_backbone:
+        kept, reason = decide_beside_backbone(probe_scores, scores, statistic, on_held_out, score)
+    else:
+        kept, reason = decide(probe_scores, scores, statistic, score)
     if change is not None and change > _COLLAPSED:
         _log.warning(
             "training has moved %.0f %% of the unlabeled images to other classes than a probe of the denoiser predicts, which "
@@ -239,71 +257,6 @@ def unlabeled_sample(pool: Pool, labeled: LabeledSet, seed: int, among: NDArray[
     """
     others = np.setdiff1d(pool.train if among is None else among, pool.positions([*labeled.train, *labeled.val]))
     return np.sort(np.random.default_rng(seed).permutation(others)[:_SAMPLE])
-
-
-def decide(
-    probe: dict[str, float | None], trained: dict[str, float | None], statistic: float | None, score: Score = "accuracy"
-) -> tuple[Literal["trained", "probe"], str]:
-    """Which model to keep, and what decided.
-
-    Args:
-        probe: Scores of the probe, see :class:`StartComparison`.
-        trained: Scores of the trained model; one that is not a number is worse than any other.
-        statistic: McNemar's statistic of the neighbors' votes, positive in favor of the probe; None if it was not measured.
-        score: Meaning of the scores.
-    """
-
-    def worse(value: float, other: float) -> bool:
-        return not (value <= other if score == "nll" else value >= other)
-
-    mine, theirs = trained["validation"], probe["validation"]
-    if mine is not None and theirs is not None:
-        return ("probe" if worse(mine, theirs) else "trained"), "validation"
-    own, folds = trained["own_labels"], probe["folds"]
-    if own is not None and folds is not None and worse(own, folds):
-        return "probe", "own labels"
-    if statistic is not None and statistic > 2:
-        return "probe", "neighbors"
-    return "trained", "nothing against it"
-
-
-def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """McNemar's statistic of two classifications of the same images, positive if the first is right more often.
-
-    Args:
-        first: Correctness of one classification, image by image, (n,).
-        second: Correctness of the other classification, (n,).
-    """
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    return (only_first - only_second) / max(1.0, float(np.sqrt(only_first + only_second)))
-
-
-def neighbor_votes(
-    images: NDArray[np.uint8], pool: NDArray[np.uint8], labelings: list[NDArray[np.int64]], n_classes: int
-) -> list[NDArray[np.int64]]:
-    """Classes of images by a vote of their ten nearest neighbors in a pool, among 64 principal components of the pixels.
-
-    Args:
-        images: Images as rows, uint8 (n, p).
-        pool: Images that have been labeled, uint8 (m, p).
-        labelings: Labelings of the pool, int64 (m,) each.
-        n_classes: Number of classes.
-
-    Returns:
-        Classes of the images under each labeling, int64 (n,) each.
-    """
-    x = pool.astype(np.float32)
-    mean, scale = x.mean(axis=0), x.std(axis=0)
-    scale = scale + 1e-3 * max(float(x.std()), 1e-6)  # pixels that never vary stay at zero
-    components = PCA(min(_COMPONENTS, *x.shape), svd_solver="randomized", random_state=0).fit((x - mean) / scale)
-    near, far = (components.transform((rows.astype(np.float32) - mean) / scale) for rows in (images, pool))
-    distances = (far * far).sum(axis=1)[None] - 2 * near @ far.T
-    neighbors = np.argsort(distances, axis=1, kind="stable")[:, :_NEIGHBORS]
-    found = []
-    for labels in labelings:
-        votes = np.stack([np.bincount(row, minlength=n_classes) for row in labels[neighbors]])
-        found.append(votes.argmax(axis=1))
-    return found
 
 
 def fold_logits(

@@ -24,10 +24,12 @@ from ssl_diffusion.progress import ProgressCallback, ProgressUpdate
 from ssl_diffusion.training import fused_finish, objective_fits, starting_point
 from ssl_diffusion.training.augment import policy
 from ssl_diffusion.training.backbone_views import view_features
-from ssl_diffusion.training.batches import BatchSampler, Phase
+from ssl_diffusion.training.batches import BatchSampler, Phase, ReadImages
 from ssl_diffusion.training.denoiser_cache import DenoiserCache
 from ssl_diffusion.training.evaluate import evaluate_run
 from ssl_diffusion.training.fit import FitOptions, fit_model, fit_run
+from ssl_diffusion.training.measuring import time_steps
+from ssl_diffusion.training.phases import training_job
 from ssl_diffusion.training.recipe import Recipe, load_recipe
 from ssl_diffusion.training.result import Fitted, TrainingResult
 from ssl_diffusion.training.run_folder import load_metrics
@@ -96,15 +98,20 @@ def test_training_begins_at_the_probe(recipe: Recipe, pool: Pool, labeled: Label
     np.testing.assert_allclose(logits_of(begun, pool), logits_of(probe, pool), atol=1e-4)
 
 
+@pytest.mark.parametrize("consistency", ["none", "match"])
 def test_interrupted_and_continued_it_ends_bit_identical(
-    recipe: Recipe, pool: Pool, labeled: LabeledSet, probe: Fitted, tmp_path: Path
+    consistency: str, recipe: Recipe, pool: Pool, labeled: LabeledSet, probe: Fitted, tmp_path: Path
 ) -> None:
     """And has changed the encoder, but not how the blocks are standardised and weighed."""
-    recipe = recipe.with_overrides(["model.head_dropout=0.3", "training.ema=0.5"])
+    changes = ["model.head_dropout=0.3", "training.ema=0.5", "training.keep=trained", f"training.consistency={consistency}"]
+    recipe = recipe.with_overrides([*changes, "training.unlabeled_batch_size=8"])
     trained = fit_model(recipe, pool, labeled, keep_better=True)
+    row = trained.training.history[-1]
+    assert 0 < row["anchor_loss"] < 2
+    assert ("mask_rate" in row) == ("pseudo_label_accuracy" in row) == (consistency == "match")
 
     def stop(update: ProgressUpdate) -> None:
-        if update.task == "training" and update.done == 3 * 32:
+        if update.task == "training" and update.done == 3 * 40:
             signal.raise_signal(signal.SIGINT)
 
     options = FitOptions(cache=DenoiserCache(tmp_path / "cache"), checkpoint_every=1e9, progress=stop)
@@ -119,7 +126,7 @@ def test_interrupted_and_continued_it_ends_bit_identical(
     assert not torch.equal(trained.ema["unet.stem.weight"], probe.ema["unet.stem.weight"])
 
 
-def test_the_head_is_the_mean_of_the_trained_one_and_a_probe_s(
+def test_without_an_anchor_the_head_is_the_mean_of_the_trained_one_and_a_probe_s(
     recipe: Recipe, pool: Pool, labeled: LabeledSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heads = []
@@ -133,7 +140,7 @@ def test_the_head_is_the_mean_of_the_trained_one_and_a_probe_s(
         return plain(config, weights, *rest, **options)
 
     monkeypatch.setattr(objective_fits, "with_mean_head", noted)
-    fitted = fit_model(recipe, pool, labeled)
+    fitted = fit_model(recipe.with_setting("training.anchor", 0.0), pool, labeled)
     ((trained, half_probe),) = heads
     both = logits_of(fitted, pool)
     head = logits_of(replace(fitted, ema=trained), pool)
@@ -195,6 +202,69 @@ def test_the_backbone_alone_is_kept_where_it_is_better_than_both(
     np.testing.assert_allclose(blind, logits_of(fitted, pool), atol=1e-5)  # the denoiser has no say
 
 
+# ---- unlabeled images
+
+
+def test_the_anchor_holds_what_the_probe_says_of_unlabeled_images(recipe: Recipe, pool: Pool, probe: Fitted) -> None:
+    """Where the labels that are trained with are not those of the images."""
+    labeled = choose_labeled(pool, 18, seed=0)
+    others = np.setdiff1d(pool.train, pool.positions(labeled.train))
+    start = logits_of(probe, pool)[others].argmax(axis=1)
+    recipe = recipe.with_overrides(["training.steps=30", "training.keep=trained", "training.unlabeled_batch_size=8"])
+    train = objective_fits.train
+    moved = {}
+    for anchor in (0.0, 20.0):
+
+        def misled(phase: Phase, progress: ProgressCallback | None = None) -> TrainingResult:
+            if phase.name == "training":
+                phase = replace(phase, data=replace(phase.data, labels=torch.zeros_like(phase.data.labels)))
+            return train(phase, progress)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(objective_fits, "train", misled)
+            patch.setattr(objective_fits, "with_mean_head", lambda config, weights, *rest, **options: weights)
+            fitted = fit_model(recipe.with_setting("training.anchor", anchor), pool, labeled)
+        moved[anchor] = (logits_of(fitted, pool)[others].argmax(axis=1) != start).mean()
+    assert moved[20.0] < 0.2 < moved[0.0]
+
+
+def test_unlabeled_images_come_with_their_features_and_what_the_probe_says(tiny_recipe: Recipe) -> None:
+    job, noise = make_job(), EDM(0.5, -1.2, 1.2)
+    rows = torch.tensor([11, 7, 9, 8])
+    features, start = rows[:, None] * 1.0, torch.nn.functional.one_hot(rows % 3, 3).float()
+    read = replace(job, data=replace(job.data, read=ReadImages(rows, features, start, rows % 2)))
+    assert (job.anchor, job.unlabeled_batch_size, read.anchor) == (0, 0, 1)
+    assert read.images_per_step == job.images_per_step + 64
+    seen = set()
+    for step in range(3):
+        batch = BatchSampler(read, noise)(step).unlabeled
+        assert batch is not None
+        assert batch.features is not None
+        assert batch.start is not None
+        assert batch.hidden is not None
+        ids = batch.features[:, 0].long()
+        clean = job.data.images[ids].float() / 127.5 - 1
+        assert torch.allclose(batch.weak, clean, atol=1e-6)
+        assert torch.equal(batch.start.argmax(dim=1), ids % 3)
+        assert torch.equal(batch.hidden, ids % 2)
+        seen |= set(ids.tolist())
+    assert seen == {7, 8, 9, 11}
+
+
+def test_steps_are_measured_with_the_unlabeled_images(recipe: Recipe, pool: Pool, labeled: LabeledSet) -> None:
+    """Before a backbone has read any."""
+    assert training_job(recipe, pool, labeled).images_per_step == 32 + 64
+    assert training_job(recipe.with_setting("training.anchor", 0.0), pool, labeled).images_per_step == 32
+    assert training_job(recipe.with_setting("backbone.name", "none"), pool, labeled).images_per_step == 32
+    assert time_steps(training_job(recipe, pool, labeled)).seconds() > 0
+
+
+def test_with_all_images_labeled_these_are_the_unlabeled_ones(recipe: Recipe, pool: Pool) -> None:
+    labeled = choose_labeled(pool, len(pool.train), seed=0)
+    fitted = fit_model(recipe.with_overrides(["training.consistency=match", "training.unlabeled_batch_size=8"]), pool, labeled)
+    assert fitted.training.steps == 6
+
+
 # ---- views
 
 
@@ -250,7 +320,6 @@ def test_batches_draw_among_the_views_and_else_the_same(tiny_recipe: Recipe) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"training.consistency": "match"}, "consistency 'match' reads new views of all images in every step"),
         ({"pretraining.steps": 0}, "objective 'joint' with a backbone needs the pretraining phase"),
     ],
 )

@@ -25,7 +25,8 @@ from ssl_diffusion.training.phases import joint_config
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.result import TrainingResult
 from ssl_diffusion.training.run_folder import load_metrics
-from ssl_diffusion.training.starting_point import StartComparison, decide, mcnemar, neighbor_votes
+from ssl_diffusion.training.starting_point import StartComparison
+from ssl_diffusion.training.which_is_better import decide, decide_beside_backbone, mcnemar, neighbor_votes
 
 
 def scores(given: dict[str, float]) -> dict[str, float | None]:
@@ -64,6 +65,47 @@ def test_decisions(
 )
 def test_decisions_by_log_likelihood(probe: dict[str, float], trained: dict[str, float], expected: tuple[str, str]) -> None:
     assert decide(scores(probe), scores(trained), None, "nll") == expected
+
+
+@pytest.mark.parametrize(
+    ("probe", "trained", "statistic", "on_held_out", "expected"),
+    [
+        ({"validation": 0.7}, {"validation": 0.7}, -9.0, 0.0, ("probe", "validation")),
+        ({"validation": 0.7}, {"validation": 0.75}, -9.0, -1.0, ("probe", "validation")),
+        ({"validation": 0.7}, {"validation": 0.8}, 9.0, -1.1, ("trained", "validation")),
+        ({"validation": 0.7}, {"validation": 0.71}, 9.0, None, ("trained", "validation")),  # another figure than the accuracy
+        ({"folds": 0.8}, {"own_labels": 0.7}, -9.0, None, ("probe", "own labels")),
+        ({"folds": 0.5}, {"own_labels": 1.0}, 2.1, None, ("probe", "neighbors")),
+        ({"folds": 0.5}, {"own_labels": 1.0}, -1.6, None, ("probe", "nothing for it")),
+        ({"folds": 0.5}, {"own_labels": 1.0}, -1.7, None, ("trained", "neighbors")),
+        ({}, {"own_labels": 1.0}, None, None, ("probe", "nothing for it")),
+    ],
+)
+def test_beside_a_backbone_something_has_to_speak_for_the_trained_model(
+    probe: dict[str, float],
+    trained: dict[str, float],
+    statistic: float | None,
+    on_held_out: float | None,
+    expected: tuple[str, str],
+) -> None:
+    assert decide_beside_backbone(scores(probe), scores(trained), statistic, on_held_out) == expected
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_without_a_likelihood_is_never_kept(value: float) -> None:
+    probe, trained = scores({"validation": math.inf}), scores({"validation": value})
+    assert decide_beside_backbone(probe, trained, None, None, "nll") == ("probe", "validation")
+
+
+def test_advice_says_no_more_than_is_known() -> None:
+    def said(probe: dict[str, float], trained: dict[str, float], reason: str) -> str:
+        return StartComparison("probe", reason, scores(probe), scores(trained), None).advice()
+
+    assert "is worse than the probe that training can start from (70.0% against 80.0% of" in said(
+        {"validation": 0.8}, {"validation": 0.7}, "validation"
+    )
+    assert "is not clearly better than the probe" in said({"validation": 0.8}, {"validation": 0.85}, "validation")
+    assert "nothing that the labels say speaks for the trained model" in said({}, {"own_labels": 1.0}, "nothing for it")
 
 
 def test_mcnemar_counts_only_where_they_differ() -> None:
