@@ -10,6 +10,7 @@ from scipy.special import softmax
 
 from ssl_diffusion.acquisition import Candidates, choose
 from ssl_diffusion.acquisition.linear_head import linear_head
+from ssl_diffusion.acquisition.strategies.herding import _largest
 
 Floats = NDArray[np.float64]
 
@@ -92,6 +93,15 @@ def test_herding_takes_the_largest_clusters_first() -> None:
     assert cluster[choose("maxherding", c, 4).picks].tolist() == [1, 2, 3, 0]
     known = Candidates(z[1:], None, z[6:7], np.array([0]), 0)  # the largest has a label already
     assert cluster[1:][choose("maxherding", known, 3).picks].tolist() == [2, 3, 0]
+
+
+def test_the_largest_gains_are_those_of_a_sort_of_all() -> None:
+    rng = np.random.default_rng(0)
+    for n in (3, 32, 50, 400):
+        gain = rng.integers(0, 6, n) / 4  # many are equal, and so are many of their weights
+        weight = rng.integers(0, 3, n).astype(np.float32)
+        for kept in (1, 32):
+            assert _largest(gain, weight, kept).tolist() == np.lexsort((-weight, -gain))[:kept].tolist()
 
 
 def test_uncertain_herding_covers_what_is_unsure() -> None:

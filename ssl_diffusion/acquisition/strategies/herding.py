@@ -74,7 +74,7 @@ def _herd(c: Candidates, n: int, weight: NDArray[np.floating[Any]], spacing: flo
         # A gain never grows while others are chosen: who is first when computed anew is first of all.
         fresh = np.zeros(len(x), dtype=bool)
         while True:
-            first = np.lexsort((-weight[rows], -gain))[:_AT_ONCE]  # where all gains are 0, the weight decides
+            first = _largest(gain, weight[rows], _AT_ONCE)  # where all gains are 0, the weight decides
             if fresh[first[0]]:
                 break
             stale = first[~fresh[first]]
@@ -87,6 +87,15 @@ def _herd(c: Candidates, n: int, weight: NDArray[np.floating[Any]], spacing: flo
         gain[i] = -1.0
         near = np.maximum(near, kernel[i])
     return Choice(rows[picks], utilities, np.ones(n), tuple(notes))
+
+
+def _largest(gain: NDArray[np.float64], weight: NDArray[np.floating[Any]], n: int) -> NDArray[np.int64]:
+    """Rows of the n largest gains in order, of equal ones those of the largest weights first; only these are sorted."""
+    rows = np.arange(len(gain))
+    if len(gain) > n:
+        rows = np.flatnonzero(gain >= np.partition(gain, -n)[-n])
+    found: NDArray[np.int64] = rows[np.lexsort((-weight[rows], -gain[rows]))[:n]]
+    return found
 
 
 def _gain(kernel: NDArray[np.float32], near: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float64]:
