@@ -3,6 +3,7 @@
     python benchmarks/outliers.py --run RUN --cifar CIFAR --cache CACHE     # foreign to Fashion-MNIST; RUN: a fit of it
     python benchmarks/outliers.py --left-out digits --cache CACHE           # each class foreign to the others
     python benchmarks/outliers.py --left-out fashion-mnist --classes 1 5 8 --steps 250 --cache CACHE
+    python benchmarks/outliers.py --kinds --cifar CIFAR --cache CACHE       # a few foreign images of one kind among photos
     python benchmarks/outliers.py --table
 
 One image in a hundred is foreign. Cases:
@@ -11,6 +12,8 @@ photos     5,000 training images of Fashion-MNIST, and photos of CIFAR-10, gray 
 noise      5,000 training images of Fashion-MNIST, and images of noise, uniform from black to white
 left out   a class is foreign to the others: images of these (of Fashion-MNIST 5,000), and a few of the class. A denoiser is
            fitted to all of them without labels, as a user would, who does not know which are foreign
+of a kind  800 or 5,000 test photos of CIFAR-10, read by EfficientNet-Lite0, and 6, 12 or 24 images of one kind at 32 px:
+           trousers or bags of Fashion-MNIST on white, digits of scikit-learn, or none at all
 
 Distances are those to the nearest of all images, foreign ones too, as in a check. `Lite0` are the features of the last level of
 EfficientNet-Lite0, of unit length (Sun et al. 2022).
@@ -48,6 +51,8 @@ CSV = RESULTS / "outliers.csv"
 _TYPICAL, _FRACTION = 5000, 0.01
 _LEVELS = (0.4,)  # that of a check
 _LAST = 1280  # features of the last level
+_KINDS = {"trousers": ("fashion-mnist", 1), "bags": ("fashion-mnist", 8), "digits": ("digits", None)}
+_PHOTOS, _ALIKE = (800, 5000), (6, 12, 24)
 
 Found = tuple[NDArray[np.floating], NDArray[np.bool_] | None]  # scores, the larger the more foreign, and what is called foreign
 
@@ -104,9 +109,9 @@ def methods(seen: Seen) -> Iterator[tuple[str, Found]]:
     of_lite = find_outliers(seen.lite)
     yield "ours, Lite0 instead of a model", (of_lite.score, of_lite.flagged)
     last = seen.lite[:, -_LAST:] / np.linalg.norm(seen.lite[:, -_LAST:], axis=1, keepdims=True)
+    yield "pixels, neighbor 1", (nearest(seen.images.reshape(len(seen.images), -1).astype(np.float32), 1), None)
     for k in (1, 5, 50):
         yield f"Lite0, neighbor {k}", (nearest(last, k), None)
-    yield "pixels, neighbor 1", (nearest(seen.images.reshape(len(seen.images), -1).astype(np.float32), 1), None)
 
 
 def measure(key: dict[str, Any], typical: Seen, foreign: Seen) -> None:
@@ -125,7 +130,7 @@ def measure(key: dict[str, Any], typical: Seen, foreign: Seen) -> None:
 
 
 def there(key: dict[str, Any]) -> bool:
-    return find_row(CSV, key | {"method": "pixels, neighbor 1"}) is not None
+    return find_row(CSV, key | {"method": "Lite0, neighbor 50"}) is not None
 
 
 def photos(cifar: Path, n: int, rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
@@ -169,17 +174,64 @@ def left_out(name: str, k: int, seed: int, steps: int | None, cache: Path) -> No
     measure(key, *(Seen.by(fitted.model(), pool.images[rows], cache) for rows in (typical, foreign)))
 
 
+def of_one_kind(cifar: Path, seeds: list[int], cache: Path) -> None:
+    """A few images of one kind among photos, and photos alone."""
+    files = sorted((cifar / "test").rglob("*.jpg"))
+    for seed, n in ((seed, n) for seed in seeds for n in _PHOTOS):
+        rng = np.random.default_rng([seed, 17])
+        some = [files[i] for i in rng.permutation(len(files))[:n]]
+        seen = features(np.stack([np.asarray(Image.open(f).convert("RGB")).transpose(2, 0, 1) for f in some]), cache)
+        for kind, alike in [("no image", 0), *((kind, alike) for kind in _KINDS for alike in _ALIKE)]:
+            key = {"dataset": f"{n} photos", "case": f"{alike} {kind}", "seed": seed}
+            if there(key):
+                continue
+            z = np.concatenate([seen, features(_drawn(kind, alike, rng), cache)]) if alike else seen
+            is_foreign = np.arange(len(z)) >= n
+            last = z[:, -_LAST:] / np.linalg.norm(z[:, -_LAST:], axis=1, keepdims=True)
+            found = find_outliers(z)
+            for name, score in (
+                ("ours", found.score),
+                ("Lite0, neighbor 5", nearest(last, 5)),
+                ("Lite0, neighbor 50", nearest(last, 50)),
+            ):
+                row: dict[str, Any] = {"typical": n, "foreign": alike, "auroc": "", "average_precision": ""}
+                if alike:
+                    row["auroc"] = round(float(roc_auc_score(is_foreign, score)), 4)
+                    row["average_precision"] = round(float(average_precision_score(is_foreign, score)), 4)
+                ours = name == "ours"
+                row["flagged"] = int(found.flagged.sum()) if ours else ""
+                row["flagged_foreign"] = int(found.flagged[is_foreign].sum()) if ours else ""
+                append_row(CSV, key | {"method": name} | row | {"commit": source_commit() or "unknown"})
+
+
+def _drawn(kind: str, n: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Images of a kind as color images of 32 px, uint8 (n, 3, 32, 32)."""
+    name, k = _KINDS[kind]
+    pool = load_dataset(name)
+    some = rng.permutation(np.flatnonzero(pool.labels == k) if k is not None else len(pool))[:n]
+    gray = [np.asarray(Image.fromarray(pool.images[i, 0]).resize((32, 32), Image.Resampling.BICUBIC)) for i in some]
+    stacked = np.stack(gray)[:, None].repeat(3, axis=1)
+    return 255 - stacked if name == "fashion-mnist" else stacked
+
+
 def table(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Means over seeds and classes: AUROC, average precision, and precision and recall of what is called foreign."""
     frame = frame.assign(case=frame["case"].where(~frame["case"].str.endswith("left out"), "a class left out"))
+    kinds = frame["case"].str.endswith(tuple(_KINDS))
+    frame = frame.assign(case=frame["case"].where(~kinds, frame["case"].str.split().str[0] + " of a kind"))
     rows = []
     for (dataset, case), part in frame.groupby(["dataset", "case"], sort=False):
         for method, of in part.groupby("method", sort=False):
             row: dict[str, Any] = {"data": f"{dataset}, {case}", "method": method, "collections": len(of)}
-            row |= {name: f"{100 * of[name].mean():.1f}" for name in ("auroc", "average_precision")}
+            row |= {
+                name: f"{100 * of[name].mean():.1f}" if len(of[name].dropna()) else "–"
+                for name in ("auroc", "average_precision")
+            }
             called, right = (pd.to_numeric(of[name], errors="coerce").sum() for name in ("flagged", "flagged_foreign"))
+            ours = of["flagged"].notna().any()
             row["called foreign: precision"] = f"{100 * right / called:.1f}" if called else "–"
-            row["recall"] = f"{100 * right / of['foreign'].sum():.1f}" if called else "–"
+            row["recall"] = f"{100 * right / of['foreign'].sum():.1f}" if ours and of["foreign"].sum() else "–"
+            row["called wrongly"] = f"{(called - right) / len(of):.1f}" if ours else "–"
             rows.append(row)
     return rows
 
@@ -188,6 +240,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="run folder of a fit of Fashion-MNIST")
     parser.add_argument("--cifar", type=Path, help="folder with train/ and test/ of CIFAR-10 as image files")
+    parser.add_argument("--kinds", action="store_true", help="measure images of one kind among photos, too")
     parser.add_argument("--left-out", choices=("digits", "fashion-mnist"))
     parser.add_argument("--classes", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--steps", type=int, help="steps of the denoiser; default: those of the recipe")
@@ -199,6 +252,10 @@ def main() -> None:
         if arguments.cifar is None:
             parser.error("--run needs --cifar: photos are foreign to Fashion-MNIST")
         foreign_to_fashion(arguments.run, arguments.cifar, arguments.seeds, arguments.cache)
+    if arguments.kinds and not arguments.table:
+        if arguments.cifar is None:
+            parser.error("--kinds needs --cifar: the photos")
+        of_one_kind(arguments.cifar, arguments.seeds, arguments.cache)
     if arguments.left_out is not None and not arguments.table:
         for seed in arguments.seeds:
             for k in arguments.classes:

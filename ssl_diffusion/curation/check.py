@@ -122,6 +122,7 @@ class CheckResult:
                     "id": ids[foreign],
                     "ordinary": self.outliers.ordinary[foreign].round(4),
                     "distance": self.outliers.distance[foreign].round(2),
+                    "kind": self.outliers.kind[foreign].round(2),
                     "denoising": self.outliers.denoising[foreign].round(2),
                     "detail": self.outliers.detail[foreign].round(2),
                     "label": [self.label_of(i) for i in foreign],
@@ -184,7 +185,8 @@ def check_collection(collection: Collection, *, seed: int = 0) -> CheckResult:
     if not (finite := np.isfinite(z).all(axis=1)).all():
         raise DataError(f"the representation of {str(pool.ids[finite.argmin()])!r} is not finite: compute the features again")
     duplicates = find_duplicates(collection.seen.small, collection.seen.digests, z)
-    outliers = find_outliers(z, errors=collection.errors, images=pool.images, group=duplicates.group)
+    single = None if pool.multilabel else pool.labels
+    outliers = find_outliers(z, errors=collection.errors, images=pool.images, group=duplicates.group, labels=single)
     labeled, issues, why = np.flatnonzero(pool.has_label), None, ""
     classes, pairs = pd.DataFrame(), pd.DataFrame(columns=["first", "second", "swapped", "confused"])
     if pool.multilabel:

@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +95,9 @@ def _page(result: CheckResult, pictures: Sequence[PairPicture]) -> str:
     pool = result.collection.pool
     parts = [_labels(result), _duplicates(result), _outliers(result), _faults(result), _classes(result, pictures)]
     sentences = result.sentences
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(resources.files("ssl_diffusion.curation").joinpath("page.html").read_text("utf-8"))
+    loader = jinja2.PackageLoader("ssl_diffusion", ".")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.get_template("curation/page.html")
     test = int(pool.is_test.sum())
     return template.render(
         title=f"Check of {result.collection.name}",
@@ -149,7 +149,7 @@ def _duplicates(result: CheckResult) -> dict[str, Any]:
 
 def _outliers(result: CheckResult) -> dict[str, Any]:
     found, foreign = result.outliers, result.foreign
-    by = "by the distance to the nearest images in the representation" + (
+    by = "by the distance to the nearest images in the representation, or to all but a few of the same kind" + (
         ", or by the error of the denoiser" if result.collection.errors is not None else ""
     )
     shown = np.argsort(-found.score, kind="stable")[: max(12, min(len(foreign), _SHOWN))]

@@ -13,6 +13,7 @@ __all__ = [
     "check_metric",
     "class_metrics",
     "figure_of_merit",
+    "macro_f1",
     "one_versus_rest",
     "ordinal_metrics",
 ]
@@ -47,10 +48,10 @@ def class_metrics(p: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[st
     """
     truth = _columns(labels, p.shape[1])
     said = p > 0.5 if labels.ndim == 2 else _columns(p.argmax(axis=1), p.shape[1])
-    hits, positives, called = (truth & said).sum(axis=0), truth.sum(axis=0), said.sum(axis=0)
+    hits, positives = (truth & said).sum(axis=0), truth.sum(axis=0)
     occurs, n = positives > 0, len(truth)
     with np.errstate(invalid="ignore", divide="ignore"):
-        recall, f1 = hits / positives, 2 * hits / (positives + called)
+        recall = hits / positives
         specificity = (~truth & ~said).sum(axis=0) / (n - positives)
     auroc, precision = one_versus_rest(p, labels)
     rates = np.nanmean([recall, specificity], axis=0) if labels.ndim == 2 else recall[occurs]
@@ -58,11 +59,36 @@ def class_metrics(p: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[st
     majority = np.maximum(shares, 1 - shares).mean() if labels.ndim == 2 else shares.max()
     return {
         "balanced_accuracy": float(rates.mean()),
-        "macro_f1": float(f1[positives + called > 0].mean()),
+        "macro_f1": float(macro_f1(truth, said)[0]),
         "auroc": _mean(auroc),
         "average_precision": _mean(precision),
         "majority_accuracy": float(majority),
     }
+
+
+def macro_f1(
+    truth: NDArray[np.bool_], said: NDArray[np.bool_], weights: NDArray[np.float32] | None = None
+) -> NDArray[np.float64]:
+    """Mean F1 of the classes that occur or are predicted.
+
+    Args:
+        truth: Classes of the samples, bool (n, K).
+        said: Predicted classes, bool (n, K).
+        weights: Weights of the samples, float32 (draws, n), such as how often a bootstrap draws each. None: one draw of all.
+
+    Returns:
+        The mean of every draw, float64 (draws,); NaN where no class occurs or is predicted.
+
+    Example:
+        >>> macro_f1(np.array([[True, False], [False, True]]), np.array([[True, False], [True, False]])).round(3)
+        array([0.333])
+    """
+    w = np.ones((1, len(truth)), np.float32) if weights is None else weights
+    hits, named = w @ (truth & said).astype(np.float32), w @ (truth.astype(np.float32) + said)
+    counted = (named > 0).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        f1 = np.where(named > 0, 2 * hits.astype(np.float64) / named, 0)
+        return np.asarray(f1.sum(axis=1) / counted)
 
 
 def check_metric(name: str) -> None:

@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +81,9 @@ def write_report(path: Path, cache_dir: Path | None = None, highlight: Sequence[
         tables.append(table.assign(refit=refit))
         parts.append(_part(refit, mine, picks[picks["refit"] == refit], table, settings, pool, chosen, theirs))
     pd.concat(tables).to_csv(path / "summary.csv", index=False)
-    template = resources.files("ssl_diffusion.studies").joinpath("report.html").read_text(encoding="utf-8")
-    page = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(template)
+    loader = jinja2.PackageLoader("ssl_diffusion", ".")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    page = environment.get_template("studies/report.html")
     seeds = rounds["seed"].nunique()
     atomic_write_text(
         path / "report.html",

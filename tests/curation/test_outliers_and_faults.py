@@ -31,6 +31,31 @@ def test_copies_of_a_foreign_image_do_not_hide_it() -> None:
     assert find_outliers(z, group=group).flagged[:8].all()
 
 
+@pytest.mark.parametrize("several", [6, 12, 24])
+def test_foreign_images_of_one_kind_do_not_hide_one_another(several: int) -> None:
+    rng = np.random.default_rng(several)
+    z = rng.standard_normal((1000, 64)).astype(np.float32)
+    z[:several] = 1.5 * rng.standard_normal(64) + 0.5 * z[:several]
+    found = find_outliers(z)
+    assert found.flagged[:several].all()
+    assert found.flagged[several:].sum() <= several
+    assert set(np.argsort(-found.score)[:several]) == set(range(several))
+    assert found.kind[:several].min() > found.kind[several:].max()
+
+
+def test_a_small_class_of_its_own_is_not_foreign() -> None:
+    rng = np.random.default_rng(4)
+    z = rng.standard_normal((1000, 64)).astype(np.float32)
+    z[:12] = 1.5 * rng.standard_normal(64) + 0.5 * z[:12]
+    labels = rng.integers(1, 5, 1000)
+    labels[500:] = -1
+    assert find_outliers(z, labels=labels).flagged[:12].all()  # they have the labels of all the others
+    labels[:12] = 0
+    assert not find_outliers(z, labels=labels).flagged[:12].any()
+    labels[500:540] = 0
+    assert find_outliers(z, labels=labels).flagged[:12].all()  # most of their class look otherwise
+
+
 def test_what_the_denoiser_restores_badly_is_foreign() -> None:
     rng = np.random.default_rng(0)
     z = rng.standard_normal((300, 12)).astype(np.float32)

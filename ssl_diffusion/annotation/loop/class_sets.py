@@ -99,17 +99,15 @@ def macro_f1(p: NDArray[np.float32], labels: NDArray[np.int64], level: float = 0
     Returns:
         The estimate; None if no class occurs or is predicted.
     """
+    from ssl_diffusion.inference.class_metrics import macro_f1 as f1_of_draws
+
     n = len(labels)
-    truth, said = labels > 0, predicted_sets(p)
-    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), _DRAWS).astype(np.float32)
-    weights = np.concatenate([np.ones((1, n), np.float32), weights])
-    hits, named = weights @ (truth & said).astype(np.float32), weights @ (truth.astype(np.float32) + said)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        f1 = np.where(named > 0, 2 * hits / named, np.nan)
-    counted = np.isfinite(f1).sum(axis=1)
-    values = np.nansum(f1, axis=1)[counted > 0] / counted[counted > 0]
-    if not counted[0]:
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), _DRAWS).astype(np.float32)
+    weights = np.concatenate([np.ones((1, n), np.float32), drawn])
+    values = f1_of_draws(labels > 0, predicted_sets(p), weights)
+    if not np.isfinite(values[0]):
         return None
+    values = values[np.isfinite(values)]
     low, high = np.quantile(values[1:], ((1 - level) / 2, (1 + level) / 2)) if len(values) > 1 else (0.0, 1.0)
     return Estimate(float(values[0]), float(low), float(high), n, figure_name(multilabel=True))
 
