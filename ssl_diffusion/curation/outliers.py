@@ -108,8 +108,9 @@ def find_outliers(
             detail = np.mean([_scaled(_residuals(level, shown)) for level in errors], axis=0)
             said.append(_said(detail, doubt=_DOUBT))
     ordinary = np.exp(np.min([q for q, _ in said], axis=0))
-    # Images with the same q are ranked by p, and those of which nothing is said by the product of those of distance and kind.
-    score = np.max([-q - 1e-3 * np.where(q < 0, p, 0) for q, p in said], axis=0) - 1e-6 * (said[0][1] + said[1][1])
+    # Images with the same q are ranked by p, and those of which nothing is said by the less of those of distance and kind.
+    silent = np.minimum(said[0][1], said[1][1] + np.log(_DOUBT))
+    score = np.max([-q - 1e-3 * np.where(q < 0, p, 0) for q, p in said], axis=0) - 1e-6 * silent
     return Outliers(score, ordinary, distance, kind, denoising, detail)
 
 
