@@ -199,7 +199,7 @@ class Objective(nn.Module):
             loss = loss + weight * terms["classification_loss"]
             if batch.unlabeled is not None:
                 unlabeled = logits[len(labels) :]
-                if self.consistency is not None:
+                if self.consistency is not None or batch.unlabeled.start is None:
                     terms |= self._consistency_terms(batch.unlabeled, unlabeled)
                     loss = loss + weight * terms["consistency_loss"]
                 if batch.unlabeled.start is not None and self.anchor:
