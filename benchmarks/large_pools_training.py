@@ -1,4 +1,5 @@
-"""Training speed of a pool in memory, in a mapped file that the page cache holds, and in one of which nothing is in memory.
+"""Training speed of a pool in memory, in a mapped file that the page cache holds, in one of which nothing is in memory, and of
+a stream out of the shards.
 
     python benchmarks/large_pools_training.py --work /tmp/pools --images 2000000
 
@@ -9,6 +10,13 @@ far larger than memory; "not asked for" does so without asking the kernel for th
 in one process, with one thread. Steps are timed, from the end of the first one on; `read_mb` is what the process read from the
 disk meanwhile. The last row is of a process with the dropped file alone, for its memory: `anon_mb` is what the kernel cannot
 take back. What a fit looks at once, 10,000 images for the scale of the pixels, is looked at before.
+
+    python benchmarks/large_pools_training.py --work /tmp/pools --images 100000 --stream
+
+compares memory with a stream (`ssld fit --stream 8192`), whose images another process decodes
+(results/large_pools_stream.csv). More steps are timed, so that images come from several buffers. Where that process has no core
+of its own, it takes its time from the one that trains: `decoding_cpu_s` is that of its whole life, its start and the buffers
+before and after the timed steps included.
 """
 
 import argparse
@@ -28,7 +36,8 @@ import pandas as pd
 from common import RESULTS, append_row, find_row, markdown_table, provenance
 from large_pools_data import PER_SHARD, make_shards
 
-CSV = RESULTS / "large_pools_training.csv"
+CSV, STREAM_CSV = RESULTS / "large_pools_training.csv", RESULTS / "large_pools_stream.csv"
+STREAM, BUFFER, STREAMED = ("memory", "stream"), 8_192, 200
 WAYS = ("memory", "mapped", "mapped, dropped", "mapped, dropped, not asked for")
 STEPS, ROUNDS = 100, 3
 
@@ -65,9 +74,11 @@ def train(shards: Path, n: int, ways: Sequence[str], rounds: int) -> list[dict[s
     pools, reading = {}, {}
     for where in {way.partition(",")[0] for way in ways}:
         begin = time.perf_counter()
-        pools[where] = load_pool(DataSettings(path=path, size=0), max_memory=0 if where == "mapped" else None)
+        settings = DataSettings(path=path, size=0, stream=BUFFER if where == "stream" else 0)
+        pools[where] = load_pool(settings, max_memory=0 if where == "mapped" else None)
         reading[where] = time.perf_counter() - begin
-    tiny = ["model.channels=8", "model.blocks=1", "model.decoder_blocks=1", f"pretraining.steps={STEPS}"]
+    steps = STREAMED if "stream" in ways else STEPS
+    tiny = ["model.channels=8", "model.blocks=1", "model.decoder_blocks=1", f"pretraining.steps={steps}"]
     plain = ["training.objective=denoise-only", "augmentation.policy=photo", "augmentation.flip=on"]
     recipe = load_recipe("images").with_overrides([*tiny, *plain])
     fit_model(recipe.with_setting("pretraining.steps", 10), pools[ways[0].partition(",")[0]], None)  # what is allocated once
@@ -86,15 +97,17 @@ def train(shards: Path, n: int, ways: Sequence[str], rounds: int) -> list[dict[s
             pool = pools[way.partition(",")[0]]
             if way == "mapped":
                 pool.images.max()
-            elif way != "memory":
+            elif way not in STREAM:
                 drop(pool.images)
             batches.read_ahead = ask if not way.endswith("not asked for") else lambda *_: False
             began.clear()
-            fit_model(recipe, pool, None, options=FitOptions(progress=note))
+            others = resource.getrusage(resource.RUSAGE_CHILDREN)
+            asked = recipe.with_setting("data.stream", BUFFER if way == "stream" else 0)
+            fit_model(asked, pool, None, options=FitOptions(progress=note))
             before, faults, begin, cpu = began[0]
             seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
             read, anon = facts_of_process()
-            seen = (STEPS - 1) * recipe.pretraining.batch_size
+            seen = (steps - 1) * recipe.pretraining.batch_size
             used = resource.getrusage(resource.RUSAGE_SELF)
             rows.append(
                 {
@@ -112,6 +125,10 @@ def train(shards: Path, n: int, ways: Sequence[str], rounds: int) -> list[dict[s
                     "reading_seconds": round(reading[way.partition(",")[0]], 2),
                 }
             )
+            if "stream" in ways:
+                now = resource.getrusage(resource.RUSAGE_CHILDREN)
+                spent = now.ru_utime + now.ru_stime - others.ru_utime - others.ru_stime
+                rows[-1]["decoding_cpu_s"] = round(spent, 2)
             print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
@@ -127,15 +144,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for shards; the mapped file lies in $TMPDIR")
     parser.add_argument("--images", type=int, default=2_000_000)
-    parser.add_argument("--rows", type=Path, default=CSV, help="file of rows")
+    parser.add_argument("--stream", action="store_true", help="compare memory with a stream alone")
+    parser.add_argument("--rows", type=Path, help="file of rows; default: that of the results")
     arguments = parser.parse_args()
     shards, n = arguments.work / "shards", arguments.images
     make_shards(shards, n)
-    for ways, rounds, last in ((WAYS, ROUNDS, WAYS[-1]), (WAYS[2:3], 1, f"{WAYS[2]}, alone")):
-        if find_row(arguments.rows, {"what": f"training, {last}", "images": n, "round": rounds - 1}) is None:
+    wanted = (
+        [(STREAM, ROUNDS, "stream")] if arguments.stream else [(WAYS, ROUNDS, WAYS[-1]), (WAYS[2:3], 1, f"{WAYS[2]}, alone")]
+    )
+    path = arguments.rows or (STREAM_CSV if arguments.stream else CSV)
+    for ways, rounds, last in wanted:
+        if find_row(path, {"what": f"training, {last}", "images": n, "round": rounds - 1}) is None:
             for row in child(shards, n, json.dumps(ways), rounds):
-                append_row(arguments.rows, row | provenance())
-    print(markdown_table([dict(row) for row in pd.read_csv(arguments.rows).to_dict("records")]))
+                append_row(path, row | provenance())
+    print(markdown_table([dict(row) for row in pd.read_csv(path).to_dict("records")]))
 
 
 if __name__ == "__main__":

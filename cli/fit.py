@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from ssl_diffusion.settings import Budget, Devices, GiB, HeldOut, ImageSide, Seconds, Seed, Steps
+from ssl_diffusion.settings import Budget, Count, Devices, GiB, HeldOut, ImageSide, Seconds, Seed, Steps
 
 from .command import NOTHING, Context, command
 from .fit_words import as_typed, start_words
@@ -61,9 +61,7 @@ class DataOptions:
     image_root: Annotated[Path | None, IMAGE_ROOT] = None
     image_column: Annotated[str | None, typer.Option(help="CSV column with image paths; of shards, with images.")] = None
     label_column: Annotated[str | None, typer.Option(help="Column with labels.")] = None
-    label_columns: Annotated[str | None, typer.Option(help="CSV columns with 0/1 labels, comma-separated (multi-label).")] = (
-        None
-    )
+    label_columns: Annotated[str | None, typer.Option(help="CSV columns of 0/1, comma-separated (multi-label).")] = None
     multilabel: Annotated[bool | None, typer.Option("--multilabel", help="Images may have several labels, or none.")] = None
     separator: Annotated[str | None, typer.Option(help="Separator of the labels in one cell (multi-label). Default: |")] = None
     size: Annotated[
@@ -84,6 +82,9 @@ class DataOptions:
         bool | None, typer.Option("--skip-bad", help="Skip unreadable images, and list them in skipped.csv.")
     ] = None
     data_dir: Annotated[str | None, typer.Option(help="Folder with the files of named data sets.")] = None
+    stream: Annotated[
+        int | None, number(Count, help="Stream shards, so many images in memory at a time. Default: 0, decode all.")
+    ] = None
     max_memory: Annotated[
         float, number(GiB, help="GiB of images above which the pool is memory-mapped instead of held in memory.")
     ] = 4.0
@@ -108,6 +109,7 @@ class DataOptions:
             "data.aspect": self.aspect,
             "data.test_fraction": self.test_fraction,
             "data.skip_bad": self.skip_bad,
+            "data.stream": self.stream,
             "data.data_dir": self.data_dir,
         }
         if self.data is not None:

@@ -21,7 +21,7 @@ __all__ = ["check_there", "check_used", "image_folder", "input_paths", "is_table
 
 _OF_TABLES: tuple[str, ...] = ("image_root", "image_column", "label_column", "label_columns", "multilabel", "separator")
 _OF_FILES: tuple[str, ...] = ("size", "aspect", "color", "skip_bad")
-_OF_SHARDS: tuple[str, ...] = ("labels", "id_column")
+_OF_SHARDS: tuple[str, ...] = ("labels", "id_column", "stream")
 _NOT_OF_SHARDS: tuple[str, ...] = ("image_root", "label_columns", "multilabel", "separator", "unlabeled")
 _OF_DATASETS: tuple[str, ...] = ("data_dir",)
 
@@ -118,7 +118,8 @@ def load_pool(
             read it.
         cache_dir: Folder of named data sets, read from and downloaded to; None takes the user's cache.
         max_memory: Bytes of images beyond which the pool is memory-mapped; None keeps it in memory.
-        lazy: Whether images of shards stay there, and are read when they are asked for, see :class:`~.shards.rows.ShardImages`.
+        lazy: Whether images of shards stay there, and are read when they are asked for, see :class:`~.shards.rows.ShardImages`;
+            so do those that are streamed.
         progress: Callback for the number of images read.
 
     Raises:
@@ -141,7 +142,7 @@ def load_pool(
         data_dir = Path(data.data_dir) if data.data_dir else None
         pool = load_dataset(data.dataset, data_dir=data_dir, cache_dir=cache_dir, max_memory=max_memory)
     elif is_sharded(data.path):
-        pool = load_shards(data, max_memory=max_memory, lazy=lazy, progress=reading)
+        pool = load_shards(data, max_memory=max_memory, lazy=lazy or bool(data.stream), progress=reading)
     elif is_table(Path(data.path)):
         pool = load_csv(
             Path(data.path),

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
-from ssl_diffusion.settings import Budget, HeldOut, ImageSide, Settings
+from ssl_diffusion.settings import Budget, Count, HeldOut, ImageSide, Settings
 
 __all__ = ["LARGEST_SIDE", "DataSettings", "LabelSettings"]
 
@@ -49,6 +49,8 @@ class DataSettings(Settings):
     """Channels: one or three, or one if all images are gray by their files' color mode, or, with "auto", by their pixels."""
     skip_bad: bool = False
     """Whether images that cannot be read are left out; otherwise they are errors."""
+    stream: Count = 0
+    """Number of images of shards that are in memory at a time, while training reads them from there; 0 decodes all once."""
     data_dir: str = ""
     """Folder where published data sets are looked for first."""
 
@@ -56,7 +58,7 @@ class DataSettings(Settings):
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The settings; those that came later only where they are not what was done before, so that runs stay the same runs."""
         values: dict[str, Any] = handler(self)
-        later = {"aspect": "squeeze", "color": "files", "unlabeled": "", "labels": "", "id_column": ""}
+        later = {"aspect": "squeeze", "color": "files", "unlabeled": "", "labels": "", "id_column": "", "stream": 0}
         return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
 

@@ -109,7 +109,7 @@ def step_operations(phase: Phase) -> float:
         >>> step_operations(pretraining) / step_operations(training)
     """
     sizes = {name: 2 for name in ("batch_size", "labeled_batch_size", "unlabeled_batch_size") if hasattr(phase.settings, name)}
-    small = replace(phase, settings=phase.settings.replace(**sizes))
+    small = replace(phase, settings=phase.settings.replace(**sizes), data=phase.data.standing_in())
     model = build_model(phase.config, seed=0)
     objective, batch = make_objective(small, model, model), BatchSampler(small, model.noise)(0)
 

@@ -2,12 +2,13 @@
 
 Every draw of step s comes from a generator seeded with (seed, phase, s), and the streams of images are functions of the
 number of images seen: a batch depends on the step alone, not on what was drawn before. So the images of the next step are
-known, too, and a mapped pool brings them in from the disk while this one computes.
+known, too, and a mapped pool brings them in from the disk while this one computes. Images that are streamed out of shards
+come in another order, which is a function of the number of images seen as well (:mod:`ssl_diffusion.training.streaming`).
 """
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from ssl_diffusion.training.augment import Augmentation, augment, mirror
 from ssl_diffusion.training.objective import DenoisingBatch, LabeledBatch, TrainingBatch, UnlabeledBatch
 from ssl_diffusion.training.schedule import Schedule
 from ssl_diffusion.training.settings import ComputeSettings, PhaseSettings, TrainingSettings
+from ssl_diffusion.training.streaming import ShardStream, StreamedImages
 
 __all__ = ["BatchSampler", "EndlessShuffle", "Phase", "TrainingData"]
 
@@ -59,6 +61,8 @@ class TrainingData:
         features: features of V views of every labeled image by a backbone, float32, (m, V, Fb); None without one
         mapped:  whether the images are those of a mapped file, which are read from the disk when memory has no room for them
         read:    images that the terms without labels draw among beside a backbone; None draws among all of `train`
+        stream:  shards that the terms without labels stream their images from; `images` are then the labeled ones alone, at
+                 whose positions `labeled` points. None: all are in `images`
     """
 
     images: Tensor
@@ -69,6 +73,15 @@ class TrainingData:
     features: Tensor | None = None
     mapped: bool = False
     read: ReadImages | None = None
+    stream: ShardStream | None = None
+
+    def standing_in(self) -> "TrainingData":
+        """Data of the same shape whose images say nothing, for measuring what a step costs; those of a stream are not read."""
+        if self.stream is None:
+            return self
+        images = torch.zeros(max(1, len(self.labeled)), *self.stream.images.shape[1:], dtype=torch.uint8)
+        read = None if self.read is None else replace(self.read, rows=torch.zeros_like(self.read.rows))
+        return replace(self, images=images, train=torch.zeros_like(self.train), read=read, stream=None)
 
 
 @dataclass(frozen=True)
@@ -168,12 +181,11 @@ class BatchSampler:
     def __init__(self, phase: Phase, noise: Parameterisation) -> None:
         self.phase, self.noise = phase, noise
         seed = derive_seed(phase.settings.seed, phase.name, "stream")
-        n, m = len(phase.data.train), len(phase.data.labeled)
-        self._denoising = _Stream(n, phase.denoising_batch_size, seed) if phase.denoising_batch_size else None
-        self._labeled = _Stream(m, phase.labeled_batch_size, seed + 1) if phase.labeled_batch_size else None
-        self._among = phase.data.train if phase.data.read is None else phase.data.read.rows
-        m = len(self._among)
-        self._unlabeled = _Stream(m, phase.unlabeled_batch_size, seed + 2) if phase.unlabeled_batch_size else None
+        data, labeled = phase.data, phase.labeled_batch_size
+        self._denoising = _unlabeled(phase, data.train, phase.denoising_batch_size, seed)
+        self._labeled = _Stream(data.images, data.labeled, labeled, seed + 1) if labeled else None
+        among = data.train if data.read is None else data.read.rows
+        self._unlabeled = _unlabeled(phase, among, phase.unlabeled_batch_size, seed + 2)
         self._asked = -1  # the last step whose images have been asked for, in another thread
         self._reader = ThreadPoolExecutor(1)
         self._asking: Future[None] = Future()
@@ -184,12 +196,19 @@ class BatchSampler:
         generator = torch.Generator().manual_seed(derive_seed(self.phase.settings.seed, self.phase.name, step))
         batch = TrainingBatch()
         if self._denoising is not None:
-            batch.denoising = self._denoising_batch(self._denoising.rows(step), generator)
+            batch.denoising = self._denoising_batch(self._denoising.take(step)[1], generator)
         if self._labeled is not None:
-            batch.labeled = self._labeled_batch(self._labeled.rows(step), generator)
+            batch.labeled = self._labeled_batch(*self._labeled.take(step), generator)
         if self._unlabeled is not None:
-            batch.unlabeled = self._unlabeled_batch(self._unlabeled.rows(step), generator)
+            batch.unlabeled = self._unlabeled_batch(*self._unlabeled.take(step), generator)
         return batch
+
+    def close(self) -> None:
+        """End what reads ahead."""
+        self._reader.shutdown(wait=False, cancel_futures=True)
+        for stream in (self._denoising, self._unlabeled):
+            if isinstance(stream, _Streamed):
+                stream.close()
 
     def _read_ahead(self, step: int) -> None:
         """Begin to read the images of the next step, and of this one if that has not been done."""
@@ -204,9 +223,8 @@ class BatchSampler:
 
     def _positions(self, step: int) -> list[int]:
         """Positions of all images of a step."""
-        data = self.phase.data
-        streams = ((self._denoising, data.train), (self._labeled, data.labeled), (self._unlabeled, self._among))
-        return [i for stream, among in streams if stream is not None for i in among[stream.rows(step)].tolist()]
+        streams = (self._denoising, self._labeled, self._unlabeled)
+        return [i for stream in streams if isinstance(stream, _Stream) for i in stream.positions(step).tolist()]
 
     def _ask_for(self, positions: list[int]) -> None:
         images = self.phase.data.images
@@ -214,17 +232,16 @@ class BatchSampler:
         for position in positions:
             read_ahead(images.data_ptr() + position * n_bytes, n_bytes)
 
-    def _denoising_batch(self, rows: Tensor, generator: torch.Generator) -> DenoisingBatch:
-        data = self.phase.data
-        clean = data.images[data.train[rows]].float() / 127.5 - 1
+    def _denoising_batch(self, images: Tensor, generator: torch.Generator) -> DenoisingBatch:
+        clean = images.float() / 127.5 - 1
         if self.phase.flip:
             clean = mirror(clean, generator)
         sigma = self.noise.draw(len(clean), generator)
         return DenoisingBatch(clean, sigma, torch.randn(clean.shape, generator=generator))
 
-    def _labeled_batch(self, rows: Tensor, generator: torch.Generator) -> LabeledBatch:
+    def _labeled_batch(self, rows: Tensor, images: Tensor, generator: torch.Generator) -> LabeledBatch:
         data = self.phase.data
-        view = augment(data.images[data.labeled[rows]].float() / 255, self.phase.view, generator) * 2 - 1
+        view = augment(images.float() / 255, self.phase.view, generator) * 2 - 1
         images, sigma = self._with_noise(view, generator)
         features = None
         if data.features is not None:
@@ -232,9 +249,9 @@ class BatchSampler:
             features = data.features[rows, views]
         return LabeledBatch(images, data.labels[rows], sigma, features)
 
-    def _unlabeled_batch(self, rows: Tensor, generator: torch.Generator) -> UnlabeledBatch:
+    def _unlabeled_batch(self, rows: Tensor, images: Tensor, generator: torch.Generator) -> UnlabeledBatch:
         data = self.phase.data
-        images = data.images[self._among[rows]].float() / 255
+        images = images.float() / 255
         weak = augment(images, self.phase.weak, generator) * 2 - 1
         strong, sigma = self._with_noise(augment(images, self.phase.strong, generator) * 2 - 1, generator)
         if (read := data.read) is None:
@@ -291,12 +308,49 @@ class EndlessShuffle:
 
 
 class _Stream(EndlessShuffle):
-    """Rows of the images of one term, `size` in each step."""
+    """Images of one term, `size` in each step, among those at some positions."""
 
-    def __init__(self, n: int, size: int, seed: int) -> None:
-        super().__init__(n, seed)
-        self.size = size
+    def __init__(self, images: Tensor, among: Tensor, size: int, seed: int) -> None:
+        super().__init__(len(among), seed)
+        self.images, self.among, self.size = images, among, size
 
     def rows(self, step: int) -> Tensor:
         """The rows of a step, int64, (size,)."""
         return torch.from_numpy(self.batch(step * self.size, self.size))
+
+    def positions(self, step: int) -> Tensor:
+        """Positions of the images of a step, int64, (size,)."""
+        return self.among[self.rows(step)]
+
+    def take(self, step: int) -> tuple[Tensor, Tensor]:
+        """The rows of a step and their images, uint8, (size, C, H, W)."""
+        rows = self.rows(step)
+        return rows, self.images[self.among[rows]]
+
+
+class _Streamed:
+    """Images of one term that are streamed out of shards, `size` in each step."""
+
+    def __init__(self, images: StreamedImages, size: int) -> None:
+        self.images, self.size = images, size
+        self.close = images.close
+
+    def take(self, step: int) -> tuple[Tensor, Tensor]:
+        """The rows of a step and their images, uint8, (size, C, H, W)."""
+        rows, images = self.images.take(step * self.size, self.size)
+        return torch.from_numpy(rows), torch.from_numpy(images)
+
+
+def _unlabeled(phase: Phase, among: Tensor, size: int, seed: int) -> _Stream | _Streamed | None:
+    """The images of a term that needs no labels, among those at some positions; None without the term."""
+    data = phase.data
+    if not size:
+        return None
+    if data.stream is None:
+        return _Stream(data.images, among, size, seed)
+    n_terms = sum(1 for n in (phase.denoising_batch_size, phase.unlabeled_batch_size) if n)
+    buffer = max(1, data.stream.buffer // n_terms)  # the terms share the memory
+    if data.read is not None and among is data.read.rows and len(among) <= buffer:  # few, all over the shards
+        held = torch.from_numpy(data.stream.images[among.numpy()])
+        return _Stream(held, torch.arange(len(held)), size, seed)
+    return _Streamed(StreamedImages(replace(data.stream, rows=among.numpy(), buffer=buffer), seed), size)

@@ -33,6 +33,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError(
             "objective 'denoise-only' has no classifier: leave out training.class_weights and training.thresholds"
         )
+    if recipe.data.stream and recipe.compute.devices > 1:
+        raise RecipeError("--stream feeds one device: leave out --devices, or --stream, so that the shards are decoded once")
     fit_backbone(recipe)
     resolve_accelerator(recipe.compute.accelerator)
     check_divisible([recipe.pretraining.batch_size], recipe.compute.devices)

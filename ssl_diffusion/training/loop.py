@@ -13,6 +13,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -141,7 +142,7 @@ def _run(fabric: Fabric, phase: Phase, precision: str, progress: ProgressCallbac
     schedule = Schedule(s, result.replanned)
     alone, clocks = _alone_before(result), Clocks.now()
 
-    with stop_requested() as stop, torch.random.fork_rng(devices=[]):
+    with closing(draw), stop_requested() as stop, torch.random.fork_rng(devices=[]):
         while (step := result.steps) < schedule.steps:
             batch = draw(step).for_rank(fabric.global_rank, ranks, device)
             torch.manual_seed(derive_seed(s.seed, phase.name, "dropout", step, fabric.global_rank))

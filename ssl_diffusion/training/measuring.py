@@ -23,6 +23,7 @@ def time_steps(job: Phase) -> StepTimes:
     Args:
         job: Phase to measure.
     """
+    job = replace(job, data=job.data.standing_in())
     times = _timed(job, _FEW)
     return times if times.wall.mean() > _LONG else _timed(job, _TIMED)
 

@@ -7,11 +7,14 @@ import torch
 
 from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.shards.rows import ShardImages
+from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.models.joint import JointConfig
 from ssl_diffusion.training.augment import policy
 from ssl_diffusion.training.batches import Phase, ReadImages, TrainingData
 from ssl_diffusion.training.denoiser_cache import denoiser_key
 from ssl_diffusion.training.recipe import Recipe
+from ssl_diffusion.training.streaming import ShardStream
 
 __all__ = ["PRETRAINING_ONLY", "as_probe", "joint_config", "mirrored", "pretraining_job", "training_job"]
 
@@ -39,21 +42,32 @@ def joint_config(recipe: Recipe, pool: Pool) -> JointConfig:
 
 
 def training_job(recipe: Recipe, pool: Pool, labeled: LabeledSet | None) -> Phase:
-    """The training phase, from fresh weights and without a checkpoint."""
+    """The training phase, from fresh weights and without a checkpoint.
+
+    Raises:
+        RecipeError: If the images stay in their shards, and the recipe streams none.
+    """
     a = recipe.augmentation
     kind, flips = mirrored(recipe, pool)
     flip = None if a.flip == "auto" else flips  # "auto" mirrors no view whose strength is "none"
     view, weak, strong = (policy(kind, strength, flip) for strength in (a.labeled, "weak", "strong"))
     positions = pool.positions(labeled.fitted) if labeled else np.zeros(0, dtype=np.int64)
     labels = torch.from_numpy(pool.labels[positions])
+    stream, images, at = None, pool.images, positions
+    if isinstance(images, ShardImages):
+        if not recipe.data.stream:
+            raise RecipeError("the images stay in their shards, and data.stream is 0: say how many of them are held in memory")
+        stream = ShardStream(images, pool.train, recipe.data.stream)
+        images, at = images.kept(positions), np.arange(len(positions))
     data = TrainingData(
-        images=torch.from_numpy(np.asarray(pool.images)),
+        images=torch.from_numpy(np.asarray(images)),
         train=torch.from_numpy(pool.train),
-        labeled=torch.from_numpy(positions),
+        labeled=torch.from_numpy(at),
         labels=labels.float() if pool.multilabel else labels,
         hidden=None if pool.multilabel else torch.from_numpy(pool.labels[pool.train]),
-        mapped=isinstance(pool.images, np.memmap),
+        mapped=isinstance(images, np.memmap) and stream is None,
         read=_unread(recipe, pool),
+        stream=stream,
     )
     return Phase(
         name="training",
@@ -94,6 +108,8 @@ def pretraining_job(recipe: Recipe, training: Phase, fingerprint: str) -> Phase 
     if not recipe.pretraining.steps or training.objective == "labels-only":
         return None
     settings = recipe.pretraining
+    if training.data.stream is not None:  # a denoiser of another order of the images
+        fingerprint = f"{fingerprint}, streamed by {training.data.stream.buffer}"
     plain, any_length = settings.replace(replanned=()), settings.replace(replanned=(), steps=0)
     key, identity, family = (
         denoiser_key(fingerprint, training.config, s, training.flip) for s in (settings, plain, any_length)

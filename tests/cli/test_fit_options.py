@@ -31,6 +31,7 @@ SETTINGS: list[tuple[str, list[str], str, Any]] = [
     ("--aspect", ["pad"], "data.aspect", "pad"),
     ("--unlabeled", ["more"], "data.unlabeled", str(Path("more").resolve())),
     ("--skip-bad", [], "data.skip_bad", True),
+    ("--stream", ["65536"], "data.stream", 65536),
     ("--data-dir", ["files"], "data.data_dir", "files"),
     ("--labeled", ["30"], "labels.budget", 30),
     ("--choice", ["uniform"], "labels.choice", "uniform"),

@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,14 @@ PRELOAD = [
 def start(arguments: Sequence[str], log: Path) -> BaseProcess:
     """Start `ssld` with these arguments; what it prints is appended to `log`."""
     return _forked(_ssld, list(arguments), log)
+
+
+def start_to_be_killed(arguments: Sequence[str], log: Path, phase: str, step: int) -> BaseProcess:
+    """Start `ssld` with these arguments, and kill it with SIGKILL as soon as the checkpoint of a step of a phase is written.
+
+    It is the process that sends itself the signal: nobody who watches it from outside can be sure to be in time.
+    """
+    return _forked(_killed, list(arguments), log, phase, step)
 
 
 def run_script(script: Path, folder: Path, log: Path) -> int:
@@ -55,6 +64,20 @@ def _script(script: Path, folder: Path, log: Path) -> None:
     os.chdir(folder)
     sys.argv = [str(script)]
     runpy.run_path(str(script), run_name="__main__")
+
+
+def _killed(arguments: list[str], log: Path, phase: str, step: int) -> None:
+    from ssl_diffusion.training.checkpoint import TrainingState
+
+    save = TrainingState.save
+
+    def save_and_die(self: TrainingState, result: Any) -> None:
+        save(self, result)
+        if (self.phase.name, result.steps) == (phase, step):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(TrainingState, "save", save_and_die)  # noqa: B010
+    _ssld(arguments, log)
 
 
 def _ssld(arguments: list[str], log: Path) -> None:

@@ -2,9 +2,11 @@
 
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from support import processes
 from support.commands import write_digits
@@ -16,10 +18,12 @@ from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.data.shards.pack import pack
+from ssl_diffusion.data.shards.rows import ShardImages
 from ssl_diffusion.models.weights import load_tensors
 
-IMAGES, BATCH = 53, 16  # so that no pass of the run ends with a step: a kill is always within one
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+IMAGES, BATCH, BUFFER = 53, 16, 20  # so that no step of the run ends with a pass: a kill is always within one
+OPTIONS = TINY_RUN[TINY_RUN.index("--labeled") :]
+not_windows = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 
 
 @pytest.fixture
@@ -34,32 +38,57 @@ def weights(run: Path) -> dict[str, Tensor]:
     return load_tensors(run / "model.safetensors")[0]
 
 
-def test_a_fit_from_shards_killed_within_a_pass_ends_bit_identical(tmp_path: Path, shards: Path) -> None:
+@not_windows
+@pytest.mark.parametrize("way", ["mapped", "streamed"])
+def test_a_fit_from_shards_killed_within_a_pass_ends_bit_identical(tmp_path: Path, shards: Path, way: str) -> None:
     run, whole, log = tmp_path / "run", tmp_path / "whole", tmp_path / "log.txt"
-    options = TINY_RUN[TINY_RUN.index("--labeled") :]
-    fit = ["fit", "--data", f"{shards}/*.parquet", *options, "--no-cache", "--checkpoint-every", "0"]
-    resume = ["fit", "--resume", str(run), "--quiet", "--no-cache", "--checkpoint-every", "0", "--max-memory", "0"]
-
-    def steps(name: str) -> int:
-        path = run / "last" / name
-        return int(load_tensors(path)[1]["steps"]) if path.exists() else 0
-
-    stopped = []
-    for name in ("pretraining.safetensors", "checkpoint.safetensors"):
-        command = resume if run.exists() else [*fit, "--max-memory", "0", "--out", str(run)]
-        process = processes.start(command, log)
-        processes.wait_for(lambda name=name: steps(name) >= 5, process)  # type: ignore[misc]
-        process.kill()
+    stream = ["--stream", str(BUFFER)] if way == "streamed" else []
+    mapped = ["--max-memory", "0"] if way == "mapped" else []
+    fit = ["fit", "--data", f"{shards}/*.parquet", *OPTIONS, *stream, "--no-cache", "--checkpoint-every", "0"]
+    resume = ["fit", "--resume", str(run), "--quiet", "--no-cache", "--checkpoint-every", "0", *mapped]
+    for phase, step in (("pretraining", 7), ("training", 6)):
+        assert step * BATCH > IMAGES
+        assert step * BATCH % IMAGES  # within the second pass
+        process = processes.start_to_be_killed(resume if run.exists() else [*fit, *mapped, "--out", str(run)], log, phase, step)
         process.join()
         assert process.exitcode == -signal.SIGKILL, log.read_text()
-        stopped.append(steps(name))
-    assert [0 < step < last for step, last in zip(stopped, (10, 16), strict=True)] == [True, True]
-    assert all(step * BATCH > IMAGES and step * BATCH % IMAGES for step in stopped)  # within the second pass or a later one
-    for command in (resume, [*fit, "--out", str(whole)]):  # the one that is never killed holds its images in memory
+    for command in (resume, [*fit, "--out", str(whole)]):  # of mapped images the one that is never killed holds them in memory
         process = processes.start(command, log)
         process.join()
         assert process.exitcode == 0, log.read_text()
     assert same(weights(run), weights(whole))
+
+
+@not_windows
+def test_processes_that_decode_do_not_outlive_a_fit_that_is_killed(tmp_path: Path, shards: Path) -> None:
+    before = {process.pid for process in psutil.process_iter()}
+    command = ["fit", "--data", str(shards), *OPTIONS, "--stream", "20", "--no-cache", "--checkpoint-every", "0"]
+    command += ["--out", str(tmp_path / "run")]
+    process = processes.start_to_be_killed(command, tmp_path / "log.txt", "pretraining", 3)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+    def left() -> list[psutil.Process]:
+        found = []
+        for other in psutil.process_iter():
+            try:
+                if other.pid not in before and any("spawn_main" in word for word in other.cmdline()):
+                    found.append(other)
+            except psutil.Error:
+                continue
+        return [other for other in found if str(tmp_path) in open_files(other) or other.ppid() in (1, process.pid)]
+
+    deadline = time.monotonic() + 30
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left()
+
+
+def open_files(process: psutil.Process) -> str:
+    try:
+        return " ".join(file.path for file in process.open_files())
+    except psutil.Error:
+        return ""
 
 
 def test_a_mapped_pool_is_no_array_in_memory(shards: Path) -> None:
@@ -68,3 +97,13 @@ def test_a_mapped_pool_is_no_array_in_memory(shards: Path) -> None:
     assert isinstance(mapped.images, np.memmap)
     assert not isinstance(held.images, np.memmap)
     np.testing.assert_array_equal(mapped.images, held.images)
+    assert mapped.sigma_data() == held.sigma_data()
+
+
+def test_images_that_are_streamed_stay_in_their_shards(shards: Path) -> None:
+    streamed = load_pool(DataSettings(path=str(shards), stream=BUFFER))
+    held = load_pool(DataSettings(path=str(shards)))
+    assert isinstance(streamed.images, ShardImages)
+    np.testing.assert_array_equal(streamed.images[[40, 3]], held.images[[40, 3]])
+    assert streamed.sigma_data() == pytest.approx(held.sigma_data(), rel=1e-6)  # of so few images both see all
+    assert streamed.fingerprint() == held.fingerprint()

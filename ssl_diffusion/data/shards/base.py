@@ -83,6 +83,11 @@ class Shard(Protocol):
         """Digest of its content, hex: equal ones hold the same images under the same ids; see :mod:`~.digests`."""
         ...
 
+    @property
+    def parts(self) -> NDArray[np.int64]:
+        """Number of the first row of each part that can be read without what is before it, ascending from 0."""
+        ...
+
     def __len__(self) -> int:
         """Number of images."""
         ...

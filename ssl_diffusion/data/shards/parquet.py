@@ -120,6 +120,11 @@ class ParquetShard:
         """See :attr:`Shard.digest <ssl_diffusion.data.shards.base.Shard.digest>`."""
         return str(self.facts.get("digest") or sampled_digest(self.place, self._footer))
 
+    @property
+    def parts(self) -> NDArray[np.int64]:
+        """See :attr:`Shard.parts <ssl_diffusion.data.shards.base.Shard.parts>`: the row groups."""
+        return np.asarray(self._groups[:-1], dtype=np.int64)
+
     def __len__(self) -> int:
         return self._n
 

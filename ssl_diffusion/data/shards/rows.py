@@ -46,6 +46,7 @@ class ShardImages:
     def __init__(self, source: ShardSource, rows: NDArray[np.int64] | None = None) -> None:
         self.source = source
         self.rows = np.arange(len(source)) if rows is None else rows
+        self._kept: tuple[NDArray[np.int64], NDArray[np.uint8]] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -59,6 +60,19 @@ class ShardImages:
         at = self.rows[key]
         found = self.source.at(np.atleast_1d(at))
         return found[0] if np.ndim(at) == 0 else found
+
+    def kept(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Some of the images, uint8 (n, C, H, W), which stay in memory: the same ones are not read again.
+
+        Args:
+            rows: Row numbers, int64 (n,).
+
+        Raises:
+            DataError: If an image cannot be read, or a shard has changed.
+        """
+        if self._kept is None or not np.array_equal(self._kept[0], rows):
+            self._kept = rows.copy(), self[rows]
+        return self._kept[1]
 
     def read(self, *, max_memory: int | None = None, progress: Progress | None = None) -> NDArray[np.uint8]:
         """All images, uint8 (N, C, H, W), each shard read once from its beginning.

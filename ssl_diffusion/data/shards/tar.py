@@ -24,6 +24,7 @@ from ssl_diffusion.errors import DataError, first_line
 __all__ = ["TarShard"]
 
 _LONGEST_TEXT = 1024  # bytes of a label
+_TOGETHER = 256  # files of a part
 
 
 class TarShard:
@@ -80,6 +81,11 @@ class TarShard:
     def digest(self) -> str:
         """See :attr:`Shard.digest <ssl_diffusion.data.shards.base.Shard.digest>`."""
         return sampled_digest(self.place, self._headers)
+
+    @property
+    def parts(self) -> NDArray[np.int64]:
+        """See :attr:`Shard.parts <ssl_diffusion.data.shards.base.Shard.parts>`: some files that follow each other."""
+        return np.arange(0, len(self), _TOGETHER)
 
     def __len__(self) -> int:
         return len(self._keys)
