@@ -1,10 +1,11 @@
 """Images that are copies of each other: the same file, or one that was cropped, compressed, scaled, brightened or mirrored.
 
 Candidates are pairs that are near by a perceptual signature, of the image or its mirror image, or by the representation of a
-network, which finds crops. Whether they show the same, their pixels decide (:mod:`ssl_diffusion.curation.registration`).
+network, which finds crops. Whether they show the same, their pixels decide (:mod:`ssl_diffusion.curation.registration`). Among
+many images candidates are searched through an index (:mod:`ssl_diffusion.inference.neighbors`).
 """
 
-from collections.abc import Iterator
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,11 @@ from scipy.sparse.csgraph import connected_components
 from ssl_diffusion.curation.held_out import condensed
 from ssl_diffusion.curation.perceptual_hash import signatures
 from ssl_diffusion.curation.registration import agreement
+from ssl_diffusion.inference.neighbors import LARGE, Neighbors, has_index
 
 __all__ = ["Duplicates", "find_duplicates"]
+
+_log = logging.getLogger(__name__)
 
 _SAME = 0.86  # agreement of copies; of other pairs of photos that were looked at, one in some thousands has more
 _RELATIVE = 0.4  # disagreement of copies, in that of ordinary neighbors
@@ -25,7 +29,7 @@ _EACH = 1.5  # candidates a sample by the signature, at most, on average
 _NEAREST = 2  # candidates of a sample by the representation: a crop has its original there, however many images are like it
 _LEAST = 0.3  # product of their representations
 _SEARCHED = 64  # components of the representation
-_SAMPLED, _BLOCK = 400, 1024
+_SAMPLED = 400
 
 
 @dataclass(frozen=True)
@@ -60,16 +64,28 @@ class Duplicates:
         return np.asarray(self.group != np.arange(len(self.group)))
 
 
-def find_duplicates(small: NDArray[np.uint8], digests: NDArray[np.bytes_], z: NDArray[np.float32] | None = None) -> Duplicates:
+def find_duplicates(
+    small: NDArray[np.uint8],
+    digests: NDArray[np.bytes_],
+    z: NDArray[np.float32] | None = None,
+    *,
+    approximate: bool | None = None,
+) -> Duplicates:
     """Find copies.
 
     Args:
         small: Images at 32 pixels, uint8 (N, C, 32, 32).
         digests: Digests of their content, (N,); equal ones are copies.
         z: Representations, float32 (N, F), by which crops are found; None leaves most of these out.
+        approximate: Whether candidates are searched through an index of faiss instead of comparing all images with each other;
+            None does so from 100,000 images on, where faiss is installed. Copies with the same content are found anyway.
 
     Returns:
         Pairs and groups.
+
+    Raises:
+        DataError: If a representation is not finite.
+        SSLDError: If an index is asked for, and faiss is not installed.
 
     Example:
         >>> found = find_duplicates(small, digests)  # doctest: +SKIP
@@ -82,7 +98,7 @@ def find_duplicates(small: NDArray[np.uint8], digests: NDArray[np.bytes_], z: ND
     first_of[:] = original[np.unique(digests, return_inverse=True)[1]]
     copies = np.flatnonzero(first_of != np.arange(n))
     distinct = np.sort(original)
-    a, b = _candidates(small[distinct], None if z is None else z[distinct])
+    a, b = _candidates(small[distinct], None if z is None else z[distinct], approximate)
     a, b = distinct[a], distinct[b]
     score = agreement(small, a, b)
     near = score >= _threshold(small[distinct], distinct, small)
@@ -95,50 +111,43 @@ def find_duplicates(small: NDArray[np.uint8], digests: NDArray[np.bytes_], z: ND
     return Duplicates(first, second, value, exact, group)
 
 
-def _candidates(small: NDArray[np.uint8], z: NDArray[np.float32] | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _candidates(
+    small: NDArray[np.uint8], z: NDArray[np.float32] | None, approximate: bool | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of images (a < b) that are near in one of the ways."""
-    plain = signatures(small)
-    found = [np.empty((0, 2), dtype=np.int64), *_near(plain, plain), *_near(plain, signatures(small, flipped=True))]
+    if approximate is None and len(small) >= LARGE and not has_index():
+        _log.info(
+            "looking for copies among %s images by comparing all with each other; an index is faster: pip install "
+            "'ssld[neighbors]'",
+            f"{len(small):,}",
+        )
+    found = [np.empty((0, 2), dtype=np.int64)]
+    if len(small) > 1:
+        plain = signatures(small)
+        index = Neighbors(plain, approximate=approximate)
+        for queries in (plain, signatures(small, flipped=True)):
+            found.extend(index.pairs_above(queries, _bound(plain, queries)))
     if z is not None and len(z) > 2:
         x = condensed(z)[:, :_SEARCHED]
         x = x - x.mean(axis=0)
         x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-        found.extend(_nearest(x))
-    pairs = np.concatenate(found)
-    if not len(pairs):
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    pairs = np.unique(pairs, axis=0)
+        k, every = min(_NEAREST, len(x) - 1), np.arange(len(x))
+        products, near = Neighbors(x, approximate=approximate).nearest(x, k, own=every)
+        pairs = np.stack([np.repeat(every, k), near.ravel()], axis=1)
+        found.append(np.sort(pairs[products.ravel() > _LEAST], axis=1))
+    pairs = np.unique(np.concatenate(found), axis=0)
     return pairs[:, 0], pairs[:, 1]
 
 
-def _nearest(x: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
-    """Pairs (a < b) of which one is among the nearest of the other."""
-    k = min(_NEAREST, len(x) - 1)
-    for start in range(0, len(x), _BLOCK):
-        products = x[start : start + _BLOCK] @ x.T
-        rows = np.arange(len(products))
-        products[rows, start + rows] = -np.inf
-        for _ in range(k):  # two looks at the products take a fifth of the time of a partition
-            near = products.argmax(axis=1)
-            pairs = np.stack([start + rows, near], axis=1)
-            yield np.sort(pairs[products[rows, near] > _LEAST], axis=1)
-            products[rows, near] = -np.inf
-
-
-def _near(x: NDArray[np.float32], y: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
-    """Pairs (a < b) whose product is above a bound that leaves a few of them a sample."""
-    n = len(x)
-    if n < 2:
-        return
-    some = np.random.default_rng(0).permutation(n)[:_SAMPLED]
+def _bound(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
+    """The product of signatures above which there are a few pairs a sample."""
+    some = np.random.default_rng(0).permutation(len(x))[:_SAMPLED]
     products = x[some] @ y.T
     products[np.arange(len(some)), some] = -1
     kept = min(products.size - 1, int(_EACH * 2 * len(some)))
-    least = max(_NEAR, float(-np.partition(-products.ravel(), kept)[kept]))
-    for start in range(0, n, _BLOCK):
-        at = np.argwhere(x[start : start + _BLOCK] @ y[start:].T > least)
-        at = at[at[:, 1] > at[:, 0]]
-        yield at + start
+    each, place = products.ravel(), products.size - 1 - kept
+    each.partition(place)
+    return max(_NEAR, float(each[place]))
 
 
 def _threshold(pictures: NDArray[np.uint8], rows: NDArray[np.int64], small: NDArray[np.uint8]) -> float:

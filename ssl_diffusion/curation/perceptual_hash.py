@@ -15,6 +15,7 @@ SIDE = 32
 
 _LOW = 8  # frequencies in each direction
 _LEAST = 1e-6
+_BLOCK = 16_384  # pictures at a time
 
 
 def signatures(small: NDArray[np.uint8], *, flipped: bool = False) -> NDArray[np.float32]:
@@ -31,6 +32,11 @@ def signatures(small: NDArray[np.uint8], *, flipped: bool = False) -> NDArray[np
         >>> signatures(np.zeros((2, 1, 32, 32), np.uint8)).shape
         (2, 63)
     """
+    parts = [_signatures(small[i : i + _BLOCK], flipped=flipped) for i in range(0, len(small), _BLOCK)]
+    return np.concatenate([np.empty((0, _LOW**2 - 1), dtype=np.float32), *parts])
+
+
+def _signatures(small: NDArray[np.uint8], *, flipped: bool) -> NDArray[np.float32]:
     gray = small.mean(axis=1, dtype=np.float32)
     low = dctn(gray, axes=(1, 2), norm="ortho")[:, :_LOW, :_LOW]
     if flipped:

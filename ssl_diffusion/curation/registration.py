@@ -15,6 +15,7 @@ _PROMISING = 0.7
 _WORTH_A_LOOK = 0.85  # of the coarse correlation
 _BLUR = 9  # pixels; what is coarser is left out of the second correlation
 _BATCH = 256
+_PAIRS = 131_072  # whose windows are in memory at a time
 _LEAST = 1e-3
 _WAYS = [
     (swapped, mirrored, side)
@@ -47,6 +48,9 @@ def agreement(
         >>> agreement(pool.images[:1].repeat(4, axis=2).repeat(4, axis=3), same, same).round(2).tolist()
         [1.0]
     """
+    if len(first) > _PAIRS:
+        parts = _batches(np.arange(len(first)), _PAIRS)
+        return np.concatenate([agreement(small, first[at], second[at], look_at_all=look_at_all) for at in parts])
     if not len(first):
         return np.zeros(0, dtype=np.float32)
     best, way = _coarse(small, first, second)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ssl_diffusion.inference.engines.local import LocalEngine as LocalEngine
     from ssl_diffusion.inference.metrics import classification_metrics as classification_metrics
     from ssl_diffusion.inference.metrics import expected_calibration_error as expected_calibration_error
+    from ssl_diffusion.inference.neighbors import Neighbors as Neighbors
     from ssl_diffusion.inference.predict import by_batches as by_batches
     from ssl_diffusion.inference.predict import evaluating as evaluating
     from ssl_diffusion.inference.predict import map_batches as map_batches
@@ -55,6 +56,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "probabilities",
             "represent",
         ],
+        "neighbors": ["Neighbors"],
         "predict_files": ["collect_images", "predict_files"],
         "metrics": ["classification_metrics", "expected_calibration_error"],
         "embedding": ["embed", "embed_whole"],

@@ -1,6 +1,7 @@
 """Copies are found however they were changed, and images that are merely alike are not."""
 
 import io
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image, ImageEnhance
 from ssl_diffusion.curation import find_duplicates
 from ssl_diffusion.curation.perceptual_hash import hash_bits, signatures
 from ssl_diffusion.curation.registration import agreement
+from ssl_diffusion.inference import neighbors
 
 N = 60
 
@@ -82,6 +84,48 @@ def test_a_crop_is_found_while_many_other_images_are_nearer_to_each_other() -> N
 def test_without_a_representation_all_but_crops_are_found(planted: NDArray[np.uint8]) -> None:
     found = find_duplicates(planted, digests(planted))
     assert {int(group[0]) for group in found.groups} >= {0, 1, 2, 3, 5}
+
+
+@pytest.mark.skipif(not neighbors.has_index(), reason="the extra neighbors is not installed")
+def test_through_an_index_the_same_copies_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbors, "_PROBES", 6)
+    originals = pictures(2000)
+    images = np.concatenate([originals, [changed(originals[i], HOW[i % len(HOW)]) for i in range(120)]])
+    z = np.random.default_rng(0).standard_normal((len(images), 8)).astype(np.float32)
+    z[len(originals) :] = z[:120] + 0.02  # a network to which a crop is nearly as its original
+    exact, index = (find_duplicates(images, digests(images), z, approximate=way) for way in (False, True))
+    pairs, found = (set(zip(d.first.tolist(), d.second.tolist(), strict=True)) for d in (exact, index))
+    assert found <= pairs
+    planted = {(i, len(originals) + i) for i in range(120)}
+    assert len(planted & pairs) >= 118
+    assert len(planted & found) >= len(planted & pairs) - 2
+
+
+def test_whoever_waits_for_many_images_is_told_of_the_index(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = pictures(20)
+    module = import_module("ssl_diffusion.curation.near_duplicates")
+    for name in ("LARGE", "has_index"):
+        monkeypatch.setattr(neighbors, name, value := 20 if name == "LARGE" else lambda: False)
+        monkeypatch.setattr(module, name, value)
+    with caplog.at_level("INFO"):
+        find_duplicates(images, digests(images))
+        find_duplicates(images[1:], digests(images[1:]))
+        find_duplicates(images, digests(images), approximate=False)
+    assert [record.message.partition(";")[0] for record in caplog.records] == [
+        "looking for copies among 20 images by comparing all with each other"
+    ]
+
+
+def test_many_pictures_are_taken_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = pictures(70)
+    whole, pairs = signatures(images, flipped=True), (np.arange(35), np.arange(35, 70))
+    agreed = agreement(images, *pairs)
+    monkeypatch.setattr(import_module("ssl_diffusion.curation.perceptual_hash"), "_BLOCK", 32)
+    monkeypatch.setattr(import_module("ssl_diffusion.curation.registration"), "_PAIRS", 16)
+    assert signatures(images, flipped=True) == pytest.approx(whole, abs=1e-6)
+    assert agreement(images, *pairs) == pytest.approx(agreed, abs=1e-5)
 
 
 def test_copies_of_copies_are_one_group() -> None:
