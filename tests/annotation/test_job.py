@@ -252,7 +252,8 @@ def test_a_fit_takes_the_pixels_of_the_job_and_is_the_run_of_its_table(
         def interrupted(*_: object, **__: object) -> None:
             raise Interrupted("stopped")
 
-        patch.setattr("ssl_diffusion.training.objective_fits.train", interrupted)
+        for phase in ("pretraining", "objective_fits"):
+            patch.setattr(f"ssl_diffusion.training.{phase}.train", interrupted)
         with pytest.raises(Interrupted):
             fit_job(job, options=FitOptions(cache=cache))
     assert fit_job(job, options=FitOptions(cache=cache)) == "001"  # resumed, also without any file

@@ -134,7 +134,8 @@ def test_an_interrupted_fit_is_resumed_unless_there_is_another_class(
 
     for expected in ("001", "002"):
         with monkeypatch.context() as patch:
-            patch.setattr("ssl_diffusion.training.objective_fits.train", interrupted)
+            for phase in ("pretraining", "objective_fits"):
+                patch.setattr(f"ssl_diffusion.training.{phase}.train", interrupted)
             with pytest.raises(Interrupted):
                 job.fit()
         if expected == "002":
