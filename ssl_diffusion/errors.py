@@ -83,6 +83,8 @@ def unknown_setting(key: str, names: Iterable[str]) -> str:
     near = nearest_names(key, names)
     if not near.startswith("did you mean"):
         near = nearest_names(key, own or {name.partition(".")[0] for name in names})
+    if own and near.startswith("known: "):  # in a long section its name before each would make a long sentence
+        near = near.replace("known: ", f"known in [{section}]: ", 1).replace(f"{section}.", "")
     return f"unknown setting {shown(key)}; {near}"
 
 
