@@ -103,27 +103,77 @@ def test_wrong_labels_are_found_and_decided(client: TestClient, job: Job, digits
     assert add_items(job.store, items) == 0
     assert client.get("/api/state").json()["suspicious"] == 3
     assert found(client, "issue:outlier") == [pool[4]]
-    rows = client.get("/api/review", params={"kind": "suspicious"}).json()["samples"]
+    listed = client.get("/api/review", params={"kind": "suspicious"}).json()
+    rows, seen = listed["samples"], {"seen": listed["seen"]}
     assert [(row["id"], row["kind"], row["suggested"]) for row in rows[:2]] == [
         (pool[3], "label issue", "8"),
         (pool[4], "outlier", None),
     ]
     assert [row["beside"] for row in rows] == ["", "", f"image?id={pool[6]}"]
-    change = {"id": pool[3], "decision": "change", "label": "8", "token": "1"}
+    change = {"id": pool[3], "decision": "change", "label": "8", "token": "1", **seen}
     assert client.post("/api/decide", json={**ME, **change, "digest": "0"}).status_code == 409  # another image was seen
     assert post(client, "/api/decide", **change, digest=rows[0]["digest"])["status"] == "labeled"
-    assert post(client, "/api/decide", id=pool[4], decision="drop", token="2")["status"] == "skipped"
-    assert post(client, "/api/decide", id=pool[5], decision="keep", token="3")["status"] == "labeled"
+    assert post(client, "/api/decide", id=pool[4], decision="drop", token="2", **seen)["status"] == "skipped"
+    assert post(client, "/api/decide", id=pool[5], decision="keep", token="3", **seen)["status"] == "labeled"
     now = {row["id"]: (row["status"], row["label"]) for row in queries.listing(job.store)}
     assert (now[pool[3]], now[pool[4]]) == (("labeled", "8"), ("skipped", None))
     assert now[pool[5]] == ("labeled", truth(digits_pool, pool[5]))
     assert open_items(job.store) == []
     assert add_items(job.store, items, replaces=["label issue"]) == 0  # what was decided is not asked again
+    assert client.post("/api/decide", json={**ME, "id": pool[5], "decision": "keep", "token": "4"}).status_code == 422
     post(client, "/api/undo", token="2")
+    assert [item.id for item in open_items(job.store)] == [pool[4]]
     assert {row["id"]: row["label"] for row in queries.listing(job.store)}[pool[4]] == truth(digits_pool, pool[4])
     queries.check(job.store)
     with pytest.raises(DataError, match="no class"):
         add_items(job.store, [ReviewItem(pool[3], "x", suggested="emu")])
+
+
+def test_a_kept_label_is_taken_back_like_any_decision(client: TestClient, job: Job) -> None:
+    flagged, doubted = job.store.ids[job.store.of_role("pool")][[0, 3]].tolist()
+    add_items(job.store, [ReviewItem(doubted, "label issue", "", "8")])
+    for id_ in (flagged, doubted):
+        seen = client.get("/api/review").json()["seen"]
+        post(client, "/api/decide", id=id_, decision="keep", token=f"keep {id_}", seen=seen)
+    assert (client.get("/api/review").json()["samples"], open_items(job.store)) == ([], [])
+    for id_ in (doubted, flagged):
+        for left in (id_, None):  # the second time it does not stand any more
+            sample = post(client, "/api/undo", token=f"keep {id_}")["sample"]
+            assert (sample and sample["id"]) == left
+    assert [row["id"] for row in client.get("/api/review").json()["samples"]] == [flagged]
+    assert [item.id for item in open_items(job.store)] == [doubted]
+    assert [row["kind"] for row in queries.history(job.store)][-5:] == ["kept", "kept", "un-kept", "un-kept", "flagged"]
+    queries.check(job.store)
+    spoken = {**ME, "id": doubted, "verb": "un-keep", "token": "x"}
+    assert "needs the decision" in client.post("/api/label", json=spoken).json()["error"]
+
+
+def test_a_reviewer_who_contradicts_another_unknowingly_is_told(client: TestClient, job: Job) -> None:
+    id_ = job.store.ids[job.store.of_role("pool")][3]
+    add_items(job.store, [ReviewItem(id_, "label issue", "", "8")])
+    listed = client.get("/api/review", params={"kind": "suspicious"}).json()
+    both = {"id": id_, "seen": listed["seen"], "digest": listed["samples"][0]["digest"]}
+    said = {
+        "keep": "kept its label",
+        "change": "labeled it 8",
+        "drop": "dropped it",
+    }
+    for k, (decision, did) in enumerate(said.items()):
+        first = {**both, "seen": client.get("/api/review").json()["seen"], "decision": decision, "label": "8"}
+        for _ in range(2):  # an answer that is sent again is no other decision
+            answer = client.post("/api/decide", json={**first, "annotator": "bob", "holder": "b", "token": f"bob {k}"})
+            assert answer.status_code == 200
+        before = queries.history(job.store)
+        for other in said:
+            body = {**ME, **both, "decision": other, "label": "5", "token": f"ann {k} {other}"}
+            answer = client.post("/api/decide", json=body)
+            assert answer.status_code == 409
+            assert answer.json()["error"] == f"'bob' {did} less than a minute ago: look at {id_} again before you decide"
+        assert queries.history(job.store) == before
+    now = client.get("/api/review").json()["seen"]  # somebody who knows what the other has said may decide otherwise
+    assert (
+        post(client, "/api/decide", **{**both, "seen": now}, decision="change", label="5", token="knows")["status"] == "labeled"
+    )
 
 
 def test_the_page_looks_for_wrong_labels_itself(client: TestClient, job: Job, digits_pool: Pool) -> None:
@@ -208,7 +258,24 @@ def test_reviewed_by_keyboard_and_the_views_are_accessible(job: Job, digits_pool
         await page.keyboard.press("u")
         await page.wait_for_function(f"() => document.getElementById('message').textContent === 'withdrawn: {pool[3]}'")
         assert {row["id"]: row["label"] for row in queries.listing(job.store)}[pool[3]] == truth(digits_pool, pool[3])
+        await page.wait_for_selector("#review li.current")  # it is asked about again
+        assert [item.id for item in open_items(job.store)] == [pool[3]]
+        for k, key in ((3, "k"), (2, "d")):  # a kept label is taken back before what was dropped earlier
+            await page.wait_for_function(free)
+            if key == "k":
+                await page.keyboard.press("k")
+                await page.wait_for_function("() => document.querySelectorAll('#review li').length === 0 && !ssld.now.busy")
+            await page.keyboard.press("u")
+            await page.wait_for_function(f"() => document.getElementById('message').textContent === 'withdrawn: {pool[k]}'")
+        assert {item.id for item in open_items(job.store)} == {pool[2], pool[3]}
+        assert {row["id"]: row["label"] for row in queries.listing(job.store)}[pool[2]] == truth(digits_pool, pool[2])
         await page.wait_for_function(free)
+        await page.keyboard.press("k")
+        await page.wait_for_function("() => document.querySelectorAll('#review li').length === 1 && !ssld.now.busy")
+        job.store.apply([Action("drop", item.id, Actor("bob")) for item in open_items(job.store)])  # meanwhile
+        await page.keyboard.press("k")
+        await page.wait_for_function("() => document.getElementById('message').textContent.includes('dropped it less than')")
+        await page.wait_for_function("() => document.querySelectorAll('#review li').length === 0 && !ssld.now.busy")
         await page.click("[data-view=history]")
         await page.wait_for_selector("#events tbody tr")
         assert await axe(page) == []
@@ -235,4 +302,4 @@ def test_reviewed_by_keyboard_and_the_views_are_accessible(job: Job, digits_pool
         assert job.store.classes[3] == "three"
 
     browse(job, scenario)
-    assert complaints == []
+    assert [each for each in complaints if "409 (Conflict)" not in each] == []  # the browser notes what was refused

@@ -152,7 +152,7 @@ def test_everything_is_recorded_under_the_name_of_the_account(app: FastAPI, job:
     post("/api/label", id="0000.png", verb="label", label="3", digest=digest(app, job, "0000.png"))
     post("/api/label", id="0001.png", verb="flag")
     post("/api/comment", id="0001.png", text="a word")
-    post("/api/decide", id="0002.png", decision="change", label="4", digest=digest(app, job, "0002.png"))
+    post("/api/decide", id="0002.png", decision="change", label="4", digest=digest(app, job, "0002.png"), seen=1000)
     sheet = post("/api/sheet", kind="similar", n=3)["samples"]
     samples = [{"id": each["id"], "digest": each["digest"]} for each in sheet]
     assert post("/api/sheet/label", samples=samples, label="5")["labeled"] == 3

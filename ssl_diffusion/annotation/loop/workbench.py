@@ -141,8 +141,12 @@ class Workbench:
 
     def record(self, id_: str, verb: Verb, by: Actor, label: GivenLabel = None, *, final: bool = False) -> str:
         """Apply a verb to a sample; returns the sample's status, which is on disk then."""
-        (found,) = self.job.store.apply([Action(verb, id_, by, label, final and verb == "label")])
-        if verb in ("label", "un-label", "drop"):
+        return self.apply(Action(verb, id_, by, label, final and verb == "label"))
+
+    def apply(self, action: Action) -> str:
+        """See :meth:`record`."""
+        (found,) = self.job.store.apply([action])
+        if action.verb in ("label", "un-label", "drop"):
             self._count(1)
         return found.status
 
@@ -181,12 +185,15 @@ class Workbench:
         return status
 
     def undo(self, annotator: str, holder: str, token: str) -> list[leases.LeasedSample]:
-        """Take an action back: the votes before it stand again. Its samples are leased; none if it does not stand any more."""
+        """Take an action back: the votes before it stand again, and what it settled is to be looked at again.
+
+        Its samples are leased; none if it does not stand any more.
+        """
         votes, by = queries.action_of(self.job.store, annotator, token), Actor(annotator, "page")
         if not votes:
             return []
         names = self.job.store.classes
-        self.job.store.apply([_restored(vote, by, names) for vote in votes])
+        self.job.store.apply([action for vote in votes for action in _restored(vote, by, names)])
         self._count(len(votes))
         if len(votes) == 1:
             return [leases.take(self.job.store, votes[0].id, annotator, holder)]
@@ -370,10 +377,14 @@ class Workbench:
             self.explainer.ahead(leases.pending(self.job.store, _AHEAD).tolist())
 
 
-def _restored(vote: queries.Undoable, by: Actor, names: tuple[str, ...]) -> Action:
-    """The action that takes a vote back: the one before stands again."""
-    if vote.before is None:
-        return Action("un-label", vote.id, by)
-    if vote.before.label is None:
-        return Action("drop" if vote.before.final else "skip", vote.id, by)
-    return Action("label", vote.id, by, named(vote.before.label, names), vote.before.final)
+def _restored(vote: queries.Undoable, by: Actor, names: tuple[str, ...]) -> list[Action]:
+    """The actions that take a vote, or a label that was kept, back: the vote and the flag before stand again."""
+    if vote.kept:
+        back = Action("un-keep", vote.id, by, undoes=vote.number)
+    elif vote.before is None:
+        back = Action("un-label", vote.id, by)
+    elif vote.before.label is None:
+        back = Action("drop" if vote.before.final else "skip", vote.id, by)
+    else:
+        back = Action("label", vote.id, by, named(vote.before.label, names), vote.before.final)
+    return [replace(back, undoes=vote.number), *([Action("flag", vote.id, by)] if vote.flagged else [])]

@@ -141,10 +141,14 @@ class ReleaseRequest(AnnotatorRequest):
 
 
 class DecisionRequest(AnnotatorRequest):
-    """What a reviewer decides: the label is right, it is another one, or the sample is of no use."""
+    """What a reviewer decides: the label is right, it is another one, or the sample is of no use.
+
+    `seen` is the number that came with the samples to review; if somebody has decided since, the decision is refused (409).
+    """
 
     id: SampleId
     decision: Literal["keep", "change", "drop"]
+    seen: int = Field(ge=0)
     label: GivenLabel | None = None
     digest: Digest = ""
     token: Name
@@ -306,9 +310,10 @@ class ReviewedSample(BaseModel):
 
 
 class ReviewResponse(BaseModel):
-    """Samples to review."""
+    """Samples to review, and the number of the last event that they show, which a decision names."""
 
     samples: list[ReviewedSample]
+    seen: int
 
 
 class FoundSample(BaseModel):

@@ -69,6 +69,7 @@ VERBS: dict[Verb, Role] = {
     "comment": "annotator",
     "un-flag": "reviewer",
     "keep": "reviewer",
+    "un-keep": "reviewer",
     "drop": "reviewer",
 }
 

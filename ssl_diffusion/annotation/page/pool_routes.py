@@ -83,10 +83,11 @@ def find(
 def get_review(page: Served, kind: Literal["disputed", "suspicious"] = "disputed") -> ReviewResponse:
     """Disputed and flagged samples, or those that a check doubts."""
     store = page.job.store
+    seen = review.last_event(store)  # first, so that nothing said meanwhile is taken for seen
     rows = [*queries.listing(store, "disputed"), *queries.listing(store, flagged=True)]
     if kind == "disputed":
         by_id = {row["id"]: _reviewed(page, row) for row in rows}
-        return ReviewResponse(samples=list(by_id.values())[:_REVIEWED])
+        return ReviewResponse(samples=list(by_id.values())[:_REVIEWED], seen=seen)
     items = review.open_items(store, _REVIEWED)
     known = {row["id"]: row for row in queries.listing(store, of=[item.id for item in items])}
     untouched: dict[str, Any] = {"role": "pool", "status": "open", "label": None, "flagged": False, "votes": {}}
@@ -97,7 +98,7 @@ def get_review(page: Served, kind: Literal["disputed", "suspicious"] = "disputed
         if item.kind == "duplicate" and item.note.startswith(COPY):
             row["beside"] = image_url(item.note.removeprefix(COPY))
         found.setdefault(item.id, _reviewed(page, row))
-    return ReviewResponse(samples=list(found.values()))
+    return ReviewResponse(samples=list(found.values()), seen=seen)
 
 
 @pool.post("/suspicious")
@@ -109,13 +110,13 @@ def look_for_suspicious(page: Served) -> FitResponse:
 
 @pool.post("/decide")
 def decide(what: DecisionRequest, page: Served, who: Who) -> LabelResponse:
-    """Keep a label, change it for all annotators, or drop the sample."""
+    """Keep a label, change it for all annotators, or drop the sample; refused if somebody has decided since it was seen."""
     by = Actor(who.signs(what.annotator), "page", None, what.token)
     if what.decision != "change":
-        return LabelResponse(status=page.bench.record(what.id, what.decision, by))
+        return LabelResponse(status=page.bench.apply(Action(what.decision, what.id, by, seen=what.seen)))
     (position,) = page.job.store.positions([what.id]).tolist()
     page.pictures.check(position, what.digest)
-    return LabelResponse(status=page.bench.record(what.id, "label", by, what.label, final=True))
+    return LabelResponse(status=page.bench.apply(Action("label", what.id, by, what.label, final=True, seen=what.seen)))
 
 
 @pool.post("/comment")

@@ -24,13 +24,14 @@ from ssl_diffusion.annotation.page.pool_routes import pool
 from ssl_diffusion.annotation.page.routes import STATIC, Page, api, documents, images
 from ssl_diffusion.annotation.page.sign_in import sign_in
 from ssl_diffusion.annotation.page.start import start
+from ssl_diffusion.annotation.store.decisions import DecidedMeanwhileError
 from ssl_diffusion.annotation.store.faults import StoreError
 from ssl_diffusion.errors import SSLDError
 
 __all__ = ["make_app", "make_jobs_app"]
 
 # 409: the image, or the sample, is not what it was when it was shown.
-_STATUS = {ImageChangedError: 409, AlreadyLabeledError: 409, NotAllowedError: 403, StoreError: 503}
+_STATUS = {ImageChangedError: 409, AlreadyLabeledError: 409, DecidedMeanwhileError: 409, NotAllowedError: 403, StoreError: 503}
 _PAGE: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": "/api/openapi.json"}
 
 

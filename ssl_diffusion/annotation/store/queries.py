@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, func, select
 
 from ssl_diffusion.annotation.store import schema, statements
+from ssl_diffusion.annotation.store.decisions import DECIDING
 from ssl_diffusion.annotation.store.faults import retried
 from ssl_diffusion.annotation.store.labels import as_array, followed, label_in, named
 from ssl_diffusion.annotation.store.store import Store
-from ssl_diffusion.annotation.store.votes import VOTE_KINDS, Status, Vote, replay
+from ssl_diffusion.annotation.store.votes import FLAGS, VOTE_KINDS, Status, Vote, replay
 from ssl_diffusion.errors import SSLDError
 
 __all__ = ["Undoable", "action_of", "check", "counts", "counts_in", "history", "labels", "listing", "touched"]
@@ -112,20 +113,26 @@ def listing(
 
 @dataclass(frozen=True)
 class Undoable:
-    """A vote that can be taken back.
+    """A vote, or a label that was kept, that can be taken back.
 
     Attributes:
         id: Sample id.
         before: Vote of the annotator before, with classes as they are now; None if there was none, or its class was removed.
+        number: Number of the event.
+        kept: Whether it set no vote, but kept the label.
+        flagged: Whether it removed a flag, and nobody has set or removed one since.
     """
 
     id: str
     before: Vote | None
+    number: int
+    kept: bool = False
+    flagged: bool = False
 
 
 @retried
 def action_of(store: Store, annotator: str, token: str) -> list[Undoable]:
-    """Votes that an action of an annotator set, as far as they still stand.
+    """Votes that an action of an annotator set, and labels that it kept, as far as that still stands.
 
     Args:
         store: Store of the job.
@@ -156,8 +163,33 @@ def action_of(store: Store, annotator: str, token: str) -> list[Undoable]:
             if last is not None and last.kind != "un-labeled":
                 label = followed(label_in(last[1], last[2]), retired)
                 before = Vote(label, last.final) if label is not None or last.kind in ("skipped", "dropped") else None
-            found.append(Undoable(id_, before))
-        return found
+            found.append(Undoable(id_, before, number, flagged=_took_flag(connection, position, number)))
+        return found or _kept_by(connection, annotator, token)
+
+
+def _kept_by(connection: Connection, annotator: str, token: str) -> list[Undoable]:
+    """The label that an action kept, unless the same annotator has said something else since."""
+    events, samples = schema.events.c, schema.samples.c
+    query = (
+        select(samples.id, events.position, events.number)
+        .join(schema.samples, samples.position == events.position)
+        .where(events.annotator == annotator, events.token == token, events.kind == "kept")
+    )
+    if (event := connection.execute(query).first()) is None:
+        return []
+    own = (events.position == event.position) & (events.annotator == annotator) & events.kind.in_(DECIDING)
+    last = connection.execute(select(func.max(events.number)).where(own)).scalar_one()
+    if last != event.number:
+        return []
+    return [Undoable(event.id, None, event.number, kept=True, flagged=_took_flag(connection, event.position, event.number))]
+
+
+def _took_flag(connection: Connection, position: int, number: int) -> bool:
+    """Whether an event removed a flag that nobody has set or removed since."""
+    events = schema.events.c
+    query = select(events.number, events.kind).where(events.position == position, events.kind.in_(FLAGS))
+    last = connection.execute(query.order_by(events.number.desc()).limit(2)).all()
+    return len(last) == 2 and last[0].number == number and bool(FLAGS[last[1].kind])
 
 
 @retried

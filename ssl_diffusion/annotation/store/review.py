@@ -12,7 +12,7 @@ from ssl_diffusion.annotation.store.store import Store
 from ssl_diffusion.errors import DataError
 from ssl_diffusion.settings import shown
 
-__all__ = ["ReviewItem", "add_items", "n_open", "open_items"]
+__all__ = ["ReviewItem", "add_items", "last_event", "n_open", "open_items"]
 
 
 @dataclass(frozen=True)
@@ -94,3 +94,10 @@ def n_open(store: Store) -> int:
     query = select(func.count(schema.review.c.position.distinct())).where(schema.review.c.decided.is_(None))
     with store.reading() as connection:
         return int(connection.execute(query).scalar_one())
+
+
+@retried
+def last_event(store: Store) -> int:
+    """Number of the latest event; 0 without any. A decision on what was listed after that names it, see :class:`Action`."""
+    with store.reading() as connection:
+        return statements.next_number(connection, schema.events.c.number) - 1

@@ -28,6 +28,7 @@ __all__ = [
     "retired_in",
     "settle",
     "status_from",
+    "used_tokens",
     "votes_of",
     "wanted_of",
     "write_status",
@@ -166,6 +167,14 @@ def settle(connection: Connection, events: Mapping[int, int]) -> None:
     for position, number in events.items():
         asked = and_(schema.review.c.position == position, schema.review.c.decided.is_(None))
         connection.execute(update(schema.review).where(asked).values(decided=number))
+
+
+def used_tokens(connection: Connection, tokens: Iterable[str | None]) -> set[str]:
+    """The tokens among these that an event has."""
+    seen: set[str] = set()
+    for part in parts(token for token in tokens if token is not None):
+        seen |= set(connection.execute(select(schema.events.c.token).where(schema.events.c.token.in_(part))).scalars())
+    return seen
 
 
 def status_from(votes: Votes, wanted: int) -> Status:

@@ -18,16 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import URL, Connection, select, update
 
-from ssl_diffusion.annotation.store import schema, statements, upgrades
+from ssl_diffusion.annotation.store import decisions, schema, statements, upgrades
 from ssl_diffusion.annotation.store.faults import StoreError, retried, store_name
 from ssl_diffusion.annotation.store.labels import Label, numbered, row_of
-from ssl_diffusion.annotation.store.votes import VOTE_KINDS, Status, Vote
+from ssl_diffusion.annotation.store.votes import FLAGS, VOTE_KINDS, Status, Vote
 from ssl_diffusion.errors import DataError, nearest_names
 from ssl_diffusion.settings import shown
 
 __all__ = ["Action", "Actor", "GivenLabel", "Store", "Verb", "add_classes_in"]
 
-Verb = Literal["label", "skip", "drop", "un-label", "flag", "un-flag", "keep", "comment"]
+Verb = Literal["label", "skip", "drop", "un-label", "flag", "un-flag", "keep", "un-keep", "comment"]
 GivenLabel = str | Sequence[str] | None
 """A class name or, in a multi-label store, the names of a set; None where a verb needs no label."""
 
@@ -42,9 +42,9 @@ _CHANGES: dict[Verb, _Change] = {
     "flag": lambda before, _label, _final: (before, "flagged"),
     "un-flag": lambda before, _label, _final: (before, "un-flagged"),
     "keep": lambda before, _label, _final: (before, "kept"),
+    "un-keep": lambda before, _label, _final: (before, "un-kept"),
     "comment": lambda before, _label, _final: (before, "commented"),
 }
-_FLAGS = {"flagged": True, "un-flagged": False, "kept": False, "dropped": False}
 _SETTLES = ("labeled", "corrected", "kept", "dropped")  # kinds of events that settle what a check asked to look at
 
 
@@ -85,6 +85,8 @@ class Action:
         label: Class name, for "label"; in a multi-label store the names of a set, also of none.
         final: Whether the label overrides the votes of others.
         text: Text of a comment.
+        seen: Number of the last event that the annotator knew of: what others said later refuses the action; None for any.
+        undoes: Number of the event that this takes back: what it settled is asked again.
     """
 
     verb: Verb
@@ -93,10 +95,14 @@ class Action:
     label: GivenLabel = None
     final: bool = False
     text: str | None = None
+    seen: int | None = None
+    undoes: int | None = None
 
     def __post_init__(self) -> None:
         if self.verb == "comment" and not (self.text or "").strip():
             raise DataError("a comment needs a text")
+        if self.verb == "un-keep" and self.undoes is None:
+            raise DataError("un-keep needs the decision that it takes back: undo that")
         statements.check_text("the comment", self.text or "")
 
 
@@ -305,6 +311,7 @@ class Store:
 
         Raises:
             DataError: If a sample, class or verb does not exist, or a new class is not valid.
+            DecidedMeanwhileError: If an action says what its annotator has seen, and others said something since.
         """
         if self.engine.dialect.name == "postgresql":  # a server may vanish after it has committed
             actions = [replace(a, by=replace(a.by, token=a.by.token or uuid.uuid4().hex)) for a in actions]
@@ -317,7 +324,7 @@ class Store:
             in_use = select(schema.classes.c.number, schema.classes.c.name).where(schema.classes.c.state.is_(None))
             numbers = {name: k for k, name in connection.execute(in_use)}
             positions = statements.positions_of(connection, [action.id for action in actions]).tolist()
-            used = _used_tokens(connection, [action.by.token for action in actions if action.by.token is not None])
+            used = statements.used_tokens(connection, [action.by.token for action in actions])
             votes = statements.votes_of(connection, positions)
             flags = statements.flags_of(connection, positions)
             first, now = statements.next_number(connection, schema.events.c.number), time.time()
@@ -328,6 +335,8 @@ class Store:
                     continue
                 if by.token is not None:
                     used.add(by.token)
+                if action.seen is not None:
+                    decisions.check_seen(connection, position, action.seen, now)
                 before = votes[position].get(by.annotator)
                 label = numbered(action.label, numbers, multilabel=self.multilabel) if action.verb == "label" else None
                 change = _change_of(action.verb)(before[0] if before is not None else None, label, action.final)
@@ -335,7 +344,7 @@ class Store:
                     continue
                 vote, kind = change
                 number = first + len(events)
-                flags[position] = _FLAGS.get(kind, flags[position])
+                flags[position] = FLAGS.get(kind, flags[position])
                 if kind not in (*VOTE_KINDS, "un-labeled"):
                     pass  # the vote stays
                 elif vote is None:
@@ -351,6 +360,7 @@ class Store:
             statements.replace_votes(connection, pairs, votes)
             statements.end_leases(connection, voters)
             statements.settle(connection, {e["position"]: e["number"] for e in events if e["kind"] in _SETTLES})
+            decisions.reopen(connection, [action.undoes for action in actions if action.undoes is not None])
             changed = dict.fromkeys(event["position"] for event in events)
             statements.write_status(connection, {p: votes[p] for p in changed}, flags, self.agreement)
             wanted = statements.wanted_of(connection, positions, self.agreement)
@@ -378,11 +388,3 @@ def _change_of(verb: Verb) -> _Change:
     if verb not in _CHANGES:
         raise DataError(f"there is no verb {shown(verb)}; {nearest_names(verb, _CHANGES)}")
     return _CHANGES[verb]
-
-
-def _used_tokens(connection: Connection, tokens: list[str]) -> set[str]:
-    """The tokens among these that an event has."""
-    seen: set[str] = set()
-    for part in statements.parts(tokens):
-        seen |= set(connection.execute(select(schema.events.c.token).where(schema.events.c.token.in_(part))).scalars())
-    return seen

@@ -7,7 +7,7 @@ from typing import Any
 
 from ssl_diffusion.annotation.store.labels import Label, followed, label_in
 
-__all__ = ["KINDS", "VOTE_KINDS", "Status", "Vote", "replay", "status_of"]
+__all__ = ["FLAGS", "KINDS", "VOTE_KINDS", "Status", "Vote", "replay", "status_of"]
 
 # Kind of an event: what it does to the annotator's vote.
 KINDS = {
@@ -21,9 +21,11 @@ KINDS = {
     "flagged": "nothing: the sample is marked for a second look",
     "un-flagged": "nothing: the mark is removed",
     "kept": "nothing: the label was looked at again, and is right",
+    "un-kept": "nothing: that is withdrawn",
     "commented": "nothing: the annotator said something",
 }
 VOTE_KINDS = ("labeled", "corrected", "skipped", "dropped")  # events that set a vote
+FLAGS = {"flagged": True, "un-flagged": False, "kept": False, "dropped": False}  # events that set or remove the flag
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,8 @@ def replay(
                 own[row["annotator"]] = Vote(label, bool(row["final"]))
         elif kind in ("skipped", "dropped"):
             own[row["annotator"]] = Vote(None, kind == "dropped")
-        if kind in ("flagged", "un-flagged", "kept", "dropped"):
-            flagged[position] = kind == "flagged"
+        if kind in FLAGS:
+            flagged[position] = FLAGS[kind]
     return {
         position: (status_of(own.values(), wanted[position]), flagged.get(position, False), own)
         for position, own in votes.items()

@@ -12,6 +12,7 @@ import { state } from "./state.js";
 const SECTIONS = { label: "view-label", suspicious: "view-review", disputed: "view-review", history: "view-history", search: "view-search" };
 let items = []; // samples to review: { row, card, done }
 let at = 0;
+let seen = 0; // last event that the items show
 
 export const view = () => now.view || "label";
 
@@ -35,7 +36,9 @@ async function toLabel(task) {
 // -- review
 
 export async function review(kind = view()) {
-  const { samples } = await call(`api/review?kind=${kind}`);
+  const found = await call(`api/review?kind=${kind}`);
+  const { samples } = found;
+  seen = found.seen;
   $("review-title").textContent = kind === "suspicious" ? "Labels that are probably wrong, and other doubts" : "Disputed and flagged images";
   $("find-suspicious").hidden = kind !== "suspicious" || session.multilabel;
   $("review-empty").hidden = samples.length > 0;
@@ -97,8 +100,13 @@ const decide = (k, decision, label = null) => once(async () => {
   const item = items[k];
   if (!item) return;
   const token = randomId();
-  await send({ ...me(), id: item.row.id, decision, label, digest: item.row.digest, token }, "api/decide");
-  if (decision !== "keep") done.push(token);
+  try {
+    await send({ ...me(), id: item.row.id, decision, label, digest: item.row.digest, seen, token }, "api/decide");
+  } catch (error) {
+    if (error.status === 409) await again(k); // somebody else was faster, or the image has changed
+    throw error;
+  }
+  done.push(token);
   item.card.remove();
   items.splice(k, 1);
   select(Math.min(k, items.length - 1));
@@ -106,6 +114,13 @@ const decide = (k, decision, label = null) => once(async () => {
   notify(`${item.row.id}: ${decision === "keep" ? "kept" : decision === "drop" ? "dropped" : label}`);
   state();
 });
+
+// Shows what there is to review now, at the same place.
+async function again(k) {
+  await review();
+  select(k);
+  state();
+}
 
 // Takes the last action back, whatever it was; what was said before stands again.
 const undoHere = () => once(async () => {
@@ -141,7 +156,7 @@ export function changeCurrent(name) {
 
 const DONE = {
   labeled: "labeled", corrected: "corrected to", skipped: "skipped", dropped: "dropped", "un-labeled": "withdrew the vote", flagged: "flagged",
-  "un-flagged": "removed the flag", kept: "kept the label", commented: "said", renamed: "renamed", merged: "merged", removed: "removed the class",
+  "un-flagged": "removed the flag", kept: "kept the label", "un-kept": "took back that the label is right", commented: "said", renamed: "renamed", merged: "merged", removed: "removed the class",
 };
 let oldest = null;
 
