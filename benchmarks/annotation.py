@@ -33,8 +33,9 @@ from sklearn.datasets import load_digits
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from support.annotators import Annotator
 
-from ssl_diffusion.annotation.loop.current_model import present_model, training_labels
+from ssl_diffusion.annotation.loop.current_model import present_model
 from ssl_diffusion.annotation.loop.job import Job, open_job
+from ssl_diffusion.annotation.loop.model_file import training_labels
 from ssl_diffusion.annotation.loop.rounds import choose_round, next_round, rerank
 from ssl_diffusion.annotation.loop.snapshot import take_snapshot
 from ssl_diffusion.annotation.store import leases, queries

@@ -4,10 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.annotation_jobs import photos
+from support.commands import ok
 
+from ssl_diffusion.annotation.loop.job import open_job
 from ssl_diffusion.annotation.loop.job_classes import RESERVED, assign_keys, check_key
 from ssl_diffusion.annotation.store import class_changes, queries
 from ssl_diffusion.annotation.store.store import Action, Actor, Store
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError
 
 ANN, BOB = Actor("ann"), Actor("bob")
@@ -133,3 +137,11 @@ def test_dropped_kept_and_commented(store: Store) -> None:
     queries.check(store)
     with pytest.raises(DataError, match="needs a text"):
         Action("comment", "c", BOB, text=" ")
+
+
+def test_the_status_of_a_job_without_classes_says_what_to_do(tmp_path: Path, digits_pool: Pool) -> None:
+    ok("loop", "init", tmp_path / "job", "--data", photos(tmp_path / "photos", digits_pool, 12), "--set", "model.stem=1")
+    said = "there are no classes yet: ssld loop serve"
+    assert said in ok("loop", "status", tmp_path / "job").stdout
+    open_job(tmp_path / "job").store.add_classes(["one"])
+    assert said not in ok("loop", "status", tmp_path / "job").stdout

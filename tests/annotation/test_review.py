@@ -1,5 +1,6 @@
 """What the page shows of the whole pool: search, samples to look at again and what is decided, history, comments, people."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from support.annotation_jobs import make_job, truth
 from support.browser import CHROMIUM, axe, browse, open_page, shown
 
 from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.loop.search import FIELDS
 from ssl_diffusion.annotation.loop.suspicious import queue_findings
+from ssl_diffusion.annotation.page.routes import STATIC
 from ssl_diffusion.annotation.page.server import make_app
 from ssl_diffusion.annotation.store import queries
 from ssl_diffusion.annotation.store.people import annotators
+from ssl_diffusion.annotation.store.pool_rows import STATUSES
 from ssl_diffusion.annotation.store.review import ReviewItem, add_items, open_items
 from ssl_diffusion.annotation.store.store import Action, Actor
 from ssl_diffusion.curation.label_issues import judge_labels
@@ -77,6 +81,13 @@ def test_search(client: TestClient, job: Job, digits_pool: Pool) -> None:
     assert found(client, f"like:{pool[5]} is:labeled")[0] == pool[5]
     page = client.get("/api/search", params={"q": "", "n": 5, "start": 10}).json()
     assert [each["id"] for each in page["samples"]] == job.store.ids[10:15].tolist()
+
+
+def test_the_page_suggests_every_condition() -> None:
+    suggested = re.findall(r'<option value="([^"]+)">', (STATIC / "index.html").read_text(encoding="utf-8"))
+    assert {each.removesuffix(":") for each in suggested if each.endswith(":")} == {*FIELDS} - {"is"}
+    states = {each.removeprefix("is:") for each in suggested if each.startswith("is:")}
+    assert states == {*STATUSES, "flagged", "commented", "wrong", "suspicious"}
 
 
 @pytest.mark.parametrize("q", ["class:emu", "colour:red", "p<x", "p<1.2.3", "is:gone", "round:x", "like:nothing", 'class:"3'])

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from support.annotation_jobs import make_job, truth
 from support.browser import CHROMIUM, axe, browse, open_page, shown
 
 from ssl_diffusion.annotation.loop.job import Job
-from ssl_diffusion.annotation.loop.sheets import inside
+from ssl_diffusion.annotation.loop.sheets import Wanted, choose_sheet, inside
 from ssl_diffusion.annotation.page.server import make_app
 from ssl_diffusion.annotation.store import queries
-from ssl_diffusion.annotation.store.store import Action, Actor
+from ssl_diffusion.annotation.store.store import Action, Actor, Store
 from ssl_diffusion.data.pool import Pool
 
 ME, BOB = {"annotator": "ann", "holder": "tab"}, {"annotator": "bob", "holder": "other"}
@@ -176,3 +177,37 @@ def test_a_sheet_by_keyboard_and_mouse(job: Job, digits_pool: Pool) -> None:
 
     browse(job, scenario)
     assert complaints == []
+
+
+def crossings(corners: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Whether a ray from each place crosses the line an odd number of times."""
+    found = np.zeros(len(places), dtype=bool)
+    for (x1, y1), (x2, y2) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        spans = (y1 > places[:, 1]) != (y2 > places[:, 1])
+        found ^= spans & (places[:, 0] < x1 + (places[:, 1] - y1) * (x2 - x1) / (y2 - y1 if y2 != y1 else 1))
+    return found
+
+
+def test_a_line_around_a_part_of_a_hundred_thousand_points(tmp_path: Path) -> None:
+    n, draw = 100_000, np.random.default_rng(0)
+    store = Store(f"sqlite:///{tmp_path / 'store.db'}")
+    store.add_samples([f"{i:06d}.png" for i in range(n)], ["audit" if i % 10 == 0 else "pool" for i in range(n)])
+    store.add_classes(["three", "seven"])
+    places, p = draw.random((n, 2), dtype=np.float32), draw.random(n, dtype=np.float32)
+    predicted = (places[:, 0] > 0.4).astype(np.int64)
+    angles = np.linspace(0, 2 * np.pi, 200, endpoint=False)  # as many corners as the page sends, of a star
+    radii = np.where(np.arange(200) % 40 < 20, 0.4, 0.2)
+    star = 0.5 + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    own = crossings(star, places.astype(np.float64)) & (np.arange(n) % 10 > 0)
+    labeled = np.flatnonzero(own)[:50]
+    store.apply([Action("label", store.ids[i], Actor("eve"), "seven") for i in labeled])
+    own[labeled] = False
+    assert own.sum() > 10_000
+    view: Any = SimpleNamespace(places=lambda: places, predictions=lambda: (predicted, p))
+    wanted = Wanted("lasso", n=96, points=tuple(map(tuple, star.tolist())))
+    sheet = choose_sheet(cast(Job, SimpleNamespace(store=store)), view, wanted, "ann", "tab", lambda: np.arange(0))
+    surest = np.flatnonzero(own & (predicted == 1))
+    surest = surest[np.argsort(-p[surest], kind="stable")][:96]
+    assert [item.id for item in sheet.items] == store.ids[surest].tolist()
+    assert (sheet.title, sheet.label, sheet.left) == ("This part of the map", "seven", own.sum() - 96)
+    store.close()

@@ -25,16 +25,16 @@ _SINGLES, _SECOND = "1234567890", "1234567890abcdefghijklmnopqrstuvwxyz"
 _KEY = re.compile(r"[0-9a-z]{1,2}")
 
 
-def classes_and_keys(job: Job) -> tuple[tuple[str, ...], list[str]]:
-    """Names of the classes in use, and their keys, see :func:`assign_keys`.
+def classes_and_keys(job: Job) -> tuple[tuple[str, ...], list[str], list[int]]:
+    """Names of the classes in use, their keys, see :func:`assign_keys`, and their numbers, which their colors go by.
 
     Example:
         >>> classes_and_keys(job)  # doctest: +SKIP
-        (('cat', 'dog'), ['1', '2'])
+        (('cat', 'dog'), ['1', '2'], [0, 1])
     """
     rows = [row for row in class_changes.class_rows(job.store) if row.state is None]
     names = tuple(row.name for row in rows)
-    return names, assign_keys(names, {row.name: row.key for row in rows if row.key is not None})
+    return names, assign_keys(names, {row.name: row.key for row in rows if row.key is not None}), [row.number for row in rows]
 
 
 def change_class(job: Job, verb: ClassVerb, name: str, to: str, annotator: str) -> None:

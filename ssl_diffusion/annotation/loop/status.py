@@ -139,7 +139,7 @@ def _status(moment: Moment, model: tuple[str, str] | None, audit: Estimate | Non
         audit_by_class=audit_by_class,
         drawn=drawn_estimate(moment),
         labels_per_hour=labels_per_hour(job),
-        next_step=_next_step(job, waiting),
+        next_step=_next_step(job, waiting, bool(labels)),
         forecast=str(forecast_of(moment)),
         advice=[line for line in (progress_line(labels, targets),) if line] + advice(moment),
     )
@@ -153,7 +153,9 @@ def _no_fit(moment: Moment) -> str:
     return ""
 
 
-def _next_step(job: Job, waiting: int) -> str:
+def _next_step(job: Job, waiting: int, classes: bool) -> str:
+    if not classes:
+        return f"there are no classes yet: ssld loop serve {job.path}, and press n on its page to add the first one"
     if waiting:
         return f"{waiting} samples are waiting: ssld loop serve {job.path}"
     return f"nothing is waiting: ssld loop next {job.path} chooses what to label"

@@ -58,6 +58,7 @@ class PageState:
         status: Status of the job.
         classes: Names of the classes in use.
         keys: Key of the keyboard of each class, see :func:`~ssl_diffusion.annotation.loop.job_classes.assign_keys`.
+        numbers: Number of each class, which its color goes by.
         examples: Word that changes when the examples of the classes may have become others.
         suspicious: Number of samples that a check doubts.
         curve: Labels, accuracy on the audit set, and the ends of its interval, one row per round.
@@ -67,6 +68,7 @@ class PageState:
     status: JobStatus
     classes: tuple[str, ...]
     keys: list[str]
+    numbers: list[int]
     examples: str
     suspicious: int
     curve: list[tuple[float, float, float, float]]
@@ -283,7 +285,7 @@ class Workbench:
         keys = assign_keys(names, snapshot.state.keys)
         status = job_status(snapshot)
         seen = class_examples.stamp(snapshot.state, status.labels, self.pool.model)
-        return PageState(status, names, keys, seen, n_open(self.job.store), curve, self.problem)
+        return PageState(status, names, keys, list(snapshot.state.in_use), seen, n_open(self.job.store), curve, self.problem)
 
     # -- in the background --------------------------------------------------------------------------------------------
 

@@ -62,8 +62,8 @@ def add_class(new: ClassRequest, page: Served) -> ClassesResponse:
     found = None if new.sure else class_changes.similar(new.name, page.job.store.classes_in_use)
     if found is None:
         page.job.store.add_classes([new.name])
-    classes, keys = classes_and_keys(page.job)
-    return ClassesResponse(classes=classes, keys=keys, similar=found)
+    classes, keys, numbers = classes_and_keys(page.job)
+    return ClassesResponse(classes=classes, keys=keys, numbers=numbers, similar=found)
 
 
 @job_api.post("/class")
@@ -72,8 +72,8 @@ def change_class(what: ClassChangeRequest, page: Served, who: Who) -> ClassesRes
     job_classes.change_class(page.job, what.verb, what.name, what.to, who.signs(what.annotator))
     if what.verb not in ("key", "target"):
         page.bench.submit("rerank", page.bench.rerank)
-    classes, keys = classes_and_keys(page.job)
-    return ClassesResponse(classes=classes, keys=keys)
+    classes, keys, numbers = classes_and_keys(page.job)
+    return ClassesResponse(classes=classes, keys=keys, numbers=numbers)
 
 
 @job_api.get("/examples")

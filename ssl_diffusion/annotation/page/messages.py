@@ -206,10 +206,14 @@ class ExamplesResponse(BaseModel):
 
 
 class ClassesResponse(BaseModel):
-    """Names of the classes in use and their keys; `similar` is a class that a new one, not added, may be meant to be."""
+    """Names of the classes in use, their keys, and their numbers, which their colors go by.
+
+    `similar` is a class that a new one, not added, may be meant to be.
+    """
 
     classes: tuple[str, ...]
     keys: list[str]
+    numbers: list[int]
     similar: str | None = None
 
 

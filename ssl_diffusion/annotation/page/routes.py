@@ -131,7 +131,7 @@ def get_page() -> FileResponse:
 @api.get("/session")
 def get_session(page: Served, who: Who) -> SessionResponse:
     """What the page needs once."""
-    classes, keys = classes_and_keys(page.job)
+    classes, keys, numbers = classes_and_keys(page.job)
     return SessionResponse(
         csrf=who.csrf,
         account=AccountMessage.of(who),
@@ -141,6 +141,7 @@ def get_session(page: Served, who: Who) -> SessionResponse:
         multilabel=page.job.store.multilabel,
         classes=classes,
         keys=keys,
+        numbers=numbers,
     )
 
 

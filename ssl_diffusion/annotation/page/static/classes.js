@@ -1,5 +1,6 @@
 // The buttons of the classes, their keys, and the search for a class.
 
+import { classColor, css } from "./colors.js";
 import { $, ask, confirm, element, notify } from "./elements.js";
 import { examplesOf, picture, showsLarge } from "./examples.js";
 import { call, once } from "./requests.js";
@@ -34,15 +35,18 @@ export function fit(name, wanted) {
 export function showClasses() {
   const wanted = $("filter").value.trim().toLowerCase();
   $("filter").hidden = session.classes.length <= 10;
-  const rows = session.classes.map((name, k) => ({ name, key: session.keys[k] || "", fits: fit(name, wanted) }));
+  const rows = session.classes.map((name, k) => ({ name, key: session.keys[k] || "", number: session.numbers[k], fits: fit(name, wanted) }));
   if (wanted) rows.sort((a, b) => b.fits - a.fits);
-  $("classes").replaceChildren(...rows.map(({ name, key, fits }) => {
+  $("classes").replaceChildren(...rows.map(({ name, key, number, fits }) => {
     const made = element("button");
     made.type = "button";
     if (key) {
       made.append(element("kbd", key));
       made.setAttribute("aria-keyshortcuts", [...key].join(" "));
     }
+    const dot = element("span", undefined, "dot"); // the color of the class on the map
+    dot.style.background = css(classColor(number));
+    made.append(dot);
     const [example] = examplesOf(name);
     if (example) made.append(picture(example, "example"));
     const words = element("span", undefined, "words"); // the count goes below a name that leaves no room for it
@@ -68,9 +72,9 @@ export function enableClasses() {
   showSet();
 }
 
-export function useClasses({ classes, keys }) {
-  if (classes.join("\n") === session.classes.join("\n") && keys.join(" ") === session.keys.join(" ")) return;
-  Object.assign(session, { classes, keys });
+export function useClasses({ classes, keys, numbers }) {
+  if (classes.join("\n") === session.classes.join("\n") && keys.join(" ") === session.keys.join(" ") && String(numbers) === String(session.numbers)) return;
+  Object.assign(session, { classes, keys, numbers });
   showClasses();
 }
 

@@ -2,7 +2,7 @@
 
 import { randomId } from "./elements.js";
 
-export const session = { csrf: "", account: null, job: "", home: "", classes: [], keys: [], blind: false, multilabel: false, examples: {} };
+export const session = { csrf: "", account: null, job: "", home: "", classes: [], keys: [], numbers: [], blind: false, multilabel: false, examples: {} };
 
 // What is on the screen. `ready`: whether the image of the sample is there: nothing can be said about it before.
 export const now = { sample: null, ready: false, shownAt: 0, flagged: false, busy: false, preloaded: [], mode: "single", counts: {}, targets: {} };

@@ -10,12 +10,13 @@ import { now, session } from "./session.js";
 
 const ENOUGH = 50; // labels of the audit that make an accuracy worth a large figure
 
-function accuracyLine(estimate) {
+// A figure from few labels does not lead: 100 % of nine is no accuracy.
+function accuracyLine(estimate, what) {
   if (estimate === null) return "Not measured yet: this needs labels of an audit set, or of a round drawn at random.";
-  const found = `${percent(estimate.accuracy)}, between ${percent(estimate.low)} and ${percent(estimate.high)} (95 %), from ${estimate.n} labels`;
-  if (estimate.figure !== "accuracy") return found;
+  const between = `between ${percent(estimate.low)} and ${percent(estimate.high)} (95 %), from ${estimate.n} ${estimate.n === 1 ? "label" : "labels"}`;
   const more = ENOUGH - estimate.n;
-  return more > 0 ? `${found}. ${more} more ${more === 1 ? "label narrows" : "labels narrow"} this to about ± 10 points.` : found;
+  if (estimate.figure !== "accuracy" || more <= 0) return `${percent(estimate.accuracy)}, ${between}`;
+  return `${more} more ${what}${more === 1 ? "label" : "labels"} for about ± 10 points. So far ${between}.`;
 }
 
 let asked = 0; // looks at the state so far
@@ -46,7 +47,7 @@ export async function state() {
   $("bar").setAttribute("aria-valuenow", String(Math.round(percentage)));
   $("accuracy-title").textContent = session.multilabel ? "Macro F1" : "Accuracy";
   $("curve").setAttribute("aria-label", `${$("accuracy-title").textContent} over labels`);
-  $("accuracy").textContent = accuracyLine(s.audit || s.drawn);
+  $("accuracy").textContent = s.audit ? accuracyLine(s.audit, "audit ") : accuracyLine(s.drawn, "");
   curve(found.curve);
   $("model").textContent = s.model;
   const running = s.fit.state === "running";
