@@ -7,9 +7,11 @@ on reads one buffer and nothing else. While the images of one buffer are drawn, 
 held.
 """
 
+import logging
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -28,8 +30,11 @@ from ssl_diffusion.machine import usable_cores
 
 __all__ = ["ShardStream", "StreamedImages"]
 
+_log = logging.getLogger(__name__)
+
 _LEAST_STRETCHES, _LONGEST = 8, 2**26  # of a full buffer, and bytes of pixels: larger row groups are divided
 _MOST_WORKERS = 8
+_WORTH_SAYING, _MOST_WAITING = 5.0, 0.1  # seconds of waiting, and of the time that a stream is read
 _AHEAD, _ON_THE_WAY = 2, 4  # stretches that a process is asked for beforehand, of a fourth of a buffer at most
 
 
@@ -91,6 +96,8 @@ class StreamedImages:
         self._decoding: ProcessPoolExecutor | None = None
         self._loading = ThreadPoolExecutor(1)
         self._closed = threading.Event()
+        self._began: float | None = None  # when the first buffer was there
+        self._waited = 0.0  # seconds for later ones
 
     def rows(self, start: int, size: int) -> NDArray[np.int64]:
         """The images from an offset of the stream on, as numbers among those that are streamed, int64 (size,); reads none."""
@@ -117,8 +124,16 @@ class StreamedImages:
         return np.concatenate(rows), np.concatenate(images)
 
     def close(self) -> None:
-        """End the processes that decode, and let go of the buffers."""
+        """End the processes that decode, and let go of the buffers; a warning says if training waited long for them."""
         self._closed.set()
+        spent = 0.0 if self._began is None else time.monotonic() - self._began
+        if self._waited > max(_WORTH_SAYING, _MOST_WAITING * spent):
+            _log.warning(
+                "for %.0f of %.0f s training waited for images to be decoded out of the shards: pack them (ssld pack), or give "
+                "it more cores",
+                self._waited,
+                spent,
+            )
         self._loading.shutdown(wait=True, cancel_futures=True)
         if self._decoding is not None:
             self._decoding.shutdown(wait=True, cancel_futures=True)
@@ -152,7 +167,14 @@ class StreamedImages:
         for key, (of, at) in zip(keys, wanted, strict=True):
             if key not in self._buffers:
                 self._buffers[key] = self._loading.submit(self._load, of.stretches(at))
-        return self._buffers[keys[0]].result()
+        began = time.monotonic()
+        images = self._buffers[keys[0]].result()
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+        else:
+            self._waited += now - began
+        return images
 
     def _load(self, stretches: list[NDArray[np.int64]]) -> NDArray[np.uint8]:
         """The images of some stretches, one behind the other."""

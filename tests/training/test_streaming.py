@@ -192,6 +192,27 @@ def test_a_damaged_image_is_named_with_shard_and_row(tmp_path: Path) -> None:
     streamed.close()
 
 
+@pytest.mark.usefixtures("in_this_process")
+def test_whoever_waits_for_slow_decoding_is_told(
+    packed: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load = StreamedImages._load
+
+    def slow(self: StreamedImages, stretches: list[NDArray[np.int64]]) -> NDArray[np.uint8]:
+        time.sleep(0.1)
+        return load(self, stretches)
+
+    monkeypatch.setattr(StreamedImages, "_load", slow)
+    drawn(stream_of(packed), 0, 100, 10)
+    assert not caplog.records  # of less than five seconds nobody need know
+    monkeypatch.setattr(streaming, "_WORTH_SAYING", 0.2)
+    drawn(stream_of(packed), 0, 100, 10)
+    assert "training waited for images to be decoded" in caplog.text
+    caplog.clear()
+    drawn(stream_of(packed), 0, BUFFER // 2, 1)  # the first buffer is always waited for
+    assert not caplog.records
+
+
 def test_a_stream_of_nothing_is_refused(packed: Path) -> None:
     with pytest.raises(ValueError, match="a stream has images"):
         StreamedImages(stream_of(packed, np.zeros(0, np.int64)), 0)
