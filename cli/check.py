@@ -81,7 +81,7 @@ def check(
         raise SSLDError(f"a denoiser is asked at no more than 4 noise levels, not {noise_levels}")
     network, verified = backbone_name(backbone, features), ""
     output, is_run, is_job = context.output, (data / "recipe.toml").exists(), (data / "job.toml").exists()
-    if (is_run or is_job) and (network is not None or image_root is not None):
+    if (is_run or is_job) and (network not in (None, "auto") or image_root is not None):
         what = "run" if is_run else "job"
         raise SSLDError(f"a {what} has its own representation and images: leave out --backbone, --features and --image-root")
     inputs = [] if is_run or is_job else [data]

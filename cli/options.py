@@ -70,7 +70,9 @@ IMAGE_ROOT = typer.Option(help="Folder that paths in the CSV file are relative t
 METRIC = typer.Option(
     help="Figure that choices and reports go by: accuracy (default), balanced-accuracy, macro-f1, auroc or average-precision."
 )
-BACKBONE = typer.Option(help="Pretrained network beside the denoiser (see `ssld backbones`), a .pt2 file, auto, or none.")
+BACKBONE = typer.Option(
+    help="Pretrained network (see `ssld backbones`), a .pt2 file, auto, or none: the denoiser alone, in a check the pixels."
+)
 FEATURES = typer.Option(help="Features of your own by sample id (.npz, .csv, .parquet), as the backbone.")
 SKIP_BAD = typer.Option("--skip-bad", help="Skip unreadable images.")
 OVERWRITE = typer.Option("--overwrite", help="Replace an earlier output in the same place.")

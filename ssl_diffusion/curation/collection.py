@@ -124,8 +124,8 @@ def collect_photos(
     Args:
         path: Folder, or CSV file.
         labels: CSV file of labels, see :func:`with_labels`; None takes those of the folders or the CSV file.
-        backbone: Name of a backbone, also "precomputed:FILE"; None takes EfficientNet-Lite0 where it is installed, and else the
-            pixels.
+        backbone: Name of a backbone, also "precomputed:FILE"; "auto" or None takes EfficientNet-Lite0 where it is installed,
+            and else the pixels; "none" takes the pixels.
         image_root: Folder that the paths in a CSV file are relative to; None is the folder of the file.
         cache_dir: Cache directory for features; None keeps none.
         progress: Callback for the number of images read.
@@ -139,10 +139,12 @@ def collect_photos(
     pool = load_pool(DataSettings(path=str(path), image_root=str(image_root or ""), skip_bad=True), progress=progress)
     pool = pool if labels is None else with_labels(pool, labels)
     seen = survey(pool.images, pool.files, progress=progress)
-    if backbone is None and backbone_fault(_PHOTOS) is not None:
+    left_to_us = backbone in (None, "auto")
+    if backbone == "none" or (left_to_us and backbone_fault(_PHOTOS) is not None):
         z = seen.small.reshape(len(pool), -1).astype(np.float32) / np.float32(255)
-        return Collection(str(path), pool, seen, z, "pixels alone: pip install 'ssld[photos]' for a network that knows photos")
-    name = backbone or _PHOTOS
+        advice = ": pip install 'ssld[photos]' for a network that knows photos" if left_to_us else ""
+        return Collection(str(path), pool, seen, z, f"pixels alone{advice}")
+    name = _PHOTOS if backbone is None or left_to_us else backbone
     network = load_backbone(name)
     if not network.by_id:
         network = network.to(resolve_accelerator("auto"))

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from support.commands import ok, refused, write_digits
 
+from ssl_diffusion.curation import collection
 from ssl_diffusion.data.pool import Pool
 
 WRONG = 6
@@ -230,8 +231,37 @@ def test_wrong_features_are_refused(photos: Path, features: Path, tmp_path: Path
     assert "missing or not finite" in refused("check", photos, "--features", tmp_path / "nan.npz", "--out", tmp_path / "out")
 
 
+def test_the_pixels_are_read_where_no_backbone_is_wanted(photos: Path, tmp_path: Path) -> None:
+    done = ok("check", photos, "--backbone", "none", "--out", tmp_path / "out")
+    assert "copies of each other" in done.stdout
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "pixels alone" in page
+    assert "pip install" not in page  # it was the wish, not a lack
+    assert "give either --backbone or --features" in refused("check", photos, "--backbone", "none", "--features", "f.npz")
+    assert "no backbone 'nothing'" in refused("check", photos, "--backbone", "nothing", "--out", tmp_path / "other")
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_backbone_auto_is_the_default(
+    photos: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    monkeypatch.setattr(collection, "_PHOTOS", f"precomputed:{features}")  # in place of the network for photos
+    if not installed:
+        monkeypatch.setattr(collection, "backbone_fault", lambda name: "it is not installed")
+    pages = []
+    for name, options in (("given", ("--backbone", "auto")), ("left-out", ())):
+        ok("check", photos, *options, "--out", tmp_path / name, "--cache-dir", tmp_path / "cache")
+        pages.append((tmp_path / name / "index.html").read_text(encoding="utf-8"))
+    assert pages[0] == pages[1]
+    assert ("the features in vectors.npz" in pages[0]) is installed
+    assert ("pip install" in pages[0]) is not installed
+
+
 def test_options_that_have_no_effect_are_refused(tiny_run: Path, features: Path, photos: Path, tmp_path: Path) -> None:
     assert "a run has its own representation" in refused("check", tiny_run, "--features", features, "--out", tmp_path / "out")
+    for name in ("none", "efficientnet-lite0"):
+        words = refused("check", tiny_run, "--backbone", name, "--out", tmp_path / "out")
+        assert "a run has its own representation and images: leave out --backbone" in words
     assert "--fix mends labels, duplicates, outliers" in refused("check", photos, "--fix", "label", "--out", tmp_path / "out")
     assert "no more than 4 noise levels" in refused("check", tiny_run, "--noise-levels", "5", "--out", tmp_path / "out")
     assert "holds the images that are read" in refused("check", photos, "--out", photos / "check")
