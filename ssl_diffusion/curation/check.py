@@ -77,6 +77,8 @@ class CheckResult:
         found = []
         if self.issues is not None:
             found.append(f"{len(self.wrong_labels)} of {len(self.labeled)} labels are probably wrong.")
+        elif len(self.labeled):
+            found.append(f"Labels were not judged: {self.not_judged}.")
         groups = self.duplicates.groups
         found.append(f"{sum(map(len, groups))} of {n} images are copies of each other, in {len(groups)} groups.")
         if leaks := self.leaks:

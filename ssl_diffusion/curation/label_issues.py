@@ -18,6 +18,7 @@ __all__ = ["LEAST_LABELS", "LabelIssues", "find_label_issues", "judge_labels"]
 LEAST_LABELS = 3
 """Number of labels that a class needs for its labels to be judged."""
 
+_LEAST_KNOWN = 0.6  # fraction of the surest predictions that the labels confirm, below which a classifier judges nobody
 _KEPT = 0.3  # fraction of the labels of a class that the second pass is fitted to in any case
 
 
@@ -102,7 +103,8 @@ def judge_labels(
         What is known of the labels. Those of classes with fewer than three labels are not judged.
 
     Raises:
-        DataError: If fewer than two classes have three labels, or a representation is not finite.
+        DataError: If fewer than two classes have three labels, a representation is not finite, or the classes cannot be told
+            apart by these representations: what the classifier is surest of, the labels deny in more than four of ten cases.
 
     Example:
         >>> z = pool.images[:300].reshape(300, -1).astype(np.float32)
@@ -125,6 +127,11 @@ def judge_labels(
     of = None if groups is None else groups[judged]
     p, penalty = held_out_probabilities(x, y, len(enough), groups=of, seed=seed)
     first = find_label_issues(y, p)
+    if (known := float(first.noise.diagonal() @ np.bincount(y, minlength=len(enough)) / len(y))) < _LEAST_KNOWN:
+        raise DataError(
+            f"a classifier of these representations has the given label in only {known:.0%} of the cases that it is surest of, and "
+            "is no judge of labels: let a network see the images (a run of them, or --backbone efficientnet-lite0)"
+        )
     p, _ = held_out_probabilities(
         x, y, len(enough), groups=of, seed=seed, inverse_penalty=penalty, kept=_trusted(y, first.wrong)
     )

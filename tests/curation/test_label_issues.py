@@ -163,3 +163,21 @@ def test_one_class_is_refused() -> None:
     z, _ = clouds(60)
     with pytest.raises(DataError, match="3 labels of each of two classes, and 1 of 6 classes has as many"):
         judge_labels(z, np.full(60, 2), K)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.15])
+def test_a_classifier_that_cannot_tell_the_classes_apart_judges_nobody(shift: float) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 600)
+    z = (rng.standard_normal((600, 40)) + shift * rng.standard_normal((10, 40))[labels]).astype(np.float32)
+    with pytest.raises(DataError, match=r"the given label in only \d+% of the cases .* is no judge of labels: let a network"):
+        judge_labels(z, labels, 10)
+
+
+def test_labels_of_which_two_in_ten_are_wrong_are_judged_all_the_same() -> None:
+    rng = np.random.default_rng(1)
+    true = rng.integers(0, 10, 600)
+    labels = np.where(rng.random(600) < 0.2, rng.integers(0, 10, 600), true)
+    z = (rng.standard_normal((600, 40)) + 1.5 * rng.standard_normal((10, 40))[true]).astype(np.float32)
+    found = judge_labels(z, labels, 10)
+    assert (labels != true)[found.flagged].mean() > 0.9
