@@ -129,8 +129,8 @@ def judge_labels(
     first = find_label_issues(y, p)
     if (known := float(first.noise.diagonal() @ np.bincount(y, minlength=len(enough)) / len(y))) < _LEAST_KNOWN:
         raise DataError(
-            f"a classifier of these representations has the given label in only {known:.0%} of the cases that it is surest of, and "
-            "is no judge of labels: let a network see the images (a run of them, or --backbone efficientnet-lite0)"
+            f"a classifier of these representations has the given label in only {known:.0%} of the cases that it is surest of, "
+            "and is no judge of labels: let a network see the images (a run of them, or --backbone efficientnet-lite0)"
         )
     p, _ = held_out_probabilities(
         x, y, len(enough), groups=of, seed=seed, inverse_penalty=penalty, kept=_trusted(y, first.wrong)
