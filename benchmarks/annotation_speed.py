@@ -1,6 +1,6 @@
 """Labels a minute on the page, one image at a time and on sheets, by a scripted annotator in a real browser.
 
-    python benchmarks/annotation_speed.py --work DIR      # a minute each
+    python benchmarks/annotation_speed.py --work DIR --seed 0     # a minute each; then seeds 1 and 2
     python benchmarks/annotation_speed.py table
 
 The annotator knows the truth and needs 0.6 s for a decision: a class, or that an image is to be clicked out. In the mode
@@ -128,9 +128,16 @@ def measure(work: Path, mode: str, seconds: float, seed: int) -> dict[str, Any]:
 
 
 def table() -> str:
-    """The last rows of both modes."""
-    rows = pd.read_csv(CSV).groupby("mode").tail(1)
-    return markdown_table(rows[["mode", "labels", "seconds", "a_minute", "accuracy"]].to_dict("records"))
+    """Means and ranges over seeds of the last rows of each mode, also as multiples of one at a time with the same seed."""
+    rows = pd.read_csv(CSV).groupby(["mode", "seed"]).tail(1).set_index(["mode", "seed"])
+    speed, accuracy = (rows[name].unstack("mode") for name in ("a_minute", "accuracy"))
+    ratio = speed.div(speed["single"], axis=0)
+    found = []
+    for mode in MODES:
+        each = {"labels a minute": speed[mode], "times single": ratio[mode], "right": accuracy[mode]}
+        spread = {name: f"{v.mean():.3g} ({v.min():.3g} to {v.max():.3g})" for name, v in each.items()}
+        found.append({"mode": mode, "seeds": int(speed[mode].count())} | spread)
+    return markdown_table(found)
 
 
 def main() -> None:
