@@ -9,7 +9,7 @@ import typer
 from ssl_diffusion.settings import Budget, Count, Devices, GiB, HeldOut, ImageSide, Seconds, Seed, Steps
 
 from .command import NOTHING, Context, command
-from .fit_words import as_typed, start_words
+from .fit_words import as_typed, start_words, test_lines
 from .options import (
     ACCELERATOR,
     BACKBONE,
@@ -363,15 +363,12 @@ def _print_result(path: Path, output: Output, *, cached: bool) -> None:
     from ssl_diffusion.training.run_folder import RunFolder, load_metrics
 
     m = load_metrics(path)
+    recipe = RunFolder(path).recipe()
     lines = [f"run folder      {path}"]
-    if size := RunFolder(path).recipe().data.size:
+    if size := recipe.data.size:
         lines.append(f"images          {size} x {size} pixels (see --size)")
     if m["test_accuracy"] is not None:
-        lines.insert(
-            0,
-            f"test accuracy   {m['test_accuracy']:.2%} of {m['n_test']} images   "
-            f"(NLL {m['test_nll']:.3f}, calibration error {m['test_ece']:.3f})",
-        )
+        lines = test_lines(m, recipe.training.metric) + lines
     elif m["n_labeled"]:
         lines.insert(0, "test accuracy   not measured: the data has no test split (see --test-fraction)")
     if m["val_accuracy"] is not None:

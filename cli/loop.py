@@ -370,10 +370,15 @@ def _status_lines(found: "JobStatus") -> list[str]:
     elif found.fit.state in ("failed", "stopped"):
         lines.append(f"fit             {found.fit.state}: {found.fit.message}")
     sampled = "labels sampled in the last round (accuracy of the model that sampled them)"
-    for estimate, where in ((found.audit, "labels of the audit"), (found.drawn, sampled)):
+    audit = "labels of the audit"
+    for estimate, where in ((found.audit_metric, audit), (found.audit, audit), (found.drawn, sampled)):
         if estimate is not None:
             interval = f"95 % interval {estimate.low:.1%} to {estimate.high:.1%}"
             lines.append(f"{estimate.figure:15} {estimate.accuracy:.1%} ({interval}), from {estimate.n} {where}")
+    if found.audit_majority is not None:
+        lines.append(
+            f"baseline        {found.audit_majority:.1%}, the accuracy of always saying what is most frequent in the audit"
+        )
     if known := {name: facts["f1"] for name, facts in found.audit_by_class.items() if facts["f1"] is not None}:
         worst = sorted(known.items(), key=lambda pair: pair[1] or 0.0)
         more = " ..." if len(worst) > _WORST else ""

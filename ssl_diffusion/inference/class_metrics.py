@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from sklearn.metrics import cohen_kappa_score
 
 from ssl_diffusion.errors import DataError, nearest_names, shown
@@ -28,6 +27,7 @@ METRICS: dict[str, str] = {
 }
 
 _DRAWS = 200
+_TOGETHER = 50  # draws that are counted at once, which the processor's cache holds of some thousand samples
 
 
 def class_metrics(p: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, float]:
@@ -46,19 +46,12 @@ def class_metrics(p: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[st
         >>> class_metrics(p, np.array([0, 0, 1]))["balanced_accuracy"]
         1.0
     """
-    truth = _columns(labels, p.shape[1])
-    said = p > 0.5 if labels.ndim == 2 else _columns(p.argmax(axis=1), p.shape[1])
-    hits, positives = (truth & said).sum(axis=0), truth.sum(axis=0)
-    occurs, n = positives > 0, len(truth)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        recall = hits / positives
-        specificity = (~truth & ~said).sum(axis=0) / (n - positives)
+    truth, said = _columns(labels, p.shape[1]), _said(p, labels)
     auroc, precision = one_versus_rest(p, labels)
-    rates = np.nanmean([recall, specificity], axis=0) if labels.ndim == 2 else recall[occurs]
-    shares = positives / n
+    shares = truth.mean(axis=0)
     majority = np.maximum(shares, 1 - shares).mean() if labels.ndim == 2 else shares.max()
     return {
-        "balanced_accuracy": float(rates.mean()),
+        "balanced_accuracy": float(_balanced(truth, said, np.ones((1, len(p)), np.float32), labels.ndim == 2)[0]),
         "macro_f1": float(macro_f1(truth, said)[0]),
         "auroc": _mean(auroc),
         "average_precision": _mean(precision),
@@ -137,19 +130,8 @@ def one_versus_rest(p: NDArray[np.floating], labels: NDArray[np.int64]) -> tuple
     Returns:
         Both figures; NaN of classes that no sample has, or every one.
     """
-    truth = _columns(labels, p.shape[1])
-    n, positives = len(truth), truth.sum(axis=0)
-    ranks = rankdata(p, axis=0)
-    auroc, precision = np.full(p.shape[1], np.nan), np.full(p.shape[1], np.nan)
-    for k in np.flatnonzero((positives > 0) & (positives < n)):
-        m = int(positives[k])
-        auroc[k] = (ranks[truth[:, k], k].sum() - m * (m + 1) / 2) / (m * (n - m))
-        order = np.argsort(-p[:, k], kind="stable")
-        right, value = truth[order, k], p[order, k]
-        last = np.flatnonzero(np.diff(value, append=-np.inf))  # of equal probabilities all are called, or none
-        found = np.cumsum(right)[last]
-        precision[k] = (np.diff(found, prepend=0) * found / (last + 1)).sum() / m
-    return auroc, precision
+    auroc, precision = _ranked(p, _columns(labels, p.shape[1]), np.ones((len(p), 1), np.int32))
+    return auroc[0], precision[0]
 
 
 def bootstrap_intervals(p: NDArray[np.floating], labels: NDArray[np.int64], seed: int = 0) -> dict[str, tuple[float, float]]:
@@ -161,12 +143,23 @@ def bootstrap_intervals(p: NDArray[np.floating], labels: NDArray[np.int64], seed
         seed: Random seed of the draws.
     """
     rng = np.random.default_rng(seed)
-    drawn = [class_metrics(p[rows], labels[rows]) for rows in (rng.integers(0, len(p), len(p)) for _ in range(_DRAWS))]
+    n = len(p)
+    times = np.empty((n, _DRAWS), np.int32)  # how often a draw has a sample
+    for draw in range(_DRAWS):
+        times[:, draw] = np.bincount(rng.integers(0, n, n), minlength=n)
+    truth, said, weights = _columns(labels, p.shape[1]), _said(p, labels), np.ascontiguousarray(times.T, np.float32)
+    parts = [_ranked(p, truth, times[:, some : some + _TOGETHER]) for some in range(0, _DRAWS, _TOGETHER)]
+    auroc, precision = (np.concatenate(each) for each in zip(*parts, strict=True))
+    values = {
+        "balanced_accuracy": _balanced(truth, said, weights, labels.ndim == 2),
+        "macro_f1": macro_f1(truth, said, weights),
+        "auroc": np.array([_mean(row) for row in auroc]),
+        "average_precision": np.array([_mean(row) for row in precision]),
+    }
     bounds = {}
-    for name in ("balanced_accuracy", "macro_f1", "auroc", "average_precision"):
-        values = np.array([each[name] for each in drawn])
-        values = values[np.isfinite(values)]
-        low, high = np.quantile(values, (0.025, 0.975)) if len(values) else (np.nan, np.nan)
+    for name, found in values.items():
+        finite = found[np.isfinite(found)]
+        low, high = np.quantile(finite, (0.025, 0.975)) if len(finite) else (np.nan, np.nan)
         bounds[name] = (float(low), float(high))
     return bounds
 
@@ -189,6 +182,66 @@ def ordinal_metrics(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> 
 
 def _columns(labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
     return np.asarray(labels > 0) if labels.ndim == 2 else labels[:, None] == np.arange(k)
+
+
+def _said(p: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.asarray(p > 0.5) if labels.ndim == 2 else _columns(p.argmax(axis=1), p.shape[1])
+
+
+def _balanced(
+    truth: NDArray[np.bool_], said: NDArray[np.bool_], weights: NDArray[np.float32], multilabel: bool
+) -> NDArray[np.float64]:
+    """Balanced accuracy of every draw, (draws,), by the weights of the samples, (draws, n)."""
+    positives = (weights @ truth.astype(np.float32)).astype(np.float64)
+    hits = weights @ (truth & said).astype(np.float32)
+    negatives = weights.sum(axis=1, keepdims=True) - positives
+    right_no = weights @ (~truth & ~said).astype(np.float32)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall, specificity = hits / positives, right_no / negatives
+    if not multilabel:
+        return np.asarray(np.where(positives > 0, recall, 0).sum(axis=1) / (positives > 0).sum(axis=1))
+    return np.asarray(np.nanmean([recall, specificity], axis=0).mean(axis=1))
+
+
+def _ranked(
+    p: NDArray[np.floating], truth: NDArray[np.bool_], times: NDArray[np.int32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """AUROC and average precision of every draw and class, (draws, K), if draws have the samples `times` times, (n, draws).
+
+    Both need only the places of the samples that have the class, so that a class is sorted once for all draws. Of samples with
+    equal probabilities all are called, or none, and they win and lose against each other half the time.
+    """
+    n, k = p.shape
+    auroc, precision = np.full((times.shape[1], k), np.nan), np.full((times.shape[1], k), np.nan)
+    for c in np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0)):
+        order = np.argsort(-p[:, c], kind="stable")
+        value, right = p[order, c], truth[order, c]
+        places = np.flatnonzero(right)
+        first, last = _ends(value)
+        above = np.zeros((n + 1, times.shape[1]), np.int32)  # of the first samples in that order
+        np.cumsum(times[order], axis=0, out=above[1:])
+        mine = times[order[places]].astype(np.float64)
+        found = np.cumsum(mine, axis=0)
+        lower, upper = _ends(value[places])
+        called, hits = above[last[places] + 1], found[upper]
+        before = above[first[places]] - (found[lower] - mine[lower])
+        positives = found[-1]
+        negatives = above[-1] - positives
+        with np.errstate(invalid="ignore", divide="ignore"):
+            wins = negatives - (called - hits + before) / 2
+            known = (positives > 0) & (negatives > 0)
+            auroc[:, c] = np.where(known, (mine * wins).sum(axis=0) / (positives * negatives), np.nan)
+            sums = (mine * (hits / np.maximum(called, 1))).sum(axis=0)
+            precision[:, c] = np.where(known, sums / positives, np.nan)
+    return auroc, precision
+
+
+def _ends(value: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places of the first and the last one of the equal values around every place of sorted values, (n,) each."""
+    new = np.concatenate([[True], value[1:] != value[:-1]])
+    starts = np.flatnonzero(new)
+    group = np.cumsum(new) - 1
+    return starts[group], np.append(starts[1:], len(value))[group] - 1
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from ssl_diffusion.training.classification_report import ClassificationReport as ClassificationReport
+    from ssl_diffusion.training.classification_report import classification_report as classification_report
+    from ssl_diffusion.training.classification_report import wilson_interval as wilson_interval
     from ssl_diffusion.training.data_changes import load_run_pool as load_run_pool
     from ssl_diffusion.training.denoiser_cache import CachedDenoiser as CachedDenoiser
     from ssl_diffusion.training.denoiser_cache import DenoiserCache as DenoiserCache
     from ssl_diffusion.training.denoiser_cache import denoiser_key as denoiser_key
-    from ssl_diffusion.training.evaluate import ClassificationReport as ClassificationReport
     from ssl_diffusion.training.evaluate import evaluate_run as evaluate_run
     from ssl_diffusion.training.evaluate import report_fit as report_fit
-    from ssl_diffusion.training.evaluate import wilson_interval as wilson_interval
     from ssl_diffusion.training.fit import FitOptions as FitOptions
     from ssl_diffusion.training.fit import fit_model as fit_model
     from ssl_diffusion.training.fit import fit_run as fit_run
@@ -44,7 +45,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "settings": ["AugmentationSettings", "ComputeSettings", "PhaseSettings", "TrainingSettings"],
         "fit": ["FitOptions", "fit_model", "fit_run", "resume_run"],
         "result": ["Fitted", "TrainingResult"],
-        "evaluate": ["ClassificationReport", "evaluate_run", "report_fit", "wilson_interval"],
+        "classification_report": ["ClassificationReport", "classification_report", "wilson_interval"],
+        "evaluate": ["evaluate_run", "report_fit"],
         "run_folder": ["RunFolder", "default_run_name", "load_metrics", "model_metadata", "run_inputs"],
         "data_changes": ["load_run_pool"],
         "denoiser_cache": ["CachedDenoiser", "DenoiserCache", "denoiser_key"],

@@ -2,29 +2,20 @@
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from ssl_diffusion.data.label_choice import LabeledSet
 from ssl_diffusion.data.loading import image_folder, load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
 from ssl_diffusion.errors import DataError, RunError
-from ssl_diffusion.inference.class_metrics import (
-    bootstrap_intervals,
-    check_metric,
-    class_metrics,
-    figure_of_merit,
-    one_versus_rest,
-    ordinal_metrics,
-)
+from ssl_diffusion.inference.class_metrics import figure_of_merit
 from ssl_diffusion.inference.denoising import denoiser_quality
 from ssl_diffusion.inference.metrics import classification_metrics
 from ssl_diffusion.inference.predict import predict_logits, probabilities
@@ -36,56 +27,17 @@ from ssl_diffusion.models.build import count_parameters
 from ssl_diffusion.outputs import check_output_folder, output_folder
 from ssl_diffusion.progress import ProgressCallback
 from ssl_diffusion.training import figures
+from ssl_diffusion.training.classification_report import ClassificationReport, classification_report
 from ssl_diffusion.training.data_changes import load_run_pool
 from ssl_diffusion.training.recipe import Recipe
 from ssl_diffusion.training.result import Fitted
 from ssl_diffusion.training.run_folder import RunFolder, run_inputs
 
-__all__ = ["ClassificationReport", "evaluate_run", "report_fit", "wilson_interval"]
+__all__ = ["evaluate_run", "report_fit"]
 
 _PICTURED = 10
 
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ClassificationReport:
-    """Result of :func:`evaluate_run`.
-
-    Attributes:
-        n: Number of images.
-        metrics: Values of accuracy, nll and ece (:func:`ssl_diffusion.inference.classification_metrics`).
-        accuracy_interval: Wilson interval of the accuracy, at 95 %.
-        per_class: Table with one row per class: class, precision, recall, f1, auroc, average_precision, n.
-        balanced: Figures in which every class counts the same (:func:`ssl_diffusion.inference.class_metrics.class_metrics`).
-        intervals: Bootstrap intervals of these figures, at 95 %.
-        ordinal: Figures of classes in an order (:func:`ssl_diffusion.inference.class_metrics.ordinal_metrics`), in that of the
-            model's class names; empty for multi-label data.
-    """
-
-    n: int
-    metrics: dict[str, float]
-    accuracy_interval: tuple[float, float]
-    per_class: pd.DataFrame
-    balanced: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    ordinal: dict[str, float]
-
-    def figure(self, metric: str) -> tuple[float, float, float]:
-        """One of the figures, and the ends of its interval at 95 %.
-
-        Args:
-            metric: Name of the figure, see :data:`~ssl_diffusion.inference.class_metrics.METRICS`.
-
-        Raises:
-            DataError: If there is no such figure.
-        """
-        check_metric(metric)
-        if metric == "accuracy":
-            return self.metrics["accuracy"], *self.accuracy_interval
-        name = metric.replace("-", "_")
-        return self.balanced[name], *self.intervals[name]
 
 
 def evaluate_run(
@@ -118,52 +70,16 @@ def evaluate_run(
         check_output_folder(out, overwrite=True, inputs=inputs)
     images, labels = _labeled_images(run, data, progress)
     logits = run.logits(images, progress)
-    metrics = classification_metrics(logits, labels)
-    p = probabilities(logits, run.multilabel)
-    predicted = (p > 0.5).astype(np.int64) if run.multilabel else p.argmax(axis=1)
-    precision, recall, f1, n = precision_recall_fscore_support(
-        labels, predicted, labels=range(len(run.classes)), zero_division=0.0
-    )
-    auroc, average = one_versus_rest(p, labels)
-    figures_of = {"precision": precision, "recall": recall, "f1": f1, "auroc": auroc, "average_precision": average, "n": n}
-    per_class = pd.DataFrame({"class": run.classes, **figures_of})
-    report = ClassificationReport(
-        len(images),
-        metrics,
-        wilson_interval(metrics["accuracy"], labels.size),
-        per_class,
-        class_metrics(p, labels),
-        bootstrap_intervals(p, labels),
-        {} if run.multilabel else ordinal_metrics(predicted, labels),
-    )
+    report = classification_report(logits, labels, run.classes)
     if out is not None:
         with output_folder(out, overwrite=True, inputs=inputs) as folder:
-            per_class.to_csv(folder / "per_class.csv", index=False)
+            report.per_class.to_csv(folder / "per_class.csv", index=False)
+            p = probabilities(logits, run.multilabel)
             figures.calibration_figure(p, labels).savefig(folder / "calibration.png", dpi=130)
-            if not run.multilabel:
-                k = len(run.classes)
-                confusion = confusion_matrix(labels, predicted, labels=range(k))
-                figures.confusion_figure(confusion, run.classes, metrics["accuracy"]).savefig(folder / "confusion.png", dpi=130)
+            if report.confusion is not None:
+                picture = figures.confusion_figure(report.confusion, run.classes, report.metrics["accuracy"])
+                picture.savefig(folder / "confusion.png", dpi=130)
     return report
-
-
-def wilson_interval(proportion: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Confidence interval of a proportion (Wilson 1927).
-
-    Args:
-        proportion: Observed proportion, in [0, 1].
-        n: Number of trials, at least 1.
-        z: Normal quantile of the confidence; the default gives 95 %.
-
-    Returns:
-        Lower and upper bound, in [0, 1].
-
-    Example:
-        >>> low, high = wilson_interval(0.9, 100)
-    """
-    center = (proportion + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(proportion * (1 - proportion) / n + z * z / (4 * n * n))
-    return max(0.0, float(center - half)), min(1.0, float(center + half))
 
 
 def _labeled_images(run: Run, data: Path | None, progress: ProgressCallback | None) -> tuple[Rows, NDArray[np.int64]]:
@@ -258,18 +174,17 @@ def report_fit(
     run = replace(load_run(folder.path, recipe.compute.accelerator, recipe.compute.precision), cache_dir=cache_dir)
     history = folder.save_history(fitted.history)
     metrics: dict[str, Any] = {f"test_{name}": None for name in ("accuracy", "nll", "ece")}
-    metrics["val_accuracy"] = None
+    metrics |= {"val_accuracy": None, "test_figures": None}
     test = pool.test[pool.has_label[pool.test]]
     if labeled is not None and len(test):
         rows = pool_rows(run, pool, test, progress=progress)
         logits = predict_logits(run.model, rows, precision=run.precision, progress=progress, task="evaluation")
-        metrics |= {f"test_{name}": value for name, value in classification_metrics(logits, pool.labels[test]).items()}
-        if not pool.multilabel:
-            k = len(pool.classes)
-            confusion = confusion_matrix(pool.labels[test], logits.argmax(axis=1), labels=range(k))
-            figures.confusion_figure(confusion, pool.classes, metrics["test_accuracy"]).savefig(
-                folder.path / "confusion.png", dpi=130
-            )
+        report = classification_report(logits, pool.labels[test], pool.classes)
+        metrics |= {f"test_{name}": value for name, value in report.metrics.items()}
+        if report.confusion is not None:
+            picture = figures.confusion_figure(report.confusion, pool.classes, metrics["test_accuracy"])
+            picture.savefig(folder.path / "confusion.png", dpi=130)
+        metrics["test_figures"] = report.to_dict()
         metrics |= _chosen_figure(recipe.training.metric, "test", logits, pool.labels[test])
     if labeled is not None and labeled.val:
         val = pool.positions(labeled.val)

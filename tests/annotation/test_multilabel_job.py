@@ -30,6 +30,21 @@ from ssl_diffusion.inference.run import load_run
 ANN = Actor("ann")
 
 
+def test_the_figure_of_a_job_is_measured_beside_the_macro_f1(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> None:
+    metric = "training.metric=average-precision"
+    job, truth = make_sets_job(tmp_path, digits_pool, tiny, "--audit", 12, "--n", 30, "--set", metric)
+    for _ in range(2):
+        answer_sets(job, truth)
+    snapshot = take_snapshot(job)
+    positions, labels = snapshot.state.labels_of("audit")
+    assert snapshot.classifier is not None
+    expected = class_metrics(snapshot.classifier.probabilities(positions), labels)
+    status = json.loads(ok("loop", "status", job.path, "--json").stdout)
+    assert (status["audit"]["figure"], status["audit_metric"]["figure"]) == ("macro F1", "average precision")
+    assert status["audit_metric"]["accuracy"] == pytest.approx(expected["average_precision"])
+    assert status["audit_majority"] == pytest.approx(np.maximum(labels.mean(axis=0), 1 - labels.mean(axis=0)).mean())
+
+
 def test_from_labels_to_a_fit_a_round_and_a_table_that_fit_reads(tmp_path: Path, digits_pool: Pool, tiny: list[str]) -> None:
     job, truth = make_sets_job(tmp_path, digits_pool, tiny, "--audit", 12, "--n", 30)
     for _ in range(2):
@@ -43,8 +58,10 @@ def test_from_labels_to_a_fit_a_round_and_a_table_that_fit_reads(tmp_path: Path,
     assert (status["audit"]["figure"], status["audit"]["n"], status["new_labels"]) == ("macro F1", 12, 0)
     assert set(status["audit_by_class"]) == set(CLASSES)
     assert status["audit"]["low"] <= status["audit"]["accuracy"] <= status["audit"]["high"]
+    assert (status["audit_metric"], status["audit_majority"]) == (None, None)  # the job goes by what is measured anyway
     said = ok("loop", "status", job.path).stdout
     assert "macro F1" in said
+    assert "baseline" not in said
     assert "F1 by class" in said
     assert "mean AP" in said
     assert f"none of them {status['without_class']}" in said

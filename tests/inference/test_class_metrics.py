@@ -63,6 +63,24 @@ def test_intervals_hold_the_truth() -> None:
     assert held >= 8
 
 
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_intervals_are_those_of_the_figures_of_resampled_images(multilabel: bool) -> None:
+    p, y = task(60, 3)  # of the rarest class some draws have no image, and some probabilities are equal
+    labels = np.eye(4, dtype=np.int64)[y] | (p > 0.7) if multilabel else y
+    rng = np.random.default_rng(5)
+    drawn = [class_metrics(p[rows], labels[rows]) for rows in (rng.integers(0, 60, 60) for _ in range(200))]
+    for name, bounds in bootstrap_intervals(p, labels, seed=5).items():
+        values = np.array([each[name] for each in drawn])
+        assert bounds == pytest.approx(np.quantile(values[np.isfinite(values)], (0.025, 0.975)), abs=1e-12), name
+
+
+def test_one_class_alone_has_no_interval_where_it_has_no_figure() -> None:
+    bounds = bootstrap_intervals(np.array([[0.9, 0.1]] * 3), np.array([0, 0, 0]))
+    assert bounds["balanced_accuracy"] == (1, 1)
+    assert np.isnan(bounds["auroc"]).all()
+    assert np.isnan(bounds["average_precision"]).all()
+
+
 def test_classes_in_an_order() -> None:
     y = np.array([0, 1, 2, 3, 3, 0])
     near, far = np.array([0, 1, 2, 3, 2, 0]), np.array([0, 1, 2, 3, 0, 0])

@@ -15,7 +15,7 @@ from ssl_diffusion.inference.predict import evaluating, predict_logits, probabil
 from ssl_diffusion.models.joint import JointConfig, JointDiffusion
 from ssl_diffusion.models.settings import ModelSettings
 from ssl_diffusion.progress import ProgressUpdate
-from ssl_diffusion.training.evaluate import wilson_interval
+from ssl_diffusion.training.classification_report import wilson_interval
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.errors import DataError
 
-__all__ = ["Estimate", "audit_interval", "lure", "lure_weights"]
+__all__ = ["Estimate", "audit_figure", "audit_interval", "lure", "lure_weights"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,34 @@ def audit_interval(correct: int, n: int, level: float = 0.95) -> Estimate:
         return Estimate(float("nan"), 0.0, 1.0, 0)
     low, high = _wilson(correct / n, n, _normal_quantile(0.5 + level / 2))
     return Estimate(correct / n, low, high, n)
+
+
+def audit_figure(name: str, p: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[Estimate | None, float]:
+    """Another figure than the accuracy from labels of uniformly drawn samples, with its bootstrap interval at 95 %.
+
+    Args:
+        name: Name of the figure, one of :data:`ssl_diffusion.inference.class_metrics.METRICS`.
+        p: Probabilities, float32 (n, K), n at least 1.
+        labels: Classes, int64 (n,) in [0, K), or 0/1 for every class, (n, K), for multi-label data.
+
+    Returns:
+        The figure, None where no label allows it, and the accuracy of always saying the most frequent class of these labels.
+
+    Example:
+        >>> p = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]], np.float32)
+        >>> found, majority = audit_figure("balanced-accuracy", p, np.array([0, 0, 1]))
+        >>> found.accuracy, round(majority, 2)
+        (0.5, 0.67)
+    """
+    from ssl_diffusion.inference.class_metrics import METRICS, bootstrap_intervals, class_metrics
+
+    key, found = name.replace("-", "_"), class_metrics(p, labels)
+    majority = found["majority_accuracy"]
+    if not np.isfinite(found[key]):
+        return None, majority
+    low, high = bootstrap_intervals(p, labels)[key]
+    low, high = (low, high) if np.isfinite([low, high]).all() else (0.0, 1.0)
+    return Estimate(found[key], low, high, len(labels), METRICS[name]), majority
 
 
 def lure_weights(probabilities: NDArray[np.float64], n_pool: int) -> NDArray[np.float64]:

@@ -3,14 +3,14 @@
 import os
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from typing import Any
 
 import numpy as np
 from sqlalchemy import select
 
-from ssl_diffusion.annotation.loop.accuracy import Estimate, audit_interval, lure
+from ssl_diffusion.annotation.loop.accuracy import Estimate, audit_figure, audit_interval, lure
 from ssl_diffusion.annotation.loop.class_sets import AuditByClass, by_class, macro_f1
 from ssl_diffusion.annotation.loop.class_targets import progress_line, targets_of
 from ssl_diffusion.annotation.loop.fit_state import FitState
@@ -50,6 +50,10 @@ class JobStatus:
         no_fit: Reason why no fit can be started now; empty if one can.
         audit: Accuracy of the current classifier on the labels of the audit set, or its macro F1 in a multi-label job; None
             without any.
+        audit_metric: The figure of the setting `training.metric` on these labels, with its bootstrap interval; None where that
+            is what `audit` has, where no label allows it, or without labels.
+        audit_majority: Accuracy of always saying the most frequent class of these labels, where the setting `training.metric`
+            is another figure than the accuracy; else None.
         audit_by_class: F1 and average precision of each class on these labels; empty but in multi-label jobs.
         drawn: Accuracy, on the pool, of the model that chose the last round, estimated from samples drawn in proportion to
             utility (LURE); None if the strategy does not draw so, or fewer than ten draws are labeled.
@@ -72,6 +76,8 @@ class JobStatus:
     fit: FitState
     no_fit: str
     audit: Estimate | None
+    audit_metric: Estimate | None
+    audit_majority: float | None
     audit_by_class: AuditByClass
     drawn: Estimate | None
     labels_per_hour: float | None
@@ -82,6 +88,16 @@ class JobStatus:
     def to_dict(self) -> dict[str, Any]:
         """The status as values for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What the labels of the audit set say of the current classifier, see :class:`JobStatus`."""
+
+    audit: Estimate | None = None
+    metric: Estimate | None = None
+    majority: float | None = None
+    by_class: AuditByClass = field(default_factory=dict)
 
 
 def job_status(snapshot: Snapshot) -> JobStatus:
@@ -95,7 +111,7 @@ def job_status(snapshot: Snapshot) -> JobStatus:
     """
     model = snapshot.model
     named = (model.name, model.description) if model is not None else None
-    return _status(snapshot, named, audit_estimate(snapshot), _audit_by_class(snapshot))
+    return _status(snapshot, named, _measured(snapshot))
 
 
 def status_of(job: Job, progress: ProgressCallback | None = None) -> JobStatus:
@@ -111,11 +127,11 @@ def status_of(job: Job, progress: ProgressCallback | None = None) -> JobStatus:
     moment = take_moment(job)
     if len(moment.state.labels_of("audit")[0]) or (named := described(job)) is None:
         return job_status(take_snapshot(job, progress=progress))
-    return _status(moment, named, None, {})
+    return _status(moment, named, _Measured())
 
 
-def _status(moment: Moment, model: tuple[str, str] | None, audit: Estimate | None, audit_by_class: AuditByClass) -> JobStatus:
-    """Status with what needs the model: its name and description, None while it is being opened, and its accuracy."""
+def _status(moment: Moment, model: tuple[str, str] | None, measured: _Measured) -> JobStatus:
+    """Status with what needs the model: its name and description, None while it is being opened, and its figures."""
     job, state = moment.job, moment.state
     given, sets = state.labels[1], job.store.multilabel
     counts = dict(enumerate(given.sum(axis=0).tolist())) if sets else Counter(given.tolist())
@@ -135,8 +151,10 @@ def _status(moment: Moment, model: tuple[str, str] | None, audit: Estimate | Non
         new_labels=len(state.training[0]) - fitted_labels(job, model[0]) if model is not None else 0,
         fit=moment.fit,
         no_fit=_no_fit(moment),
-        audit=audit,
-        audit_by_class=audit_by_class,
+        audit=measured.audit,
+        audit_metric=measured.metric,
+        audit_majority=measured.majority,
+        audit_by_class=measured.by_class,
         drawn=drawn_estimate(moment),
         labels_per_hour=labels_per_hour(job),
         next_step=_next_step(job, waiting, bool(labels)),
@@ -191,12 +209,22 @@ def audit_estimate(snapshot: Snapshot) -> Estimate | None:
     return audit_interval(int(right.sum()), len(right))
 
 
-def _audit_by_class(snapshot: Snapshot) -> AuditByClass:
+def _measured(snapshot: Snapshot) -> _Measured:
     positions, labels = snapshot.state.labels_of("audit")
-    if snapshot.classifier is None or not len(positions) or labels.ndim == 1:
-        return {}
-    columns = list(snapshot.state.in_use)
-    return by_class(snapshot.classifier.probabilities(positions)[:, columns], labels[:, columns], snapshot.state.names)
+    if snapshot.classifier is None or not len(positions):
+        return _Measured()
+    p, sets = snapshot.classifier.probabilities(positions), labels.ndim == 2
+    if sets:
+        columns = list(snapshot.state.in_use)
+        p, labels = p[:, columns], labels[:, columns]
+    name = snapshot.job.settings.recipe.training.metric
+    found, most = (None, None) if name == "accuracy" else audit_figure(name, p, labels)
+    return _Measured(
+        audit_estimate(snapshot),
+        None if sets and name == "macro-f1" else found,
+        most,
+        by_class(p, labels, snapshot.state.names) if sets else {},
+    )
 
 
 def drawn_estimate(moment: Moment) -> Estimate | None:
