@@ -185,7 +185,7 @@ def import_(
         Path,
         typer.Argument(
             help="CSV file (id, label), JSON lines, an export of Label Studio or Prodigy, a folder per class (also YOLO's), a "
-            "data set of FiftyOne, or Parquet files of Hugging Face."
+            "data set of FiftyOne, Parquet files of Hugging Face, or what was exported for cleanlab."
         ),
     ],
     options: ImportOptions,

@@ -54,7 +54,9 @@ def test_what_is_exported_is_imported_again(job: Job, empty: Job, tmp_path: Path
     assert not given(empty)
 
 
-def test_cleanlab_gets_labels_and_probabilities_of_classifiers_that_have_not_seen_them(job: Job, tmp_path: Path) -> None:
+def test_cleanlab_gets_labels_and_probabilities_of_classifiers_that_have_not_seen_them(
+    job: Job, empty: Job, tmp_path: Path
+) -> None:
     assert "a/b? has 1" in refused("loop", "export", job.path, "--format", "cleanlab", "--out", tmp_path / "c")
     job.store.label("0003.png", "3", Actor("ann"))
     job.store.label("0004.png", "7", Actor("ann"))  # wrong, as it is a 4
@@ -66,6 +68,9 @@ def test_cleanlab_gets_labels_and_probabilities_of_classifiers_that_have_not_see
     assert p.sum(axis=1) == pytest.approx(1)
     assert dict(table[["id", "label"]].to_numpy().tolist()) == given(job)
     assert [names[k] for k in labels] == table["label"].tolist()
+    assert "60 labels" in ok("loop", "import", empty.path, tmp_path / "c", "--annotator", "cleanlab", "--final").output
+    assert given(empty) == given(job)
+    empty.store.apply([Action("un-label", id_, Actor("cleanlab")) for id_ in given(empty)])
     own = p[np.arange(60), labels]
     assert (p.argmax(axis=1) == labels).mean() > 0.3  # by chance a tenth
     assert own[table["id"] == "0004.png"][0] < np.median(own)
@@ -106,6 +111,16 @@ def test_data_sets_that_are_none_are_named(empty: Job, tmp_path: Path) -> None:
     ):
         (fiftyone / "labels.json").write_text(content)
         assert words in said(fiftyone)
+    table = tmp_path / "cl" / "samples.csv"
+    table.parent.mkdir()
+    for content, words in (
+        ("id,number\n0001.png,1\n", "has no column 'label'; its columns are 'id', 'number'"),
+        ("id,label\n9999.png,1\n", "samples.csv, row 2 is none of the images"),
+        ("id,label\n0001.png,\n", "cl is a folder without labels to import"),
+        ("id,label\n0001.png,emu\n", "'emu' is no class of the job"),
+    ):
+        table.write_text(content)
+        assert words in said(table.parent)
     (fiftyone / "labels.json").write_bytes(b'{"\xff"}')
     assert "not text in UTF-8" in said(fiftyone)
 

@@ -1,7 +1,8 @@
 """Import of labels from folders and Parquet files, as exports and other programs write them.
 
 Understood are a folder per class (also below train, val and test: YOLO, torchvision, and the exports "folder" and "yolo"), a
-data set of FiftyOne (labels.json beside the folder data), and Parquet files with images and labels (Hugging Face `datasets`).
+data set of FiftyOne (labels.json beside the folder data), Parquet files with images and labels (Hugging Face `datasets`), and
+the export "cleanlab", of which samples.csv has the labels.
 Samples are found again by their id, by the name that an export gives it, or by the content of the image, in a file or a shard.
 """
 
@@ -17,6 +18,7 @@ from ssl_diffusion.annotation.files.names import flat_name, folder_name
 from ssl_diffusion.annotation.loop.job import Job
 from ssl_diffusion.annotation.store.labels import NamedLabel
 from ssl_diffusion.data.image_files import list_images
+from ssl_diffusion.data.tables import read_table
 from ssl_diffusion.errors import DataError, SSLDError, shown
 from ssl_diffusion.storage import read_regular
 
@@ -58,12 +60,14 @@ def labels_of_data_set(job: Job, path: Path) -> list[Found]:
         found = list(_parquet(tables, samples, multilabel=job.store.multilabel))
     elif job.store.multilabel:
         raise DataError(f"{path} holds one class an image, and this job is multi-label: import a CSV, JSON or Parquet file")
+    elif (path / "samples.csv").exists():
+        found = list(_listed(path / "samples.csv", samples))
     elif (path / "labels.json").exists():
         found = list(_fiftyone(path, samples))
     else:
         found = list(_class_folders(path, samples, job.store.classes_in_use))
     if not found:
-        kinds = "class folders with images, labels.json beside data/, or Parquet files"
+        kinds = "class folders with images, labels.json beside data/, samples.csv, or Parquet files"
         raise DataError(f"{path} is a {'file' if path.is_file() else 'folder'} without labels to import: these are {kinds}")
     return found
 
@@ -147,6 +151,18 @@ def _fiftyone(root: Path, samples: _Samples) -> Iterator[Found]:
             _class_name(label, names, where),
             where,
         )
+
+
+def _listed(file: Path, samples: _Samples) -> Iterator[Found]:
+    """Labels of a table beside the arrays of cleanlab, which have neither ids nor images; empty ones are left out."""
+    table = read_table(file)
+    for name in ("id", "label"):
+        if name not in table.header:
+            raise DataError(f"{file} has no column {name!r}; its columns are {', '.join(map(shown, table.header))}")
+    for number, sample, label in zip(table.numbers, table.column("id"), table.column("label"), strict=True):
+        if name := label.strip():
+            where = f"{file.name}, row {number}"
+            yield samples.find([sample], None, where), name, where
 
 
 def _class_name(label: Any, names: Any, where: str) -> str:
