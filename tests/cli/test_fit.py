@@ -49,9 +49,15 @@ def test_pseudo_labels_are_in_the_history_and_in_the_name(
     assert history.loc[history["phase"] == "pretraining", "mask_rate"].isna().all()
 
 
-def test_time_chooses_the_steps(tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def keep_to_a_plan_of_slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of 100 s are planned; what they really take, a few milliseconds, does not change the plan."""
     monkeypatch.setattr(planning, "_seconds_per_step", lambda training, pretraining: (100.0, 100.0, 1.0))
     monkeypatch.setattr(planning.TimePlan, "after_pretraining", lambda plan, history: plan.recipe)
+    monkeypatch.setattr(planning.TimePlan, "pace", lambda plan, name, noted: lambda step, schedule: 0)
+
+
+def test_time_chooses_the_steps(tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_to_a_plan_of_slow_steps(monkeypatch)
     out = tmp_path / "run"
     fit("--time", "1h", "--out", out, *tiny)  # the recipe's 4 + 6 steps would take 1,000 s
     recipe = load_recipe(out / "recipe.toml")
@@ -62,8 +68,7 @@ def test_time_chooses_the_steps(tmp_path: Path, tiny: list[str], monkeypatch: py
 def test_too_little_time_takes_the_probe_unless_joint_training_is_asked_for(
     asked: list[str], tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "_seconds_per_step", lambda training, pretraining: (100.0, 100.0, 1.0))
-    monkeypatch.setattr(planning.TimePlan, "after_pretraining", lambda plan, history: plan.recipe)
+    keep_to_a_plan_of_slow_steps(monkeypatch)
     for name in ("LEAST_STEPS", "ENOUGH_STEPS"):
         monkeypatch.setattr(planning, name, 5)
     printed = fit("--time", "10m", "--no-cache", "--out", tmp_path / "run", *tiny, *asked)  # 3 of the recipe's 6 training steps
