@@ -25,10 +25,8 @@ from ssl_diffusion.errors import DataError
 
 __all__ = ["Pool"]
 
-_SAMPLED, _PLACES = (
-    10_000,
-    100,
-)  # images that the scale of the pixels is measured on, and places that they are read from in shards
+_SAMPLED = 10_000  # images that the scale of the pixels is measured on
+_PLACES = 100  # in shards that they are read from
 
 
 @dataclass

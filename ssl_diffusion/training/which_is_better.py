@@ -31,15 +31,11 @@ def decide(
         statistic: McNemar's statistic of the neighbors' votes, positive in favor of the probe; None if it was not measured.
         score: Meaning of the scores.
     """
-
     mine, theirs = trained["validation"], probe["validation"]
     if mine is not None and theirs is not None:
         return ("probe" if worse(mine, theirs, score) else "trained"), "validation"
-    own, folds = trained["own_labels"], probe["folds"]
-    if own is not None and folds is not None and worse(own, folds, score):
-        return "probe", "own labels"
-    if statistic is not None and statistic > 2:
-        return "probe", "neighbors"
+    if (reason := _against(probe, trained, statistic, score)) is not None:
+        return "probe", reason
     return "trained", "nothing against it"
 
 
@@ -63,14 +59,21 @@ def decide_beside_backbone(
     if mine is not None and theirs is not None:
         better = worse(theirs, mine, score) if on_held_out is None else on_held_out < -_SURE["validation"]
         return ("trained" if better and math.isfinite(mine) else "probe"), "validation"
-    own, folds = trained["own_labels"], probe["folds"]
-    if own is not None and folds is not None and worse(own, folds, score):
-        return "probe", "own labels"
-    if statistic is not None and statistic > 2:
-        return "probe", "neighbors"
+    if (reason := _against(probe, trained, statistic, score)) is not None:
+        return "probe", reason
     if statistic is not None and statistic < -_SURE["neighbors"]:
         return "trained", "neighbors"
     return "probe", "nothing for it"
+
+
+def _against(
+    probe: dict[str, float | None], trained: dict[str, float | None], statistic: float | None, score: Score
+) -> str | None:
+    """What speaks against the trained model where no labels were held out; None if nothing does."""
+    own, folds = trained["own_labels"], probe["folds"]
+    if own is not None and folds is not None and worse(own, folds, score):
+        return "own labels"
+    return "neighbors" if statistic is not None and statistic > 2 else None
 
 
 def worse(value: float, other: float, score: Score) -> bool:
