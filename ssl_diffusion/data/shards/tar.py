@@ -2,7 +2,7 @@
 
 `cats/0001.jpg` with `cats/0001.cls` is an image with a label; the id is the key, `cats/0001`. Headers are read once, and
 nothing but headers: every image is then read from its place. Python's own `tarfile` does that. The package `webdataset` reads
-shards from front to back only, which neither finds an image by id nor goes on in the middle; `litdata` reads no tar files.
+shards from front to back only, which neither finds an image by id nor goes on in the middle; `litdata` converts tar files.
 """
 
 import hashlib
