@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from sklearn.metrics import cohen_kappa_score
 
 from ssl_diffusion.errors import DataError, nearest_names, shown
@@ -130,7 +131,7 @@ def one_versus_rest(p: NDArray[np.floating], labels: NDArray[np.int64]) -> tuple
     Returns:
         Both figures; NaN of classes that no sample has, or every one.
     """
-    auroc, precision = _ranked(p, _columns(labels, p.shape[1]), np.ones((len(p), 1), np.int32))
+    auroc, precision = _ranked(p, _columns(labels, p.shape[1]), np.ones((len(p), 1), np.uint32))
     return auroc[0], precision[0]
 
 
@@ -144,12 +145,11 @@ def bootstrap_intervals(p: NDArray[np.floating], labels: NDArray[np.int64], seed
     """
     rng = np.random.default_rng(seed)
     n = len(p)
-    times = np.empty((n, _DRAWS), np.int32)  # how often a draw has a sample
+    times = np.empty((n, _DRAWS), np.uint16 if n < 2**16 else np.uint32)  # how often a draw has a sample; n times in all
     for draw in range(_DRAWS):
         times[:, draw] = np.bincount(rng.integers(0, n, n), minlength=n)
     truth, said, weights = _columns(labels, p.shape[1]), _said(p, labels), np.ascontiguousarray(times.T, np.float32)
-    parts = [_ranked(p, truth, times[:, some : some + _TOGETHER]) for some in range(0, _DRAWS, _TOGETHER)]
-    auroc, precision = (np.concatenate(each) for each in zip(*parts, strict=True))
+    auroc, precision = _ranked(p, truth, times)
     values = {
         "balanced_accuracy": _balanced(truth, said, weights, labels.ndim == 2),
         "macro_f1": macro_f1(truth, said, weights),
@@ -204,36 +204,57 @@ def _balanced(
 
 
 def _ranked(
-    p: NDArray[np.floating], truth: NDArray[np.bool_], times: NDArray[np.int32]
+    p: NDArray[np.floating], truth: NDArray[np.bool_], times: NDArray[np.unsignedinteger]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """AUROC and average precision of every draw and class, (draws, K), if draws have the samples `times` times, (n, draws).
 
-    Both need only the places of the samples that have the class, so that a class is sorted once for all draws. Of samples with
-    equal probabilities all are called, or none, and they win and lose against each other half the time.
+    Both need only the places of the samples that have the class, so that a class is sorted once for all draws.
     """
-    n, k = p.shape
-    auroc, precision = np.full((times.shape[1], k), np.nan), np.full((times.shape[1], k), np.nan)
+    auroc, precision = np.full((times.shape[1], p.shape[1]), np.nan), np.full((times.shape[1], p.shape[1]), np.nan)
+    parts = [slice(some, some + _TOGETHER) for some in range(0, times.shape[1], _TOGETHER)]
+    together = [np.ascontiguousarray(times[:, part]) for part in parts]
     for c in np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0)):
         order = np.argsort(-p[:, c], kind="stable")
         value, right = p[order, c], truth[order, c]
-        places = np.flatnonzero(right)
-        first, last = _ends(value)
-        above = np.zeros((n + 1, times.shape[1]), np.int32)  # of the first samples in that order
-        np.cumsum(times[order], axis=0, out=above[1:])
-        mine = times[order[places]].astype(np.float64)
-        found = np.cumsum(mine, axis=0)
-        lower, upper = _ends(value[places])
-        called, hits = above[last[places] + 1], found[upper]
-        before = above[first[places]] - (found[lower] - mine[lower])
-        positives = found[-1]
-        negatives = above[-1] - positives
-        with np.errstate(invalid="ignore", divide="ignore"):
-            wins = negatives - (called - hits + before) / 2
-            known = (positives > 0) & (negatives > 0)
-            auroc[:, c] = np.where(known, (mine * wins).sum(axis=0) / (positives * negatives), np.nan)
-            sums = (mine * (hits / np.maximum(called, 1))).sum(axis=0)
-            precision[:, c] = np.where(known, sums / positives, np.nan)
+        for part, some in zip(parts, together, strict=True):
+            auroc[part, c], precision[part, c] = _ranked_once(order, value, np.flatnonzero(right), some)
     return auroc, precision
+
+
+def _ranked_once(
+    order: NDArray[np.int64], value: NDArray[np.floating], places: NDArray[np.int64], times: NDArray[np.unsignedinteger]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """AUROC and average precision of one class and every draw, (draws,), NaN where a draw does not allow them.
+
+    Of samples with equal probabilities all are called, or none, and they win and lose against each other half the time.
+
+    Args:
+        order: Samples from the most probable to the least, (n,).
+        value: Their probabilities in that order, (n,).
+        places: Places in it of those that have the class, rising, (m,).
+        times: How often draws have the samples, (n, draws).
+    """
+    n, (first, last) = len(order), _ends(value)
+    starts, ends = first[places], last[places] + 1
+    cuts = np.unique(np.concatenate([[0], starts, ends, [n]]))
+    # How often the samples between two cuts are drawn: a sparse product reads them where they are.
+    between = csr_array((np.ones(n, times.dtype), order, cuts), (len(cuts) - 1, n)) @ times
+    above = np.concatenate([np.zeros((1, times.shape[1])), np.cumsum(between, axis=0, dtype=np.float64)])
+    mine = times[order[places]].astype(np.float64)
+    found = np.cumsum(mine, axis=0)
+    lower, upper = _ends(value[places])
+    called, hits = above[np.searchsorted(cuts, ends)], found[upper]
+    before = above[np.searchsorted(cuts, starts)] - (found[lower] - mine[lower])
+    positives = found[-1]
+    negatives = above[-1] - positives
+    with np.errstate(invalid="ignore", divide="ignore"):
+        wins = negatives - (called - hits + before) / 2
+        known = (positives > 0) & (negatives > 0)
+        sums = (mine * (hits / np.maximum(called, 1))).sum(axis=0)
+        return (
+            np.where(known, (mine * wins).sum(axis=0) / (positives * negatives), np.nan),
+            np.where(known, sums / positives, np.nan),
+        )
 
 
 def _ends(value: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -74,6 +74,16 @@ def test_intervals_are_those_of_the_figures_of_resampled_images(multilabel: bool
         assert bounds == pytest.approx(np.quantile(values[np.isfinite(values)], (0.025, 0.975)), abs=1e-12), name
 
 
+def test_intervals_of_many_classes_of_which_some_are_rare_or_missing() -> None:
+    rng = np.random.default_rng(3)
+    labels = (rng.random((150, 80)) < rng.choice([0, 0.01, 0.1, 0.5, 1], 80)).astype(np.int64)
+    p = np.round(np.clip(0.3 * labels + 0.7 * rng.random((150, 80)), 0, 1), 1).astype(np.float32)  # many are equal
+    draws = np.random.default_rng(0)
+    drawn = [class_metrics(p[rows], labels[rows]) for rows in (draws.integers(0, 150, 150) for _ in range(200))]
+    for name, bounds in bootstrap_intervals(p, labels).items():
+        assert bounds == pytest.approx(np.quantile([each[name] for each in drawn], (0.025, 0.975)), abs=1e-12), name
+
+
 def test_one_class_alone_has_no_interval_where_it_has_no_figure() -> None:
     bounds = bootstrap_intervals(np.array([[0.9, 0.1]] * 3), np.array([0, 0, 0]))
     assert bounds["balanced_accuracy"] == (1, 1)
