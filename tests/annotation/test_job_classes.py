@@ -42,13 +42,43 @@ def test_keys(names: list[str], chosen: dict[str, str], keys: list[str]) -> None
     assert assign_keys(names, chosen) == keys
 
 
-@pytest.mark.parametrize("n", [11, 12, 45, 500])
-def test_more_than_ten_classes_have_keys_of_which_none_begins_another(n: int) -> None:
-    keys = [key for key in assign_keys([str(k) for k in range(n)]) if key]
-    assert len(keys) == min(n, 45)
+@pytest.mark.parametrize("n", [11, 12, 45, 46, 500])
+@pytest.mark.parametrize("named", ["{}", "class {}"])
+def test_more_than_ten_classes_have_keys_of_which_none_begins_another(n: int, named: str) -> None:
+    keys = assign_keys([named.format(k + 1) for k in range(n)])
+    _check_keys(keys, n)
+    assert keys[:9] == [str(k + 1) for k in range(9)]
+    assert keys[9:11] == ["01", "02"][: n - 9]
+
+
+def test_500_classes_of_which_some_are_letters_all_have_keys() -> None:
+    letters = [*"abcdefghijklmnopqrstuvwxyz"]
+    keys = assign_keys([*letters, *(str(k) for k in range(474))])
+    _check_keys(keys, 500)
+    assert keys[27:36] == [str(k) for k in range(1, 10)]  # digits keep their own keys, letters give way
+    assert assign_keys([*letters, *"0123456789"])[:5] == ["a", "01", "02", "03", "e"]
+
+
+def test_chosen_keys_stay_and_leave_enough_for_500_classes() -> None:
+    names = [f"class {k}" for k in range(500)]
+    chosen = {names[k]: key for k, key in enumerate(["a", "9", "e", "07", "hz", "l1", "g", "1", "t0", "yy"])}
+    keys = assign_keys(names, chosen)
+    _check_keys(keys, 500)
+    assert keys[:10] == [*chosen.values()]
+    assert assign_keys(names, {"class 1": "a", "class 2": "a1"})[1:3] != ["a", "a1"]  # of two that clash the first stays
+
+
+def test_more_classes_than_keys_are_found_by_their_names() -> None:
+    keys = assign_keys([str(k) for k in range(1000)])
+    _check_keys([key for key in keys if key], 864)
+    assert keys[864:] == [""] * 136
+
+
+def _check_keys(keys: list[str], n: int) -> None:
+    assert len({*keys} - {""}) == len(keys) == n
     assert not any(a != b and b.startswith(a) for a in keys for b in keys)
-    assert len(set(keys)) == len(keys)
-    assert keys[1:10] == [str(k) for k in range(1, 10)]
+    assert not {key[0] for key in keys} & {*RESERVED}
+    assert max(map(len, keys)) <= 2
 
 
 @pytest.mark.parametrize("key", ["", "abc", "A", "é", "u", "s1", "1", "12", "a"])

@@ -314,3 +314,35 @@ def test_reviewed_by_keyboard_and_the_views_are_accessible(job: Job, digits_pool
 
     browse(job, scenario)
     assert [each for each in complaints if "409 (Conflict)" not in each] == []  # the browser notes what was refused
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian package chromium)")
+@pytest.mark.timeout(120)
+def test_the_second_of_two_keys_means_nothing_else(job: Job) -> None:
+    pool = job.store.ids[job.store.of_role("pool")].tolist()
+    job.store.add_classes([f"thing {k}" for k in range(40)])
+    add_items(job.store, [ReviewItem(pool[k], "label issue", "perhaps not") for k in (1, 2)])
+
+    async def scenario(context: Any, url: str) -> None:
+        page = await open_page(context, url)
+        await shown(page)
+        await page.click("[data-view=suspicious]")
+        await page.wait_for_selector("#review li.current")
+        keys = dict(zip(job.store.classes, await page.evaluate("() => ssld.session.keys"), strict=True))
+        (name,) = (name for name, key in keys.items() if key == "0d")  # d alone drops the image
+        await page.keyboard.press("0")
+        await page.keyboard.press("d")
+        await page.wait_for_function("() => document.querySelectorAll('#review li').length === 1 && !ssld.now.busy")
+        assert {row["id"]: row["label"] for row in queries.listing(job.store)}[pool[1]] == name
+        await page.click("[data-view=label]")
+        await page.click("#sheet-mode")
+        await page.wait_for_function("() => ssld.now.sheet && !ssld.now.busy")
+        await page.locator("#tiles button").first.focus()
+        (name,) = (name for name, key in keys.items() if key == "0x")  # x alone takes an image out of the sheet
+        n = await page.locator("#tiles button").count()
+        await page.keyboard.press("0")
+        await page.keyboard.press("x")
+        await page.wait_for_function("name => document.getElementById('message').textContent.includes(name)", arg=name)
+        assert await page.text_content("#message") == f"{n} labeled {name}"
+
+    browse(job, scenario)

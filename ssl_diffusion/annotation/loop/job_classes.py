@@ -1,11 +1,13 @@
 """Classes of a job as the page shows and changes them, and their keys of the keyboard.
 
 A class has one key where it can be: its own name if that is a key ("1"), else a digit that is left. With more than ten classes
-0 begins a pair, as in "0a". What annotators have chosen comes first.
+the others have two: 0 and another one, as in "0a", and where these do not suffice a letter and another one, as in "a1". What
+annotators have chosen comes first.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from string import ascii_lowercase
 from typing import Literal
 
 from ssl_diffusion.annotation.loop.class_targets import check_target
@@ -21,7 +23,8 @@ ClassVerb = Literal["rename", "merge", "remove", "key", "target"]
 RESERVED = "bcdfikmnsuxz"
 """Letters that mean something else on the labeling page."""
 
-_SINGLES, _SECOND = "1234567890", "1234567890abcdefghijklmnopqrstuvwxyz"
+_SINGLES, _SECOND = "1234567890", "1234567890" + ascii_lowercase
+_FIRST = "0" + "".join(sorted({*ascii_lowercase} - {*RESERVED})) + "987654321"  # 1 to 9 last, since they may be single keys
 _KEY = re.compile(r"[0-9a-z]{1,2}")
 
 
@@ -71,38 +74,45 @@ def change_class(job: Job, verb: ClassVerb, name: str, to: str, annotator: str) 
 
 
 def assign_keys(names: Sequence[str], chosen: Mapping[str, str] | None = None) -> list[str]:
-    """Keys of classes, in their order; "" for a class that is only found by its name.
+    """Keys of classes, in their order: one or two for each, none of them the beginning of another.
 
     Args:
         names: Distinct class names.
         chosen: Keys by class name that annotators have chosen.
 
+    Returns:
+        Keys; "" for a class that is only found by its name, which 500 classes never come to unless annotators choose more
+        than ten single keys.
+
     Example:
-        >>> assign_keys(["0", "1", "cat"]), assign_keys([f"class {k}" for k in range(12)])[8:]
-        (['0', '1', '2'], ['9', '01', '02', '03'])
+        >>> assign_keys(["0", "1", "cat"]), assign_keys([f"class {k}" for k in range(47)])[8::12]
+        (['0', '1', '2'], ['9', '02', '0n', 'a1'])
     """
-    chosen = {} if chosen is None else chosen
-    pairs = len(names) > len(_SINGLES) or any(len(key) > 1 for key in chosen.values())
-    keys = dict.fromkeys(names, "")
-    used: set[str] = set()
-
-    def take(name: str, key: str) -> None:
-        if keys[name] or not _is_free(key, used):
-            return
-        keys[name] = key
-        used.add(key)
-
+    keys: dict[str, str] = {}
+    for name, key in ({} if chosen is None else chosen).items():
+        if name in names and _is_free(key, {*keys.values()}):
+            keys[name] = key
+    pairs = [key for key in keys.values() if len(key) > 1]
+    paired = len(names) > len(_SINGLES) or bool(pairs)
+    firsts = {key[0] for key in keys.values()}
+    usable = [key for key in _FIRST if key not in firsts and not (paired and key == "0")]
+    own: dict[str, str] = {}
     for name in names:
-        if name in chosen:
-            take(name, chosen[name])
-    for name in names:
-        key = name.lower()
-        if len(key) == 1 and _KEY.fullmatch(key) and key not in RESERVED and not (pairs and key == "0"):
-            take(name, key)
-    free = [key for key in ([*_SINGLES[:9], *(f"0{c}" for c in _SECOND)] if pairs else _SINGLES) if _is_free(key, used)]
-    for name, key in zip([name for name in names if not keys[name]], free, strict=False):
-        keys[name] = key
-    return list(keys.values())
+        if name not in keys and name.lower() in usable:
+            own.setdefault(name.lower(), name)
+    digits = [key for key in _SINGLES if key in usable and key not in own]
+    singles = [*sorted(own, key=str.isalpha), *digits]
+    if paired:  # with too many classes fewer have a single key, since each costs as many pairs as there are second keys
+        beginnings = len(_FIRST) - (len(keys) - len(pairs))
+        spare = beginnings * len(_SECOND) - len(pairs) - (len(names) - len(keys))
+        singles = singles[: max(0, spare // (len(_SECOND) - 1))]
+    keys |= {own[key]: key for key in singles if key in own}
+    free = [key for key in singles if key not in own]
+    if paired:
+        used = {*keys.values(), *singles}
+        free += [one + two for one in _FIRST for two in _SECOND if one not in used and one + two not in used]
+    keys |= dict(zip([name for name in names if name not in keys], free, strict=False))
+    return [keys.get(name, "") for name in names]
 
 
 def check_key(key: str, others: Iterable[str]) -> None:

@@ -1,6 +1,6 @@
 // The labeling page: what keys and buttons do, and the start.
 
-import { add, onClass, pressClass, searchKey, showClasses } from "./classes.js";
+import { add, onClass, pressClass, pressSecond, searchKey, showClasses } from "./classes.js";
 import { showAccount } from "./account.js";
 import { $, ask, notify } from "./elements.js";
 import { blink, pressVerdict, stopBlinking } from "./explanation.js";
@@ -45,6 +45,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || document.querySelector("dialog[open]")) return;
   if (event.target === $("filter")) { searchKey(event); return; }
   if (event.target.closest("input, textarea, select")) return;
+  if (pressSecond(event.key)) { event.preventDefault(); return; }
   if (event.key === " " && event.target.closest("button, a") && !event.target.closest("#tiles")) return;
   if (now.mode === "sheet" && pressInSheet(event)) return;
   if (view() !== "label") {

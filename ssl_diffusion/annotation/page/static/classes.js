@@ -13,11 +13,12 @@ let forgetting = null;
 
 export function onClass(task) { choose = task; }
 
-// How well a name fits what was typed, larger is better; 0 if it does not: letters in order, better if together or at the start of a word.
-export function fit(name, wanted) {
+// How well a name, or its key, fits what was typed, larger is better; 0 if it does not: letters in order, better if together or at the start of a word.
+export function fit(name, wanted, key) {
   const text = name.toLowerCase();
   if (!wanted) return 1;
   if (text === wanted) return 5;
+  if (key === wanted) return 4.5;
   if (text.startsWith(wanted)) return 4;
   const at = text.indexOf(wanted);
   if (at > 0) return /[^\p{L}\p{N}]/u.test(text[at - 1]) ? 3.5 : 3;
@@ -35,7 +36,7 @@ export function fit(name, wanted) {
 export function showClasses() {
   const wanted = $("filter").value.trim().toLowerCase();
   $("filter").hidden = session.classes.length <= 10;
-  const rows = session.classes.map((name, k) => ({ name, key: session.keys[k] || "", number: session.numbers[k], fits: fit(name, wanted) }));
+  const rows = session.classes.map((name, k) => ({ name, key: session.keys[k], number: session.numbers[k], fits: fit(name, wanted, session.keys[k]) }));
   if (wanted) rows.sort((a, b) => b.fits - a.fits);
   $("classes").replaceChildren(...rows.map(({ name, key, number, fits }) => {
     const made = element("button");
@@ -99,12 +100,16 @@ export function showCounts(labels, targets) {
   if (reached.length) notify(`${reached.join(", ")}: ${reached.length > 1 ? "the numbers" : "the number"} of labels that ${reached.length > 1 ? "are" : "is"} wanted`);
 }
 
-// Whether a key was that of a class, or the first of a pair.
-export function pressClass(key) {
-  const typed = pending + key.toLowerCase();
+function forget() {
   clearTimeout(forgetting);
   pending = "";
   $("pending").textContent = "";
+}
+
+// Whether a key was that of a class, or the first of a pair.
+export function pressClass(key) {
+  const typed = pending + key.toLowerCase();
+  forget();
   const found = session.keys.indexOf(typed);
   if (found >= 0) {
     choose(session.classes[found]);
@@ -113,8 +118,16 @@ export function pressClass(key) {
   if (!session.keys.some((other) => other.startsWith(typed))) return typed.length > 1;
   pending = typed;
   $("pending").textContent = `${typed} …`;
-  forgetting = setTimeout(() => { pending = ""; $("pending").textContent = ""; }, 2000);
+  forgetting = setTimeout(forget, 2000);
   return true;
+}
+
+// Whether a key is the second of a pair, which means nothing else then: "0d" drops no image. Others end the pair.
+export function pressSecond(key) {
+  if (!pending) return false;
+  if (/^[0-9a-z]$/i.test(key)) return pressClass(key);
+  if (key !== "Shift") forget();
+  return key === "Escape";
 }
 
 export const add = () => once(async () => {
