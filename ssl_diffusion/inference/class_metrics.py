@@ -230,9 +230,9 @@ def _ranked_once(
 
     Args:
         order: Samples from the most probable to the least, (n,).
-        value: Their probabilities in that order, (n,).
+        value: Probabilities in that order, (n,).
         places: Places in it of those that have the class, rising, (m,).
-        times: How often draws have the samples, (n, draws).
+        times: Numbers of times that the draws have the samples, (n, draws).
     """
     n, (first, last) = len(order), _ends(value)
     starts, ends = first[places], last[places] + 1
