@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ssl_diffusion.errors import DataError
 
-__all__ = ["Estimate", "audit_figure", "audit_interval", "lure", "lure_weights"]
+__all__ = ["Estimate", "audit_figure", "audit_interval", "lure", "lure_weights", "majority_accuracy"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def audit_interval(correct: int, n: int, level: float = 0.95) -> Estimate:
     return Estimate(correct / n, low, high, n)
 
 
-def audit_figure(name: str, p: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[Estimate | None, float]:
+def audit_figure(name: str, p: NDArray[np.float32], labels: NDArray[np.int64]) -> Estimate | None:
     """Another figure than the accuracy from labels of uniformly drawn samples, with its bootstrap interval at 95 %.
 
     Args:
@@ -51,23 +51,34 @@ def audit_figure(name: str, p: NDArray[np.float32], labels: NDArray[np.int64]) -
         labels: Classes, int64 (n,) in [0, K), or 0/1 for every class, (n, K), for multi-label data.
 
     Returns:
-        The figure, None where no label allows it, and the accuracy of always saying the most frequent class of these labels.
+        The figure; None where no label allows it.
 
     Example:
         >>> p = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]], np.float32)
-        >>> found, majority = audit_figure("balanced-accuracy", p, np.array([0, 0, 1]))
-        >>> found.accuracy, round(majority, 2)
-        (0.5, 0.67)
+        >>> audit_figure("balanced-accuracy", p, np.array([0, 0, 1])).accuracy
+        0.5
     """
     from ssl_diffusion.inference.class_metrics import METRICS, bootstrap_intervals, class_metrics
 
     key, found = name.replace("-", "_"), class_metrics(p, labels)
-    majority = found["majority_accuracy"]
     if not np.isfinite(found[key]):
-        return None, majority
+        return None
     low, high = bootstrap_intervals(p, labels)[key]
     low, high = (low, high) if np.isfinite([low, high]).all() else (0.0, 1.0)
-    return Estimate(found[key], low, high, len(labels), METRICS[name]), majority
+    return Estimate(found[key], low, high, len(labels), METRICS[name])
+
+
+def majority_accuracy(labels: NDArray[np.int64]) -> float:
+    """Accuracy of always saying the most frequent class.
+
+    Args:
+        labels: Classes, int64 (n,) in [0, K), n at least 1.
+
+    Example:
+        >>> majority_accuracy(np.array([0, 2, 2, 2]))
+        0.75
+    """
+    return float(np.bincount(labels).max() / len(labels))
 
 
 def lure_weights(probabilities: NDArray[np.float64], n_pool: int) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select
 
-from ssl_diffusion.annotation.loop.accuracy import Estimate, audit_figure, audit_interval, lure
+from ssl_diffusion.annotation.loop.accuracy import Estimate, audit_figure, audit_interval, lure, majority_accuracy
 from ssl_diffusion.annotation.loop.class_sets import AuditByClass, by_class, macro_f1
 from ssl_diffusion.annotation.loop.class_targets import progress_line, targets_of
 from ssl_diffusion.annotation.loop.fit_state import FitState
@@ -52,8 +52,8 @@ class JobStatus:
             without any.
         audit_metric: The figure of the setting `training.metric` on these labels, with its bootstrap interval; None where that
             is what `audit` has, where no label allows it, or without labels.
-        audit_majority: Accuracy of always saying the most frequent class of these labels, where the setting `training.metric`
-            is another figure than the accuracy; else None.
+        audit_majority: Accuracy of always saying the most frequent class of these labels, beside the accuracy; None without
+            any, and in a multi-label job.
         audit_by_class: F1 and average precision of each class on these labels; empty but in multi-label jobs.
         drawn: Accuracy, on the pool, of the model that chose the last round, estimated from samples drawn in proportion to
             utility (LURE); None if the strategy does not draw so, or fewer than ten draws are labeled.
@@ -218,11 +218,11 @@ def _measured(snapshot: Snapshot) -> _Measured:
         columns = list(snapshot.state.in_use)
         p, labels = p[:, columns], labels[:, columns]
     name = snapshot.job.settings.recipe.training.metric
-    found, most = (None, None) if name == "accuracy" else audit_figure(name, p, labels)
+    measured_anyway = name == "accuracy" or (sets and name == "macro-f1")
     return _Measured(
         audit_estimate(snapshot),
-        None if sets and name == "macro-f1" else found,
-        most,
+        None if measured_anyway else audit_figure(name, p, labels),
+        None if sets else majority_accuracy(labels),
         by_class(p, labels, snapshot.state.names) if sets else {},
     )
 

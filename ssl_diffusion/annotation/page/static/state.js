@@ -11,12 +11,31 @@ import { now, session } from "./session.js";
 const ENOUGH = 50; // labels of the audit that make an accuracy worth a large figure
 
 // A figure from few labels does not lead: 100 % of nine is no accuracy.
-function accuracyLine(estimate, what) {
+function figureLine(estimate, what) {
   if (estimate === null) return "Not measured yet: this needs labels of an audit set, or of a round drawn at random.";
   const between = `between ${percent(estimate.low)} and ${percent(estimate.high)} (95 %), from ${estimate.n} ${estimate.n === 1 ? "label" : "labels"}`;
   const more = ENOUGH - estimate.n;
-  if (estimate.figure !== "accuracy" || more <= 0) return `${percent(estimate.accuracy)}, ${between}`;
-  return `${more} more ${what}${more === 1 ? "label" : "labels"} for about ± 10 points. So far ${between}.`;
+  if (more <= 0) return `${percent(estimate.accuracy)}, ${between}`;
+  const what_for = estimate.figure === "accuracy" ? "for about ± 10 points" : "before this says much";
+  return `${more} more ${what}${more === 1 ? "label" : "labels"} ${what_for}. So far ${between}.`;
+}
+
+const title = (figure) => figure[0].toUpperCase() + figure.slice(1);
+
+// What the job goes by comes first, and beside the accuracy what needs no model at all.
+function showFigures({ audit, audit_metric: metric, audit_majority: majority, drawn }) {
+  $("metric-title").hidden = $("metric").hidden = metric === null;
+  if (metric !== null) {
+    $("metric-title").textContent = title(metric.figure);
+    $("metric").textContent = figureLine(metric, "audit ");
+  }
+  $("accuracy-title").textContent = session.multilabel ? "Macro F1" : "Accuracy";
+  $("curve").setAttribute("aria-label", `${$("accuracy-title").textContent} over labels`);
+  $("accuracy").textContent = audit ? figureLine(audit, "audit ") : figureLine(drawn, "");
+  $("baseline").hidden = majority === null;
+  if (majority === null) return;
+  const better = audit.low > majority ? "" : " The model is not surely better than that.";
+  $("baseline").textContent = `Always saying the most frequent class is right for ${percent(majority)} of these.${better}`;
 }
 
 let asked = 0; // looks at the state so far
@@ -45,9 +64,7 @@ export async function state() {
   const percentage = settled + s.waiting ? (100 * settled) / (settled + s.waiting) : 0;
   $("filled").style.width = `${percentage}%`;
   $("bar").setAttribute("aria-valuenow", String(Math.round(percentage)));
-  $("accuracy-title").textContent = session.multilabel ? "Macro F1" : "Accuracy";
-  $("curve").setAttribute("aria-label", `${$("accuracy-title").textContent} over labels`);
-  $("accuracy").textContent = s.audit ? accuracyLine(s.audit, "audit ") : accuracyLine(s.drawn, "");
+  showFigures(s);
   curve(found.curve);
   $("model").textContent = s.model;
   const running = s.fit.state === "running";
