@@ -108,7 +108,7 @@ def test_actors_are_not_bound_to_the_core_of_the_command(monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow  # Ray starts a dozen processes
-def test_ray_finds_the_same_when_an_actor_is_killed(run: Run, shards: Path, tmp_path: Path) -> None:
+def test_ray_writes_the_same_when_an_actor_is_killed(run: Run, shards: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs ray: pip install 'ssld[ray]'")
     import psutil
 
@@ -125,7 +125,5 @@ def test_ray_finds_the_same_when_an_actor_is_killed(run: Run, shards: Path, tmp_
     assert killed
     assert [part.name for part in there.parts] == [part.name for part in here.parts]
     for one, other in zip(here.parts, there.parts, strict=True):
-        a, b = pq.read_table(one), pq.read_table(other)
-        assert a["id"].equals(b["id"])
-        np.testing.assert_allclose(a["embedding"].to_pylist(), b["embedding"].to_pylist(), atol=1e-6)
+        assert other.read_bytes() == one.read_bytes()  # ids and features, to the last bit
     assert passed(run, shards, tmp_path / "there").kept == 8

@@ -37,6 +37,11 @@ def start_to_be_killed(arguments: Sequence[str], log: Path, phase: str, step: in
     return _forked(_killed, list(arguments), log, phase, step)
 
 
+def start_to_be_killed_in_part(arguments: Sequence[str], log: Path, shard: int) -> BaseProcess:
+    """Start `ssld embed` or `predict` with these arguments, and kill it with SIGKILL after a batch of this shard."""
+    return _forked(_killed_in_part, list(arguments), log, shard)
+
+
 def run_script(script: Path, folder: Path, log: Path) -> int:
     """Run a script as `__main__` in this folder, to its end; what it prints is appended to `log`. Returns the exit status."""
     process = _forked(_script, script, folder, log)
@@ -77,6 +82,20 @@ def _killed(arguments: list[str], log: Path, phase: str, step: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(TrainingState, "save", save_and_die)  # noqa: B010
+    _ssld(arguments, log)
+
+
+def _killed_in_part(arguments: list[str], log: Path, shard: int) -> None:
+    from ssl_diffusion.inference import shard_passes
+
+    write_part = shard_passes.write_part
+
+    def write_and_die(run: Any, source: Any, i: int, *rest: Any, **options: Any) -> Any:
+        if i == shard:
+            options["report"] = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        return write_part(run, source, i, *rest, **options)
+
+    setattr(shard_passes, "write_part", write_and_die)  # noqa: B010
     _ssld(arguments, log)
 
 
