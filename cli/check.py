@@ -27,9 +27,7 @@ __all__ = ["check"]
 @command(NOTHING, threads=0)
 def check(
     context: Context,
-    data: Annotated[
-        Path, typer.Argument(help="Run folder, job folder, folder of images, CSV file that lists them, or shards.")
-    ],
+    data: Annotated[str, typer.Argument(help="Run folder, job folder, folder of images, CSV file that lists them, or shards.")],
     labels: Annotated[
         Path | None, typer.Option(help="CSV file with the columns id and label, instead of the labels that are there.")
     ] = None,
@@ -59,8 +57,13 @@ def check(
     """
     from ssl_diffusion.data.loading import check_there
     from ssl_diffusion.data.settings import DataSettings
+    from ssl_diffusion.errors import DataError, SSLDError, nearest_names
+    from ssl_diffusion.outputs import path_fault
 
-    check_there(DataSettings(path=str(data)))  # a wrong path is an error before torch is imported
+    folder, is_url = Path(data), "://" in data  # of which Path would make a path here
+    if not is_url and (fault := path_fault(folder)) is not None:
+        raise DataError(fault)
+    check_there(DataSettings(path=data))  # a wrong path is an error before torch is imported
     from ssl_diffusion.curation.check import FIXES, check_collection, fixed_labels
     from ssl_diffusion.curation.collection import collect_photos, collect_run
     from ssl_diffusion.curation.page import write_check
@@ -68,7 +71,6 @@ def check(
     from ssl_diffusion.data.shards.places import is_sharded
     from ssl_diffusion.data.shards.source import ShardSource
     from ssl_diffusion.data.shards.verifying import verify_shards
-    from ssl_diffusion.errors import SSLDError, nearest_names
     from ssl_diffusion.inference.run import load_run
     from ssl_diffusion.outputs import check_output_folder
     from ssl_diffusion.storage import default_cache_dir
@@ -80,11 +82,11 @@ def check(
     if noise_levels > 4:
         raise SSLDError(f"a denoiser is asked at no more than 4 noise levels, not {noise_levels}")
     network, verified = backbone_name(backbone, features), ""
-    output, is_run, is_job = context.output, (data / "recipe.toml").exists(), (data / "job.toml").exists()
+    output, is_run, is_job = context.output, (folder / "recipe.toml").exists(), (folder / "job.toml").exists()
     if (is_run or is_job) and (network not in (None, "auto") or image_root is not None):
         what = "run" if is_run else "job"
         raise SSLDError(f"a {what} has its own representation and images: leave out --backbone, --features and --image-root")
-    inputs = [] if is_run or is_job else [data]
+    inputs = [] if is_run or is_job or is_url else [folder]
     inputs += [path for path in (labels, image_root) if path is not None]
     if is_job:
         from ssl_diffusion.annotation.loop.job import open_job
@@ -92,12 +94,12 @@ def check(
 
         if labels is not None:
             raise SSLDError("a job has labels of its own: leave out --labels, or import them with: ssld loop import")
-        job = open_job(data)
+        job = open_job(folder)
         inputs += job.inputs
         check_output_folder(out, overwrite=overwrite, inputs=inputs)
         collection = collect_job(job, levels=noise_levels, progress=output.bars)
     elif is_run:
-        run = load_run(data, accelerator, precision)
+        run = load_run(folder, accelerator, precision)
         inputs += run_inputs(run)
         check_output_folder(out, overwrite=overwrite, inputs=inputs)
         collection = collect_run(run, labels, levels=noise_levels, progress=output.bars)

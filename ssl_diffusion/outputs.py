@@ -48,6 +48,7 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # made by file managers, wherever somebody looks
 _SHOWN = 3
 _SHOWN_CHARACTERS = 120  # of a path
+_URL = re.compile(r"([a-z][a-z0-9+.-]+:)/+")  # of which Path leaves one slash
 _SPECIAL = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
@@ -119,6 +120,8 @@ def _look(path: Path) -> str | int | None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
+        if (url := _URL.match(text)) is not None:
+            return f"{url[1]}//{shown_path(text[url.end() :])} is a URL: of those only shards can be read"
         link = os.readlink(path) if path.is_symlink() else None
         return f"{name} is a link to {shown_path(link)}, which does not exist" if link is not None else None
     except OSError as error:

@@ -111,7 +111,7 @@ def denoised(run: Run, rows: Rows, levels: int) -> NDArray[np.float32] | None:
 
 
 def collect_photos(
-    path: Path,
+    path: str | Path,
     labels: Path | None = None,
     *,
     backbone: str | None = None,
@@ -119,10 +119,10 @@ def collect_photos(
     cache_dir: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> Collection:
-    """A folder of images, or a CSV file that lists them, as a pretrained network sees them.
+    """A folder of images, a CSV file that lists them, or shards, as a pretrained network sees them.
 
     Args:
-        path: Folder, or CSV file.
+        path: Folder, CSV file, or folder, pattern or URL of shards.
         labels: CSV file of labels, see :func:`with_labels`; None takes those of the folders or the CSV file.
         backbone: Name of a backbone, also "precomputed:FILE"; "auto" or None takes EfficientNet-Lite0 where it is installed,
             and else the pixels; "none" takes the pixels.

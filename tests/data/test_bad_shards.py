@@ -1,6 +1,7 @@
 """What is wrong with shards is said in one sentence that names shard and row; --skip-bad goes on."""
 
 import os
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.registry import _registry
 from support.shards import SHAPE, noise, png, write_folder, write_packed, write_parquet, write_tar
 
 from ssl_diffusion.data.listings import list_folder
@@ -148,6 +150,18 @@ def test_a_bucket_without_permission_is_one_sentence(tmp_path: Path, monkeypatch
     monkeypatch.setattr(places.LocalFileSystem, "glob", refuse)
     with pytest.raises(DataError, match=r"pool/\*.parquet cannot be read: permission denied \(Access Denied\)$"):
         ShardSource("pool/*.parquet")
+
+
+@pytest.mark.parametrize(
+    ("url", "package"), [("s3://b/*.parquet", "s3fs"), ("gs://b/{0..2}.tar", "gcsfs"), ("abfs://b/pool/", "adlfs")]
+)
+def test_a_file_system_that_is_not_installed_says_what_to_install(
+    url: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(_registry, url.partition(":")[0], raising=False)
+    with pytest.raises(DataError, match=f"cannot be read: it needs {package}: pip install {package}$"):
+        ShardSource(url)
 
 
 def test_a_damaged_image_is_named_with_shard_and_row(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import known_implementations
 
 from ssl_diffusion.data.image_files import ENDINGS as IMAGE_ENDINGS
 from ssl_diffusion.errors import DataError, first_line
@@ -181,7 +182,7 @@ def reading(name: str) -> Iterator[None]:
     except PermissionError as error:
         raise DataError(f"{shown_path(name)} cannot be read: permission denied ({first_line(error)})") from error
     except ImportError as error:
-        raise DataError(f"{shown_path(name)} cannot be read: {first_line(error)}") from error
+        raise DataError(f"{shown_path(name)} cannot be read: {_missing(name, error)}") from error
     except MemoryError:
         raise
     except Exception as error:  # every file system has its own errors
@@ -191,6 +192,24 @@ def reading(name: str) -> Iterator[None]:
 def _said(error: Exception) -> str:
     why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
     return why if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {why}"
+
+
+def _check_bucket(system: Any, path: str) -> None:
+    """Raise :class:`DataError` if the bucket of a pattern does not exist, where file systems find no file, and no fault."""
+    bucket = path.lstrip("/").partition("/")[0]
+    if isinstance(system, LocalFileSystem) or not bucket or "://" in path or glob.has_magic(bucket):
+        return
+    with reading(str(system.unstrip_protocol(bucket))), suppress(PermissionError):  # of buckets of which a folder may be read
+        system.info(bucket)
+
+
+def _missing(name: str, error: ImportError) -> str:
+    """What to install for the file system of a URL."""
+    known = known_implementations.get(name.partition("://")[0], {})
+    package = str(known.get("class", "")).partition(".")[0]
+    if package in ("", "fsspec"):  # which has several file systems itself, and says what they need
+        return first_line(error)
+    return f"it needs {package}: pip install {package}"
 
 
 def _under(text: str) -> list[Place]:
@@ -203,6 +222,8 @@ def _under(text: str) -> list[Place]:
             system, path = fsspec.core.url_to_fs(pattern)
             if glob.has_magic(path):
                 entries = system.glob(path, detail=True).values()
+                if not entries:
+                    _check_bucket(system, path)
             else:
                 entries = [system.info(path)]
                 if entries[0]["type"] == "directory":
