@@ -1,5 +1,7 @@
 """Whether one picture shows the same as another: how well they agree where one is laid over the other, cropped or mirrored."""
 
+from functools import cache, cached_property
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -60,11 +62,11 @@ def agreement(
             for rows in _batches(np.flatnonzero(alike & (way == i))):
                 a, b = (torch.from_numpy(small[which[rows]]).float() / 255 for which in (first, second))
                 b = b.flip(-1) if mirrored else b
-                large, inner = ((x, _details(x)) for x in ((b, a) if swapped else (a, b)))
-                found = _closely(large, inner, _SIDES[side][0])
+                under, over = ((x, _details(x)) for x in ((b, a) if swapped else (a, b)))
+                found = _closely(tuple(map(_Under, under)), over, _SIDES[side][0])
                 if (promising := found >= _PROMISING).any():
-                    large, inner = ((x[promising], details[promising]) for x, details in (large, inner))
-                    others = [_closely(large, inner, other) for other in _SIDES[side][1:]]
+                    again, over = tuple(_Under(x[promising]) for x in under), tuple(x[promising] for x in over)
+                    others = [_closely(again, over, other) for other in _SIDES[side][1:]]
                     found[promising] = torch.stack([found[promising], *others]).amax(dim=0)
                 best[rows] = found.numpy()
     return best
@@ -76,11 +78,12 @@ def _coarse(
     """Correlations of gray pictures of 6 to 8 pixels, and the number of the best way of laying one over the other."""
     used, at = np.unique(np.concatenate([first, second]), return_inverse=True)
     a, b = np.split(at, 2)
-    gray = small[used].reshape(len(used), -1, 16, 2, 16, 2).mean(axis=(1, 3, 5), dtype=np.float32)
+    gray = _fours(small[used].astype(np.float32).mean(axis=1))[:, ::2, ::2]
+    fours = _fours(gray)
     best, way = np.full(len(first), -1, dtype=np.float32), np.zeros(len(first), dtype=np.int64)
     for side in _SIDES:
-        windows = np.lib.stride_tricks.sliding_window_view(gray, (side, side), axis=(1, 2)).reshape(len(used), -1, side, side)
-        windows = _unit(windows.reshape(*windows.shape[:2], side // 2, 2, side // 2, 2).mean(axis=(3, 5)))
+        windows = np.lib.stride_tricks.sliding_window_view(fours, (side - 1, side - 1), axis=(1, 2))[..., ::2, ::2]
+        windows = _unit(windows.reshape(len(used), -1, side // 2, side // 2))
         whole = functional.interpolate(torch.from_numpy(gray)[:, None], (side // 2, side // 2), mode="area").numpy()
         for mirrored in (False, True):
             template = _unit(whole)[:, 0]
@@ -88,11 +91,17 @@ def _coarse(
             for swapped in (False, True) if side < 16 else (False,):
                 # The mirror image of the second picture; of its windows, laid over by the first one, that of the first.
                 inner = (flipped if mirrored else template)[a if swapped else b]
-                for rows in _batches(np.arange(len(first)), 8192):
+                for rows in _batches(np.arange(len(first)), 2 * _BATCH):
                     found = np.einsum("pwk,pk->pw", windows[(b if swapped else a)[rows]], inner[rows]).max(axis=1)
                     better = found > best[rows]
                     best[rows[better]], way[rows[better]] = found[better], _WAYS.index((swapped, mirrored, side))
     return best, way
+
+
+def _fours(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means of every pixel and those right of it and below, (m, h - 1, w - 1)."""
+    rows = x[:, :-1] + x[:, 1:]
+    return (rows[..., :-1] + rows[..., 1:]) / np.float32(4)
 
 
 def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -106,37 +115,83 @@ def _batches(rows: NDArray[np.int64], size: int = _BATCH) -> list[NDArray[np.int
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
-def _closely(large: tuple[Tensor, Tensor], inner: tuple[Tensor, Tensor], side: int) -> Tensor:
+class _Under:
+    """Pictures that others are laid over, with what does not depend on those.
+
+    Args:
+        x: Pictures, (m, C, 32, 32).
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.side = x.shape[2]
+        self.x = x - x.mean(dim=(1, 2, 3), keepdim=True)  # the products stay as they are, and are more exact
+
+    @cached_property
+    def spectrum(self) -> Tensor:
+        return torch.fft.rfft2(self.x)
+
+    @cached_property
+    def totals(self) -> tuple[Tensor, Tensor]:
+        """Sums of squares and of pixels above and left of every corner, in double precision, (m, 33, 33) each."""
+        return _totals(self.x.double().square().sum(dim=1)), _totals(self.x.sum(dim=1))
+
+    def variance(self, side: int) -> Tensor:
+        """Sums of squares of every window, without the mean of its colors and pixels, (m, places)."""
+        n = self.x.shape[1] * side**2
+        if side == self.side:
+            squares, sums = (x.sum(dim=(1, 2, 3), dtype=torch.float64)[:, None] for x in (self.x.double().square(), self.x))
+        else:
+            squares, sums = (_windows(total, side).flatten(1) for total in self.totals)
+        return squares - sums.square() / n
+
+
+def _closely(under: tuple[_Under, ...], over: tuple[Tensor, ...], side: int) -> Tensor:
     """The mean of the correlations of pictures and of their details at the best place, (m,)."""
-    each = [_laid_over(x, y, side) for x, y in zip(large, inner, strict=True)]
+    each = [_laid_over(x, y, side) for x, y in zip(under, over, strict=True)]
     return torch.stack(each).mean(dim=0).amax(dim=1)
 
 
 def _details(x: Tensor) -> Tensor:
+    blur = _blur(x.shape[2]).to(x)
+    return x - blur @ x @ blur.T
+
+
+@cache
+def _blur(side: int) -> Tensor:
+    """Means of neighbors, mirrored at the ends, as a matrix, (side, side)."""
     margin = _BLUR // 2
-    padded = functional.pad(x, (margin,) * 4, mode="reflect").flatten(0, 1)
-    return x - (_sums(padded, _BLUR) / _BLUR**2).to(x).reshape(x.shape)
+    rows = functional.pad(torch.eye(side, dtype=torch.float64)[None], (margin, margin), mode="reflect")
+    return functional.avg_pool1d(rows, _BLUR, stride=1)[0].T
 
 
-def _laid_over(large: Tensor, inner: Tensor, side: int) -> Tensor:
-    """Correlations of `inner`, made smaller, with what it covers of `large`, at every place, (m, places)."""
-    h = large.shape[2]
-    template = functional.interpolate(inner, (side, side), mode="bilinear", antialias=True) if side < h else inner
+@cache
+def _smaller(h: int, side: int) -> Tensor:
+    """A picture of h pixels scaled down, as a matrix, (side, h): a third of the time of an interpolation."""
+    columns = torch.eye(h, dtype=torch.float64)[None, None]
+    return functional.interpolate(columns, (side, h), mode="bilinear", antialias=True)[0, 0]
+
+
+def _laid_over(under: _Under, over: Tensor, side: int) -> Tensor:
+    """Correlations of `over`, made smaller, with what it covers of `under`, at every place, (m, places)."""
+    h = under.side
+    smaller = _smaller(h, side).to(over)
+    template = smaller @ over @ smaller.T if side < h else over
     template = template - template.mean(dim=(1, 2, 3), keepdim=True)
     energy = template.square().sum(dim=(1, 2, 3))
-    large = large - large.mean(dim=(1, 2, 3), keepdim=True)  # the products stay as they are, and are more exact
     if side == h:
-        products = (large * template).sum(dim=(1, 2, 3))[:, None]
+        products = (under.x * template).sum(dim=(1, 2, 3))[:, None]
     else:  # in the frequencies: a tenth of the time of sums over windows
-        spectrum = torch.fft.rfft2(large) * torch.fft.rfft2(template, s=(h, h)).conj()
+        spectrum = under.spectrum * torch.fft.rfft2(template, s=(h, h)).conj()
         products = torch.fft.irfft2(spectrum.sum(dim=1), s=(h, h))[:, : h - side + 1, : h - side + 1].flatten(1)
-    squares, sums = (_sums(x.sum(dim=1), side).flatten(1) for x in (large.double().square(), large))
-    variance = squares - sums.square() / template[0].numel()
-    return products / (variance.to(products).clamp_min(_LEAST) * energy.clamp_min(_LEAST)[:, None]).sqrt()
+    variance = under.variance(side).to(products)
+    return products / (variance.clamp_min(_LEAST) * energy.clamp_min(_LEAST)[:, None]).sqrt()
 
 
-def _sums(x: Tensor, side: int) -> Tensor:
-    """Sums over every window, in double precision, (m, places, places)."""
-    total = functional.pad(x.double(), (1, 0, 1, 0)).cumsum(dim=1).cumsum(dim=2)
-    rows = total[:, side:] - total[:, :-side]
+def _totals(x: Tensor) -> Tensor:
+    return functional.pad(x.double(), (1, 0, 1, 0)).cumsum(dim=1).cumsum(dim=2)
+
+
+def _windows(totals: Tensor, side: int) -> Tensor:
+    """Sums over every window, (m, places, places)."""
+    rows = totals[:, side:] - totals[:, :-side]
     return rows[..., side:] - rows[..., :-side]

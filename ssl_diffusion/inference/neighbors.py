@@ -20,6 +20,7 @@ LARGE = 100_000
 """Number of vectors from which on an index is made, where faiss is installed."""
 
 _BLOCK = 1024  # queries at a time
+_TILE = 512  # vectors at a time, beside twice as many queries
 _FEW = 4  # neighbors up to which looking for the largest one again and again is faster than a partition
 _PROBES = 32  # cells that are looked into
 _ROUNDS, _PER_CELL = 10, 64  # of k-means: rounds, and vectors for each cell, which are enough to place it
@@ -111,8 +112,9 @@ class Neighbors:
         for start in range(0, len(queries), _BLOCK):
             block = queries[start : start + _BLOCK]
             if self._index is None:
-                pairs = np.argwhere(block @ self._x[start:].T > least) + start
-                yield pairs[pairs[:, 1] > pairs[:, 0]]
+                for other in range(start, len(self), _TILE):  # products that stay in the cache of the processor
+                    pairs = np.argwhere(block @ self._x[other : other + _TILE].T > least) + np.array([start, other])
+                    yield pairs[pairs[:, 1] > pairs[:, 0]]
                 continue
             limits, _, numbers = self._index.range_search(np.ascontiguousarray(block), least)
             rows = start + np.repeat(np.arange(len(block)), np.diff(limits.astype(np.int64)))

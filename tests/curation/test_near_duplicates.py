@@ -2,11 +2,16 @@
 
 import io
 from importlib import import_module
+from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
+from scipy.ndimage import uniform_filter
+from torch import Tensor
+from torch.nn import functional
 
 from ssl_diffusion.curation import find_duplicates
 from ssl_diffusion.curation.perceptual_hash import hash_bits, signatures
@@ -168,3 +173,25 @@ def test_the_mirror_image_has_the_signature_of_the_flip() -> None:
     images = pictures(5)
     assert signatures(images, flipped=True) == pytest.approx(signatures(images[..., ::-1]), abs=1e-5)
     assert (hash_bits(signatures(images)) == hash_bits(signatures(images // 2 + 60))).mean() > 0.5
+
+
+def test_a_crop_agrees_as_sums_over_every_place_say() -> None:
+    images = pictures(2)
+    images[1] = changed(images[0], "crop")
+    large, inner = (torch.from_numpy(image).double() / 255 for image in images)
+    best = -1.0
+    for side in (28, 27, 29, 26, 30, 25):  # those of a crop to 14 of 16 pixels
+        smaller = [resized(x, side) for x in (inner, details(inner))]
+        for y, x in product(range(33 - side), repeat=2):
+            windows = [z[:, y : y + side, x : x + side] for z in (large, details(large))]
+            found = [np.corrcoef(a.flatten(), b.flatten())[0, 1] for a, b in zip(windows, smaller, strict=True)]
+            best = max(best, float(np.mean(found)))
+    assert float(agreement(images, np.array([0]), np.array([1]))[0]) == pytest.approx(best, abs=1e-4)
+
+
+def details(x: Tensor) -> Tensor:
+    return x - torch.from_numpy(uniform_filter(x.numpy(), (0, 9, 9), mode="mirror"))
+
+
+def resized(x: Tensor, side: int) -> Tensor:
+    return functional.interpolate(x[None], (side, side), mode="bilinear", antialias=True)[0]
