@@ -65,8 +65,8 @@ def agreement(
                 under, over = ((x, _details(x)) for x in ((b, a) if swapped else (a, b)))
                 found = _closely(tuple(map(_Under, under)), over, _SIDES[side][0])
                 if (promising := found >= _PROMISING).any():
-                    again, over = tuple(_Under(x[promising]) for x in under), tuple(x[promising] for x in over)
-                    others = [_closely(again, over, other) for other in _SIDES[side][1:]]
+                    again = (tuple(_Under(x[promising]) for x in under), tuple(x[promising] for x in over))
+                    others = [_closely(*again, other) for other in _SIDES[side][1:]]
                     found[promising] = torch.stack([found[promising], *others]).amax(dim=0)
                 best[rows] = found.numpy()
     return best
@@ -101,7 +101,7 @@ def _coarse(
 def _fours(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Means of every pixel and those right of it and below, (m, h - 1, w - 1)."""
     rows = x[:, :-1] + x[:, 1:]
-    return (rows[..., :-1] + rows[..., 1:]) / np.float32(4)
+    return np.asarray((rows[..., :-1] + rows[..., 1:]) / 4, dtype=np.float32)
 
 
 def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -128,7 +128,8 @@ class _Under:
 
     @cached_property
     def spectrum(self) -> Tensor:
-        return torch.fft.rfft2(self.x)
+        found: Tensor = torch.fft.rfft2(self.x)
+        return found
 
     @cached_property
     def totals(self) -> tuple[Tensor, Tensor]:
