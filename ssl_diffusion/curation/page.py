@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -15,7 +16,6 @@ from ssl_diffusion.curation.check import CheckResult
 from ssl_diffusion.curation.pair_pictures import PairPicture
 from ssl_diffusion.data.thumbnails import shown_image, to_pil
 from ssl_diffusion.errors import DataError
-from ssl_diffusion.html_pages import page_template
 from ssl_diffusion.outputs import output_folder
 
 __all__ = ["overview_figure", "write_check"]
@@ -95,8 +95,11 @@ def _page(result: CheckResult, pictures: Sequence[PairPicture]) -> str:
     pool = result.collection.pool
     parts = [_labels(result), _duplicates(result), _outliers(result), _faults(result), _classes(result, pictures)]
     sentences = result.sentences
+    loader = jinja2.PackageLoader("ssl_diffusion", ".")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.get_template("curation/page.html")
     test = int(pool.is_test.sum())
-    return page_template("curation/page.html").render(
+    return template.render(
         title=f"Check of {result.collection.name}",
         subtitle=f"{len(pool)} images{f', {test} of them in the test split' if test else ''}, {len(result.labeled)} labels, "
         f"{len(pool.classes)} classes; represented by {result.collection.by}.",

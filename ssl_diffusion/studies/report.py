@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -14,7 +15,6 @@ from pydantic import RootModel
 from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import DataError, RunError, StateError
-from ssl_diffusion.html_pages import page_template
 from ssl_diffusion.inference.class_metrics import METRICS
 from ssl_diffusion.settings import read_state
 from ssl_diffusion.storage import atomic_write_text
@@ -81,7 +81,9 @@ def write_report(path: Path, cache_dir: Path | None = None, highlight: Sequence[
         tables.append(table.assign(refit=refit))
         parts.append(_part(refit, mine, picks[picks["refit"] == refit], table, settings, pool, chosen, theirs))
     pd.concat(tables).to_csv(path / "summary.csv", index=False)
-    page = page_template("studies/report.html")
+    loader = jinja2.PackageLoader("ssl_diffusion", ".")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    page = environment.get_template("studies/report.html")
     seeds = rounds["seed"].nunique()
     atomic_write_text(
         path / "report.html",
