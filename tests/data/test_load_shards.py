@@ -59,6 +59,7 @@ def test_labels_may_come_from_a_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("id,label\né0,a\nx7,b\nx8,b\n", "labels for 2 samples that no shard has, 'x7' for one"),
+        ("id,label\nphotos\\É7.JPG,b\n", "'photos.*7.JPG' for one; did you mean 'é7'\\?"),
         ("id,label\né0,a\né0,b\n", "row 3 names the sample 'é0' again"),
         ("name,label\né0,a\n", "has no column id"),
         ("id,kind\né0,a\n", "has no column of labels.*--label-column"),

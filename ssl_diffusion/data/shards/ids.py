@@ -1,16 +1,19 @@
 """Sample ids of shards by their hashes: eight bytes each, whatever their length."""
 
 from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssl_diffusion.data.shards.base import Shard
-from ssl_diffusion.errors import DataError
+from ssl_diffusion.errors import DataError, nearest_names
 
-__all__ = ["check_distinct", "hash_ids"]
+__all__ = ["check_distinct", "hash_ids", "meant_ids"]
 
 _HASH_KEY = "ssld-ids-by-hash"  # of pandas, which wants 16 characters
+_LISTED = 3
+_LIKE = 1000  # ids among which a misspelled one is looked for
 
 
 def hash_ids(ids: NDArray[np.str_]) -> NDArray[np.uint64]:
@@ -24,6 +27,29 @@ def hash_ids(ids: NDArray[np.str_]) -> NDArray[np.uint64]:
 
     hashes: NDArray[np.uint64] = pd.util.hash_array(ids.astype(object), hash_key=_HASH_KEY, categorize=False)
     return hashes
+
+
+def meant_ids(sample: str, ids: Sequence[str]) -> str:
+    """Say which ids are meant by one that is unknown: those of the same file name in another folder or with another ending.
+
+    Args:
+        sample: Id that is unknown.
+        ids: Ids that there are.
+
+    Example:
+        >>> meant_ids("photos/Cat7.JPG", ["cat/cat7.png", "cat/cat71.png"])
+        "did you mean 'cat/cat7.png'?"
+    """
+    name = _file_stem(sample)
+    same = [each for each in ids if name in each.casefold() and _file_stem(each) == name] if name else []
+    if not same:
+        return nearest_names(sample, ids[:_LIKE])
+    more = f", or {len(same) - _LISTED:,} others of that name" if len(same) > _LISTED else ""
+    return f"did you mean {' or '.join(map(repr, same[:_LISTED]))}{more}?"
+
+
+def _file_stem(sample: str) -> str:
+    return PurePosixPath(sample.strip().replace("\\", "/")).name.partition(".")[0].casefold()
 
 
 def check_distinct(shards: Sequence[Shard], ids_of: Callable[[int], NDArray[np.str_]]) -> None:

@@ -13,10 +13,11 @@ from ssl_diffusion.data.listings import LABEL_COLUMNS, Sample, check_test_classe
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import LARGEST_SIDE, DataSettings
 from ssl_diffusion.data.shards.base import Columns
+from ssl_diffusion.data.shards.ids import meant_ids
 from ssl_diffusion.data.shards.rows import ShardImages, as_array
 from ssl_diffusion.data.shards.source import ShardSource
 from ssl_diffusion.data.tables import read_table
-from ssl_diffusion.errors import DataError, nearest_names
+from ssl_diffusion.errors import DataError
 from ssl_diffusion.outputs import shown_path
 from ssl_diffusion.settings import shown
 from ssl_diffusion.storage import allocate
@@ -122,9 +123,9 @@ def _from_table(path: Path, column: str, ids: NDArray[np.str_]) -> list[Sample]:
         found[sample] = Sample(frozenset({text}) if text and which != "unlabeled" else None, which == "test")
     known = set(ids.tolist())
     if unknown := [sample for sample in found if sample not in known]:
-        near = nearest_names(unknown[0], ids[:1000].tolist())
         raise DataError(
-            f"{shown_path(path)} has labels for {len(unknown)} samples that no shard has, {shown(unknown[0])} for one; {near}"
+            f"{shown_path(path)} has labels for {len(unknown)} samples that no shard has, {shown(unknown[0])} for one; "
+            f"{meant_ids(unknown[0], ids.tolist())}"
         )
     nothing = Sample(None, False)
     return [found.get(sample, nothing) for sample in ids.tolist()]

@@ -180,7 +180,8 @@ def reading(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(f"{shown_path(name)} does not exist") from error
     except PermissionError as error:
-        raise DataError(f"{shown_path(name)} cannot be read: permission denied ({first_line(error)})") from error
+        why = "" if error.strerror else f" ({first_line(error)})"  # of this machine it says the same again
+        raise DataError(f"{shown_path(name)} cannot be read: permission denied{why}") from error
     except ImportError as error:
         raise DataError(f"{shown_path(name)} cannot be read: {_missing(name, error)}") from error
     except MemoryError:
