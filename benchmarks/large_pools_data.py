@@ -56,6 +56,35 @@ def make_shards(folder: Path, n: int, *, labeled: bool = True) -> None:
         os.replace(temporary, path)
 
 
+def make_jpeg_shards(folder: Path, packed: Path, n: int) -> None:
+    """Write shards of JPEG files, once, of the first n images of packed shards."""
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(-(-n // PER_SHARD)):
+        path = folder / f"shard-{shard:05d}.parquet"
+        if path.exists():
+            continue
+        temporary = path.with_name(f".{path.name}")
+        with pq.ParquetFile(packed / path.name) as file:
+            schema = pa.schema([("id", pa.string()), ("image", pa.binary()), ("label", pa.string()), ("split", pa.string())])
+            with pq.ParquetWriter(temporary, schema, compression="none", write_page_checksum=True) as writer:
+                for group in range(file.num_row_groups):
+                    table, files = file.read_row_group(group), []
+                    for pixels in table["image"].to_pylist():
+                        buffer = io.BytesIO()
+                        image = np.frombuffer(pixels, np.uint8).reshape(SHAPE).transpose(1, 2, 0)
+                        Image.fromarray(image).save(buffer, "JPEG", quality=90)
+                        files.append(buffer.getvalue())
+                    columns = [table["id"], pa.array(files, pa.binary()), table["label"], table["split"]]
+                    writer.write_table(pa.table(columns, schema=schema), row_group_size=GROUP)
+        os.replace(temporary, path)
+
+
 def make_run(work: Path, shards: Path) -> Path:
     """A tiny network, fitted to the first shard for a few steps."""
     run = work / "run"

@@ -14,9 +14,11 @@ take back. What a fit looks at once, 10,000 images for the scale of the pixels, 
     python benchmarks/large_pools_training.py --work /tmp/pools --images 100000 --stream
 
 compares memory with a stream (`ssld fit --stream 8192`), whose images another process decodes
-(results/large_pools_stream.csv). More steps are timed, so that images come from several buffers. Where that process has no core
-of its own, it takes its time from the one that trains: `decoding_cpu_s` is that of its whole life, its start and the buffers
-before and after the timed steps included.
+(results/large_pools_stream.csv); with --jpeg out of shards of JPEG files, quality 90, instead of packed pixels
+(results/large_pools_stream_jpeg.csv). More steps are timed, so that images come from several buffers. Where that process has no
+core of its own, it takes its time from the one that trains: `decoding_cpu_s` is that of its whole life, its start and the
+buffers before and after the timed steps included. "Alone" is one way in a process of its own, for its memory;
+`decoding_peak_mb` is that of the process that decodes, looked at there only.
 """
 
 import argparse
@@ -33,10 +35,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from common import RESULTS, append_row, find_row, markdown_table, provenance
-from large_pools_data import PER_SHARD, make_shards
+import psutil
+from common import RESULTS, append_row, find_row, high_water, markdown_table, provenance
+from large_pools_data import PER_SHARD, make_jpeg_shards, make_shards
 
 CSV, STREAM_CSV = RESULTS / "large_pools_training.csv", RESULTS / "large_pools_stream.csv"
+JPEG_CSV = RESULTS / "large_pools_stream_jpeg.csv"
 STREAM, BUFFER, STREAMED = ("memory", "stream"), 8_192, 200
 WAYS = ("memory", "mapped", "mapped, dropped", "mapped, dropped, not asked for")
 STEPS, ROUNDS = 100, 3
@@ -60,8 +64,8 @@ def facts_of_process() -> tuple[int, int]:
     return int(read.split()[1]), int(anon.split()[1]) * 1024
 
 
-def train(shards: Path, n: int, ways: Sequence[str], rounds: int) -> list[dict[str, Any]]:
-    """Pretrain on the first n images in each way in turn, `rounds` times; in a process of its own."""
+def train(shards: Path, n: int, ways: Sequence[str], rounds: int, steps: int) -> list[dict[str, Any]]:
+    """Pretrain on the first n images in each way in turn, `rounds` times so many steps; in a process of its own."""
     from ssl_diffusion.data.loading import load_pool
     from ssl_diffusion.data.pool import Pool
     from ssl_diffusion.data.settings import DataSettings
@@ -77,17 +81,24 @@ def train(shards: Path, n: int, ways: Sequence[str], rounds: int) -> list[dict[s
         settings = DataSettings(path=path, size=0, stream=BUFFER if where == "stream" else 0)
         pools[where] = load_pool(settings, max_memory=0 if where == "mapped" else None)
         reading[where] = time.perf_counter() - begin
-    steps = STREAMED if "stream" in ways else STEPS
     tiny = ["model.channels=8", "model.blocks=1", "model.decoder_blocks=1", f"pretraining.steps={steps}"]
     plain = ["training.objective=denoise-only", "augmentation.policy=photo", "augmentation.flip=on"]
     recipe = load_recipe("images").with_overrides([*tiny, *plain])
-    fit_model(recipe.with_setting("pretraining.steps", 10), pools[ways[0].partition(",")[0]], None)  # what is allocated once
+    streamed = BUFFER if ways[0] == "stream" else 0
+    once = recipe.with_setting("pretraining.steps", 10).with_setting("data.stream", streamed)
+    fit_model(once, pools[ways[0].partition(",")[0]], None)  # what is allocated once
     sigma, ask = next(iter(pools.values())).sigma_data(), batches.read_ahead
     Pool.sigma_data = lambda self: sigma  # type: ignore[method-assign]
     rows = []
     began: list[tuple[int, int, float, float]] = []
 
+    seen_at, decoding = 0.0, 0  # of the processes that decode: when their memory was looked at, and how much it was
+
     def note(update: ProgressUpdate) -> None:
+        nonlocal seen_at, decoding
+        if len(ways) == 1 and time.perf_counter() > seen_at + 1:
+            seen_at = time.perf_counter()
+            decoding = max([decoding, *(high_water(child.pid) for child in psutil.Process().children())])
         if not began:
             faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
             began.append((facts_of_process()[0], faults, time.perf_counter(), time.process_time()))
@@ -125,10 +136,10 @@ def train(shards: Path, n: int, ways: Sequence[str], rounds: int) -> list[dict[s
                     "reading_seconds": round(reading[way.partition(",")[0]], 2),
                 }
             )
-            if "stream" in ways:
+            if steps == STREAMED:
                 now = resource.getrusage(resource.RUSAGE_CHILDREN)
                 spent = now.ru_utime + now.ru_stime - others.ru_utime - others.ru_stime
-                rows[-1]["decoding_cpu_s"] = round(spent, 2)
+                rows[-1] |= {"decoding_cpu_s": round(spent, 2), "decoding_peak_mb": round(decoding / 2**20)}
             print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
@@ -145,17 +156,20 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for shards; the mapped file lies in $TMPDIR")
     parser.add_argument("--images", type=int, default=2_000_000)
     parser.add_argument("--stream", action="store_true", help="compare memory with a stream alone")
+    parser.add_argument("--jpeg", action="store_true", help="with --stream: shards of JPEG files")
     parser.add_argument("--rows", type=Path, help="file of rows; default: that of the results")
     arguments = parser.parse_args()
     shards, n = arguments.work / "shards", arguments.images
     make_shards(shards, n)
-    wanted = (
-        [(STREAM, ROUNDS, "stream")] if arguments.stream else [(WAYS, ROUNDS, WAYS[-1]), (WAYS[2:3], 1, f"{WAYS[2]}, alone")]
-    )
-    path = arguments.rows or (STREAM_CSV if arguments.stream else CSV)
+    streams = [(STREAM, ROUNDS, "stream"), *(((way,), 1, f"{way}, alone") for way in STREAM)]
+    wanted = streams if arguments.stream else [(WAYS, ROUNDS, WAYS[-1]), (WAYS[2:3], 1, f"{WAYS[2]}, alone")]
+    path = arguments.rows or ((JPEG_CSV if arguments.jpeg else STREAM_CSV) if arguments.stream else CSV)
+    if arguments.jpeg:
+        make_jpeg_shards(arguments.work / "jpeg", shards, n)
+        shards = arguments.work / "jpeg"
     for ways, rounds, last in wanted:
         if find_row(path, {"what": f"training, {last}", "images": n, "round": rounds - 1}) is None:
-            for row in child(shards, n, json.dumps(ways), rounds):
+            for row in child(shards, n, json.dumps(ways), rounds, STREAMED if arguments.stream else STEPS):
                 append_row(path, row | provenance())
     print(markdown_table([dict(row) for row in pd.read_csv(path).to_dict("records")]))
 
@@ -166,7 +180,7 @@ if __name__ == "__main__":
         import torch
 
         torch.set_num_threads(1)
-        shards_, n_, ways_, rounds_ = sys.argv[2:6]
-        print(json.dumps(train(Path(shards_), int(n_), json.loads(ways_), int(rounds_))))
+        shards_, n_, ways_, rounds_, steps_ = sys.argv[2:7]
+        print(json.dumps(train(Path(shards_), int(n_), json.loads(ways_), int(rounds_), int(steps_))))
     else:
         main()

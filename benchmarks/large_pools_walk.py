@@ -4,16 +4,25 @@
     python benchmarks/large_pools_walk.py --work /tmp/walk --images 6000   # the same in minutes
 
 The images are synthetic, ten patterns under noise, PNG files without labels, which `pack` makes the shards of that all other
-commands read. labels.csv names 5,000. The program is the one of this Python environment; a command that ended well is not run
-again. Seconds of the processor, those of Ray's processes included, are given beside those of the clock, since other programs
-change them less; memory is that of the largest process.
+commands read; only a bucket is left out, of which tests/cli/test_buckets.py has the commands. labels.csv names 5,000. `loop
+serve` is asked for the page, for a hundred samples one after the other and their images, and told what they show, by the
+requests that the page makes; the second time, by a model of the job, for ten. Then it is stopped as by Ctrl-C. The program is
+the one of this Python environment; a command that ended well is not run again. Seconds of the processor, those of Ray's
+processes included, are given beside those of the clock, since other programs change them less; memory is that of the largest
+process.
 """
 
 import argparse
+import io
 import json
 import os
+import signal
+import socket
 import sys
+import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +34,7 @@ import psutil
 from common import RESULTS, high_water, markdown_table, provenance, write_csv
 from PIL import Image
 
-SIDE, CLASSES, LABELED = 32, 10, 5000
+SIDE, CLASSES, LABELED, ASKED = 32, 10, 5000, 100
 FEW = ("model.channels=8", "model.blocks=1", "model.decoder_blocks=1", "pretraining.steps=60", "training.steps=40")
 
 
@@ -51,33 +60,101 @@ def name_of(i: int) -> str:
 def write_labels(file: Path, ids: Iterable[str]) -> None:
     """A CSV file with what images of these ids show."""
     known = list(ids)
-    pd.DataFrame({"id": known, "label": [f"c{int(Path(sample).stem) % CLASSES}" for sample in known]}).to_csv(file, index=False)
+    pd.DataFrame({"id": known, "label": [class_of(sample) for sample in known]}).to_csv(file, index=False)
+
+
+def class_of(sample: str) -> str:
+    """What the image of an id shows."""
+    return f"c{int(Path(sample).stem) % CLASSES}"
 
 
 def commands() -> list[tuple[str, ...]]:
     """What docs/how-to/large-pools.md says, with a small network and few steps."""
     few = tuple(word for text in FEW for word in ("--set", text))
     shards = ("--data", "shards/*.parquet")
+    fit = ("fit", *shards, "--labels", "labels.csv", "--labeled", "4000", "--no-cache", *few)
+    serve = ("loop", "serve", "job/", "--no-open")
     return [
         ("pack", "photos/", "--out", "shards/", "--size", str(SIDE)),
-        ("fit", *shards, "--labels", "labels.csv", "--labeled", "4000", "--out", "runs/R", "--no-cache", *few),
-        ("embed", "runs/R", "shards/", "--out", "features/", "--engine", "ray", "--workers", "2"),
+        (*fit, "--out", "runs/R"),
+        ("embed", "runs/R", "shards/", "--out", "features/"),
+        ("embed", "runs/R", "shards/", "--out", "features-ray/", "--engine", "ray", "--workers", "2"),
         ("query", "runs/R", "--pool", "features/", "--n", "500", "--strategy", "margin", "--out", "batch.csv"),
-        ("loop", "init", "job/", *shards, "--classes", ",".join(f"c{k}" for k in range(CLASSES)), *few),
-        ("loop", "next", "job/", "--n", "100"),
-        ("loop", "import", "job/", "answers.csv"),
-        ("loop", "fit", "job/", "--cache-dir", "cache"),
-        ("loop", "next", "job/", "--n", "100", "--out", "next.csv"),
-        ("loop", "export", "job/", "--format", "folder", "--out", "labeled/"),
         ("predict", "runs/R", "shards/", "--out", "predictions/"),
+        ("check", "shards/"),
+        (*fit, "--stream", "65536", "--out", "runs/S"),
+        ("loop", "init", "job/", *shards, "--classes", ",".join(f"c{k}" for k in range(CLASSES)), *few),
+        ("loop", "next", "job/", "--n", str(ASKED)),
+        serve,
+        ("loop", "fit", "job/", "--cache-dir", "cache"),
+        ("loop", "next", "job/", "--n", str(ASKED), "--out", "next.csv"),
+        serve,
+        ("loop", "export", "job/", "--format", "folder", "--out", "labeled/"),
+        ("loop", "move", "job/", "--data", "moved/*.parquet"),
     ]
 
 
-def run(work: Path, command: tuple[str, ...], n: int) -> dict[str, Any]:
+def use_page(port: int, answers: int) -> None:
+    """Open the page of a job, and look at samples and label them by what their ids say.
+
+    Args:
+        port: Port on this machine.
+        answers: Number of samples to label.
+    """
+    address = f"http://127.0.0.1:{port}"
+
+    def asked(path: str, said: dict[str, Any] | None = None, **headers: str) -> bytes:
+        data = None if said is None else json.dumps(said).encode()
+        request = urllib.request.Request(address + path, data, {"Content-Type": "application/json", **headers})
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            content: bytes = answer.read()
+        return content
+
+    deadline = time.monotonic() + 900
+    while True:
+        try:
+            assert b"<html" in asked("/")
+            break
+        except (urllib.error.URLError, ConnectionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+    token = {"X-CSRF-Token": json.loads(asked("/api/session"))["csrf"]}
+    who = {"annotator": "ann", "holder": "walk"}
+    for number in range(answers):
+        sample = json.loads(asked("/api/next", who, **token))["sample"]
+        with Image.open(io.BytesIO(asked(sample["image"]))) as image:
+            assert image.size == (SIDE, SIDE)
+        said = {"id": sample["id"], "verb": "label", "label": class_of(sample["id"]), "token": str(number), **who}
+        asked("/api/label", said | {"digest": sample["digest"]}, **token)
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+    return port
+
+
+def run(work: Path, command: tuple[str, ...], n: int, number: int) -> dict[str, Any]:
     """Run one command in the folder and measure it."""
     begin, peak, spent = time.perf_counter(), 0, dict[tuple[int, float], float]()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = psutil.Popen([sys.executable, "-m", "ssl_diffusion.cli", *command, "--quiet"], cwd=work, env=environment)
+    serves, port, trouble = command[:2] == ("loop", "serve"), free_port(), list[BaseException]()
+    words = [*command, "--port", str(port)] if serves else command
+    process = psutil.Popen([sys.executable, "-m", "ssl_diffusion.cli", *words, "--quiet"], cwd=work, env=environment)
+
+    def visit() -> None:
+        try:
+            use_page(port, ASKED if commands().index(command) == number else 10)
+        except BaseException as error:
+            trouble.append(error)
+        process.send_signal(signal.SIGINT)
+
+    visitor = threading.Thread(target=visit, daemon=True)
+    if serves:
+        visitor.start()
     while True:  # the kernel's high-water mark, since rusage counts the size of this process into it
         with suppress(psutil.Error):
             for each in [process, *process.children(recursive=True)]:
@@ -89,9 +166,12 @@ def run(work: Path, command: tuple[str, ...], n: int) -> dict[str, Any]:
             break
         except psutil.TimeoutExpired:
             continue
-    if status:
+    if trouble:
+        raise trouble[0]
+    if status not in ((0, 130) if serves else (0,)):
         raise SystemExit(f"ssld {' '.join(command)} ended with status {status}")
-    name = command[:2] if command[0] == "loop" else (*command[:1], *(["--engine", "ray"] if "ray" in command else []))
+    name = command[:2] if command[0] == "loop" else command[:1]
+    name += tuple(option for option in ("--engine", "--stream") if option in command) + (("ray",) if "ray" in command else ())
     return {
         "command": " ".join(("ssld", *name)),
         "images": n,
@@ -123,10 +203,9 @@ def main() -> None:
         if not done.exists():
             if arguments.ended:
                 continue
-            if command[:2] == ("loop", "import"):
-                asked = max((work / "job" / "batches").glob("*.csv"))
-                write_labels(work / "answers.csv", pd.read_csv(asked, dtype={"id": str})["id"])
-            done.write_text(json.dumps(run(work, command, n)))
+            if command[:2] == ("loop", "move"):
+                (work / "shards").rename(work / "moved")
+            done.write_text(json.dumps(run(work, command, n, number)))
         rows.append(json.loads(done.read_text()))
         print(rows[-1], flush=True)
     about = provenance()
