@@ -45,6 +45,9 @@ def test_the_figure_of_the_job_leads_from_50_labels_on_beside_the_baseline(
             else:
                 why = "before this says much" if where == "metric" else "for about ± 10 points"
                 assert line == f"34 more audit labels {why}. So far {between}."
+        top = await page.text_content("#progress")
+        figure = f"balanced accuracy {100 * found.audit_metric.accuracy:.1f} %"
+        assert top.endswith(figure if n_audit == 50 else "34 more audit labels for the balanced accuracy")
         baseline = await page.text_content("#baseline")
         assert baseline.startswith(f"Always saying the most frequent class is right for {100 * most:.1f} % of these.")
         assert baseline.endswith("not surely better than that.") == (found.audit.low <= most)

@@ -14,10 +14,17 @@ const ENOUGH = 50; // labels of the audit that make an accuracy worth a large fi
 function figureLine(estimate, what) {
   if (estimate === null) return "Not measured yet: this needs labels of an audit set, or of a round drawn at random.";
   const between = `between ${percent(estimate.low)} and ${percent(estimate.high)} (95 %), from ${estimate.n} ${estimate.n === 1 ? "label" : "labels"}`;
-  const more = ENOUGH - estimate.n;
-  if (more <= 0) return `${percent(estimate.accuracy)}, ${between}`;
-  const what_for = estimate.figure === "accuracy" ? "for about ± 10 points" : "before this says much";
-  return `${more} more ${what}${more === 1 ? "label" : "labels"} ${what_for}. So far ${between}.`;
+  if (estimate.n >= ENOUGH) return `${percent(estimate.accuracy)}, ${between}`;
+  return `${wanted(estimate, what)} ${estimate.figure === "accuracy" ? "for about ± 10 points" : "before this says much"}. So far ${between}.`;
+}
+
+const wanted = ({ n }, what) => `${ENOUGH - n} more ${what}${n === ENOUGH - 1 ? "label" : "labels"}`;
+
+// The figure that leads the page, or what it wants for that.
+function shortFigure({ audit, audit_metric: metric }) {
+  const found = metric || audit;
+  if (!found) return "";
+  return found.n >= ENOUGH ? ` · ${found.figure} ${percent(found.accuracy)}` : ` · ${wanted(found, "audit ")} for ${found.figure === "accuracy" ? "± 10 points" : `the ${found.figure}`}`;
 }
 
 const title = (figure) => figure[0].toUpperCase() + figure.slice(1);
@@ -59,7 +66,7 @@ export async function state() {
   followExamples(found.examples);
   const speed = s.labels_per_hour === null ? "" : ` · ${Math.round(s.labels_per_hour).toLocaleString("en")} an hour`;
   const fitting = s.fit.state === "running" ? ` · ${fitLine(s.fit).replace(/\.$/, "").toLowerCase()}` : "";
-  $("progress").textContent = `${s.counts.labeled} labeled · ${s.waiting} waiting${speed}${fitting}`;
+  $("progress").textContent = `${s.counts.labeled} labeled · ${s.waiting} waiting${speed}${shortFigure(s)}${fitting}`;
   const settled = s.counts.labeled + s.counts.skipped;
   const percentage = settled + s.waiting ? (100 * settled) / (settled + s.waiting) : 0;
   $("filled").style.width = `${percentage}%`;
