@@ -98,6 +98,10 @@ def usage_failure(error: typer.BadParameter) -> Failure:
     message = " ".join(error.format_message().split())
     message = re.sub(r"[^\s]{81,}", lambda word: f"{word[0][:40]}...{word[0][-20:]}", message).rstrip(".")
     message = f"{message[:1].lower()}{message[1:]}"
+    extra = re.search(r"unexpected extra argument\S* \((\S+\.(?:tar|parquet))\b", message, re.IGNORECASE)
+    if extra is not None:
+        shell = "the shell has written a pattern of shards out: put it into quotation marks, as in --data 'shards/*.parquet'"
+        return Failure(f"unexpected argument {extra[1]}: {shell}", "UsageError", 2)
     context = error.ctx
     return Failure(f"{message}; see {context.command_path} --help" if context is not None else message, "UsageError", 2)
 
