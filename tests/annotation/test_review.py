@@ -318,6 +318,27 @@ def test_reviewed_by_keyboard_and_the_views_are_accessible(job: Job, digits_pool
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian package chromium)")
 @pytest.mark.timeout(120)
+def test_a_key_decides_the_card_that_was_clicked_also_after_others_are_gone(job: Job) -> None:
+    pool = job.store.ids[job.store.of_role("pool")].tolist()
+    add_items(job.store, [ReviewItem(pool[k], "label issue", "perhaps not", None, 1 - k / 10) for k in range(4)])
+
+    async def scenario(context: Any, url: str) -> None:
+        page = await open_page(context, url)
+        await shown(page)
+        await page.click("[data-view=suspicious]")
+        for n, k in ((4, 0), (3, 1), (2, 2)):
+            await page.wait_for_function(f"() => document.querySelectorAll('#review li').length === {n} && !ssld.now.busy")
+            await page.locator("#review li", has_text=pool[k]).locator("b").click()
+            assert await page.text_content("#review li.current b") == pool[k]
+            await page.keyboard.press("d")
+        await page.wait_for_function("() => document.querySelectorAll('#review li').length === 1 && !ssld.now.busy")
+        assert [item.id for item in open_items(job.store)] == [pool[3]]
+
+    browse(job, scenario)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian package chromium)")
+@pytest.mark.timeout(120)
 def test_the_second_of_two_keys_means_nothing_else(job: Job) -> None:
     pool = job.store.ids[job.store.of_role("pool")].tolist()
     job.store.add_classes([f"thing {k}" for k in range(40)])

@@ -46,7 +46,7 @@ export async function review(kind = view()) {
     ? session.multilabel ? "Nothing is suspicious. What ssld check finds in this job is shown here." : "Nothing is suspicious. “Look for wrong labels” compares every label with what a classifier says that has not seen it."
     : "No image is disputed or flagged.";
   items = samples.map((row) => ({ row, card: card(row), done: false }));
-  items.forEach((item, k) => { item.card.addEventListener("pointerdown", () => select(k, false)); });
+  for (const item of items) item.card.addEventListener("pointerdown", () => select(items.indexOf(item), false)); // its place changes
   $("review").replaceChildren(...items.map((item) => item.card));
   select(0, false);
 }
