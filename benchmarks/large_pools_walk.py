@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable
 from contextlib import suppress
@@ -101,11 +102,12 @@ def use_page(port: int, answers: int) -> None:
         port: Port on this machine.
         answers: Number of samples to label.
     """
-    address = f"http://127.0.0.1:{port}"
+    address = f"http://127.0.0.1:{port}/"
 
     def asked(path: str, said: dict[str, Any] | None = None, **headers: str) -> bytes:
         data = None if said is None else json.dumps(said).encode()
-        request = urllib.request.Request(address + path, data, {"Content-Type": "application/json", **headers})
+        headers = {"Content-Type": "application/json", **headers}
+        request = urllib.request.Request(urllib.parse.urljoin(address, path), data, headers)
         with urllib.request.urlopen(request, timeout=600) as answer:
             content: bytes = answer.read()
         return content
