@@ -123,11 +123,14 @@ def use_page(port: int, answers: int) -> None:
             time.sleep(0.2)
     token = {"X-CSRF-Token": json.loads(asked("/api/session"))["csrf"]}
     who = {"annotator": "ann", "holder": "walk"}
+    seen = set[str]()
     for number in range(answers):
         sample = json.loads(asked("/api/next", who, **token))["sample"]
+        assert sample["id"] not in seen
+        seen.add(sample["id"])
         with Image.open(io.BytesIO(asked(sample["image"]))) as image:
             assert image.size == (SIDE, SIDE)
-        said = {"id": sample["id"], "verb": "label", "label": class_of(sample["id"]), "token": str(number), **who}
+        said = {"id": sample["id"], "verb": "label", "label": class_of(sample["id"]), "token": f"{port}-{number}", **who}
         asked("/api/label", said | {"digest": sample["digest"]}, **token)
 
 
