@@ -9,7 +9,8 @@ at least 0.9; what is judged are the saved 8-bit pictures. Judges share nothing 
 network that is fitted to all training photos of the folder with their labels, logistic regression on histograms of oriented
 gradients (HOG) and the five nearest neighbors in them; the control is such a network of random weights. `noise` are random
 changes as large as ours, of the same images: what a judge sees there is no explanation. Two rows a confidence in
-`results/counterfactual_photos.csv`.
+`results/counterfactual_photos.csv`; photos, counterfactuals and what the network sees in the folder of --out, as .npz, of which
+photo_pictures.py makes pictures.
 """
 
 import argparse
@@ -97,6 +98,18 @@ def measure(
         "evaluations": round(float(result.network_evaluations.mean()), 1),
         "seconds_per_image": round(seconds / len(ids), 2),
     }
+    network_sees = judges["network"](changed)
+    np.savez_compressed(
+        out.with_name(f"{out.name}.npz"),
+        ids=saved["id"].to_numpy(str),
+        original=originals,
+        changed=changed,
+        success=np.ones(len(saved), bool),
+        source=result.source[arrived],
+        target=result.target[arrived],
+        judge=np.array(pool.classes)[network_sees],
+        classes=np.array(pool.classes),
+    )
     truth, kinds = pool.labels[positions[arrived]], {"counterfactual": changed, "noise": noise_like(originals, changed)}
     clean = {f"{name}_clean": _share(judge(originals) == truth) for name, judge in judges.items()}
     return [
@@ -118,7 +131,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the judge")
-    parser.add_argument("--out", type=Path, help="folder that keeps the pictures")
+    parser.add_argument("--out", type=Path, help="folder that keeps the pictures and the files of arrays")
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     if not args.table:
