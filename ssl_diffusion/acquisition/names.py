@@ -119,14 +119,17 @@ def get_variant(name: str) -> Strategy:
 
 # Fewer labels a class than this, and covering the pool beats asking the classifier.
 _FEW_LABELS = 2
+_FEW_BESIDE_BACKBONE = 1
 
 AUTO_RULE = (
-    f"below {_FEW_LABELS} labels per class maxherding on the representation of a denoiser, typiclust where a backbone joins it "
-    "or there is no model; then uherding"
+    f"below {_FEW_LABELS} labels per class maxherding on the representation of a denoiser and typiclust without a model; "
+    f"then uherding. Where a backbone joins the denoiser: typiclust below {_FEW_BESIDE_BACKBONE} label per class, then bait"
 )
 
 
-def strategy_for(name: str, n_labeled: int, n_classes: int, model: "JointDiffusion | None" = None) -> tuple[Strategy, str]:
+def strategy_for(
+    name: str, n_labeled: int, n_classes: int, model: "JointDiffusion | None" = None, *, independent: bool = False
+) -> tuple[Strategy, str]:
     """The strategy of a name, and why.
 
     Args:
@@ -134,6 +137,8 @@ def strategy_for(name: str, n_labeled: int, n_classes: int, model: "JointDiffusi
         n_labeled: labels there are.
         n_classes: Number of classes of the classifier; 0 without one.
         model: Model whose representation strategies see; None if it is no denoiser's.
+        independent: Whether an image may have several classes: "auto" then takes what
+            :func:`~ssl_diffusion.acquisition.independent.check_independent` accepts.
 
     Raises:
         SSLDError: if there is no such strategy; names the nearest.
@@ -142,22 +147,29 @@ def strategy_for(name: str, n_labeled: int, n_classes: int, model: "JointDiffusi
     if base != "auto":
         return get_variant(name), f"{name}, as asked for"
     if colon:
-        chosen, reason = strategy_for(base, n_labeled, n_classes, model)
+        chosen, reason = strategy_for(base, n_labeled, n_classes, model, independent=independent)
         return get_variant(f"{chosen.name}:{variant}"), reason
     if not n_classes:
         first = _first(model)
         return get_variant(first), f"{first}: there is no classifier yet, so cover the pool"
     labels = f"{n_labeled} labels for {n_classes} classes"
-    if n_labeled < _FEW_LABELS * n_classes:
+    beside = _reads_backbone(model) and not independent
+    if n_labeled < (_FEW_BESIDE_BACKBONE if beside else _FEW_LABELS) * n_classes:
         first = _first(model)
         return get_variant(first), f"{first}: {labels} are few, so cover the pool"
+    if beside:
+        return get_variant("bait"), f"bait: {labels} beside a backbone are enough to ask what the classifier lacks"
     return get_variant("uherding"), f"uherding: {labels} are enough to cover what the classifier is unsure of"
 
 
 def _first(model: "JointDiffusion | None") -> str:
     """The strategy that begins; which one is better was measured for both kinds of representation (docs/how-to/studies.md)."""
+    return "typiclust" if model is None or _reads_backbone(model) else "maxherding"
+
+
+def _reads_backbone(model: "JointDiffusion | None") -> bool:
     if model is None:
-        return "typiclust"
+        return False
     from ssl_diffusion.models.fused import FusedDiffusion  # torch, which names alone do not need
 
-    return "typiclust" if isinstance(model, FusedDiffusion) else "maxherding"
+    return isinstance(model, FusedDiffusion)

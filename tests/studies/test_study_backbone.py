@@ -7,8 +7,11 @@ import pytest
 from support.backbones import Quadrants
 from support.commands import ok, refused
 
+from ssl_diffusion.acquisition import query
+from ssl_diffusion.acquisition.names import strategy_for
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.errors import RecipeError
+from ssl_diffusion.inference.run import load_run
 from ssl_diffusion.studies import StudyFolder, StudySettings
 from ssl_diffusion.training.recipe import load_recipe
 
@@ -35,6 +38,19 @@ def test_features_of_ones_own_are_enough_where_they_say_it_all(tmp_path: Path, t
     np.savez(tmp_path / "f.npz", ids=digits_pool.ids[1:], features=features[1:])
     message = refused(*DESIGN, "--features", tmp_path / "f.npz", "--out", tmp_path / "other", *tiny)
     assert "has no features of 1 of" in message
+
+
+def test_auto_leaves_its_start_sooner_beside_a_backbone(tmp_path: Path, tiny: list[str], digits_pool: Pool) -> None:
+    probe = ("--objective", "probe", "--backbone", "quadrants")
+    ok("fit", "--dataset", "digits", "--labeled", 10, *probe, "--out", tmp_path / "run", *tiny)
+    run = load_run(tmp_path / "run", "cpu", "fp32")
+    chosen = query(run, digits_pool, 5)
+    assert chosen.strategy == "bait"
+    assert "beside a backbone" in chosen.reason
+    assert strategy_for("auto", 9, 10, run.model)[0].name == "typiclust"
+    assert strategy_for("auto:balanced", 10, 10, run.model)[0].name == "bait:balanced"
+    several = [strategy_for("auto", n, 10, run.model, independent=True)[0].name for n in (19, 20)]
+    assert several == ["typiclust", "uherding"]  # bait reasons about the one class of an image
 
 
 @pytest.mark.parametrize(
