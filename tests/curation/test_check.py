@@ -173,12 +173,16 @@ def test_labels_with_classes_that_a_run_does_not_know_are_told_of(tiny_run: Path
 def test_a_job_is_checked_and_its_findings_can_be_reviewed(photos: Path, tmp_path: Path) -> None:
     from ssl_diffusion.annotation.loop.job import open_job
     from ssl_diffusion.annotation.loop.job_check import check_job
+    from ssl_diffusion.annotation.store.store import Action, Actor
 
     (photos / "train" / "3" / "broken.png").rename(tmp_path / "broken.png")
     try:
         ok("loop", "init", tmp_path / "job", "--data", photos, "--folders", "classes", "-q")
         printed = json.loads(ok("check", tmp_path / "job", "--out", tmp_path / "check", "--json", "-q").stdout)
-        findings = check_job(open_job(tmp_path / "job"))
+        job = open_job(tmp_path / "job")
+        findings = check_job(job)
+        job.store.apply([Action("drop", "train/2/copy.png", Actor("ann"))])
+        without = check_job(job)
     finally:
         (tmp_path / "broken.png").rename(photos / "train" / "3" / "broken.png")
     assert printed["labels"] > 160
@@ -186,6 +190,9 @@ def test_a_job_is_checked_and_its_findings_can_be_reviewed(photos: Path, tmp_pat
     wrong = findings[findings["id"].isin([f"train/1/wrong{i}.png" for i in range(WRONG)])]
     assert (wrong["suggested"] == "0").any()
     assert {"train/2/copy.png"} <= set(findings.loc[findings["kind"] == "duplicate", "id"]) | set(findings["of"])
+    copies = without[without["kind"] == "duplicate"]
+    assert "train/2/copy.png" not in {*copies["id"], *copies["of"], *without["id"]}  # a copy that was dropped is none any more
+    assert len(copies) < (findings["kind"] == "duplicate").sum()
     assert (tmp_path / "check" / "findings.csv").is_file()
 
 

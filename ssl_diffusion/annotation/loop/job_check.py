@@ -6,11 +6,13 @@ import numpy as np
 
 from ssl_diffusion.annotation.loop.current_model import present_model
 from ssl_diffusion.annotation.loop.job import Job
+from ssl_diffusion.annotation.store.pool_rows import read_rows
 from ssl_diffusion.annotation.store.state import read_state
 from ssl_diffusion.curation.check import CheckResult, check_collection
 from ssl_diffusion.curation.collection import Collection, denoised
 from ssl_diffusion.curation.image_faults import survey
 from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.errors import DataError
 from ssl_diffusion.progress import ProgressCallback
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ __all__ = ["check_job", "collect_job", "findings_of"]
 
 
 def collect_job(job: Job, *, levels: int = 1, progress: ProgressCallback | None = None) -> Collection:
-    """The images of a job as its current model sees them, with the labels that people gave.
+    """The images of a job but those skipped or dropped, as its current model sees them, with the labels that people gave.
 
     Args:
         job: Job to read; nothing in it is changed but caches.
@@ -28,7 +30,7 @@ def collect_job(job: Job, *, levels: int = 1, progress: ProgressCallback | None 
         progress: Callback for the number of images read.
 
     Raises:
-        DataError: If an image file is missing.
+        DataError: If an image file is missing, or all images were skipped or dropped.
 
     Example:
         >>> collection = collect_job(open_job(Path("job")))  # doctest: +SKIP
@@ -50,7 +52,12 @@ def collect_job(job: Job, *, levels: int = 1, progress: ProgressCallback | None 
     pool = Pool(job.path.name, images, job.store.ids, labels, state.names, is_test, sets, files=files)
     z = np.asarray(model.frozen.representation)
     errors = denoised(model.run, model.frozen.images, levels) if model.run is not None else None
-    seen = survey(pool.images, files, progress=progress)
+    if (out := read_rows(job.store).has_status("skipped")).any():
+        if out.all():
+            raise DataError(f"all images of {job.path} were skipped or dropped: there is nothing to check")
+        pool, z = pool.select(~out), z[~out]
+        errors = None if errors is None else errors[:, ~out]
+    seen = survey(pool.images, pool.files, progress=progress)
     return Collection(str(job.path), pool, seen, z, model.description, errors, model.run)
 
 
