@@ -186,7 +186,7 @@ def test_what_needs_gradients_to_the_images_is_refused_or_replaced(fitted: Path)
         sample_run(run, 2, np.zeros(2, dtype=np.int64))
     with pytest.raises(SSLDError, match="looks at images with the model, and here are only representations"):
         query(run, pool, 2, "counterfactual")
-    assert query(run, pool, 2, "auto").strategy == "uherding"  # which needs none
+    assert query(run, pool, 2, "auto").strategy == "bait"  # which needs none
 
 
 def test_a_change_is_found_through_the_backbone_and_added_to_the_original(fitted: Path, tmp_path: Path) -> None:
