@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from common import RESULTS, append_row, find_row, markdown_table, provenance
 
+from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.published.datasets import load_dataset
 from ssl_diffusion.generation.extractors import Extractor, labels_only_extractor
 from ssl_diffusion.generation.guidance import Guidance
@@ -63,17 +64,23 @@ def measure(cell: dict[str, Any], run: Run, extractor: Extractor, real: np.ndarr
     }
 
 
+def sampled_run(dataset: str, folder: Path | None) -> tuple[Run, Pool, Extractor]:
+    """The run of a data set that samples are drawn from, fitted if there is none, its images and the extractor."""
+    recipe, labeled, _ = SUITES[dataset]
+    path = folder or Path("runs") / f"sampling-{dataset}"
+    if not (path / "metrics.json").exists():
+        fit_run(load_recipe(recipe).with_setting("labels.budget", labeled), path)
+    run, pool = load_run(path, "cpu", "auto"), load_dataset(dataset)
+    return run, pool, labels_only_extractor(run, pool)
+
+
 def run_suite(dataset: str, folder: Path | None) -> None:
     """Fill in the missing rows of a data set."""
     todo = [cell for cell in cells() if find_row(CSV, {"dataset": dataset, **cell}) is None]
     if not todo:
         return
     recipe, labeled, n = SUITES[dataset]
-    path = folder or Path("runs") / f"sampling-{dataset}"
-    if not (path / "metrics.json").exists():
-        fit_run(load_recipe(recipe).with_setting("labels.budget", labeled), path)
-    run, pool = load_run(path, "cpu", "auto"), load_dataset(dataset)
-    extractor = labels_only_extractor(run, pool)
+    run, pool, extractor = sampled_run(dataset, folder)
     real = real_features(extractor, pool)
     for cell in todo:
         row = {"dataset": dataset, "recipe": recipe, "labels": labeled, **cell, **measure(cell, run, extractor, real, n)}

@@ -20,15 +20,11 @@ import pandas as pd
 import torch
 from common import RESULTS, append_row, find_row, markdown_table, provenance
 from numpy.typing import NDArray
+from sampling import sampled_run
 
-from ssl_diffusion.data.published.datasets import load_dataset
-from ssl_diffusion.generation.extractors import labels_only_extractor
 from ssl_diffusion.generation.quality import compare_features
 from ssl_diffusion.generation.quality_report import real_features
 from ssl_diffusion.generation.sampling import sample_run
-from ssl_diffusion.inference.run import load_run
-from ssl_diffusion.training.fit import fit_run
-from ssl_diffusion.training.recipe import load_recipe
 
 CSV = RESULTS / "sampling_draws.csv"
 SAMPLED = (("ddpm", 250), ("ddpm", 1000), ("dpmpp", 18))
@@ -56,17 +52,12 @@ def table(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=6)
-    parser.add_argument(
-        "--run", type=Path, default=Path("runs/sampling-digits"), help="run of digits; fitted if it is not there"
-    )
+    parser.add_argument("--run", type=Path, help="a finished run of digits, instead of that of sampling.py")
     parser.add_argument("--table", action="store_true", help="only print the table of the rows that are there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.table:
-        if not (arguments.run / "metrics.json").exists():
-            fit_run(load_recipe("digits").with_setting("labels.budget", 100), arguments.run)
-        run, pool = load_run(arguments.run, "cpu", "auto"), load_dataset("digits")
-        extractor = labels_only_extractor(run, pool)
+        run, pool, extractor = sampled_run("digits", arguments.run)
         assert extractor.classify is not None
         real = real_features(extractor, pool)
         wanted = np.bincount(pool.labels[pool.train], minlength=len(pool.classes)) / len(pool.train)

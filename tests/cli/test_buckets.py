@@ -13,14 +13,12 @@ import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from support.commands import CPU, ok, refused, write_digits
+from support.commands import CPU, ok, pack_digits, refused
 from support.jobs import TINY_RUN
 
 from ssl_diffusion.annotation.loop.job import open_job
 from ssl_diffusion.annotation.page.server import make_app
-from ssl_diffusion.data.listings import list_folder
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.data.shards.pack import pack
 from ssl_diffusion.data.shards.source import ShardSource
 
 s3fs = pytest.importorskip("s3fs", reason="needs s3fs and moto: pip install s3fs 'moto[server]'")
@@ -33,9 +31,7 @@ N = 60
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory, digits_pool: Pool) -> Path:
     """Digits in four shards, as they also lie in the bucket; not to be changed."""
-    folder = tmp_path_factory.mktemp("bucket")
-    pack(list_folder(write_digits(folder / "images", digits_pool, range(N))), folder / "shards", (1, 8, 8), per_shard=16)
-    return folder / "shards"
+    return pack_digits(tmp_path_factory.mktemp("bucket"), digits_pool, N, per_shard=16)
 
 
 @pytest.fixture(scope="module")

@@ -7,20 +7,13 @@ from pathlib import Path
 import psutil
 import pytest
 from support import processes
-from support.commands import CPU, write_digits
+from support.commands import CPU, pack_digits
 
-from ssl_diffusion.data.listings import list_folder
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.data.shards.pack import pack
 from ssl_diffusion.inference.shard_parts import INDEX
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 BATCH = ["--batch-size", "3"]
-
-
-def shards_of(folder: Path, pool: Pool, n: int, per_shard: int) -> Path:
-    pack(list_folder(write_digits(folder / "images", pool, range(n))), folder / "shards", (1, 8, 8), per_shard=per_shard)
-    return folder / "shards"
 
 
 def finished(arguments: list[str], log: Path) -> None:
@@ -43,7 +36,7 @@ def versions(out: Path) -> dict[str, tuple[int, int]]:
 def test_a_command_killed_within_a_shard_goes_on_with_that_shard(
     tiny_run: Path, digits_pool: Pool, tmp_path: Path, command: str
 ) -> None:
-    shards, out, log = shards_of(tmp_path, digits_pool, 50, 10), tmp_path / "out", tmp_path / "log.txt"
+    shards, out, log = pack_digits(tmp_path, digits_pool, 50, 10), tmp_path / "out", tmp_path / "log.txt"
     arguments = [command, str(tiny_run), str(shards), *CPU, *BATCH, "--out"]
     for shard in (2, 3):  # twice: what the second one finds was itself gone on with
         process = processes.start_to_be_killed_in_part([*arguments, str(out)], log, shard)
@@ -64,7 +57,7 @@ def test_a_command_killed_within_a_shard_goes_on_with_that_shard(
 @pytest.mark.slow  # Ray starts a dozen processes, twice
 def test_a_command_on_ray_that_is_killed_goes_on_behind_its_parts(tiny_run: Path, digits_pool: Pool, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs ray: pip install 'ssld[ray]'")
-    shards, out, log = shards_of(tmp_path, digits_pool, 600, 2), tmp_path / "out", tmp_path / "log.txt"
+    shards, out, log = pack_digits(tmp_path, digits_pool, 600, 2), tmp_path / "out", tmp_path / "log.txt"
     arguments = ["embed", str(tiny_run), str(shards), *CPU, "--out"]
     on_ray = ["--engine", "ray", "--workers", "2"]
     process = processes.start([*arguments, str(out), *on_ray], log)

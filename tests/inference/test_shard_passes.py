@@ -8,11 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.commands import ok, refused, write_digits
+from support.commands import ok, pack_digits, refused
 
-from ssl_diffusion.data.listings import list_folder
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.data.shards.pack import pack
 from ssl_diffusion.data.shards.source import ShardSource
 from ssl_diffusion.errors import DataError, RunError
 from ssl_diffusion.inference.embedding import embed
@@ -26,9 +24,7 @@ N = 50
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory, digits_pool: Pool) -> Path:
     """Fifty digits in three shards; not to be changed."""
-    folder = tmp_path_factory.mktemp("digits")
-    pack(list_folder(write_digits(folder / "images", digits_pool, range(N))), folder / "shards", (1, 8, 8), per_shard=20)
-    return folder / "shards"
+    return pack_digits(tmp_path_factory.mktemp("digits"), digits_pool, N, per_shard=20)
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support.commands import refused, write_digits
+from support.commands import pack_digits, refused
 
-from ssl_diffusion.data.listings import list_folder
 from ssl_diffusion.data.pool import Pool
-from ssl_diffusion.data.shards.pack import pack
 from ssl_diffusion.errors import SSLDError
 from ssl_diffusion.inference.engines.ray import _ATTEMPTS, _attempts, _Reader
 from ssl_diffusion.inference.engines.ray_start import RayStart
@@ -24,9 +22,7 @@ from ssl_diffusion.progress import ProgressUpdate
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory, digits_pool: Pool) -> Path:
     """Forty digits in eight shards; not to be changed."""
-    folder = tmp_path_factory.mktemp("digits")
-    pack(list_folder(write_digits(folder / "images", digits_pool, range(40))), folder / "shards", (1, 8, 8), per_shard=5)
-    return folder / "shards"
+    return pack_digits(tmp_path_factory.mktemp("digits"), digits_pool, 40, per_shard=5)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,9 @@ from PIL import Image
 from ssl_diffusion.cli.main import app
 from typer.testing import CliRunner, Result
 
+from ssl_diffusion.data.listings import list_folder
 from ssl_diffusion.data.pool import Pool
+from ssl_diffusion.data.shards.pack import pack
 
 # Typer's runner would build all commands again every time, which takes longer than most wrong ones run.
 typer.testing._get_command = cache(typer.testing._get_command)
@@ -55,3 +57,9 @@ def write_digits(folder: Path, pool: Pool, positions: Sequence[int]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pool.images[i, 0]).save(path)
     return folder
+
+
+def pack_digits(folder: Path, pool: Pool, n: int, per_shard: int) -> Path:
+    """Shards of the first digits in folder/shards; the files that they were packed from are in folder/images."""
+    pack(list_folder(write_digits(folder / "images", pool, range(n))), folder / "shards", (1, 8, 8), per_shard=per_shard)
+    return folder / "shards"
