@@ -41,12 +41,10 @@ def first_files(pool: Pool) -> Pool:
     )
 
 
-def run_trials(settings: StudySettings, pool: Pool, z: NDArray[np.float32], out: Path) -> None:
+def run_trials(settings: StudySettings, pool: Pool, z: NDArray[np.float32], out: Path, *, of_backbone: bool) -> None:
     """Run the trials that the folder lacks, on these features of the pool's samples, (n, F)."""
-    shared, folder = (
-        Shared(settings.recipe, pool, EmbeddedPool(pool.images, z, pool.train, None), FitOptions()),
-        StudyFolder(out),
-    )
+    frozen = EmbeddedPool(pool.images, z, pool.train, None, of_backbone=of_backbone)
+    shared, folder = Shared(settings.recipe, pool, frozen, FitOptions()), StudyFolder(out)
     out.mkdir(parents=True, exist_ok=True)
     folder.settings_file.write_text(settings.to_toml(), encoding="utf-8")
     for trial in trials_of(settings):
@@ -63,7 +61,7 @@ def main() -> None:
     pool = first_files(load_pool(DataSettings(path=str(asked.cifar))))
     backbone = load_backbone("efficientnet-lite0")
     z = backbone_features(backbone, pool, np.arange(len(pool)), backbone_reads(backbone, pool), cache_dir=asked.cache)
-    run_trials(settings, pool, z, asked.out)
+    run_trials(settings, pool, z, asked.out, of_backbone=True)
 
 
 if __name__ == "__main__":
