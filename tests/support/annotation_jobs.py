@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import Result
 
 from ssl_diffusion.annotation.loop.job import Job, open_job
+from ssl_diffusion.annotation.store.store import Action, Actor
 from ssl_diffusion.data.pool import Pool
 from support.commands import ok, ssld
 
@@ -44,6 +45,17 @@ def make_job(folder: Path, pool: Pool, tiny: list[str], *options: object) -> Job
     settings = folder / "job" / "job.toml"
     settings.write_text(settings.read_text(encoding="utf-8").replace(str(made.resolve()), str(folder.resolve())), "utf-8")
     return open_job(folder / "job")
+
+
+def discussed_job(folder: Path, pool: Pool, tiny: list[str]) -> Job:
+    """Fifty labels by eve, of which one is wrong; the others of a sample are flagged, skipped, and said something of."""
+    made = make_job(folder, pool, tiny, "--n", 10, "--audit", 20)
+    ids = made.store.ids[made.store.of_role("pool")].tolist()
+    eve = Actor("eve", "page", seconds=2.0)
+    made.store.apply([Action("label", id_, eve, truth(pool, id_)) for id_ in ids[:50]])
+    made.store.apply([Action("flag", ids[0], eve), Action("skip", ids[60], eve)])
+    made.store.apply([Action("comment", ids[1], Actor("bob"), text="a seven?")])
+    return made
 
 
 @cache

@@ -70,10 +70,14 @@ export async function send(body, path = "api/label") {
   }
 }
 
-// A choice that was made while a task is running is not lost.
-export async function soon(task) {
-  while (now.busy) await pause(30);
-  return once(task);
+// Choices that were made while a task is running are not lost: they follow it in their order.
+let last = Promise.resolve();
+export function soon(task) {
+  last = last.then(async () => {
+    while (now.busy) await pause(30);
+    return once(task);
+  });
+  return last;
 }
 
 export async function sendAgain() {

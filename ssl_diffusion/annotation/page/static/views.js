@@ -2,7 +2,7 @@
 
 import { $, ask, button, element, notify, percent, randomId } from "./elements.js";
 import { chooseExample, isChosen } from "./examples.js";
-import { call, once, send } from "./requests.js";
+import { call, once, send, soon } from "./requests.js";
 import { done, may, me, now, session } from "./session.js";
 import { said } from "./sets.js";
 import { setMode, sheetOf } from "./sheet.js";
@@ -96,24 +96,27 @@ function select(k, scroll = true) {
   if (scroll && items.length) items[at].card.scrollIntoView({ block: "nearest" });
 }
 
-const decide = (k, decision, label = null) => once(async () => {
+// The card goes at once, so that the next key decides the next one, however long the server takes.
+function decide(k, decision, label = null) {
   const item = items[k];
   if (!item) return;
-  const token = randomId();
-  try {
-    await send({ ...me(), id: item.row.id, decision, label, digest: item.row.digest, seen, token }, "api/decide");
-  } catch (error) {
-    if (error.status === 409) await again(k); // somebody else was faster, or the image has changed
-    throw error;
-  }
-  done.push(token);
   item.card.remove();
   items.splice(k, 1);
   select(Math.min(k, items.length - 1));
   $("review-empty").hidden = items.length > 0;
-  notify(`${item.row.id}: ${decision === "keep" ? "kept" : decision === "drop" ? "dropped" : label}`);
-  state();
-});
+  const body = { ...me(), id: item.row.id, decision, label, digest: item.row.digest, seen, token: randomId() };
+  soon(async () => {
+    try {
+      await send(body, "api/decide");
+    } catch (error) {
+      await again(k).catch(() => undefined); // somebody else was faster, or the image has changed: it comes back
+      throw error;
+    }
+    done.push(body.token);
+    notify(`${item.row.id}: ${decision === "keep" ? "kept" : decision === "drop" ? "dropped" : label}`);
+    state();
+  });
+}
 
 // Shows what there is to review now, at the same place.
 async function again(k) {
@@ -123,7 +126,7 @@ async function again(k) {
 }
 
 // Takes the last action back, whatever it was; what was said before stands again.
-const undoHere = () => once(async () => {
+const undoHere = () => soon(async () => {
   if (done.last() === undefined) { notify("this tab has nothing to undo"); return; }
   const { sample, ids } = await call("api/undo", { ...me(), token: done.last() });
   done.pop();
