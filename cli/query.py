@@ -135,7 +135,7 @@ def strategies(context: Context) -> None:
     from ssl_diffusion.machine import load_plugins
 
     rows = strategy_rows()
-    lines = [f"auto: {AUTO_RULE}", ""]
+    lines = ["auto  (what it takes, by what strategies see)", *(f"    {line}" for line in AUTO_RULE), ""]
     for row in rows:
         needs = "needs no labels" if row["needs"] == "images" else "needs a classifier"
         lines += [f"{row['name']}  ({needs}; {row['cost']})", f"    {row['when']}", f"    {row['reference']}"]

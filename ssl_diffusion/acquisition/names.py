@@ -124,10 +124,13 @@ _MANY_LABELS = 50  # a class, from which on single samples near the boundary are
 _WIDE = 256  # features: of fewer, as the 16 of letters, bait soon takes its linear head to be known
 
 AUTO_RULE = (
-    f"below {_FEW_LABELS} labels per class maxherding on the representation of a denoiser and typiclust without a model; "
-    f"then uherding, which on a denoiser's gives way to margin:diverse at {_MANY_LABELS} labels per class. "
-    f"On a backbone typiclust, then bait; where it joins a denoiser, from {_FEW_BESIDE_BACKBONE} label per class on"
+    f"a denoiser: maxherding below {_FEW_LABELS} labels per class, uherding below {_MANY_LABELS}, then margin:diverse",
+    f"denoiser and backbone: typiclust below {_FEW_BESIDE_BACKBONE} label per class, then bait",
+    f"a backbone alone: typiclust below {_FEW_LABELS} labels per class, then bait",
+    f"pixels and other features: typiclust below {_FEW_LABELS} labels per class, then uherding",
+    "where an image may have several classes: uherding in place of bait and margin:diverse",
 )
+"""What "auto" takes, by what strategies see."""
 
 
 def strategy_for(

@@ -86,7 +86,7 @@ def test_strategies_are_listed() -> None:
     assert [row["name"] for row in rows] == list(STRATEGIES)
     text = ok("strategies").stdout
     assert all(name in text for name in STRATEGIES)
-    assert "auto:" in text
+    assert "then margin:diverse" in text
 
 
 def test_a_batch_is_replaced_only_when_asked(tiny_run: Path, tmp_path: Path) -> None:
