@@ -41,10 +41,12 @@ def first_files(pool: Pool) -> Pool:
     )
 
 
-def run_trials(settings: StudySettings, pool: Pool, z: NDArray[np.float32], out: Path, *, of_backbone: bool) -> None:
+def run_trials(settings: StudySettings, pool: Pool, z: NDArray[np.float32], out: Path) -> None:
     """Run the trials that the folder lacks, on these features of the pool's samples, (n, F)."""
-    frozen = EmbeddedPool(pool.images, z, pool.train, None, of_backbone=of_backbone)
-    shared, folder = Shared(settings.recipe, pool, frozen, FitOptions()), StudyFolder(out)
+    shared, folder = (
+        Shared(settings.recipe, pool, EmbeddedPool(pool.images, z, pool.train, None), FitOptions()),
+        StudyFolder(out),
+    )
     out.mkdir(parents=True, exist_ok=True)
     folder.settings_file.write_text(settings.to_toml(), encoding="utf-8")
     for trial in trials_of(settings):
@@ -61,7 +63,7 @@ def main() -> None:
     pool = first_files(load_pool(DataSettings(path=str(asked.cifar))))
     backbone = load_backbone("efficientnet-lite0")
     z = backbone_features(backbone, pool, np.arange(len(pool)), backbone_reads(backbone, pool), cache_dir=asked.cache)
-    run_trials(settings, pool, z, asked.out, of_backbone=True)
+    run_trials(settings, pool, z, asked.out)
 
 
 if __name__ == "__main__":

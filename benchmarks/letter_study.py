@@ -51,7 +51,7 @@ def main() -> None:
     for name in ("data", "recipe", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     asked = parser.parse_args()
-    run_trials(load_study(asked.recipe), *read_letters(asked.data), asked.out, of_backbone=False)
+    run_trials(load_study(asked.recipe), *read_letters(asked.data), asked.out)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ SUITES = {
 _TRAINED_ON = [(name, 100) for name in ("cifar10-2000", "digits-on-photos", "garments-in-color", "elpv")] + [("elpv", 400)]
 # Methods that take minutes a fit run for fewer seeds, and not on every data set.
 FEW_SEEDS = {
-    "Lite0, fine-tuned": {("cifar10-2000", 100): 3, ("elpv", 100): 2, ("elpv", 400): 2},
+    "Lite0, fine-tuned": {("cifar10-2000", 100): 5, ("elpv", 100): 5, ("elpv", 400): 5},
     **{method: dict.fromkeys(_TRAINED_ON, 3) for method in TRAINED},
 }
 

@@ -121,26 +121,18 @@ def get_variant(name: str) -> Strategy:
 _FEW_LABELS = 2
 _FEW_BESIDE_BACKBONE = 1
 _MANY_LABELS = 50  # a class, from which on single samples near the boundary are worth more than regions
-_WIDE = 256  # features: of fewer, as the 16 of letters, bait soon takes its linear head to be known
 
 AUTO_RULE = (
     f"a denoiser: maxherding below {_FEW_LABELS} labels per class, uherding below {_MANY_LABELS}, then margin:diverse",
     f"denoiser and backbone: typiclust below {_FEW_BESIDE_BACKBONE} label per class, then bait",
-    f"a backbone alone: typiclust below {_FEW_LABELS} labels per class, then bait",
-    f"pixels and other features: typiclust below {_FEW_LABELS} labels per class, then uherding",
+    f"a backbone alone, pixels, other features: typiclust below {_FEW_LABELS} labels per class, then uherding",
     "where an image may have several classes: uherding in place of bait and margin:diverse",
 )
 """What "auto" takes, by what strategies see."""
 
 
 def strategy_for(
-    name: str,
-    n_labeled: int,
-    n_classes: int,
-    model: "JointDiffusion | None" = None,
-    *,
-    pretrained: int = 0,
-    independent: bool = False,
+    name: str, n_labeled: int, n_classes: int, model: "JointDiffusion | None" = None, *, independent: bool = False
 ) -> tuple[Strategy, str]:
     """The strategy of a name, and why.
 
@@ -149,7 +141,6 @@ def strategy_for(
         n_labeled: labels there are.
         n_classes: Number of classes of the classifier; 0 without one.
         model: Model whose representation strategies see; None if it is no denoiser's.
-        pretrained: Number of features of a backbone alone, where strategies see these and no model's; else 0.
         independent: Whether an image may have several classes: "auto" then takes what
             :func:`~ssl_diffusion.acquisition.independent.check_independent` accepts.
 
@@ -160,23 +151,21 @@ def strategy_for(
     if base != "auto":
         return get_variant(name), f"{name}, as asked for"
     if colon:
-        chosen, reason = strategy_for(base, n_labeled, n_classes, model, pretrained=pretrained, independent=independent)
+        chosen, reason = strategy_for(base, n_labeled, n_classes, model, independent=independent)
         return get_variant(f"{chosen.name.partition(':')[0]}:{variant}"), reason
     if not n_classes:
         first = _first(model)
         return get_variant(first), f"{first}: there is no classifier yet, so cover the pool"
     labels = f"{n_labeled} labels for {n_classes} classes"
-    beside, alone = (_reads_backbone(model), pretrained >= _WIDE) if not independent else (False, False)
+    beside = _reads_backbone(model) and not independent
     if n_labeled < (_FEW_BESIDE_BACKBONE if beside else _FEW_LABELS) * n_classes:
         first = _first(model)
         return get_variant(first), f"{first}: {labels} are few, so cover the pool"
-    if beside or alone:
-        where = f"{labels} {'beside' if beside else 'on'} a backbone"
-        return get_variant("bait"), f"bait: {where} are enough to ask what the classifier lacks"
+    if beside:
+        return get_variant("bait"), f"bait: {labels} beside a backbone are enough to ask what the classifier lacks"
     if model is not None and not independent and n_labeled >= _MANY_LABELS * n_classes:
-        return get_variant(
-            "margin:diverse"
-        ), f"margin:diverse: {labels} are enough to ask only what the classifier is unsure of"
+        name = "margin:diverse"
+        return get_variant(name), f"{name}: {labels} are enough to ask only what the classifier is unsure of"
     return get_variant("uherding"), f"uherding: {labels} are enough to cover what the classifier is unsure of"
 
 

@@ -37,7 +37,6 @@ class EmbeddedPool:
         model: Model whose representation it is; None if it is no model's.
         precision: Precision of the model, "fp32" or "bf16".
         probabilities: Class probabilities by the model's own head, float32 (N, K); None if they are not known.
-        of_backbone: Whether it is the representation of a backbone alone, with no model.
     """
 
     images: Rows
@@ -46,7 +45,6 @@ class EmbeddedPool:
     model: JointDiffusion | None
     precision: str = "fp32"
     probabilities: NDArray[np.float32] | None = None
-    of_backbone: bool = False
 
     @classmethod
     def read(
@@ -77,11 +75,6 @@ class EmbeddedPool:
         found = embed(model, rows, store, classify=classify, represented=represented, precision=precision, progress=progress)
         everything = np.arange(len(rows))
         return cls(rows, found.representation, everything, model, precision, found.probabilities if classify else None)
-
-    @property
-    def pretrained(self) -> int:
-        """Number of features of a backbone alone; 0 if it is another representation."""
-        return self.representation.shape[1] if self.of_backbone else 0
 
     @cached_property
     def projected(self) -> NDArray[np.float32]:

@@ -231,10 +231,7 @@ def _choose(
 
 
 def _strategy(name: str, n_labeled: int, n_classes: int, shared: Shared) -> Strategy:
-    if is_foreign(name):
-        return foreign_strategy(name)
-    frozen = shared.frozen
-    return strategy_for(name, n_labeled, n_classes, frozen.model, pretrained=frozen.pretrained)[0]
+    return foreign_strategy(name) if is_foreign(name) else strategy_for(name, n_labeled, n_classes, shared.frozen.model)[0]
 
 
 def _pick_rows(pool: Pool, chosen: NDArray[np.int64], choice: Choice, key: dict[str, Any]) -> list[dict[str, Any]]:

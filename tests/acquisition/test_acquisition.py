@@ -339,23 +339,13 @@ def test_auto_follows_the_regime(unlabeled_run: Path, digits_pool: Pool) -> None
     assert strategy_for("auto", 19, 10, denoiser)[0].name == "maxherding"
     assert strategy_for("auto:balanced", 19, 10, denoiser)[0].name == "maxherding:balanced"
     assert strategy_for("auto", 20, 10, denoiser)[0].name == "uherding"
-    assert strategy_for("auto", 19, 10)[0].name == "typiclust"  # pixels
+    assert strategy_for("auto", 19, 10)[0].name == "typiclust"  # pixels, or features of a backbone
     assert strategy_for("auto", 20, 10)[0].name == "uherding"
     assert strategy_for("auto", 499, 10, denoiser)[0].name == "uherding"
     assert strategy_for("auto", 500, 10, denoiser)[0].name == "margin:diverse"
     assert strategy_for("auto:balanced", 500, 10, denoiser)[0].name == "margin:balanced"
     assert strategy_for("auto", 500, 10, denoiser, independent=True)[0].name == "uherding"
     assert strategy_for("auto", 4000, 10)[0].name == "uherding"
-
-
-def test_on_a_backbone_alone_auto_asks_what_the_head_lacks() -> None:
-    assert strategy_for("auto", 19, 10, pretrained=2048)[0].name == "typiclust"
-    chosen, reason = strategy_for("auto", 20, 10, pretrained=2048)
-    assert chosen.name == "bait"
-    assert "on a backbone" in reason
-    assert strategy_for("auto:balanced", 20, 10, pretrained=2048)[0].name == "bait:balanced"
-    assert strategy_for("auto", 20, 10, pretrained=16)[0].name == "uherding"  # too few features for a linear head
-    assert strategy_for("auto", 20, 10, pretrained=2048, independent=True)[0].name == "uherding"
 
 
 def test_what_cannot_be_queried_is_said(tiny_run: Path, digits_pool: Pool) -> None:

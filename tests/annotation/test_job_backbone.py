@@ -122,15 +122,6 @@ def test_the_backbone_chooses_and_knows_before_the_first_fit(history: tuple[Path
     assert seen["probe"].tolist() == truth(open_job(path))  # type: ignore[attr-defined]
 
 
-def test_bait_chooses_where_a_wide_backbone_knows_two_labels_a_class(photos: Path, tmp_path: Path, tiny: list[str]) -> None:
-    job = init(tmp_path / "job", photos, tiny, "--backbone", "pixels")
-    ok("loop", "next", job.path, "--strategy", "random")
-    answer(job)
-    chosen = json.loads(ok("loop", "next", job.path, "--json").stdout)
-    assert (chosen["model"], chosen["strategy"]) == ("features of pixels (no model yet)", "bait")
-    assert "6 labels for 3 classes on a backbone" in chosen["reason"]
-
-
 def test_a_fit_is_a_probe_on_both_and_no_photo_is_read_again(history: tuple[Path, dict[str, object]]) -> None:
     path, seen = history
     assert seen["fit"]["model"] == "probe model 001 with quadrants"  # type: ignore[index]

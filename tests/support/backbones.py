@@ -44,18 +44,6 @@ class Quadrants(Mean):
 register_backbone("quadrants")(Quadrants)
 
 
-class Pixels(Backbone):
-    """The pixels of an image at 12 by 12, 432 numbers; made by name as "pixels"."""
-
-    identity, n_features = "pixels 12px", 432
-
-    def features(self, x: Tensor) -> Tensor:
-        return nn.functional.adaptive_avg_pool2d(fit_images(x, channels=3), 12).flatten(1)
-
-
-register_backbone("pixels")(Pixels)
-
-
 def write_photos(root: Path, n_train: int, n_test: int) -> Path:
     """Color photos of 30 pixels, so many to train and to test for each of three classes."""
     rng = np.random.default_rng(0)

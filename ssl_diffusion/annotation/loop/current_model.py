@@ -123,8 +123,7 @@ def present_model(job: Job, progress: ProgressCallback | None = None) -> Model:
     """Open the current model of a job; its representation of the pool is computed on first use and kept."""
     current = current_model(job)
     if current is None and (backbone := backbone_of(job)) is not None:
-        features = backbone_representation(job, backbone, progress=progress)
-        frozen = EmbeddedPool(job.images, features, job.trained, None, of_backbone=True)
+        frozen = EmbeddedPool(job.images, backbone_representation(job, backbone, progress=progress), job.trained, None)
         return Model("backbone", description_before_fits(job.settings.recipe.backbone.name), None, frozen, None)
     if current is None:
         frozen = EmbeddedPool(job.images, _pixels(job), job.trained, None)

@@ -129,7 +129,7 @@ def choose_round(snapshot: Snapshot, n: int | None = None, strategy: str | None 
     k = len(state.in_use) - (none is not None) if classifier is not None and model.knows_classes else 0
     name = job.settings.strategy if strategy is None else strategy
     n_labels = int(classes.sum()) if sets else int((classes != none).sum()) if none is not None else len(known)
-    chosen, reason = strategy_for(name, n_labels, k, model.frozen.model, pretrained=model.frozen.pretrained, independent=sets)
+    chosen, reason = strategy_for(name, n_labels, k, model.frozen.model, independent=sets)
     if sets:
         check_independent(chosen)
     ids, touched, carried = job.store.ids, queries.touched(job.store), _carried(snapshot)
