@@ -111,17 +111,18 @@ def curve(rows: pd.DataFrame, seconds: pd.DataFrame) -> pd.DataFrame:
     spent = timed["pretraining_steps"] * timed["pretraining_step"] + timed["training_steps"] * timed["training_step"]
     timed["minutes"] = (spent / 60).round(1)
     steps = ["pretraining_steps", "training_steps"]
-    return timed.groupby([*keys, "objective", *steps, "minutes"], as_index=False)[["accuracy", "balanced_accuracy"]].mean()
+    return timed.groupby([*keys, "pool", "objective", *steps, "minutes"], as_index=False)[["accuracy", "balanced_accuracy"]].mean()
 
 
 def plot(points: pd.DataFrame, path: Path) -> None:
-    """One panel a data set: dashed the probe, solid joint training, a color a size."""
+    """One panel a data set, of the pool that was measured most: dashed the probe, solid joint training, a color a size."""
     from matplotlib.figure import Figure
 
     names = points["data"].unique()
     figure = Figure(figsize=(5.4 * len(names), 3.4), layout="constrained")
     for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
         part = points[points["data"] == name]
+        part = part[part["pool"] == part["pool"].mode()[0]]
         for color, (px, of_size) in enumerate(part.groupby("px")):
             for objective, style in (("probe", "o--"), ("joint", "o-")):
                 line = of_size[of_size["objective"] == objective].sort_values("minutes")
