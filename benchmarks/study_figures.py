@@ -14,6 +14,7 @@ from ssl_diffusion.studies.figures import curves_figure
 
 REPORTS = Path(__file__).resolve().parents[1] / "docs" / "reports"
 HIGHLIGHT = {
+    "cifar10-fused": ("bait", "uherding", "typiclust"),
     "cifar10-lite0": ("oracle", "bait", "uherding"),
     "cifar10-lite0-1000": ("bait", "uherding", "typiclust"),
     "digits-ceiling": ("oracle", "maxherding"),
