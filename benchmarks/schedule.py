@@ -110,8 +110,8 @@ def curve(rows: pd.DataFrame, seconds: pd.DataFrame) -> pd.DataFrame:
     timed = rows[rows["labels"] == 100].merge(seconds.groupby(keys)[["pretraining_step", "training_step"]].median(), on=keys)
     spent = timed["pretraining_steps"] * timed["pretraining_step"] + timed["training_steps"] * timed["training_step"]
     timed["minutes"] = (spent / 60).round(1)
-    steps = ["pretraining_steps", "training_steps"]
-    return timed.groupby([*keys, "pool", "objective", *steps, "minutes"], as_index=False)[["accuracy", "balanced_accuracy"]].mean()
+    by = [*keys, "pool", "objective", "pretraining_steps", "training_steps", "minutes"]
+    return timed.groupby(by, as_index=False)[["accuracy", "balanced_accuracy"]].mean()
 
 
 def plot(points: pd.DataFrame, path: Path) -> None:
