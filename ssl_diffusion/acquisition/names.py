@@ -156,17 +156,16 @@ def strategy_for(
     if not n_classes:
         first = _first(model)
         return get_variant(first), f"{first}: there is no classifier yet, so cover the pool"
-    labels = f"{n_labeled} labels for {n_classes} classes"
     beside = _reads_backbone(model) and not independent
     if n_labeled < (_FEW_BESIDE_BACKBONE if beside else _FEW_LABELS) * n_classes:
-        first = _first(model)
-        return get_variant(first), f"{first}: {labels} are few, so cover the pool"
-    if beside:
-        return get_variant("bait"), f"bait: {labels} beside a backbone are enough to ask what the classifier lacks"
-    if model is not None and not independent and n_labeled >= _MANY_LABELS * n_classes:
-        name = "margin:diverse"
-        return get_variant(name), f"{name}: {labels} are enough to ask only what the classifier is unsure of"
-    return get_variant("uherding"), f"uherding: {labels} are enough to cover what the classifier is unsure of"
+        then, why = _first(model), "are few, so cover the pool"
+    elif beside:
+        then, why = "bait", "beside a backbone are enough to ask what the classifier lacks"
+    elif model is not None and not independent and n_labeled >= _MANY_LABELS * n_classes:
+        then, why = "margin:diverse", "are enough to ask only what the classifier is unsure of"
+    else:
+        then, why = "uherding", "are enough to cover what the classifier is unsure of"
+    return get_variant(then), f"{then}: {n_labeled} labels for {n_classes} classes {why}"
 
 
 def _first(model: "JointDiffusion | None") -> str:

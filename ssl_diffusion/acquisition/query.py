@@ -151,8 +151,9 @@ def query(
         n: Samples to choose.
         strategy: Name in :data:`~ssl_diffusion.acquisition.STRATEGIES`, also with one of
             :data:`~ssl_diffusion.acquisition.names.VARIANTS`, as in "margin:diverse"; or "auto": coverage while there are
-            few labels, by "maxherding" on a denoiser's representation and by "typiclust" beside a backbone, and after that
-            "uherding", or "bait" beside a backbone (:func:`~ssl_diffusion.acquisition.names.strategy_for`).
+            few labels, by "maxherding" on a denoiser's representation and by "typiclust" beside a backbone; after that
+            "uherding" and with many "margin:diverse", or "bait" beside a backbone
+            (:func:`~ssl_diffusion.acquisition.names.strategy_for`).
         labeled: Ids that have a label already. None: those of the run.
         power: Exponent; samples are drawn with probability proportional to utility^power instead of taking the best. For
             scores only.

@@ -95,9 +95,15 @@ def test_reviewed_by_keyboard_and_the_views_are_accessible(job: Job, digits_pool
     assert [each for each in complaints if "409 (Conflict)" not in each] == []  # the browser notes what was refused
 
 
+def four_doubts(job: Job) -> list[str]:
+    """Ids of four samples of the job, which wait for a review in this order."""
+    ids: list[str] = job.store.ids[job.store.of_role("pool")][:4].tolist()
+    add_items(job.store, [ReviewItem(id_, "label issue", "perhaps not", None, 1 - k / 10) for k, id_ in enumerate(ids)])
+    return ids
+
+
 def test_a_key_decides_the_card_that_was_clicked_also_after_others_are_gone(job: Job) -> None:
-    pool = job.store.ids[job.store.of_role("pool")].tolist()
-    add_items(job.store, [ReviewItem(pool[k], "label issue", "perhaps not", None, 1 - k / 10) for k in range(4)])
+    ids = four_doubts(job)
 
     async def scenario(context: Any, url: str) -> None:
         page = await open_page(context, url)
@@ -105,18 +111,17 @@ def test_a_key_decides_the_card_that_was_clicked_also_after_others_are_gone(job:
         await page.click("[data-view=suspicious]")
         for n, k in ((4, 0), (3, 1), (2, 2)):
             await page.wait_for_function(f"() => document.querySelectorAll('#review li').length === {n} && !ssld.now.busy")
-            await page.locator("#review li", has_text=pool[k]).locator("b").click()
-            assert await page.text_content("#review li.current b") == pool[k]
+            await page.locator("#review li", has_text=ids[k]).locator("b").click()
+            assert await page.text_content("#review li.current b") == ids[k]
             await page.keyboard.press("d")
         await page.wait_for_function("() => document.querySelectorAll('#review li').length === 1 && !ssld.now.busy")
-        assert [item.id for item in open_items(job.store)] == [pool[3]]
+        assert [item.id for item in open_items(job.store)] == [ids[3]]
 
     browse(job, scenario)
 
 
 def test_keys_that_are_faster_than_the_server_decide_one_card_each(job: Job) -> None:
-    pool = job.store.ids[job.store.of_role("pool")].tolist()
-    add_items(job.store, [ReviewItem(pool[k], "label issue", "perhaps not", None, 1 - k / 10) for k in range(4)])
+    ids = four_doubts(job)
 
     async def scenario(context: Any, url: str) -> None:
         page = await open_page(context, url)
@@ -126,24 +131,24 @@ def test_keys_that_are_faster_than_the_server_decide_one_card_each(job: Job) -> 
         async def late(route: Any) -> None:
             sent.append(route.request.post_data_json["id"])
             await held.wait()
-            await (route.fulfill(status=409, json={"error": "not any more"}) if sent[-1] == pool[2] else route.continue_())
+            await (route.fulfill(status=409, json={"error": "not any more"}) if sent[-1] == ids[2] else route.continue_())
 
         await page.route("**/api/decide", late)
         await page.click("[data-view=suspicious]")
         await page.wait_for_selector("#review li.current")
         for k in range(3):
-            assert await page.text_content("#review li.current b") == pool[k]
+            assert await page.text_content("#review li.current b") == ids[k]
             await page.keyboard.press("d")
-        assert await page.text_content("#review li.current b") == pool[3]
+        assert await page.text_content("#review li.current b") == ids[3]
         held.set()
         await page.wait_for_function("() => document.querySelectorAll('#review li').length === 2 && !ssld.now.busy")
-        assert sent == pool[:3]
-        assert [item.id for item in open_items(job.store)] == pool[2:4]  # the third was refused, and is there again
+        assert sent == ids[:3]
+        assert [item.id for item in open_items(job.store)] == ids[2:4]  # the third was refused, and is there again
         await page.unroute("**/api/decide")
         await page.keyboard.press("d")
         await page.keyboard.press("u")
         await page.wait_for_function("() => document.querySelectorAll('#review li').length === 2 && !ssld.now.busy")
-        assert [item.id for item in open_items(job.store)] == pool[2:4]
+        assert [item.id for item in open_items(job.store)] == ids[2:4]
 
     browse(job, scenario)
 

@@ -9,16 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.commands import ok, refused, write_digits
+from support.commands import ok, pack_digits, refused
 from support.jobs import TINY_RUN
 from support.shards import noise, png
 
 from ssl_diffusion.data.label_choice import choose_labeled
-from ssl_diffusion.data.listings import list_folder
 from ssl_diffusion.data.loading import load_pool
 from ssl_diffusion.data.pool import Pool
 from ssl_diffusion.data.settings import DataSettings
-from ssl_diffusion.data.shards.pack import pack
 from ssl_diffusion.data.shards.rows import ShardImages
 from ssl_diffusion.errors import RecipeError
 from ssl_diffusion.models.build import build_model
@@ -34,9 +32,7 @@ OPTIONS = [*TINY_RUN[TINY_RUN.index("--labeled") :], "--no-cache", "--set", "dat
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory, digits_pool: Pool) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    pack(list_folder(write_digits(folder / "images", digits_pool, range(IMAGES))), folder / "s", (1, 8, 8), per_shard=10)
-    return folder / "s"
+    return pack_digits(tmp_path_factory.mktemp("digits"), digits_pool, IMAGES, per_shard=10)
 
 
 def streamed(recipe: Recipe, shards: Path, buffer: int) -> tuple[Recipe, Pool]:

@@ -10,7 +10,7 @@ import { take } from "./single.js";
 import { state } from "./state.js";
 
 const SECTIONS = { label: "view-label", suspicious: "view-review", disputed: "view-review", history: "view-history", search: "view-search" };
-let items = []; // samples to review: { row, card, done }
+let items = []; // samples to review: { row, card }
 let at = 0;
 let seen = 0; // last event that the items show
 
@@ -45,7 +45,7 @@ export async function review(kind = view()) {
   $("review-empty").textContent = kind === "suspicious"
     ? session.multilabel ? "Nothing is suspicious. What ssld check finds in this job is shown here." : "Nothing is suspicious. “Look for wrong labels” compares every label with what a classifier says that has not seen it."
     : "No image is disputed or flagged.";
-  items = samples.map((row) => ({ row, card: card(row), done: false }));
+  items = samples.map((row) => ({ row, card: card(row) }));
   for (const item of items) item.card.addEventListener("pointerdown", () => select(items.indexOf(item), false)); // its place changes
   $("review").replaceChildren(...items.map((item) => item.card));
   select(0, false);
